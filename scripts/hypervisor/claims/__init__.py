@@ -1,0 +1,1 @@
+"""Who holds an item: the store port and its implementations."""

@@ -1,0 +1,24 @@
+"""Time, for people and for judging silence. Safety never depends on it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def now_text() -> str:
+    """Return the time of day in UTC, as in ``2026-03-01T12:00:00.123Z``."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def suspended_seconds() -> float:
+    """Return for how long this machine has slept since it booted.
+
+    On Linux that is CLOCK_BOOTTIME, which goes on while the machine sleeps, less
+    CLOCK_MONOTONIC, which does not (clock_gettime(2)). Elsewhere it is not known, and 0.0
+    is returned: a silent claim may then expire while the machine sleeps.
+    """
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    if boottime is None:
+        return 0.0
+    return max(0.0, time.clock_gettime(boottime) - time.clock_gettime(time.CLOCK_MONOTONIC))

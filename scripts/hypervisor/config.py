@@ -1,0 +1,96 @@
+"""Settings: the defaults of `defaults.toml`, with a project's own on top."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+#: Tables whose keys are the user's own words, so that any key may be added.
+OPEN_TABLES = frozenset({"status.words", "triage.aliases"})
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> Mapping[str, Any]:
+    text = resources.files(__package__).joinpath("defaults.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def defaults() -> dict[str, Any]:
+    """Return the settings of a project that has no config file, as nested tables."""
+    return _merge(_defaults(), {}, "", Path("defaults.toml"))
+
+
+def load(state: Path | None) -> dict[str, Any]:
+    """Return the settings of the project whose state folder is *state*.
+
+    Args:
+        state: The ``.hypervisor`` folder, or None for the defaults.
+
+    Raises:
+        ConfigError: ``config.toml`` is not TOML, or names a key that does not exist.
+    """
+    if state is None:
+        return defaults()
+    path = state / "config.toml"
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return defaults()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    try:
+        own = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return _merge(_defaults(), own, "", path)
+
+
+def _merge(base: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Path) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        name = f"{where}.{key}" if where else key
+        if key not in base and where not in OPEN_TABLES:
+            near = difflib.get_close_matches(key, list(base), n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(base)}"
+            raise ConfigError(f"{path}: there is no setting `{name}`{hint}")
+        default = base.get(key)
+        if isinstance(default, Mapping) != isinstance(value, Mapping) and default is not None:
+            raise ConfigError(f"{path}: `{name}` must be {_kind(default)}, not {_kind(value)}")
+        if isinstance(default, Mapping):
+            merged[key] = _merge(default, value, name, path)
+        elif default is not None and not _same_kind(default, value):
+            raise ConfigError(f"{path}: `{name}` must be {_kind(default)}, not {_kind(value)}")
+        else:
+            merged[key] = value
+    for key, value in base.items():
+        if isinstance(value, Mapping) and key not in own:
+            merged[key] = _merge(value, {}, f"{where}.{key}" if where else key, path)
+    return merged
+
+
+def _same_kind(default: Any, value: Any) -> bool:
+    # "null" does not exist in TOML: an empty string stands for it where a name is expected.
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, (int, float)):
+        return isinstance(value, (int, float))
+    return type(default) is type(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else type(value).__name__

@@ -1,0 +1,90 @@
+"""Everything that can go wrong, as one tree.
+
+::
+
+    HypervisorError
+    ├── UsageError            wrong words on the command line, or wrong settings   (exit 2)
+    │   └── ConfigError       a config file that cannot be understood
+    ├── NothingToDo           a command that found no work                          (exit 3)
+    ├── Refused               a request that the rules turn down                    (exit 1)
+    ├── ClaimLost             a claim that is no longer yours; it carries a `Loss`
+    └── Unreadable            a task file that cannot be read; it is left untouched
+
+Every message says what, where, and what to do. An ``OSError`` from the store is not
+wrapped: only "no such file" and "exists" have a meaning in the claim protocol, and all
+else (a full disk, an I/O error, no permission) reaches the caller as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LossReason = Literal["revoked", "released", "finished", "taken", "gone"]
+UnreadableReason = Literal[
+    "missing", "not a file", "no access", "not utf-8", "too large", "no frontmatter",
+    "bad yaml", "not a mapping", "path too long",
+]  # fmt: skip
+
+
+class HypervisorError(Exception):
+    """Raised when the product, and not the machine, says no. The root of the tree."""
+
+
+class UsageError(HypervisorError):
+    """Raised when the words of a command do not fit together."""
+
+
+class ConfigError(UsageError):
+    """Raised when a config file cannot be read, or names a key that does not exist."""
+
+
+class NothingToDo(HypervisorError):
+    """Raised when a command finds nothing to do."""
+
+
+class Refused(HypervisorError):
+    """Raised when a request is understood and turned down; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Why a claim is no longer held."""
+
+    #: The item's life, as the store names it.
+    key: str
+    #: The generation that was lost.
+    generation: int
+    #: ``revoked``: judged dead or silent, or cancelled; ``released``: given back under this
+    #: very token; ``finished``: another claim's result was accepted; ``taken``: the claim's
+    #: place bears another owner; ``gone``: its place is no longer there.
+    reason: LossReason
+    #: What the one who ended it wrote: why, and who.
+    detail: str = ""
+
+    def __str__(self) -> str:
+        tail = f": {self.detail}" if self.detail else ""
+        return f"claim on {self.key} (generation {self.generation}) is lost: {self.reason}{tail}"
+
+
+class ClaimLost(HypervisorError):
+    """Raised when a claim is no longer held; final: that token never wins later (I7)."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(str(loss))
+        #: The record of the loss.
+        self.loss = loss
+
+
+class Unreadable(HypervisorError):
+    """Raised when a task file cannot be read or edited; the file stays as it was."""
+
+    def __init__(self, path: str, reason: UnreadableReason, detail: str = "") -> None:
+        tail = f" ({detail})" if detail else ""
+        super().__init__(f"{path}: {reason}{tail}")
+        #: The file, as it was named.
+        self.path = path
+        #: The kind of fault, from a closed set.
+        self.reason = reason
+        #: Where in the file, and what.
+        self.detail = detail

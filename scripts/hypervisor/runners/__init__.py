@@ -1,0 +1,1 @@
+"""The ways in which an item is processed, behind one small port."""
