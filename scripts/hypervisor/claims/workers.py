@@ -1,0 +1,90 @@
+"""One file per worker, locked for as long as it lives: the kernel tells of any death at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Literal
+
+_RECORD = 512  # longer than any name of a generation; one write that is never torn
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def new_worker_id(name: str, pid: int) -> str:
+    """Return a name that no other worker ever bore."""
+    return f"{_UNSAFE.sub('-', name)[:40]}-{pid}-{secrets.token_hex(4)}"
+
+
+class WorkerFile:
+    """The file of a living worker. Its lock passes to the children that are given `descriptor`.
+
+    So a child that outlives its worker still holds the lock, and whoever takes over knows that
+    there is something to end first.
+    """
+
+    def __init__(self, folder: str, worker: str) -> None:
+        #: Inherited by children only where they are given it.
+        self.path = os.path.join(folder, worker)
+        newborn = os.path.join(folder, f".{worker}")
+        self.descriptor = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        # Locked before it bears its name, so that nobody ever sees a living worker's file free.
+        os.rename(newborn, self.path)
+
+    def intend(self, name: str) -> None:
+        """Note which claim is about to be made, before it is made.
+
+        A claim whose maker died before it could sign is then known to be his.
+        """
+        os.pwrite(self.descriptor, name.encode().ljust(_RECORD), 0)
+
+    def close(self) -> None:
+        """Give the lock up and take the file away."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        os.close(self.descriptor)
+
+
+LockState = Literal["held", "free", "missing"]
+
+
+def lock_state(folder: str, worker: str) -> LockState:
+    """Tell whether the file of *worker* is locked."""
+    try:
+        descriptor = os.open(os.path.join(folder, worker), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return "missing"
+    try:
+        # Shared, so that two who look at once do not take each other for the owner.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "held"
+    finally:
+        os.close(descriptor)
+    return "free"
+
+
+def intending(folder: str, name: str) -> Iterator[str]:
+    """Yield the workers whose last noted intent was the claim *name*."""
+    for worker in os.listdir(folder):
+        if worker.startswith("."):
+            continue
+        try:
+            with open(os.path.join(folder, worker), "rb") as file:
+                noted = file.read(_RECORD)
+        except FileNotFoundError:
+            continue
+        if noted.rstrip() == name.encode():
+            yield worker
+
+
+def forget_dead(folder: str) -> None:
+    """Delete the files of dead workers. Only where no claim is open: one may need its file."""
+    for worker in os.listdir(folder):
+        if not worker.startswith(".") and lock_state(folder, worker) == "free":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, worker))

@@ -1,0 +1,209 @@
+"""Which process this is, whether another still lives, and how to end what it left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+LINUX = sys.platform.startswith("linux")
+
+#: In the environment of everything a worker starts; how its orphans are found again.
+WORKER_MARK = "HYPERVISOR_WORKER"
+
+#: File systems on which a lock of another machine is not seen, or is seen late.
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
+     "fuse.ceph-fuse", "lustre", "gpfs", "afs", "ocfs2", "gfs2"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A process, told apart from any other that ever bore its number.
+
+    A pid alone is reused within hours; boot, namespace, pid and start time together are not.
+    """
+
+    host: str
+    #: Random at each boot on Linux; the time of boot elsewhere.
+    boot: str
+    #: Inode of the pid namespace: in a container the same pid is another process.
+    pid_namespace: str
+    pid: int
+    #: Start time as the kernel counts it (clock ticks since boot on Linux), immune to clock
+    #: changes; "" where it could not be read.
+    start: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the identity as plain data."""
+        return asdict(self)
+
+
+def this_process() -> Identity:
+    """Return the identity of the calling process."""
+    pid = os.getpid()
+    return Identity(
+        host=host_name(), boot=boot_id(), pid_namespace=_pid_namespace(pid), pid=pid, start=start_time(pid)
+    )
+
+
+@lru_cache(maxsize=1)
+def host_name() -> str:
+    """Return a name for this machine: its host name and, where there is one, its machine id.
+
+    Cloned machines share a host name; the id (machine-id(5)) tells most of them apart.
+    """
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()}/{Path('/etc/machine-id').read_text('ascii').strip()[:12]}"
+    return socket.gethostname()
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Return what tells this boot of the machine from any other."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    import psutil  # noqa: PLC0415 - 100 ms, and only where there is no /proc
+
+    return f"at-{int(psutil.boot_time())}"
+
+
+@lru_cache(maxsize=8)
+def _pid_namespace(pid: int) -> str:
+    # By pid, as a forked child in a new namespace would otherwise inherit the answer.
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid").strip("pid:[]")
+    return ""
+
+
+def start_time(pid: int) -> str:
+    """Return when process *pid* started, as the kernel counts it; "" when it is gone or a zombie."""
+    if LINUX:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        except OSError:
+            return ""
+        # The command's name may hold blanks and parentheses: count from the last one (proc(5)).
+        fields = stat[stat.rindex(")") + 2 :].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    import psutil  # noqa: PLC0415 - only where there is no /proc
+
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.Error:
+        return ""
+
+
+Life = Literal["alive", "dead", "unknown"]
+
+
+def life_of(other: Identity, here: Identity) -> Life:
+    """Tell whether the process *other* still runs, seen from the process *here*.
+
+    Returns:
+        ``unknown`` where that cannot be seen: another machine, or another pid namespace.
+    """
+    if other.boot != here.boot:
+        # The same machine, booted again: all its processes of then are gone.
+        return "dead" if other.host == here.host else "unknown"
+    if other.pid_namespace != here.pid_namespace:
+        return "unknown"
+    return "alive" if other.start and start_time(other.pid) == other.start else "dead"
+
+
+def file_system_of(path: str) -> str:
+    """Return the type of the file system that *path* lies on, or "" where it is not known."""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+            left, _, right = line.partition(" - ")
+            mount = left.split()[4].encode().decode("unicode_escape")
+            inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+            if inside and len(mount) >= len(best):
+                best, kind = mount, right.split()[0]
+    return kind
+
+
+def on_network(path: str) -> bool:
+    """Tell whether *path* lies on a network file system, where locks cannot be trusted."""
+    return file_system_of(path) in NETWORK_FILE_SYSTEMS
+
+
+def end_group(group: int, grace_seconds: float = 5.0) -> None:
+    """End the process group *group*, which the caller has started and not yet reaped.
+
+    TERM first; KILL for what is left after *grace_seconds*. The leader must not have been
+    waited for: as long as it is a zombie at worst, the number cannot be another group's.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds
+    while time.monotonic() < deadline and _running_members(group):
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _running_members(group: int) -> bool:
+    """Tell whether the group has a member that still runs (a zombie does not)."""
+    if not LINUX:
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            stat = Path(f"/proc/{entry}/stat").read_text("utf-8", "replace")
+        except OSError:
+            continue
+        fields = stat[stat.rindex(")") + 2 :].split()
+        if int(fields[2]) == group and fields[0] not in "ZX":
+            return True
+    return False
+
+
+def end_orphans(worker: str, grace_seconds: float = 1.0) -> list[int]:
+    """End every process that bears the mark of *worker*, which is dead.
+
+    The mark is a variable of the environment that a worker gives to all it starts, so that
+    nothing that is not ours is ever ended, and a child that left its group (setsid) is found too.
+
+    Returns:
+        The pids that were ended.
+    """
+    found = list(_marked(worker))
+    for process in found:
+        with contextlib.suppress(Exception):  # gone meanwhile
+            process.terminate()
+    if not found:
+        return []
+    import psutil  # noqa: PLC0415 - 100 ms, and rare
+
+    _, alive = psutil.wait_procs(found, timeout=grace_seconds)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return [process.pid for process in found]
+
+
+def _marked(worker: str) -> Iterable[Any]:
+    import psutil  # noqa: PLC0415 - 100 ms, and rare
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(WORKER_MARK) == worker:
+                yield process

@@ -1,0 +1,187 @@
+"""The queue file, and the cursor that makes a claim cost the same at any length.
+
+A queue is append-only: one item a line, verbatim, or a record ended by NUL. The cursor hands out
+blocks of lines under a lock. It is a hint: a worker that dies with a block in hand loses nothing,
+as the sweep at the queue's end looks at every line again, and losing the cursor costs time only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+#: Lines are read in blocks of this size.
+_CHUNK = 1 << 16
+#: Where leases do not work: for how long a last line without an end must stay as it is.
+_SETTLED_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One item of the queue, and where it stands."""
+
+    item: str
+    #: Byte offsets of its start and of what follows its end.
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far the queue was handed out."""
+
+    #: Byte offset of the next line to hand out.
+    next: int = 0
+    #: All lines that end at or before this offset had a result when a sweep looked.
+    low: int = 0
+    #: Changes when finished items are opened again, so that a sweep of before cannot raise `low`.
+    epoch: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Return the cursor as it stands in its file: always the same length."""
+        return f"{self.next:020d} {self.low:020d} {self.epoch:16s}\n".encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Cursor:
+        """Read back what `to_bytes` wrote; a damaged cursor starts from the top."""
+        parts = data.split()
+        if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit():
+            return cls(next=int(parts[0]), low=int(parts[1]), epoch=parts[2].decode("ascii", "replace"))
+        return cls(epoch=secrets.token_hex(8))
+
+
+class Queue:
+    """A queue file and its cursor.
+
+    Args:
+        path: The queue file.
+        cursor: The cursor file; made when missing.
+        separator: What ends an item: a newline, or NUL.
+    """
+
+    def __init__(self, path: str, cursor: str, separator: bytes = b"\n") -> None:
+        self.path = path
+        self._cursor_path = cursor
+        self._separator = separator
+
+    def take(self, count: int) -> list[Line]:
+        """Hand out the next lines; nobody else is handed the same ones.
+
+        A torn last line waits for its end (`_complete`).
+
+        Args:
+            count: The most that are wanted. One for a process that claims once and ends.
+
+        Raises:
+            FileNotFoundError: There is no queue file.
+        """
+        with self._locked() as (descriptor, cursor):
+            at = self._checked(cursor.next)
+            lines = []
+            for line in self.lines(at):
+                lines.append(line)
+                at = line.stop
+                if len(lines) == count:
+                    break
+            if at != cursor.next:
+                self._write(descriptor, replace(cursor, next=at, low=min(cursor.low, at)))
+        return lines
+
+    def lines(self, start: int = 0) -> Iterator[Line]:
+        """Yield the items from byte *start* on; blank lines are passed over."""
+        separator = self._separator
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            pending = b""
+            while chunk := file.read(_CHUNK):
+                *whole, pending = (pending + chunk).split(separator)
+                for record in whole:
+                    stop = start + len(record) + 1
+                    if not self._blank(record):
+                        yield Line(_decode(record), start, stop)
+                    start = stop
+            if not self._blank(pending) and self._complete(file.fileno()):
+                # Its offset is no start of a line: whoever comes next looks from the top.
+                yield Line(_decode(pending), start, start + len(pending))
+
+    def cursor(self) -> Cursor:
+        """Return the cursor as it stands."""
+        with self._locked() as (_, cursor):
+            return replace(cursor, next=self._checked(cursor.next), low=self._checked(cursor.low))
+
+    def raise_low(self, low: int, epoch: str) -> None:
+        """Note that all lines before *low* have a result, unless some were opened again since.
+
+        Args:
+            low: Byte offset, at the end of a line.
+            epoch: The cursor's, from before the sweep began.
+        """
+        with self._locked() as (descriptor, cursor):
+            if cursor.epoch == epoch and low > cursor.low:
+                self._write(descriptor, replace(cursor, low=low))
+
+    @contextlib.contextmanager
+    def reopening(self) -> Iterator[None]:
+        """Hold the cursor while finished items are opened again; then the next sweep sees them."""
+        with self._locked() as (descriptor, cursor):
+            self._write(descriptor, replace(cursor, low=0, epoch=secrets.token_hex(8)))
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[tuple[int, Cursor]]:
+        descriptor = os.open(self._cursor_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            data = os.pread(descriptor, 128, 0)
+            cursor = Cursor.from_bytes(data)
+            if not data:
+                self._write(descriptor, cursor)
+            yield descriptor, cursor
+        finally:
+            os.close(descriptor)
+
+    def _write(self, descriptor: int, cursor: Cursor) -> None:
+        os.pwrite(descriptor, cursor.to_bytes(), 0)
+
+    def _checked(self, at: int) -> int:
+        """Return *at* if a line starts there, else 0: another queue, or a last line that grew."""
+        if at == 0:
+            return 0
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            last = os.pread(descriptor, 1, at - 1) if at <= os.fstat(descriptor).st_size else b""
+        finally:
+            os.close(descriptor)
+        return at if last == self._separator else 0
+
+    def _blank(self, record: bytes) -> bool:
+        return not (record if self._separator == b"\0" else record.strip())
+
+    def _complete(self, descriptor: int) -> bool:
+        """Tell whether a last line without an end is whole: nobody has the file open to write.
+
+        A half-written path may be the path of something else, so that guessing is not safe. A
+        read lease (fcntl(2), F_SETLEASE) is granted only where no writer has the file open.
+        """
+        setlease = getattr(fcntl, "F_SETLEASE", None)
+        if setlease is not None:
+            try:
+                fcntl.fcntl(descriptor, setlease, fcntl.F_RDLCK)
+                fcntl.fcntl(descriptor, setlease, fcntl.F_UNLCK)
+            except BlockingIOError:
+                return False
+            except OSError:  # not ours, or a file system without leases
+                pass
+            else:
+                return True
+        return time.time() - os.fstat(descriptor).st_mtime > _SETTLED_SECONDS
+
+
+def _decode(record: bytes) -> str:
+    # File names are bytes; what is not UTF-8 survives the way there and back.
+    return record.decode("utf-8", "surrogateescape")
