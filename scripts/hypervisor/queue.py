@@ -114,6 +114,10 @@ class Queue:
         with self._locked() as (_, cursor):
             return replace(cursor, next=self._checked(cursor.next), low=self._checked(cursor.low))
 
+    def grown(self) -> bool:
+        """Tell whether there are lines that were not handed out."""
+        return next(self.lines(self.cursor().next), None) is not None
+
     def raise_low(self, low: int, epoch: str) -> None:
         """Note that all lines before *low* have a result, unless some were opened again since.
 
@@ -154,10 +158,12 @@ class Queue:
             return 0
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            last = os.pread(descriptor, 1, at - 1) if at <= os.fstat(descriptor).st_size else b""
+            size = os.fstat(descriptor).st_size
+            last = os.pread(descriptor, 1, at - 1) if at <= size else b""
         finally:
             os.close(descriptor)
-        return at if last == self._separator else 0
+        # At the very end it may stand behind a last line without an end.
+        return at if at == size or last == self._separator else 0
 
     def _blank(self, record: bytes) -> bool:
         return not (record if self._separator == b"\0" else record.strip())

@@ -432,11 +432,12 @@ class DirectoryStore(ClaimStore):
             if key in finished:
                 states[key] = ItemState.FINISHED
             else:
-                held = key in begun and self._held_now(key)
+                held = key in begun and self.is_held(key)
                 states[key] = ItemState.HELD if held else ItemState.WAITING
         return states
 
-    def _held_now(self, key: str) -> bool:
+    def is_held(self, key: str) -> bool:
+        """Tell whether somebody who lives holds *key*."""
         generation = self.layout.highest(key)
         try:
             if generation == 0 or self.layout.end(key, generation) is not None:

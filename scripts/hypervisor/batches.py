@@ -1,0 +1,314 @@
+"""A batch: a folder with a queue, and for each item the store that holds its claim.
+
+A plain folder (``--dir``) is its own store. An item that is a task of a project takes that
+project's claim instead, whoever asks, and the batch's ``results/`` then holds a *view*: a link to
+the result that the project's store has or will have. The link is made before the item is claimed
+and never changes, so that everybody in the batch means the same life of the task.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from . import config, durable
+from .claims.files import Files
+from .claims.layout import Layout
+from .errors import UsageError
+from .globs import matches_any
+from .keys import canonical, item_key, life_key, resolve
+from .paths import Project, state_above
+from .queue import Queue
+
+SEPARATORS = {"newline": b"\n", "nul": b"\0"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What all workers of a batch must agree on; written once."""
+
+    #: Absolute path of the folder that relative items are relative to.
+    base: str
+    #: The queue file: absolute, or relative to the batch's folder.
+    queue: str = "queue.txt"
+    #: ``newline`` or ``nul``: what ends an item.
+    separator: str = "newline"
+    #: Whether every markdown file of the queue is a task, or only those of the project's globs.
+    tasks: bool = False
+    created: str = ""
+    #: Items left out before the start, and why: ``{"item": ..., "reason": ...}``.
+    skipped: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the claim of one item is."""
+
+    item: str
+    #: What the item is called in the batch: equal for all spellings of one item.
+    name: str
+    #: Folder of the store.
+    root: str
+    #: The life that this batch means.
+    key: str
+    #: The path that the item names; for a text, the text.
+    path: str
+    #: Whether it is a task of a project.
+    task: bool
+
+
+@dataclass(slots=True)
+class Batch:
+    """An open batch."""
+
+    folder: str
+    manifest: Manifest
+    project: Project | None = None
+    _layouts: dict[str, Layout] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return os.path.basename(self.folder)
+
+    @property
+    def queue(self) -> Queue:
+        """The batch's queue."""
+        path = os.path.join(self.folder, self.manifest.queue)
+        cursor = os.path.join(self.folder, "cursor")
+        return Queue(path, cursor, SEPARATORS[self.manifest.separator])
+
+    @property
+    def logs(self) -> str:
+        """Folder of what the items' commands printed."""
+        return os.path.join(self.folder, "logs")
+
+    def layout(self, root: str) -> Layout:
+        """Return the store at *root*, to look at."""
+        if root not in self._layouts:
+            self._layouts[root] = Layout(root, Files())
+        return self._layouts[root]
+
+    def place(self, item: str, *, pin: bool = True) -> Place:
+        """Return where the claim of *item* is.
+
+        Args:
+            item: A queue line.
+            pin: Whether to settle which life of a task this batch means; without it, a task that
+                nobody in this batch has looked at yet gets the life that it would have now.
+        """
+        text = "://" in item or item[:1] in ("{", "[")
+        path = item if text else resolve(item, self.manifest.base)
+        home = None if text else self._home(path)
+        if home is None:
+            name = item_key(canonical(item, self.manifest.base))
+            key = current_life(self.layout(self.folder), name)
+            return Place(item=item, name=name, root=self.folder, key=key, path=path, task=False)
+        real = os.path.realpath(path)
+        name = item_key(canonical(real, self.manifest.base))
+        key = self._viewed(name, home, real, pin=pin)
+        return Place(item=item, name=name, root=str(home.state), key=key, path=real, task=True)
+
+    def pin(self, items: Iterable[str]) -> list[Place]:
+        """Return the places of many items; what they settle is durable on return."""
+        places = [self.place(item) for item in items]
+        if any(place.task for place in places):
+            durable.sync_directory(os.path.join(self.folder, "results"))
+        return places
+
+    def reopen(self, place: Place) -> Place:
+        """Settle on the next life of a finished task, for a second try within this batch."""
+        if not place.task:
+            raise ValueError("an item of the batch's own store is reopened in that store")
+        life = 1
+        while os.path.lexists(self._view(place.name, life)):
+            life += 1
+        home = Project(Path(place.root).parent, Path(place.root))
+        self._make_view(place.name, life, home, place.path)
+        return self.place(place.item)
+
+    def _home(self, path: str) -> Project | None:
+        """Return the project of which *path* is a task, if it is one."""
+        if not path.endswith(".md"):
+            return None
+        home = self.project
+        if home is None or not _below(path, str(home.root)):
+            home = _project_above(os.path.dirname(path))
+        if home is None or not _below(os.path.realpath(path), str(home.root)):
+            return None
+        if self.manifest.tasks and home == self.project:
+            return home
+        relative = os.path.relpath(os.path.realpath(path), home.root)
+        return home if matches_any(relative, settings_of(home.state)["tasks"]["globs"]) else None
+
+    def _view(self, name: str, life: int) -> str:
+        return os.path.join(self.folder, "results", life_key(name, life) + ".json")
+
+    def _viewed(self, name: str, home: Project, real: str, *, pin: bool) -> str:
+        life = 1
+        while os.path.lexists(self._view(name, life + 1)):
+            life += 1
+        try:
+            target = os.readlink(self._view(name, life))
+        except FileNotFoundError:
+            if not pin:
+                return next_life(self.layout(str(home.state)), task_key(home, real))
+            target = self._make_view(name, life, home, real)
+        return os.path.basename(target).removesuffix(".json")
+
+    def _make_view(self, name: str, life: int, home: Project, real: str) -> str:
+        key = next_life(self.layout(str(home.state)), task_key(home, real))
+        target = os.path.join(home.state, "results", key + ".json")
+        folder = os.path.join(self.folder, "results")
+        if _below(os.path.realpath(folder), os.path.realpath(home.state)):
+            target = os.path.relpath(target, folder)  # so that the project may be moved
+        try:
+            os.symlink(target, self._view(name, life))
+        except FileExistsError:
+            return os.readlink(self._view(name, life))
+        return target
+
+
+def task_key(home: Project, real: str) -> str:
+    """Return the key of a task in its project's store, from its real path."""
+    return item_key(canonical(real, str(home.root)))
+
+
+def current_life(layout: Layout, key: str) -> str:
+    """Return the life of *key* that is worked on: the one after a finished one only if opened."""
+    life = 1
+    while layout.finished(life_key(key, life)):
+        following = life_key(key, life + 1)
+        if not layout.finished(following) and not layout.highest(following):
+            break
+        life += 1
+    return life_key(key, life)
+
+
+def next_life(layout: Layout, key: str) -> str:
+    """Return the first life of *key* that has no result: accepted results so far, plus one."""
+    life = 1
+    while layout.finished(life_key(key, life)):
+        life += 1
+    return life_key(key, life)
+
+
+def open_folder(
+    folder: str, *, cwd: str, nul: bool = False, queue: str | None = None, project: Project | None = None
+) -> Batch:
+    """Open a folder as a batch, and settle what its workers must agree on if nobody has yet.
+
+    Args:
+        folder: The folder (``--dir``).
+        cwd: What relative items are looked for in first.
+        nul: Whether items end with NUL.
+        queue: Another queue file than the folder's ``queue.txt``.
+        project: The project that the batch belongs to, for one that lies in its state folder.
+
+    Raises:
+        UsageError: There is no queue, or the batch was begun with other words.
+    """
+    folder = os.path.realpath(folder)
+    if not os.path.isdir(folder):
+        raise UsageError(f"{folder}: no such folder; make it and put a queue.txt into it")
+    path = os.path.realpath(os.path.join(cwd, queue)) if queue else os.path.join(folder, "queue.txt")
+    manifest_path = Path(folder, "manifest.json")
+    manifest = _read_manifest(manifest_path)
+    if manifest is None:
+        if not os.path.isfile(path):
+            raise UsageError(f"{path}: no such queue; write one item a line, or name one with --queue")
+        separator = "nul" if nul else "newline"
+        base = _find_base(Queue(path, "", SEPARATORS[separator]), [cwd, folder, os.path.dirname(folder)])
+        durable.write_once(
+            manifest_path,
+            _to_json(Manifest(base=base, queue=os.path.relpath(path, folder), separator=separator)),
+        )
+        manifest = _read_manifest(manifest_path)
+        assert manifest is not None  # noqa: S101 - written by us or another a moment ago
+    if nul and manifest.separator != "nul":
+        raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
+    own = os.path.realpath(os.path.join(folder, manifest.queue))
+    if queue and own != path:
+        raise UsageError(f"{folder}: this batch was begun with the queue {own}; leave --queue away")
+    if not os.path.isfile(own):
+        raise UsageError(f"{own}: the batch's queue is gone; put it back")
+    os.makedirs(os.path.join(folder, "results"), exist_ok=True)
+    return Batch(folder, manifest, project)
+
+
+def create(folder: Path, items: list[str], manifest: Manifest, project: Project) -> Batch:
+    """Make a batch of *items*; durable on return, and there for others only once it is whole."""
+    separator = SEPARATORS[manifest.separator]
+    (folder / "results").mkdir(parents=True)
+    data = b"".join(os.fsencode(item) + separator for item in items)
+    durable.write_once(folder / "queue.txt", data)
+    batch = Batch(str(folder), manifest, project)
+    batch.pin(items)
+    durable.write_once(folder / "manifest.json", _to_json(manifest))
+    durable.sync_directory(folder.parent)
+    return batch
+
+
+def newest(project: Project) -> Path | None:
+    """Return the folder of the project's newest batch, or None."""
+    try:
+        names = sorted(name for name in os.listdir(project.batches))
+    except FileNotFoundError:
+        return None
+    whole = [name for name in names if (project.batches / name / "manifest.json").is_file()]
+    return project.batches / whole[-1] if whole else None
+
+
+@lru_cache(maxsize=64)
+def settings_of(state: Path | None) -> dict[str, Any]:
+    """Return the settings of the project with this state folder; read once per process."""
+    return config.load(state)
+
+
+@lru_cache(maxsize=4096)
+def _project_above(folder: str) -> Project | None:
+    state = state_above(Path(os.path.realpath(folder)))
+    return Project(state.parent, state) if state else None
+
+
+def _below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def _find_base(queue: Queue, candidates: list[str]) -> str:
+    """Return the folder that the queue's relative items are relative to.
+
+    That is where the first of them exists; it is settled once, so that workers started from
+    different folders mean the same files.
+    """
+    for line in queue.lines():
+        if os.path.isabs(line.item):
+            continue
+        for folder in candidates:
+            if os.path.lexists(os.path.join(folder, line.item)):
+                return os.path.realpath(folder)
+        break
+    return os.path.realpath(candidates[0])
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        known = {key: data[key] for key in Manifest.__dataclass_fields__ if key in data}
+        manifest = Manifest(**known)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path}: not a batch's manifest ({error}); move it away to begin anew") from error
+    if manifest.separator not in SEPARATORS or not isinstance(manifest.base, str):
+        raise UsageError(f"{path}: not a batch's manifest; move it away to begin anew")
+    return manifest
+
+
+def _to_json(manifest: Manifest) -> bytes:
+    return (json.dumps(asdict(manifest), indent=1) + "\n").encode()

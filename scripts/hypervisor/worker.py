@@ -1,0 +1,379 @@
+"""The drain: one worker takes items from a queue until every one of them has its result.
+
+Three parts that never merge: the queue says what comes next (a hint), the store says who has it
+(a promise), the runner does it. Time is kept here alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from . import clock
+from .batches import Batch, Place
+from .claims.directory import DirectoryStore, Policy
+from .claims.port import Busy, Claim, Done, Holder
+from .errors import ClaimLost
+from .keys import generation_name
+from .machine import WORKER_MARK
+from .model import Outcome, Report
+from .runners.port import Runner, Work
+
+T = TypeVar("T")
+
+#: Lines taken at a time: more would leave more to the sweep when a worker dies, fewer would take
+#: the cursor's lock more often (both measured; see CLAIMS in docs/claims.md).
+BLOCK = 8
+#: How long a full disk is waited for before the worker gives up, in seconds.
+_DISK_PATIENCE = 600.0
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened to one item, as it is told to the user."""
+
+    item: str
+    #: ``success``, ``blocked``, ``failed``, ``skipped``: a result; ``again``: it will be tried
+    #: again; ``lost``: another worker took it over; ``trouble``: the machine, not the item.
+    kind: str
+    text: str
+    seconds: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What one worker did."""
+
+    results: dict[str, int] = field(default_factory=dict)
+    again: int = 0
+    lost: int = 0
+    #: Items that others held when this worker ended.
+    left: list[str] = field(default_factory=list)
+
+    def count(self, event: Event) -> None:
+        """Add one event."""
+        if event.kind == "again":
+            self.again += 1
+        elif event.kind == "lost":
+            self.lost += 1
+        elif event.kind in set(Outcome):
+            self.results[event.kind] = self.results.get(event.kind, 0) + 1
+
+    @property
+    def processed(self) -> int:
+        """Items that got their result from this worker."""
+        return sum(self.results.values())
+
+
+class Stop:
+    """How a worker is told to end: ``soon`` after the item in hand, ``now`` without it."""
+
+    def __init__(self) -> None:
+        self.soon = threading.Event()
+        self.now = threading.Event()
+        #: The `Work.stopped` of the item in hand.
+        self.in_hand = threading.Event()
+
+    def ask(self) -> None:
+        """Ask once to end soon; asked again, to end now."""
+        if self.soon.is_set():
+            self.now.set()
+            self.in_hand.set()
+        self.soon.set()
+
+
+class Heart:
+    """Renews the claim in hand from a thread, and says so when it is lost."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._current: tuple[DirectoryStore, Claim, threading.Event] | None = None
+        self._thread: threading.Thread | None = None
+
+    def attend(self, store: DirectoryStore, claim: Claim, lost: threading.Event) -> None:
+        """Begin to renew *claim*; set *lost* when it is no longer held."""
+        with self._lock:
+            self._current = (store, claim, lost)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, daemon=True, name="heart")
+            self._thread.start()
+
+    def rest(self) -> None:
+        """Stop renewing."""
+        with self._lock:
+            self._current = None
+
+    def _beat(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(self._seconds):
+            with self._lock:
+                if self._current is None:
+                    continue
+                store, claim, lost = self._current
+                try:
+                    store.beat(claim)
+                except ClaimLost:
+                    lost.set()
+                except OSError as error:
+                    # The next beat may pass; if none does, the claim is lost and says so.
+                    print(f"heartbeat: {error}", file=sys.stderr)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What the user asked of a drain."""
+
+    #: Whether to wait for items that others hold, so that the queue is finished at the end.
+    wait: bool = True
+    #: Asked before each item; False ends the drain. For ``--batch N`` over several workers.
+    may_begin: Callable[[], bool] = lambda: True
+    beat_seconds: float = 30.0
+    #: How often items that others hold are looked at again.
+    poll_seconds: float = 0.2
+
+
+class Worker:
+    """Drains one batch.
+
+    Args:
+        batch: The batch.
+        runner: How items are processed.
+        holder: In whose name they are claimed.
+        policy: The stores' policy.
+        orders: See `Orders`.
+        tell: Called with each event.
+        stop: How to end it.
+        open_store: Makes the store of a root; replaced where a test needs another one.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts that the drain keeps apart, each named by the caller
+        self,
+        batch: Batch,
+        runner: Runner,
+        holder: Holder,
+        *,
+        policy: Policy,
+        orders: Orders,
+        tell: Callable[[Event], None],
+        stop: Stop,
+        open_store: Callable[..., DirectoryStore] = DirectoryStore,
+    ) -> None:
+        self._batch = batch
+        self._runner = runner
+        self._holder = holder
+        self._policy = policy
+        self._orders = orders
+        self._tell = tell
+        self._stop = stop
+        self._open_store = open_store
+        self._stores: dict[str, DirectoryStore] = {}
+        self._heart = Heart(orders.beat_seconds)
+        self._allowed = False
+        self.tally = Tally()
+
+    def run(self) -> Tally:
+        """Drain the queue; return what was done."""
+        queue = self._batch.queue
+        try:
+            while not self._ended():
+                block = self._patiently(lambda: queue.take(BLOCK))
+                places = self._patiently(lambda: self._batch.pin(line.item for line in block))  # noqa: B023
+                for place in places:
+                    if self._ended():
+                        break
+                    self._try(place)
+                if not block and self._sweep():
+                    break
+        finally:
+            self._heart.rest()
+            for store in self._stores.values():
+                store.close()
+        return self.tally
+
+    # ------------------------------------------------------------------ sweep
+
+    def _sweep(self) -> bool:
+        """Look at every line that has no result yet, until all have one.
+
+        Returns:
+            Whether the drain is at its end; False if the queue has grown.
+        """
+        pending = self._unsettled()
+        while pending and not self._ended():
+            before = len(pending)
+            pending = [place for place in pending if self._ended() or not self._try(place)]
+            if self._batch.queue.grown():
+                return False
+            if len(pending) == before:
+                if not self._orders.wait:
+                    break
+                self._stop.soon.wait(self._orders.poll_seconds)
+        self.tally.left = [place.item for place in pending]
+        if not pending:
+            for store in self._stores.values():
+                self._patiently(store.tidy)
+        return True
+
+    def _unsettled(self) -> list[Place]:
+        """Return the items without a result, and move the mark below which there are none."""
+        queue = self._batch.queue
+        cursor = queue.cursor()
+        found: list[Place] = []
+        low = cursor.low
+        for number, line in enumerate(queue.lines(cursor.low)):
+            if self._ended():
+                break
+            place = self._batch.place(line.item)
+            if not self._batch.layout(place.root).finished(place.key):
+                found.append(place)
+            elif not found:
+                low = line.stop
+                if number % 1024 == 1023:  # so that others who sweep at the same time gain by it
+                    queue.raise_low(low, cursor.epoch)
+        queue.raise_low(low, cursor.epoch)
+        return found
+
+    # ------------------------------------------------------------------- item
+
+    def _try(self, place: Place) -> bool:
+        """Claim and process one item; tell whether it has its result now."""
+        if not self._allowed:
+            self._allowed = self._orders.may_begin()
+            if not self._allowed:
+                self._stop.soon.set()
+                return False
+        store = self._store(place)
+        answer = self._patiently(lambda: store.claim(place.key, place.item))
+        if isinstance(answer, Done | Busy):
+            return isinstance(answer, Done)
+        self._allowed = False
+        return self._process(place, store, answer)
+
+    def _process(self, place: Place, store: DirectoryStore, claim: Claim) -> bool:
+        begun = time.monotonic()
+        started = clock.now_text()
+        work = self._work(place, store, claim)
+        self._stop.in_hand = work.stopped
+        self._heart.attend(store, claim, work.stopped)
+        try:
+            report = self._run(work)
+            seconds = time.monotonic() - begun
+            if self._stop.now.is_set():
+                store.release(claim, "stopped by the user")
+                self._say(place, "again", "stopped by the user", seconds)
+                return False
+            if report.retry:
+                end = store.release if report.free else store.fail
+                self._patiently(lambda: end(claim, report.outcome))
+                self._say(place, "again", report.outcome, seconds)
+                return False
+            payload = self._payload(place, report, started, seconds)
+            result = self._patiently(lambda: store.complete(claim, payload))
+        except ClaimLost as lost:
+            self._say(place, "lost", str(lost), time.monotonic() - begun)
+            return lost.loss.reason == "finished"
+        finally:
+            self._heart.rest()
+        self._say(place, str(result["status"]), report.outcome, seconds)
+        return True
+
+    def _run(self, work: Work) -> Report:
+        try:
+            return self._runner.run(work)
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                return Report(
+                    status=Outcome.FAILED, outcome=f"the disk is full: {error}", retry=True, free=True
+                )
+            return Report(status=Outcome.FAILED, outcome=f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - one item's fault must not end the worker
+            return Report(
+                status=Outcome.FAILED, outcome=f"{self._runner.name}: {type(error).__name__}: {error}"
+            )
+
+    def _work(self, place: Place, store: DirectoryStore, claim: Claim) -> Work:
+        name = generation_name(claim.key, claim.generation)
+        environment = {
+            WORKER_MARK: self._holder.id,
+            "HYPERVISOR_ITEM": place.item,
+            "HYPERVISOR_BATCH": self._batch.id,
+            "HYPERVISOR_GENERATION": str(claim.generation),
+            "HYPERVISOR_ROOT": str(
+                self._batch.project.root if self._batch.project else self._batch.manifest.base
+            ),
+        }
+        if place.task:
+            environment["HYPERVISOR_TASK_FILE"] = place.path
+        descriptor = store.lock_descriptor
+        return Work(
+            item=place.item,
+            path=place.path,
+            base=self._batch.manifest.base,
+            log=os.path.join(self._batch.logs, name),
+            environment=environment,
+            inherit=() if descriptor is None else (descriptor,),
+            stopped=threading.Event(),
+        )
+
+    def _payload(self, place: Place, report: Report, started: str, seconds: float) -> dict[str, object]:
+        payload: dict[str, object] = {
+            "item": place.item,
+            "status": report.status.value,
+            "outcome": report.outcome,
+            "runner": self._runner.name,
+            "batch": self._batch.id,
+            "worker": self._holder.id,
+            "started": started,
+            "finished": clock.now_text(),
+            "seconds": round(seconds, 3),
+        }
+        if report.decisions:
+            payload["decisions"] = [
+                {"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions
+            ]
+        if report.evidence:
+            payload["evidence"] = dict(report.evidence)
+        if report.edit:
+            payload["edit"] = report.edit.to_json()
+        if place.task:
+            payload["task_file"] = place.path
+        return payload
+
+    # ---------------------------------------------------------------- details
+
+    def _store(self, place: Place) -> DirectoryStore:
+        if place.root not in self._stores:
+            self._stores[place.root] = self._open_store(place.root, self._holder, policy=self._policy)
+        return self._stores[place.root]
+
+    def _ended(self) -> bool:
+        return self._stop.soon.is_set()
+
+    def _say(self, place: Place, kind: str, text: str, seconds: float) -> None:
+        event = Event(item=place.item, kind=kind, text=text, seconds=seconds)
+        self.tally.count(event)
+        self._tell(event)
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do *act*; where the disk is full, wait for room, as nothing is lost by waiting."""
+        deadline = time.monotonic() + _DISK_PATIENCE
+        told = False
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                full = error.errno in _DISK_ERRORS
+                if not full or time.monotonic() > deadline or self._stop.now.is_set():
+                    raise
+                if not told:
+                    told = True
+                    self._tell(Event(item="", kind="trouble", text=f"{error}; waiting for room"))
+                self._stop.now.wait(0.2)
