@@ -198,8 +198,14 @@ def next_life(layout: Layout, key: str) -> str:
     return life_key(key, life)
 
 
-def open_folder(
-    folder: str, *, cwd: str, nul: bool = False, queue: str | None = None, project: Project | None = None
+def open_folder(  # noqa: PLR0913 - the words of a command, each by its name
+    folder: str,
+    *,
+    cwd: str,
+    nul: bool = False,
+    queue: str | None = None,
+    project: Project | None = None,
+    write: bool = True,
 ) -> Batch:
     """Open a folder as a batch, and settle what its workers must agree on if nobody has yet.
 
@@ -209,6 +215,7 @@ def open_folder(
         nul: Whether items end with NUL.
         queue: Another queue file than the folder's ``queue.txt``.
         project: The project that the batch belongs to, for one that lies in its state folder.
+        write: Whether to settle anything; without it the folder is only looked at.
 
     Raises:
         UsageError: There is no queue, or the batch was begun with other words.
@@ -224,12 +231,9 @@ def open_folder(
             raise UsageError(f"{path}: no such queue; write one item a line, or name one with --queue")
         separator = "nul" if nul else "newline"
         base = _find_base(Queue(path, "", SEPARATORS[separator]), [cwd, folder, os.path.dirname(folder)])
-        durable.write_once(
-            manifest_path,
-            _to_json(Manifest(base=base, queue=os.path.relpath(path, folder), separator=separator)),
-        )
-        manifest = _read_manifest(manifest_path)
-        assert manifest is not None  # noqa: S101 - written by us or another a moment ago
+        manifest = Manifest(base=base, queue=os.path.relpath(path, folder), separator=separator)
+        if write and not durable.write_once(manifest_path, _to_json(manifest)):
+            manifest = _read_manifest(manifest_path) or manifest  # another worker was first
     if nul and manifest.separator != "nul":
         raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
     own = os.path.realpath(os.path.join(folder, manifest.queue))
@@ -237,8 +241,9 @@ def open_folder(
         raise UsageError(f"{folder}: this batch was begun with the queue {own}; leave --queue away")
     if not os.path.isfile(own):
         raise UsageError(f"{own}: the batch's queue is gone; put it back")
-    os.makedirs(os.path.join(folder, "results"), exist_ok=True)
-    return Batch(folder, manifest, project)
+    if write:
+        os.makedirs(os.path.join(folder, "results"), exist_ok=True)
+    return Batch(folder, manifest, project or _project_of_batch(folder))
 
 
 def create(folder: Path, items: list[str], manifest: Manifest, project: Project) -> Batch:
@@ -274,6 +279,14 @@ def settings_of(state: Path | None) -> dict[str, Any]:
 def _project_above(folder: str) -> Project | None:
     state = state_above(Path(os.path.realpath(folder)))
     return Project(state.parent, state) if state else None
+
+
+def _project_of_batch(folder: str) -> Project | None:
+    """Return the project in whose state folder the batch lies, if it lies in one."""
+    batches, state = os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))
+    if os.path.basename(batches) == "batches" and os.path.isfile(os.path.join(state, ".gitignore")):
+        return Project(Path(os.path.dirname(state)), Path(state))
+    return None
 
 
 def _below(path: str, folder: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import ConfigError
 
 #: Tables whose keys are the user's own words, so that any key may be added.
-OPEN_TABLES = frozenset({"status.words", "triage.aliases"})
+OPEN_TABLES = frozenset({"status.words", "triage.aliases", "triage.rules", "triage.words"})
 
 
 @lru_cache(maxsize=1)

@@ -49,7 +49,7 @@ class ExecRunner:
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
             try:
                 process = subprocess.Popen(
-                    self._arguments(work.item),
+                    self.arguments(work.item),
                     cwd=work.base,
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
@@ -67,7 +67,8 @@ class ExecRunner:
                 os.unlink(path)
         return report
 
-    def _arguments(self, item: str) -> list[str]:
+    def arguments(self, item: str) -> list[str]:
+        """Return program and arguments for *item*."""
         if any("{}" in word for word in self.command):
             return [word.replace("{}", item) for word in self.command]
         return [*self.command, item]

@@ -36,8 +36,10 @@ class Runner(Protocol):
     changes in a task's file is given back in the report, and written by whoever publishes it.
     """
 
-    #: What people call it.
-    name: str
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
 
     def run(self, work: Work) -> Report:
         """Process one item. A fault of the item is a report; an exception is a fault of ours."""

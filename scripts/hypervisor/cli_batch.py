@@ -1,0 +1,361 @@
+"""`batch_worker.py`: drains a queue with one runner, from as many terminals as one likes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import clock
+from .batches import Batch, Manifest, create, newest, open_folder, settings_of
+from .claims.directory import Policy
+from .claims.port import Holder, HolderKind
+from .claims.workers import new_worker_id
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
+from .crew import Crew, Membership
+from .effects import write_edits
+from .errors import NothingToDo, UsageError
+from .paths import Project, find_project, state_above
+from .runners.exec import ExecRunner
+from .runners.port import Runner, Work
+from .summary import entries, stats, take_census, write_summary
+from .worker import Orders, Stop, Tally, Worker
+
+#: Above this, the whole queue is not counted at the end of each invocation.
+_COUNTED_AT_END = 50_000
+
+EXAMPLES = """examples:
+  mkdir -p work && find ~/notes -name '*.md' > work/queue.txt
+  batch_worker.py --dir work --batch 50             triage 50 of them; run it in several terminals
+  batch_worker.py --dir work --stats                where each item of the queue stands
+  batch_worker.py --tasks 'tasks/**/*.md' --all --workers 4
+  batch_worker.py --dir work --all --exec 'gzip -k {}'
+  find . -name '*.log' -print0 | batch_worker.py --dir work --queue - -0 --all --exec 'gzip {}'
+
+exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to do
+"""
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(
+        prog="batch_worker.py",
+        description="Work through a queue: each item once, by as many workers as you start.",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    where = made.add_argument_group("the queue")
+    where.add_argument("--dir", metavar="D", help="a folder with queue.txt; claims and results go there too")
+    where.add_argument("--tasks", metavar="GLOB", help="the task files of this project that GLOB means")
+    where.add_argument("--queue", metavar="FILE", help="another queue file, or - for standard input")
+    where.add_argument("-0", dest="nul", action="store_true", help="items end with NUL, not with a newline")
+    what = made.add_argument_group("what to do")
+    amount = what.add_mutually_exclusive_group()
+    amount.add_argument("--batch", metavar="N", type=int, help="process up to N items, then end")
+    amount.add_argument("--all", action="store_true", help="go on until every item has its result")
+    amount.add_argument("--stats", action="store_true", help="show where the queue stands")
+    what.add_argument("--exec", metavar="'CMD {}'", help="run CMD for each item; without it: triage")
+    what.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    how = made.add_argument_group("how")
+    how.add_argument("--workers", metavar="W", type=int, default=1, help="worker processes (default 1)")
+    how.add_argument("--timeout", metavar="S", type=float, help="end a command after S seconds")
+    how.add_argument(
+        "--retries", metavar="N", type=int, help="try failed commands again, up to N times (default: never; "
+        "crashes and exit 75 are tried again twice)"
+    )  # fmt: skip
+    how.add_argument("--lease", metavar="S", type=float, help="how long another host may be silent (900)")
+    how.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    options = parser().parse_args(arguments)
+    _check(options)
+    stop = Stop()
+    crew = Membership.of_this_process(stop)
+    project = find_project(Path.cwd(), os.environ)
+    batch = _open(options, project)
+    if options.stats:
+        return _stats(batch, as_json=options.json)
+    if options.dry_run:
+        return _dry_run(options, batch)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.ask())
+    if crew is not None:
+        worker = _worker(options, batch, stop, crew.tell, crew.may_begin)
+        crew.report(worker.run())
+        return EXIT_DONE
+    return _drain(options, batch, stop)
+
+
+def _check(options: Namespace) -> None:
+    if not (options.batch is not None or options.all or options.stats or options.dry_run):
+        raise UsageError("say how much: --batch N, --all or --stats; see `batch_worker.py --help`")
+    if options.dir and options.tasks:
+        raise UsageError("--dir and --tasks name two different queues; leave one away")
+    if options.queue == "-" and not options.dir:
+        raise UsageError("--queue - needs --dir D: the items are kept in D/queue.txt")
+    for name in ("batch", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: must be 1 or more")
+    for name in ("timeout", "lease"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} {value:g}: must be more than 0 seconds")
+    if options.retries is not None and options.retries < 0:
+        raise UsageError(f"--retries {options.retries}: must be 0 or more")
+    if options.exec is not None:
+        _command(options.exec)
+
+
+def _command(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--exec {text!r}: {error}; quote it as for a shell") from error
+    if not words:
+        raise UsageError("--exec is empty; name a command, for example --exec 'wc -l {}'")
+    return words
+
+
+# ------------------------------------------------------------------- the batch
+
+
+def _open(options: Namespace, project: Project) -> Batch:
+    cwd = str(Path.cwd())
+    looking = options.stats or options.dry_run
+    if options.tasks:
+        if options.stats:
+            raise UsageError(
+                "--stats shows a batch: name it with --dir, or leave --tasks away for the newest"
+            )
+        return _from_tasks(options, project)
+    if options.dir:
+        queue = options.queue
+        if queue == "-":
+            _take_in(options)
+            queue = None
+        return open_folder(options.dir, cwd=cwd, nul=options.nul, queue=queue, write=not looking)
+    if options.queue:
+        raise UsageError("--queue needs --dir D, where claims and results are kept")
+    if os.path.isfile("queue.txt"):
+        return open_folder(cwd, cwd=cwd, nul=options.nul, write=not looking)
+    folder = newest(project)
+    if folder is None:
+        raise UsageError(
+            f"no queue here: {cwd} has no queue.txt, and {project.root} no batch; name --dir or --tasks"
+        )
+    return open_folder(str(folder), cwd=cwd, project=project, write=not looking)
+
+
+def _take_in(options: Namespace) -> None:
+    """Append the items of standard input to the folder's queue."""
+    folder = Path(options.dir)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; make it first")
+    end = b"\0" if options.nul else b"\n"
+    with open(folder / "queue.txt", "ab") as queue:
+        last = b""
+        while chunk := sys.stdin.buffer.read(1 << 16):
+            queue.write(chunk)
+            last = chunk
+        if last and not last.endswith(end):
+            queue.write(end)
+        queue.flush()
+        os.fsync(queue.fileno())
+    # For the workers that a crew starts: the items are in the folder now.
+    options.queue = None
+
+
+def _from_tasks(options: Namespace, project: Project) -> Batch:
+    from .tasks import find_task_files, priority_of  # noqa: PLC0415 - the YAML loader
+
+    settings = dict(settings_of(project.state))
+    settings["tasks"] = {**settings["tasks"], "globs": [options.tasks]}
+    files = sorted(find_task_files(project.root, settings), key=lambda path: priority_of(path, settings))
+    if not files:
+        raise NothingToDo(f"{project.root}: no file matches {options.tasks!r}")
+    items = [os.path.relpath(path, project.root) for path in files]
+    manifest = Manifest(
+        base=str(project.root.resolve()), separator="nul", tasks=True, created=clock.now_text()
+    )
+    if options.dry_run:
+        return Batch("", manifest, project)
+    project.prepare()
+    name = f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
+    batch = create(project.batches / name, items, manifest, project)
+    # What a crew's workers open, instead of making a batch each.
+    options.tasks, options.dir = None, batch.folder
+    print(f"batch {batch.id}: {len(items)} tasks", file=sys.stderr)
+    return batch
+
+
+# --------------------------------------------------------------------- the work
+
+
+def _settings_for(batch: Batch) -> Any:
+    def settings_for(path: str) -> Mapping[str, Any]:
+        if batch.project is not None and path.startswith(f"{batch.project.root}/"):
+            return settings_of(batch.project.state)
+        return settings_of(state_above(Path(path).parent))
+
+    return settings_for
+
+
+def _runner(options: Namespace, batch: Batch) -> Runner:
+    if options.exec is not None:
+        return ExecRunner(
+            command=_command(options.exec),
+            timeout=options.timeout,
+            retry_failures=options.retries is not None and options.retries > 0,
+        )
+    from .runners.triage import TriageRunner  # noqa: PLC0415 - the YAML loader
+
+    return TriageRunner(_settings_for(batch))
+
+
+def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: Any) -> Worker:
+    claims = settings_of(batch.project.state if batch.project else None)["claims"]
+    lease = options.lease or claims["lease_seconds"]
+    attempts = claims["attempts"] if options.retries is None else options.retries + 1
+    holder = Holder(
+        id=new_worker_id("worker", os.getpid()),
+        kind=HolderKind.PROCESS,
+        name="batch-worker",
+        lease_seconds=lease,
+    )
+    return Worker(
+        batch,
+        _runner(options, batch),
+        holder,
+        policy=Policy(attempts=attempts, lease_seconds=lease, effects=write_edits),
+        orders=Orders(
+            wait=options.all,
+            may_begin=may_begin,
+            beat_seconds=min(claims["beat_seconds"], lease / 4),
+            poll_seconds=min(0.2, lease / 10),
+        ),
+        tell=tell,
+        stop=stop,
+    )
+
+
+def _drain(options: Namespace, batch: Batch, stop: Stop) -> int:
+    small = os.path.getsize(batch.queue.path) < _COUNTED_AT_END * 100
+    teller = Teller(
+        options.batch or (take_census(batch).of("waiting") if small else None), quiet=options.json
+    )
+    try:
+        if options.workers > 1:
+            tally, deaths = _crew(options, batch, stop, teller)
+        else:
+            left = iter(range(options.batch)) if options.batch else None
+            worker = _worker(
+                options, batch, stop, teller.tell, lambda: left is None or next(left, None) is not None
+            )
+            tally, deaths = worker.run(), 0
+    finally:
+        teller.close()
+    return _close(options, batch, tally, deaths, count=small)
+
+
+def _crew(options: Namespace, batch: Batch, stop: Stop, teller: Teller) -> tuple[Tally, int]:
+    words = [sys.executable, sys.argv[0], "--dir", batch.folder]
+    words += ["--batch", "1"] if options.batch else ["--all"]
+    for name in ("exec", "timeout", "retries", "lease"):
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    crew = Crew(words, options.workers, options.batch, stop, teller.tell)
+    deaths = crew.run()
+    return crew.tally, deaths
+
+
+def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count: bool) -> int:
+    """Say what was done, and where the queue stands."""
+    done = ", ".join(f"{number} {kind}" for kind, number in tally.results.items()) or "nothing"
+    report: dict[str, Any] = {"processed": tally.processed, "results": tally.results, "again": tally.again}
+    closes = True
+    if count:
+        summary = write_summary(batch)
+        census = take_census(batch)
+        closes = census.closes
+        report.update(summary=summary)
+    if options.json:
+        print_json(report)
+    else:
+        print(f"this run: {done}")
+        if count:
+            print(f"the queue: {census.line()}")
+    for item in tally.left[:5]:
+        print(f"held by others: {shown(item)}", file=sys.stderr)
+    if deaths:
+        print(f"hypervisor: {deaths} worker(s) died; what they held is free again", file=sys.stderr)
+    if not closes:
+        print(f"hypervisor: the census does not close; look at {census.damaged[:3]}", file=sys.stderr)
+    failed = tally.results.get("failed", 0)
+    if failed or deaths or not closes:
+        return EXIT_REFUSED
+    return EXIT_DONE if tally.processed or tally.again or tally.left else EXIT_NOTHING
+
+
+# ---------------------------------------------------------------------- looking
+
+
+def _stats(batch: Batch, *, as_json: bool) -> int:
+    data = stats(batch)
+    if as_json:
+        print_json(data)
+    else:
+        for name, value in data.items():
+            if name not in ("damaged", "closes"):
+                print(f"{name:12} {value}")
+        for path in data["damaged"]:
+            print(f"damaged      {path}")
+    return EXIT_DONE if data["closes"] else EXIT_REFUSED
+
+
+def _dry_run(options: Namespace, batch: Batch) -> int:
+    """Show what would be done; nothing is claimed or written."""
+    rows: list[dict[str, Any]] = []
+    runner = _runner(options, batch)
+    for item, path in _would(options, batch):
+        if isinstance(runner, ExecRunner):
+            rows.append({"item": item, "command": runner.arguments(item)})
+            continue
+        report = runner.run(Work(item=item, path=path, base=batch.manifest.base, log=os.devnull))
+        rows.append({
+            "item": item,
+            "status": report.status.value,
+            "outcome": report.outcome,
+            "decisions": [{"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions],
+        })  # fmt: skip
+    if options.json:
+        print_json(rows)
+    else:
+        for row in rows:
+            text = shlex.join(row["command"]) if "command" in row else f"{row['status']}: {row['outcome']}"
+            print(f"would {shown(row['item'])}: {shown(text, 500)}")
+    return EXIT_DONE if rows else EXIT_NOTHING
+
+
+def _would(options: Namespace, batch: Batch) -> list[tuple[str, str]]:
+    if not batch.folder:  # of --tasks: not made
+        from .tasks import find_task_files  # noqa: PLC0415 - the YAML loader
+
+        assert batch.project is not None  # noqa: S101 - `_from_tasks` has set it
+        settings = dict(settings_of(batch.project.state))
+        settings["tasks"] = {**settings["tasks"], "globs": [options.tasks]}
+        root = batch.project.root
+        pairs = [(os.path.relpath(p, root), str(p)) for p in find_task_files(root, settings)]
+    else:
+        pairs = [(e.place.item, e.place.path) for e in entries(batch) if e and e.state == "waiting"]
+    return pairs[: options.batch]

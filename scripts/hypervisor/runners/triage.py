@@ -1,0 +1,87 @@
+"""The `triage` runner: sets a task's status, complexity, assignee and link by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import frontmatter, markdown
+from ..errors import Unreadable
+from ..model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
+from ..tasks import open_task, spelling_of, status_word
+from ..triage import Rules, compile_rules, triage
+from .port import Work
+
+
+@dataclass(slots=True)
+class TriageRunner:
+    """Decides by the rules of the settings, and reports what is to be written.
+
+    Args:
+        settings_for: Gives the settings of the project that a file belongs to.
+    """
+
+    settings_for: Callable[[str], Mapping[str, Any]]
+    name: str = "triage"
+    _rules: dict[int, Rules] = field(default_factory=dict)
+
+    def run(self, work: Work) -> Report:
+        """Triage one task file; a file that cannot be read fails with the reason, untouched."""
+        settings = self.settings_for(work.path)
+        try:
+            task, document = open_task(Path(work.path), settings)
+            if task.status in CLOSED:
+                done = task.status is TaskStatus.DONE
+                return Report(status=Outcome.SKIPPED, outcome="already complete" if done else "cancelled")
+            decisions = triage(task, self._rules_of(settings)).decisions
+            edit = plan_edit(task, document, decisions, settings)
+        except Unreadable as error:
+            return Report(status=Outcome.FAILED, outcome=str(error))
+        changed = [f"{d.field} {d.value}" for d in decisions if d.value is not None]
+        outcome = ", ".join(changed) if changed else "nothing to change"
+        return Report(
+            status=Outcome.SUCCESS, outcome=outcome, decisions=decisions, edit=edit if edit else None
+        )
+
+    def _rules_of(self, settings: Mapping[str, Any]) -> Rules:
+        # By identity: settings are read once per project and live as long as the process.
+        if id(settings) not in self._rules:
+            self._rules[id(settings)] = compile_rules(settings)
+        return self._rules[id(settings)]
+
+
+def plan_edit(
+    task: Task, document: frontmatter.Document, decisions: tuple[Decision, ...], settings: Mapping[str, Any]
+) -> FileEdit:
+    """Return what *decisions* change in the file, byte by byte.
+
+    Raises:
+        Unreadable: A key that has to change stands in a form that cannot be edited safely.
+    """
+    keys: list[KeyEdit] = []
+    lines: list[LineEdit] = []
+    for decision in decisions:
+        if decision.value is None:
+            continue
+        if decision.field == "link":
+            lines.append(_link(document, decision.value))
+            continue
+        value: str = decision.value
+        if decision.field == "status":
+            value = status_word(task, TaskStatus(value), settings)
+        keys.append(document.edit(spelling_of(decision.field, document, settings), value))
+    return FileEdit(path=task.path, keys=tuple(keys), lines=tuple(lines))
+
+
+def _link(document: frontmatter.Document, link: str) -> LineEdit:
+    """Return the link as a paragraph of its own after the first heading, or at the body's start."""
+    end = document.newline
+    heading = markdown.first_heading(document.body)
+    if heading is None:
+        return LineEdit(text=f"{link}{end}{end}", after="")
+    body = markdown.lines(document.body)
+    at = body.index(heading)
+    followed = at + 1 < len(body) and body[at + 1].strip() != ""
+    return LineEdit(text=f"{end}{link}{end}{end if followed else ''}", after=heading)

@@ -1,0 +1,209 @@
+"""The census that must close, and the summary of a batch. Reads; changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from . import durable
+from .batches import Batch, Place
+from .claims.directory import DirectoryStore, Policy
+from .model import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Where one item of a batch stands."""
+
+    place: Place
+    #: The result, None where there is none.
+    result: Mapping[str, Any] | None
+    #: An `Outcome`, ``running``, ``waiting``, or ``damaged`` for a result that cannot be read.
+    state: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Census:
+    """How many items stand where. ``queued`` counts items; the rest is counted by their state."""
+
+    queued: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+    #: Lines that name an item that another line has named before.
+    duplicates: int = 0
+    #: Paths of results that cannot be read.
+    damaged: list[str] = field(default_factory=list)
+
+    def of(self, state: str) -> int:
+        """Return how many items are in *state*."""
+        return self.states.get(state, 0)
+
+    @property
+    def closes(self) -> bool:
+        """Whether every queued item is accounted for."""
+        return self.queued == sum(self.of(state) for state in STATES)
+
+    def to_json(self) -> dict[str, int]:
+        """Return the sums by name, in the order of the summary."""
+        return {"queued": self.queued, **{state: self.of(state) for state in STATES}}
+
+    def line(self) -> str:
+        """Return the census as a person reads it."""
+        parts = " + ".join(f"{self.of(state)} {state}" for state in STATES)
+        sign = "=" if self.closes else "IS NOT"
+        return f"{self.queued} queued {sign} {parts}"
+
+
+#: The states of which the census is the sum.
+STATES = (*(outcome.value for outcome in Outcome), "running", "waiting")
+
+
+def entries(batch: Batch) -> Iterator[Entry | None]:
+    """Yield where each item stands, in the queue's order; None for a line seen before."""
+    stores: dict[str, DirectoryStore] = {}
+    seen: set[str] = set()
+    for line in batch.queue.lines():
+        place = batch.place(line.item, pin=False)
+        if place.name in seen:
+            yield None
+            continue
+        seen.add(place.name)
+        if place.root not in stores:
+            stores[place.root] = DirectoryStore(place.root, policy=Policy(patient=False))
+        store = stores[place.root]
+        try:
+            result = store.result(place.key)
+        except ValueError:
+            yield Entry(place=place, result=None, state="damaged")
+            continue
+        if result is not None:
+            yield Entry(place=place, result=result, state=str(result.get("status")))
+        else:
+            yield Entry(place=place, result=None, state="running" if store.is_held(place.key) else "waiting")
+
+
+def take_census(batch: Batch) -> Census:
+    """Count where the items of *batch* stand."""
+    census = Census()
+    for entry in entries(batch):
+        _count(census, batch, entry)
+    _count_skipped(census, batch)
+    return census
+
+
+def _count(census: Census, batch: Batch, entry: Entry | None) -> None:
+    if entry is None:
+        census.duplicates += 1
+        return
+    census.queued += 1
+    census.states[entry.state] = census.of(entry.state) + 1
+    if entry.state not in STATES:
+        census.damaged.append(batch.layout(entry.place.root).result_path(entry.place.key))
+
+
+def _count_skipped(census: Census, batch: Batch) -> None:
+    skipped = len(batch.manifest.skipped)
+    census.queued += skipped
+    if skipped:
+        census.states[Outcome.SKIPPED] = census.of(Outcome.SKIPPED) + skipped
+
+
+def stats(batch: Batch) -> dict[str, Any]:
+    """Return what ``--stats --json`` prints."""
+    census = take_census(batch)
+    sums = census.to_json()
+    return {
+        "queue_total": sums.pop("queued"),
+        **sums,
+        "duplicates": census.duplicates,
+        "damaged": census.damaged,
+        "closes": census.closes,
+    }
+
+
+def summarise(batch: Batch) -> dict[str, Any]:
+    """Return the summary of *batch*, in the shape of ``summary.json``.
+
+    ``runtime_seconds`` runs from the first start to the last finish. Tokens and money are null
+    where no runner has reported any: unknown is not zero.
+    """
+    census = Census()
+    workers: list[dict[str, Any]] = []
+    needs: list[dict[str, Any]] = []
+    for entry in entries(batch):
+        _count(census, batch, entry)
+        if entry is None or entry.result is None:
+            continue
+        row = _row(batch, entry, entry.result)
+        workers.append(row)
+        if row["status"] in (Outcome.BLOCKED, Outcome.FAILED):
+            needs.append({"task_id": row["task_id"], "reason": row["outcome"], "next": _next_step(row)})
+    _count_skipped(census, batch)
+    workers += [
+        {"task_id": skip["item"], "status": Outcome.SKIPPED.value, "reason": skip["reason"]}
+        for skip in batch.manifest.skipped
+    ]
+    return {
+        "batch_id": batch.id,
+        "workers": workers,
+        "census": census.to_json(),
+        "needs_you": needs,
+        "runtime_seconds": _runtime(workers),
+        "total_tokens": _total(workers, "tokens"),
+        "total_cost_usd": _total(workers, "cost_usd"),
+    }
+
+
+def _row(batch: Batch, entry: Entry, result: Mapping[str, Any]) -> dict[str, Any]:
+    row = {
+        "task_id": result.get("task_id") or entry.place.item,
+        "status": entry.state,
+        "outcome": result.get("outcome", ""),
+        "claimed_by": result.get("worker"),
+        "attempts": result.get("generation"),
+        "seconds": result.get("seconds"),
+        "started": result.get("started"),
+        "finished": result.get("finished"),
+    }
+    for key in ("commit", "tokens", "cost_usd", "evidence", "decisions"):
+        if key in result:
+            row[key] = result[key]
+    if result.get("batch") != batch.id:
+        # Done under the project's claim by somebody outside this batch; still its one result.
+        row["batch"] = result.get("batch")
+    if entry.state != Outcome.SUCCESS:
+        row["reason"] = row["outcome"]
+    return row
+
+
+def _next_step(row: Mapping[str, Any]) -> str:
+    if row["status"] == Outcome.BLOCKED:
+        return "give what it waits for, then `hypervisor retry`"
+    return "mend the cause, then `hypervisor retry`"
+
+
+def _runtime(rows: list[dict[str, Any]]) -> float | None:
+    starts = [row["started"] for row in rows if row.get("started")]
+    ends = [row["finished"] for row in rows if row.get("finished")]
+    if not starts or not ends:
+        return None
+    span = datetime.fromisoformat(max(ends)) - datetime.fromisoformat(min(starts))
+    return round(max(0.0, span.total_seconds()), 3)
+
+
+def _total(rows: list[dict[str, Any]], key: str) -> float | None:
+    known = [row[key] for row in rows if row.get(key) is not None]
+    return sum(known) if known else None
+
+
+def write_summary(batch: Batch) -> dict[str, Any]:
+    """Write ``summary.json`` into the batch's folder, and return what it says."""
+    summary = summarise(batch)
+    durable.replace(
+        Path(batch.folder, "summary.json"),
+        json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "replace"),
+    )
+    return summary

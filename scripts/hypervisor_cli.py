@@ -1,0 +1,14 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pyyaml>=6.0.2", "filelock>=3.16", "psutil>=6.0", "rich>=13.9"]
+# ///
+"""Work through a queue; see `--help`. Exit codes: 0 done, 1 some item failed, 2 usage, 3 nothing to do."""
+
+import sys
+
+from hypervisor.cli_batch import main
+from hypervisor.console import run
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))
