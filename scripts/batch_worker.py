@@ -7,8 +7,11 @@
 
 import sys
 
-from hypervisor.cli_batch import main
-from hypervisor.console import run
+from hypervisor.launch import require
 
 if __name__ == "__main__":
+    require(__file__)
+    from hypervisor.cli_batch import main
+    from hypervisor.console import run
+
     sys.exit(run(main, sys.argv[1:]))

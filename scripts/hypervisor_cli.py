@@ -3,12 +3,15 @@
 # requires-python = ">=3.11"
 # dependencies = ["pyyaml>=6.0.2", "filelock>=3.16", "psutil>=6.0", "rich>=13.9"]
 # ///
-"""Work through a queue; see `--help`. Exit codes: 0 done, 1 some item failed, 2 usage, 3 nothing to do."""
+"""The `hypervisor` command; see `--help`. Exit codes: 0 done, 1 refused, 2 usage, 3 nothing to do."""
 
 import sys
 
-from hypervisor.cli_batch import main
-from hypervisor.console import run
+from hypervisor.launch import require
 
 if __name__ == "__main__":
+    require(__file__)
+    from hypervisor.cli import main
+    from hypervisor.console import run
+
     sys.exit(run(main, sys.argv[1:]))

@@ -198,7 +198,7 @@ def next_life(layout: Layout, key: str) -> str:
     return life_key(key, life)
 
 
-def open_folder(  # noqa: PLR0913 - the words of a command, each by its name
+def open_folder(
     folder: str,
     *,
     cwd: str,

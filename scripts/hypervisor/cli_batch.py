@@ -295,7 +295,8 @@ def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count
         print(f"this run: {done}")
         if count:
             print(f"the queue: {census.line()}")
-    for item in tally.left[:5]:
+    left = [item for item in tally.left if not _has_result(batch, item)]
+    for item in left[:5]:
         print(f"held by others: {shown(item)}", file=sys.stderr)
     if deaths:
         print(f"hypervisor: {deaths} worker(s) died; what they held is free again", file=sys.stderr)
@@ -304,7 +305,12 @@ def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count
     failed = tally.results.get("failed", 0)
     if failed or deaths or not closes:
         return EXIT_REFUSED
-    return EXIT_DONE if tally.processed or tally.again or tally.left else EXIT_NOTHING
+    return EXIT_DONE if tally.processed or tally.again or left else EXIT_NOTHING
+
+
+def _has_result(batch: Batch, item: str) -> bool:
+    place = batch.place(item, pin=False)
+    return batch.layout(place.root).finished(place.key)
 
 
 # ---------------------------------------------------------------------- looking

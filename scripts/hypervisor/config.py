@@ -13,7 +13,9 @@ from typing import Any
 from .errors import ConfigError
 
 #: Tables whose keys are the user's own words, so that any key may be added.
-OPEN_TABLES = frozenset({"status.words", "triage.aliases", "triage.rules", "triage.words"})
+OPEN_TABLES = frozenset(
+    {"status.words", "tasks.aliases", "priority.words", "triage.aliases", "triage.rules", "triage.words"}
+)
 
 
 @lru_cache(maxsize=1)

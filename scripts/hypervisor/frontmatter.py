@@ -228,7 +228,7 @@ def _apply_key(document: Document, edit: KeyEdit) -> tuple[str, str]:
         now is not None and new is not None and new.endswith(_PART + _lines(document, edit.key))
     ):
         return text, ""
-    if entry is None:
+    if entry is None or now is None:
         if old is None and new is not None:
             return _put_in(document, edit.key, new), ""
         return text, f"{document.path}: `{edit.key}` was removed since; left out"

@@ -9,13 +9,13 @@ somewhere in the prose never does.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .model import CLOSED, Complexity, Decision, Task, TaskStatus
 from .triage_facts import Block, Outline, gather, is_named
-from .triage_rules import Rules, compile_rules, shorten
+from .triage_rules import Rule, Rules, compile_rules, shorten
 
 __all__ = ["Rules", "Triage", "compile_rules", "triage"]
 
@@ -105,7 +105,9 @@ def _status(task: Task, rules: Rules, outline: Outline) -> Decision:
     for value, words in ((TaskStatus.CANCELLED, "cancelled_words"), (TaskStatus.DONE, "done_words")):
         # A word that the vocabulary maps is no longer ours to read.
         if task.status is None and word in rules.table[words]:
-            return Decision(field="status", value=value, reason=f'status word "{task.status_word}": {value}')
+            return Decision(
+                field="status", value=str(value), reason=f'status word "{task.status_word}": {value}'
+            )
     signs = _closing_signs(task, rules, outline)
     if not signs:
         return _stands("status", "nothing in the file shows that the task is closed")
@@ -118,7 +120,7 @@ def _status(task: Task, rules: Rules, outline: Outline) -> Decision:
 
 
 def _closed(value: TaskStatus, place: str, text: str) -> Decision:
-    return Decision(field="status", value=value, reason=f'{place} says "{shorten(text)}": {value}')
+    return Decision(field="status", value=str(value), reason=f'{place} says "{shorten(text)}": {value}')
 
 
 def _closing_signs(task: Task, rules: Rules, outline: Outline) -> list[tuple[str, str]]:
@@ -175,17 +177,26 @@ def _complexity(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity,
         return task.complexity, _stands("complexity", f"the file says {task.complexity}")
     facts = gather(task, outline, rules.table, rules.patterns["answered"])
     for kind, least in rules.thresholds:
-        weighed = [
-            (rule.weight, evidence)
+        found = [
+            (rule, words)
             for rule in rules.rules
-            if rule.complexity is kind and (evidence := rule.evidence(facts))
+            if rule.complexity is kind and (words := rule.evidence(facts))
         ]
-        if weighed and sum(weight for weight, _ in weighed) >= least:
-            reason = "; ".join(evidence for weight, evidence in weighed if weight > 0)
-            return kind, Decision(field="complexity", value=kind, reason=f"{reason}: {kind}")
+        if found and _weight([rule for rule, _ in found]) >= least:
+            reason = "; ".join(words for rule, words in found if rule.weight > 0)
+            return kind, Decision(field="complexity", value=str(kind), reason=f"{reason}: {kind}")
     kind = Complexity.MULTI_STEP
     reason = f"{facts.figures['steps'][1]}, and no strong sign of another kind: {kind}"
-    return kind, Decision(field="complexity", value=kind, reason=reason)
+    return kind, Decision(field="complexity", value=str(kind), reason=reason)
+
+
+def _weight(rules: Sequence[Rule]) -> float:
+    # Two readings of the same words are one piece of evidence: of each place the strongest
+    # counts. What speaks against adds up.
+    best: dict[str, float] = {}
+    for rule in rules:
+        best[rule.where] = max(best.get(rule.where, 0), rule.weight)
+    return sum(best.values()) + sum(rule.weight for rule in rules if rule.weight < 0)
 
 
 def _assignee(task: Task, rules: Rules, kind: Complexity) -> Decision:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from . import markdown
@@ -108,8 +109,12 @@ class Facts:
 
 def is_named(title: str, names: Sequence[str]) -> bool:
     """Whether a heading says one of *names*, apart from case, numbering and a remark after it."""
-    bare = _EDGES.sub("", _REMARK.split(title, maxsplit=1)[0]).casefold()
-    return bare in names
+    return _bare(title) in names
+
+
+@lru_cache(maxsize=1024)  # a backlog uses the same few headings everywhere
+def _bare(title: str) -> str:
+    return _EDGES.sub("", _REMARK.split(title, maxsplit=1)[0]).casefold()
 
 
 def gather(

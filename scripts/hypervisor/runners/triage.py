@@ -78,10 +78,9 @@ def plan_edit(
 def _link(document: frontmatter.Document, link: str) -> LineEdit:
     """Return the link as a paragraph of its own after the first heading, or at the body's start."""
     end = document.newline
-    heading = markdown.first_heading(document.body)
+    heading = next(markdown.headings(document.body), None)
     if heading is None:
         return LineEdit(text=f"{link}{end}{end}", after="")
-    body = markdown.lines(document.body)
-    at = body.index(heading)
-    followed = at + 1 < len(body) and body[at + 1].strip() != ""
-    return LineEdit(text=f"{end}{link}{end}{end if followed else ''}", after=heading)
+    following = document.body[heading.end :]
+    blank = not following or following.startswith(("\n", "\r"))
+    return LineEdit(text=f"{end}{link}{end}{'' if blank else end}", after=heading.line)

@@ -1,0 +1,291 @@
+"""`hypervisor preflight` and `hypervisor task ...`: the same verbs as the tools of an agent."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .batches import settings_of
+from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
+from .desk import Caller, Desk, Ending
+from .errors import UsageError
+from .model import Complexity, Outcome, Priority, Task, TaskStatus
+from .paths import find_project
+from .preflight import Plan, plan
+
+#: Statuses that `task update` may set by a move of its own.
+_MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
+_EDITABLE = ("assignee", "priority", "complexity", "project", "type", "title")
+
+
+def add_commands(below: Any) -> None:
+    """Add ``preflight`` and ``task`` to the commands."""
+    preflight = below.add_parser("preflight", help="what would run; what is skipped, and why")
+    preflight.add_argument("ids", nargs="*", metavar="ID")
+    preflight.add_argument("--all", action="store_true", help="every task of the project")
+    preflight.add_argument("--parent", metavar="ID", help="the tasks below this one")
+    _common(preflight, _preflight)
+    task = below.add_parser("task", help="list, show, claim, update, complete, block, release, receipt")
+    verbs = task.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    _task_verbs(verbs)
+
+
+def _task_verbs(verbs: Any) -> None:
+    listing = _verb(verbs, "list", "list tasks", _list, with_id=False)
+    listing.add_argument("--status", choices=list(TaskStatus))
+    listing.add_argument("--project")
+    listing.add_argument("--assignee")
+    listing.add_argument("--complexity", choices=list(Complexity))
+    listing.add_argument("--tag", action="append", default=[])
+    listing.add_argument("--parent", metavar="ID")
+    listing.add_argument("--ready", action="store_true", help="only what an agent may claim now")
+    listing.add_argument("--limit", type=int)
+    _verb(verbs, "show", "show a task, and who holds it", _show)
+    _verb(verbs, "claim", "take a task; it becomes in_progress", _claim)
+    update = _verb(verbs, "update", "change keys, move the status, append to the body", _update)
+    for key in _EDITABLE:
+        update.add_argument(f"--{key}")
+    update.add_argument("--status", choices=list(TaskStatus))
+    update.add_argument("--body", default="", help="text to append")
+    complete = _verb(verbs, "complete", "end your claim: the task is done", _complete, ends=True)
+    complete.add_argument("--outcome", required=True, help="one line: what was done")
+    complete.add_argument("--commit", default="")
+    complete.add_argument("--evidence", default="", help="what shows that it is done")
+    block = _verb(verbs, "block", "end your claim: the task waits for something", _block, ends=True)
+    block.add_argument("--reason", required=True)
+    block.add_argument("--next", default="", help="what would let it go on")
+    block.add_argument("--evidence", default="")
+    release = _verb(verbs, "release", "give a task back as it was", _release, ends=True)
+    release.add_argument("--reason", required=True)
+    receipt = _verb(verbs, "receipt", "append a line to a task's receipts; needs no claim", _receipt)
+    receipt.add_argument("line")
+
+
+def _verb(
+    verbs: Any, name: str, text: str, action: Any, *, with_id: bool = True, ends: bool = False
+) -> ArgumentParser:
+    made: ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    if with_id:
+        made.add_argument("id", metavar="ID", help="a task's id, or its path below the project's root")
+    if ends:
+        made.add_argument("--generation", type=int, metavar="N", help="of the claim that is meant")
+    _common(made, action)
+    return made
+
+
+def _common(command: ArgumentParser, action: Any) -> None:
+    command.add_argument("--caller", metavar="NAME", help="in whose name (default: you)")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    command.set_defaults(action=action)
+
+
+def _desk(options: Namespace) -> Desk:
+    project = find_project(Path.cwd(), os.environ)
+    name = options.caller or os.environ.get("HYPERVISOR_CALLER") or getpass.getuser()
+    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
+    return Desk(project, settings_of(project.state), Caller(name=name, session=session))
+
+
+# -------------------------------------------------------------------- preflight
+
+
+def _preflight(options: Namespace) -> int:
+    desk = _desk(options)
+    tasks = desk.tasks()
+    made = plan(_wanted(options, desk, tasks), lambda task: desk.refusal(task, tasks))
+    if options.json:
+        print_json({
+            "run": [task.id for task in made.run],
+            "skipped": [{"task_id": task.id, "reason": reason} for task, reason in made.skipped],
+            "unreadable": desk.unreadable,
+        })  # fmt: skip
+    else:
+        _print_plan(made, desk.unreadable)
+    return EXIT_DONE if made.run else EXIT_NOTHING
+
+
+def _wanted(options: Namespace, desk: Desk, tasks: list[Task]) -> list[Task]:
+    if not (options.ids or options.all or options.parent):
+        raise UsageError("say which tasks: IDs, --all or --parent ID")
+    if options.parent:
+        parent = desk.find(options.parent, tasks)
+        return [task for task in tasks if task.parent.lower() == parent.id.lower()]
+    return tasks if options.all else [desk.find(name, tasks) for name in options.ids]
+
+
+def _print_plan(made: Plan, unreadable: Sequence[str]) -> None:
+    print(f"{len(made.run)} would run")
+    for task in made.run:
+        print(f"  {task.id}: {shown(task.title)} ({task.priority}, {task.complexity or 'no complexity'})")
+    for reason, ids in made.by_reason().items():
+        print(f"{len(ids)} skipped ({reason}): {', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}")
+    for line in unreadable:
+        print(f"cannot be read: {shown(line)}")
+
+
+# ------------------------------------------------------------------------ verbs
+
+
+def _list(options: Namespace) -> int:
+    desk = _desk(options)
+    tasks = desk.tasks()
+    found = [task for task in tasks if _matches(options, task)]
+    if options.ready:
+        found = [task for task in found if desk.refusal(task, tasks) is None]
+    found = sorted(found, key=lambda task: task.priority.rank)[: options.limit]
+    if options.json:
+        print_json([_row(desk, task) for task in found])
+    for task in found if not options.json else ():
+        status = task.status or task.status_word or "no status"
+        print(f"{task.id}\t{status}\t{task.priority}\t{', '.join(task.assignee) or '-'}\t{shown(task.title)}")
+    return EXIT_DONE if found else EXIT_NOTHING
+
+
+def _matches(options: Namespace, task: Task) -> bool:
+    asked = {
+        options.status: task.status,
+        options.project: task.project,
+        options.complexity: task.complexity,
+        options.parent: task.parent,
+    }
+    names = [name.lower() for name in task.assignee]
+    return (
+        all(
+            wanted is None or str(wanted).lower() == str(value or "").lower()
+            for wanted, value in asked.items()
+        )
+        and (options.assignee is None or options.assignee.lower().lstrip("@") in names)
+        and all(tag in task.tags for tag in options.tag)
+    )
+
+
+def _row(desk: Desk, task: Task) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "title": task.title,
+        "status": task.status or task.status_word,
+        "assignee": list(task.assignee),
+        "priority": task.priority,
+        "complexity": task.complexity,
+        "project": task.project,
+        "path": desk.relative(task),
+    }
+
+
+def _show(options: Namespace) -> int:
+    desk = _desk(options)
+    task = desk.find(options.id)
+    held = desk.held(task)
+    row = _row(desk, task) | {"body": task.body}
+    if held is not None:
+        row["claim"] = {
+            "generation": held.generation, "holder": held.holder.name,
+            "silent_seconds": round(held.silent_seconds, 1),
+        }  # fmt: skip
+    if options.json:
+        print_json(row)
+        return EXIT_DONE
+    for key, value in row.items():
+        if key not in ("body", "claim"):
+            print(f"{key:10} {', '.join(value) if isinstance(value, list) else value or '-'}")
+    if held is not None:
+        print(f"{'held by':10} {held.holder.name}, generation {held.generation}")
+    print(f"\n{task.body.strip()}")
+    return EXIT_DONE
+
+
+def _claim(options: Namespace) -> int:
+    desk = _desk(options)
+    task, claim = desk.claim(options.id)
+    lease = desk.settings["claims"]["lease_seconds"]
+    if options.json:
+        row = _row(desk, task) | {"body": task.body}
+        print_json({"task": row, "claim": {"generation": claim.generation, "expires_in": lease}})
+    else:
+        print(f"{task.id} is yours: generation {claim.generation}, for {lease:g} s of silence at most")
+    return EXIT_DONE
+
+
+def _update(options: Namespace) -> int:
+    desk = _desk(options)
+    values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
+    _check_values(values)
+    if not values and not options.status and not options.body:
+        raise UsageError("say what to change: --status, --body or a key; see `hypervisor task update --help`")
+    if values or options.body:
+        for conflict in desk.update(options.id, values, options.body):
+            print(f"not changed: {conflict}")
+    if options.status:
+        _move(desk, options.id, TaskStatus(options.status), options.body)
+    return _report(options, desk, options.id, "updated")
+
+
+def _check_values(values: dict[str, str]) -> None:
+    for key, known in (("priority", Priority), ("complexity", Complexity)):
+        if key in values and values[key] not in list(known):
+            raise UsageError(f"--{key} {values[key]}: must be one of {', '.join(known)}")
+
+
+def _move(desk: Desk, name: str, status: TaskStatus, reason: str) -> None:
+    if status is TaskStatus.CANCELLED:
+        desk.cancel(name, reason)
+    elif status is TaskStatus.IN_PROGRESS:
+        desk.claim(name)
+    elif status in _MOVABLE:
+        desk.move(name, status)
+    else:
+        verb = "complete" if status is TaskStatus.DONE else "block"
+        raise UsageError(f"--status {status}: use `hypervisor task {verb} {name}`, which says why as well")
+
+
+def _complete(options: Namespace) -> int:
+    ending = Ending(
+        outcome=Outcome.SUCCESS,
+        status=TaskStatus.DONE,
+        text=options.outcome,
+        commit=options.commit,
+        evidence=options.evidence,
+    )
+    desk = _desk(options)
+    desk.finish(options.id, ending, options.generation)
+    return _report(options, desk, options.id, "done")
+
+
+def _block(options: Namespace) -> int:
+    ending = Ending(
+        outcome=Outcome.BLOCKED,
+        status=TaskStatus.BLOCKED,
+        text=options.reason,
+        evidence=options.evidence,
+        next_step=options.next,
+    )
+    desk = _desk(options)
+    desk.finish(options.id, ending, options.generation)
+    return _report(options, desk, options.id, "blocked")
+
+
+def _release(options: Namespace) -> int:
+    desk = _desk(options)
+    desk.release(options.id, options.reason, options.generation)
+    return _report(options, desk, options.id, "released")
+
+
+def _receipt(options: Namespace) -> int:
+    desk = _desk(options)
+    if not options.line.strip():
+        raise UsageError("the receipt is empty; say in one line what was done")
+    desk.receipt(options.id, options.line)
+    return _report(options, desk, options.id, "receipt kept in")
+
+
+def _report(options: Namespace, desk: Desk, name: str, word: str) -> int:
+    task = desk.find(name)
+    if options.json:
+        print_json(_row(desk, task))
+    else:
+        print(f"{word}: {task.id} ({desk.relative(task)}) is {task.status or task.status_word}")
+    return EXIT_DONE

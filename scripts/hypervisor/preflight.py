@@ -1,0 +1,83 @@
+"""May this task be claimed, by whom, and why not. Pure: data in, decision out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .model import Complexity, Task, TaskStatus
+
+#: Kinds of task that are passed over where an agent asks for "the next one".
+UNFIT = frozenset({Complexity.BLOCKED_HUMAN, Complexity.REQUIRES_JUDGMENT, Complexity.NEEDS_DECOMPOSITION})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What would run, and what is skipped."""
+
+    run: tuple[Task, ...]
+    skipped: tuple[tuple[Task, str], ...]
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """Return the ids of the skipped tasks by reason, the most frequent reason first."""
+        found: dict[str, list[str]] = {}
+        for task, reason in self.skipped:
+            found.setdefault(reason, []).append(task.id)
+        return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
+
+
+def plan(tasks: Sequence[Task], refusal: Callable[[Task], str | None]) -> Plan:
+    """Sort *tasks* into those that would run, the most urgent first, and those that are skipped."""
+    run, skipped = [], []
+    for task in tasks:
+        reason = refusal(task)
+        if reason is None:
+            run.append(task)
+        else:
+            skipped.append((task, reason))
+    return Plan(run=tuple(sorted(run, key=lambda task: task.priority.rank)), skipped=tuple(skipped))
+
+
+def is_agent(name: str, settings: Mapping[str, Any]) -> bool:
+    """Tell whether *name* is an agent's; every name that is not is a person's."""
+    bare = name.strip().lstrip("@").casefold()
+    return bare.endswith("-agent") or bare in {str(known).casefold() for known in settings["agents"]["names"]}
+
+
+def claim_refusal(
+    task: Task, caller: str, settings: Mapping[str, Any], *, unmet: Sequence[str] = (), ours: bool = False
+) -> str | None:
+    """Return why *caller* may not claim *task*, None if it may.
+
+    Args:
+        task: The task as its file says now.
+        caller: Who asks.
+        settings: The project's.
+        unmet: Ids that it depends on and that are not done, unknown ones too.
+        ours: Whether it is the project's own claims that made it ``in_progress``; who holds it is
+            not asked here.
+    """
+    if task.status is TaskStatus.DONE:
+        return "already complete"
+    if task.status is TaskStatus.CANCELLED:
+        return "cancelled"
+    if task.status is None:
+        word = f"its status {task.status_word!r} is not known" if task.status_word else "it has no status"
+        return f"{word}; add the word to [status.words]" if task.status_word else word
+    if task.status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
+        return f"its status is {task.status}; its owner sets it to active when it can go on"
+    people = [name for name in task.assignee if not is_agent(name, settings)]
+    theirs = bool(people) and caller.casefold() not in {name.casefold() for name in people}
+    if task.status is TaskStatus.IN_PROGRESS and not ours:
+        return f"in progress by {', '.join(task.assignee) or 'somebody'}, outside of our claims"
+    if theirs and not ours:
+        return f"assigned to {', '.join(people)}, a person"
+    if unmet:
+        return f"waits for {', '.join(unmet)}"
+    return None
+
+
+def unfit_for_next(task: Task) -> str | None:
+    """Return why an agent that asks for any task is not given this one, None if it is."""
+    return f"it is {task.complexity}" if task.complexity in UNFIT else None

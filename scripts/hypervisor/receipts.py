@@ -1,0 +1,32 @@
+"""Receipts: lines at the end of a body's ``## Receipts``. Pure."""
+
+from __future__ import annotations
+
+from . import markdown
+
+HEADING = "Receipts"
+
+
+def with_receipt(text: str, offset: int, receipt: str) -> str:
+    """Return *text* with the line *receipt* at the end of its receipts, which are made if missing.
+
+    Args:
+        text: The whole file.
+        offset: Where its body begins.
+        receipt: The line, without its end.
+    """
+    newline = "\r\n" if "\r\n" in text else "\n"
+    body = text[offset:]
+    found = list(markdown.headings(body))
+    mine = [index for index, heading in enumerate(found) if heading.title == HEADING and heading.level == 2]
+    if not mine:
+        gap = "" if not body.strip() else newline if body.endswith("\n") else newline * 2
+        return f"{text}{gap}## {HEADING}{newline}{newline}{receipt}{newline}"
+    following = next((h.start for h in found[mine[-1] + 1 :] if h.level <= 2), len(body))
+    section = body[found[mine[-1]].end : following]
+    kept = section.rstrip()
+    # The blank lines that end the section stay behind the new line.
+    at = offset + found[mine[-1]].end + len(kept)
+    lead = newline if kept else ("" if body[: found[mine[-1]].end].endswith("\n") else newline) + newline
+    tail = text[at:] if text[at:].startswith(("\n", "\r\n")) else newline + text[at:]
+    return text[:at] + lead + receipt + tail

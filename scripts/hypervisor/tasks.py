@@ -1,0 +1,280 @@
+"""Task files on disk: found, read, and edited under their lock, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from . import durable, frontmatter
+from .errors import Refused, Unreadable, UnreadableReason
+from .globs import matches_any
+from .markdown import first_heading
+from .model import Complexity, FileEdit, LineEdit, Priority, Task
+from .paths import file_lock_path
+from .receipts import with_receipt
+from .vocabulary import priority_of as priority_word
+from .vocabulary import spelling, status_of, status_word
+
+__all__ = [
+    "append_receipt", "completion_report", "edit_file", "find_task_files", "open_task", "priority_of",
+    "read_task", "revert_file", "spelling_of", "status_word",
+]  # fmt: skip
+
+#: Folders that hold no tasks of a project: state, history, other checkouts, other people's code.
+_PASSED_OVER = frozenset({".hypervisor", ".git", ".claude", "node_modules", ".venv", "__pycache__"})
+_LOCK_SECONDS = 60.0
+#: How often an edit starts over because an editor saved the file under it.
+_EDIT_TRIES = 20
+
+
+# ------------------------------------------------------------------------- find
+
+
+def find_task_files(root: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the task files below *root* that the globs of the settings mean, sorted by path.
+
+    Links to folders are not followed: what they lead to is another project's, or a loop.
+    """
+    globs = list(settings["tasks"]["globs"])
+    found = {
+        path
+        for folder in {_fixed_part(glob) for glob in globs}
+        for path in _walk(os.path.join(root, folder))
+        if matches_any(os.path.relpath(path, root), globs)
+    }
+    yield from map(Path, sorted(found))
+
+
+def _fixed_part(glob: str) -> str:
+    """Return the folders of *glob* before its first wildcard: where it is worth looking."""
+    parts = []
+    for part in glob.split("/")[:-1]:
+        if any(mark in part for mark in "*?["):
+            break
+        parts.append(part)
+    return "/".join(parts)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name not in _PASSED_OVER:
+                yield from _walk(entry.path)
+        else:
+            yield entry.path
+
+
+# ------------------------------------------------------------------------- read
+
+
+def read_task(path: Path, settings: Mapping[str, Any]) -> Task:
+    """Read a task file.
+
+    Raises:
+        Unreadable: It cannot be read, or is no task; see the reason.
+    """
+    return open_task(path, settings)[0]
+
+
+def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, frontmatter.Document]:
+    """Read a task file; return the task, and the document that edits of it are made from.
+
+    Raises:
+        Unreadable: It cannot be read, or is no task; see the reason.
+    """
+    data = _read(path, settings["tasks"]["max_bytes"])
+    document = frontmatter.parse(data, str(path))
+    return _task(path, document, settings), document
+
+
+def _read(path: Path, most: int) -> bytes:
+    name = str(path)
+    try:
+        # Not blocking, and looked at before it is read: a FIFO would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(name, error) from error
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Unreadable(name, "not a file")
+        if found.st_size > most:
+            raise Unreadable(name, "too large", f"{found.st_size:,} bytes; `tasks.max_bytes` allows {most:,}")
+        return file.read()
+
+
+def _cannot_open(name: str, error: OSError | ValueError) -> Unreadable:
+    number = error.errno if isinstance(error, OSError) else None
+    reasons: dict[int | None, UnreadableReason] = {
+        errno.ENOENT: "missing",
+        errno.ENOTDIR: "missing",
+        errno.EACCES: "no access",
+        errno.EPERM: "no access",
+        errno.ENAMETOOLONG: "path too long",
+        errno.EISDIR: "not a file",
+        errno.ENXIO: "not a file",
+        errno.ELOOP: "not a file",
+        None: "missing",
+    }
+    if number not in reasons:
+        raise error
+    detail = ""
+    if number == errno.ENAMETOOLONG:
+        detail = f"{len(os.fsencode(name)):,} bytes"
+    elif number == errno.ELOOP:
+        detail = "a link that leads to itself"
+    elif number == errno.ENOENT and name.endswith("\r"):
+        detail = "the queue's line ends in a carriage return; save it with plain newlines"
+    return Unreadable(name if len(name) < 300 else f"{name[:300]}…", reasons[number], detail)
+
+
+def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any]) -> Task:
+    values, words = document.values, document.words
+
+    def one(key: str) -> str:
+        name = spelling(key, values, settings)
+        value = values.get(name)
+        return words.get(name, "") if not isinstance(value, list | Mapping) and value is not None else ""
+
+    def many(key: str) -> tuple[str, ...]:
+        value = values.get(spelling(key, values, settings))
+        if isinstance(value, list):
+            return tuple(str(part) for part in value if part is not None and str(part))
+        text = one(key)
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    status = one("status")
+    complexity = one("complexity").lower()
+    heading = first_heading(document.body) or ""
+    return Task(
+        path=str(path.absolute()),
+        id=one("id") or path.stem,
+        title=one("title") or heading.strip("#= -\t\r\n") or path.stem,
+        status=status_of(status, settings),
+        status_word=status,
+        assignee=tuple(name.lstrip("@") for name in many("assignee")),
+        priority=priority_word(one("priority"), settings),
+        project=one("project"),
+        type=one("type"),
+        complexity=Complexity(complexity) if complexity in list(Complexity) else None,
+        parent=one("parent"),
+        depends_on=many("depends_on"),
+        files=many("files"),
+        needs=many("needs"),
+        tags=many("tags"),
+        receipts=many("receipts"),
+        receipts_to=one("receipts_to"),
+        verify=one("verify"),
+        front={str(key).lower(): value for key, value in values.items()},
+        body=document.body,
+    )
+
+
+def priority_of(path: Path, settings: Mapping[str, Any]) -> int:
+    """Return the rank of a task file's priority, 0 for the most urgent; that of medium if unreadable."""
+    try:
+        return read_task(path, settings).priority.rank
+    except Unreadable:
+        return Priority.MEDIUM.rank
+
+
+def spelling_of(key: str, document: frontmatter.Document, settings: Mapping[str, Any]) -> str:
+    """Return how the file spells *key*."""
+    return spelling(key, document.values, settings)
+
+
+# ------------------------------------------------------------------------- edit
+
+
+def edit_file(path: Path, edit: FileEdit, *, guard: Callable[[], bool] | None = None) -> list[str]:
+    """Apply *edit* to the file.
+
+    Args:
+        path: The file.
+        edit: What to change.
+        guard: Asked under the lock; False leaves the file as it is.
+
+    Returns:
+        What was left because the file says something else by now, a line each.
+
+    Raises:
+        Unreadable: The file cannot be read or edited; it stays as it was.
+        Refused: Another process keeps the file locked.
+    """
+    return _rewrite(path, lambda data: frontmatter.apply(data, edit), guard)
+
+
+def revert_file(path: Path, edit: FileEdit) -> list[str]:
+    """Take *edit* back; see `edit_file`. A file that is gone stays gone, and is reported."""
+    try:
+        return _rewrite(path, lambda data: frontmatter.revert(data, edit), None)
+    except Unreadable as error:
+        return [str(error)]
+
+
+def append_receipt(path: Path, line: str) -> None:
+    """Append one line to the ``## Receipts`` of a file's body; durable on return. Needs no claim.
+
+    Raises:
+        Unreadable: The file cannot be read.
+        Refused: Another process keeps the file locked.
+    """
+    folded = " ".join(line.split())
+    receipt = folded if folded.startswith("- ") else f"- {folded}"
+
+    def add(data: bytes) -> tuple[bytes, list[str]]:
+        start = frontmatter.body_start(data, str(path))
+        return with_receipt(data.decode("utf-8"), start, receipt).encode("utf-8"), []
+
+    _rewrite(path, add, None)
+
+
+def _rewrite(
+    path: Path, change: Callable[[bytes], tuple[bytes, list[str]]], guard: Callable[[], bool] | None
+) -> list[str]:
+    lock = filelock.FileLock(file_lock_path(str(path), os.environ), timeout=_LOCK_SECONDS)
+    try:
+        with lock:
+            if guard is not None and not guard():
+                return []
+            for _ in range(_EDIT_TRIES):
+                before = _stamp(path)
+                data = _read(path, 1 << 62)
+                changed, conflicts = change(data)
+                if changed == data:
+                    return conflicts
+                if _stamp(path) == before:  # else an editor saved it; what it wrote must not be lost
+                    durable.replace(path, changed)
+                    return conflicts
+            raise Refused(f"{path}: keeps being changed by another program; close it and try again")
+    except filelock.Timeout:
+        raise Refused(f"{path}: locked by another process for {_LOCK_SECONDS:g} s; try again") from None
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _cannot_open(str(path), error) from error
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def completion_report(  # noqa: PLR0913 - the fields of a report, each by its name
+    *, outcome: str, who: str, when: str, commit: str = "", evidence: str = "", next_step: str = "",
+    newline: str = "\n",
+) -> LineEdit:  # fmt: skip
+    """Return the section that a finished task is given at the end of its body."""
+    rows = [("Outcome", outcome), ("Commit", commit), ("Evidence", evidence), ("Next", next_step)]
+    rows += [("By", who), ("At", when)]
+    lines = ["", "## Completion", "", *(f"- {name}: {' '.join(text.split())}" for name, text in rows if text)]
+    return LineEdit(text=newline.join(lines) + newline, after=None)

@@ -1,0 +1,28 @@
+"""What every test stands on: no settings of the user's, and a store of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from choreography import World
+
+
+@pytest.fixture(autouse=True)
+def _nobody_in_particular(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Take away what the machine's user has set, so that no test reads or writes it."""
+    for name in list(os.environ):
+        if name.startswith("HYPERVISOR_") or name == "CLAUDE_PROJECT_DIR":
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A claim store in a folder, and the workers that a test opens on it."""
+    with World(str(tmp_path / "store")) as made:
+        yield made

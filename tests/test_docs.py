@@ -1,0 +1,168 @@
+"""What the documentation names exists: commands, flags, links, settings, classes, tests."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hypervisor
+from hypervisor import cli_batch, config
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Documents that tell of today; the changelog may name what is gone.
+TODAY = [path for path in DOCS if path.name != "CHANGELOG.md"]
+#: From this line on, up to the next heading, a document tells of what is not there yet.
+_LATER = re.compile(r"^#+ .*\((?:with the next version|next version)\)", re.IGNORECASE)
+_FENCE = re.compile(r"^(```|~~~)")
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _code(path: Path) -> Iterator[str]:
+    """Yield each code span, and each line of a code block, that tells of today."""
+    fenced = later = False
+    for line in path.read_text("utf-8").splitlines():
+        if _FENCE.match(line):
+            fenced = not fenced
+        elif fenced:
+            if not later:
+                yield line
+        else:
+            if line.startswith("#"):
+                later = bool(_LATER.match(line))
+            if not later:
+                yield from re.findall(r"`([^`]+)`", line)
+
+
+def _flags(parser: argparse.ArgumentParser) -> set[str]:
+    return {flag for action in parser._actions for flag in action.option_strings}
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return action.choices
+    return {}
+
+
+def _words(code: str, command: str) -> list[str]:
+    """Return the words after *command* in a line of code, up to a comment or the next command."""
+    found = re.search(rf"(?:^|[\s/|(]){re.escape(command)}\s+(.*)", code)
+    if not found:
+        return []
+    text = re.split(r"\s#\s|\s{3,}|[|;&>]\s|[)`]", re.sub(r"'[^']*'|\"[^\"]*\"", "TEXT", found[1]))[0]
+    return text.split()
+
+
+@pytest.mark.parametrize("path", TODAY, ids=_name)
+def test_every_flag_of_the_batch_worker_exists(path: Path) -> None:
+    flags = _flags(cli_batch.parser())
+    for code in _code(path):
+        for word in _words(code, "batch_worker.py"):
+            if re.match(r"--?[a-z0]", word):
+                assert word.partition("=")[0] in flags, f"{code!r}: no flag {word}"
+
+
+@pytest.mark.parametrize("path", TODAY, ids=_name)
+def test_every_command_exists(path: Path) -> None:
+    cli = pytest.importorskip("hypervisor.cli")
+    for code in _code(path):
+        if not re.match(r"(?:\S*/)?hypervisor\s|\$ (?:\S*/)?hypervisor\s|!?hypervisor\s", code):
+            continue
+        parser, words = cli.parser(), _words(code, "hypervisor")
+        while words and _subparsers(parser):
+            assert words[0].startswith("-") or words[0] in _subparsers(parser), f"{code!r}: no {words[0]!r}"
+            if words[0].startswith("-"):
+                break
+            parser = _subparsers(parser)[words.pop(0)]
+        for word in words:
+            if re.match(r"--[a-z]", word):
+                assert word.partition("=")[0] in _flags(parser), f"{code!r}: no flag {word}"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=_name)
+def test_every_link_within_the_repository_resolves(path: Path) -> None:
+    text = re.sub(r"^(```|~~~).*?^\1", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"(?<!`)\[[^\]\n]+\]\(([^)\s]+)\)", text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        file, _, anchor = target.partition("#")
+        found = path.parent / file if file else path
+        assert found.exists(), f"{_name(path)}: {target}"
+        if anchor:
+            assert anchor in _anchors(found), f"{_name(path)}: {target}"
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def _keys(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        name = f"{where}.{key}" if where else key
+        if isinstance(value, dict) and name not in config.OPEN_TABLES:
+            yield from _keys(value, name)
+        else:
+            yield name
+
+
+def test_the_settings_page_and_the_settings_are_the_same() -> None:
+    page = (ROOT / "docs/settings.md").read_text("utf-8")
+    defaults = tomllib.loads((ROOT / "scripts/hypervisor/defaults.toml").read_text("utf-8"))
+    told = set(re.findall(r"^\| `([a-z_0-9.-]+)` \|", page, re.MULTILINE))
+    known = set(_keys(defaults))
+    assert told - known == set(), "on the page, but no setting"
+    assert known - told == set(), "a setting, but not on the page"
+
+
+def test_the_default_of_each_plain_setting_is_told_right() -> None:
+    page = (ROOT / "docs/settings.md").read_text("utf-8")
+    for name, told in re.findall(r"^\| `([a-z_0-9.-]+)` \| `([^`]+)` \|", page, re.MULTILINE):
+        value: Any = config.defaults()
+        for part in name.split("."):
+            value = value[part]
+        assert tomllib.loads(f"value = {told}")["value"] == value, name
+
+
+def _classes() -> set[str]:
+    names = set()
+    for module in pkgutil.walk_packages(hypervisor.__path__, "hypervisor."):
+        names |= {
+            name
+            for name, thing in vars(importlib.import_module(module.name)).items()
+            if isinstance(thing, type)
+        }
+    return names
+
+
+def test_every_class_that_the_glossary_names_exists() -> None:
+    page = (ROOT / "docs/glossary.md").read_text("utf-8")
+    told = {
+        name
+        for row in re.findall(r"^\|.*\|$", page, re.MULTILINE)
+        for name in re.findall(r"`([A-Z]\w+)`", row)
+    }
+    assert told, "the table names no class"
+    assert told - _classes() == set()
+
+
+def test_every_race_on_the_claims_page_has_its_test() -> None:
+    races = ROOT / "tests/test_races.py"
+    if not races.exists():
+        pytest.skip("no races to compare with")
+    told = set(re.findall(r"^\| R(\d+) \|", (ROOT / "docs/claims.md").read_text("utf-8"), re.MULTILINE))
+    tested = {str(int(n)) for n in re.findall(r"def test_r(\d+)_", races.read_text("utf-8"))}
+    assert told == {str(number) for number in range(1, 18)}
+    assert told - tested == set(), "told, but without a test"
