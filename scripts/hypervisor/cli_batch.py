@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import clock
-from .batches import Batch, Manifest, create, newest, open_folder, settings_of
-from .claims.directory import Policy
+from .batches import Batch, Manifest, create, newest, next_life, open_folder, settings_of, task_key
+from .claims.directory import DirectoryStore, Policy
 from .claims.port import Holder, HolderKind
 from .claims.workers import new_worker_id
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
 from .crew import Crew, Membership
 from .effects import write_edits
-from .errors import NothingToDo, UsageError
+from .errors import NothingToDo, Unreadable, UsageError
+from .model import Priority
 from .paths import Project, find_project, state_above
+from .preflight import skip_reason
 from .runners.exec import ExecRunner
 from .runners.port import Runner, Work
 from .summary import entries, stats, take_census, write_summary
@@ -176,26 +180,54 @@ def _take_in(options: Namespace) -> None:
 
 
 def _from_tasks(options: Namespace, project: Project) -> Batch:
-    from .tasks import find_task_files, priority_of  # noqa: PLC0415 - the YAML loader
-
-    settings = dict(settings_of(project.state))
-    settings["tasks"] = {**settings["tasks"], "globs": [options.tasks]}
-    files = sorted(find_task_files(project.root, settings), key=lambda path: priority_of(path, settings))
-    if not files:
-        raise NothingToDo(f"{project.root}: no file matches {options.tasks!r}")
-    items = [os.path.relpath(path, project.root) for path in files]
+    """Make a batch of the task files that the glob means; say at once what is left out, and why."""
+    run, skipped = _sorted_tasks(options, project)
+    told = ", ".join(
+        f"{number} skipped ({why})" for why, number in Counter(why for _, why in skipped).items()
+    )
+    if not run:
+        raise NothingToDo(
+            f"nothing to do: {told}" if told else f"{project.root}: no file matches {options.tasks!r}"
+        )
     manifest = Manifest(
-        base=str(project.root.resolve()), separator="nul", tasks=True, created=clock.now_text()
+        base=str(project.root.resolve()),
+        separator="nul",
+        tasks=True,
+        created=clock.now_text(),
+        skipped=tuple({"item": item, "reason": why} for item, why in skipped),
     )
     if options.dry_run:
         return Batch("", manifest, project)
     project.prepare()
     name = f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
-    batch = create(project.batches / name, items, manifest, project)
+    batch = create(project.batches / name, run, manifest, project)
     # What a crew's workers open, instead of making a batch each.
     options.tasks, options.dir = None, batch.folder
-    print(f"batch {batch.id}: {len(items)} tasks", file=sys.stderr)
+    print(f"batch {batch.id}: {len(run)} tasks" + (f", {told}" if told else ""), file=sys.stderr)
     return batch
+
+
+def _sorted_tasks(options: Namespace, project: Project) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return what is to run, the most urgent first, and what is skipped and why."""
+    from .tasks import find_task_files, read_task  # noqa: PLC0415 - the YAML loader
+
+    settings = dict(settings_of(project.state))
+    settings["tasks"] = {**settings["tasks"], "globs": [options.tasks]}
+    store = DirectoryStore(str(project.state), policy=Policy(patient=False))
+    run: list[tuple[int, str]] = []
+    skipped = []
+    for path in find_task_files(project.root, settings):
+        item, rank, why = os.path.relpath(path, project.root), Priority.MEDIUM.rank, None
+        # A file that cannot be read is a result with its reason, so it runs.
+        with contextlib.suppress(Unreadable):
+            task = read_task(path, settings)
+            held = store.held(next_life(store.layout, task_key(project, os.path.realpath(path))))
+            rank, why = task.priority.rank, skip_reason(task, held.holder.name if held else "")
+        if why:
+            skipped.append((item, why))
+        else:
+            run.append((rank, item))
+    return [item for _, item in sorted(run, key=lambda pair: pair[0])], skipped
 
 
 # --------------------------------------------------------------------- the work
@@ -355,13 +387,11 @@ def _dry_run(options: Namespace, batch: Batch) -> int:
 
 def _would(options: Namespace, batch: Batch) -> list[tuple[str, str]]:
     if not batch.folder:  # of --tasks: not made
-        from .tasks import find_task_files  # noqa: PLC0415 - the YAML loader
-
         assert batch.project is not None  # noqa: S101 - `_from_tasks` has set it
-        settings = dict(settings_of(batch.project.state))
-        settings["tasks"] = {**settings["tasks"], "globs": [options.tasks]}
-        root = batch.project.root
-        pairs = [(os.path.relpath(p, root), str(p)) for p in find_task_files(root, settings)]
+        pairs = [
+            (item, os.path.join(batch.project.root, item))
+            for item in _sorted_tasks(options, batch.project)[0]
+        ]
     else:
         pairs = [(e.place.item, e.place.path) for e in entries(batch) if e and e.state == "waiting"]
     return pairs[: options.batch]

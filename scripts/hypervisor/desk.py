@@ -29,11 +29,11 @@ from .tasks import (
     append_receipt,
     completion_report,
     edit_file,
+    edit_key,
     find_task_files,
     open_task,
     read_task,
     revert_file,
-    spelling_of,
     status_word,
 )
 
@@ -170,8 +170,8 @@ class Desk:
             raise Refused(f"{task.id}: {why}")
         word = status_word(fresh, TaskStatus.IN_PROGRESS, self.settings)
         edits = (
-            document.edit(spelling_of("status", document, self.settings), word),
-            document.edit(spelling_of("assignee", document, self.settings), self.caller.name),
+            edit_key(document, "status", word, self.settings),
+            edit_key(document, "assignee", self.caller.name, self.settings),
         )
         edit = FileEdit(path=os.path.realpath(task.path), keys=edits)
         store.annotate(claim, {"edit": edit.to_json()})
@@ -211,7 +211,7 @@ class Desk:
         if ending.status not in MOVES[fresh.status or TaskStatus.ACTIVE]:
             raise Refused(f"{task.id} is {fresh.status}: it cannot become {ending.status}")
         word = status_word(fresh, ending.status, self.settings)
-        edit = document.edit(spelling_of("status", document, self.settings), word)
+        edit = edit_key(document, "status", word, self.settings)
         now = clock.now_text()
         report = completion_report(
             outcome=f"{ending.outcome.value}: {ending.text}",
@@ -291,9 +291,7 @@ class Desk:
         if "assignee" in values and self.held(task):
             raise Refused(f"{task.id} is held; its assignee changes with the claim")
         _, document = open_task(Path(task.path), self.settings)
-        keys: list[KeyEdit] = [
-            document.edit(spelling_of(key, document, self.settings), value) for key, value in values.items()
-        ]
+        keys: list[KeyEdit] = [edit_key(document, key, value, self.settings) for key, value in values.items()]
         lines = (LineEdit(text=body.rstrip("\n") + document.newline, after=None),) if body else ()
         return edit_file(Path(task.path), FileEdit(path=task.path, keys=tuple(keys), lines=lines))
 
@@ -313,7 +311,7 @@ class Desk:
                 if fresh.status is not None and status not in MOVES[fresh.status]:
                     raise Refused(f"{task.id} is {fresh.status}: it cannot become {status}")
                 word = status_word(fresh, status, self.settings)
-                edit = document.edit(spelling_of("status", document, self.settings), word)
+                edit = edit_key(document, "status", word, self.settings)
                 edit_file(Path(task.path), FileEdit(path=task.path, keys=(edit,)))
             finally:
                 store.release(claim, f"moved to {status}")
@@ -362,7 +360,7 @@ class Desk:
         try:
             task, document = open_task(self.project.root / item, self.settings)
             word = status_word(task, TaskStatus.BLOCKED, self.settings)
-            edit = document.edit(spelling_of("status", document, self.settings), word)
+            edit = edit_key(document, "status", word, self.settings)
         except Unreadable:
             return payload
         edit_record = FileEdit(path=os.path.realpath(task.path), keys=(edit,))

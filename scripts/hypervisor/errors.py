@@ -80,8 +80,9 @@ class Unreadable(HypervisorError):
     """Raised when a task file cannot be read or edited; the file stays as it was."""
 
     def __init__(self, path: str, reason: UnreadableReason, detail: str = "") -> None:
-        tail = f" ({detail})" if detail else ""
-        super().__init__(f"{path}: {reason}{tail}")
+        #: The fault without the file's name.
+        self.why = f"{reason} ({detail})" if detail else str(reason)
+        super().__init__(f"{path}: {self.why}")
         #: The file, as it was named.
         self.path = path
         #: The kind of fault, from a closed set.

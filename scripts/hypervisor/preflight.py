@@ -39,6 +39,20 @@ def plan(tasks: Sequence[Task], refusal: Callable[[Task], str | None]) -> Plan:
     return Plan(run=tuple(sorted(run, key=lambda task: task.priority.rank)), skipped=tuple(skipped))
 
 
+def skip_reason(task: Task, holder: str) -> str | None:
+    """Return why a batch that only looks at tasks leaves this one out, None if it does not.
+
+    Args:
+        task: The task as its file says now.
+        holder: Who holds it, "" for nobody.
+    """
+    if task.status is TaskStatus.DONE:
+        return "already complete"
+    if task.status is TaskStatus.CANCELLED:
+        return "cancelled"
+    return f"held by {holder}" if holder else None
+
+
 def is_agent(name: str, settings: Mapping[str, Any]) -> bool:
     """Tell whether *name* is an agent's; every name that is not is a person's."""
     bare = name.strip().lstrip("@").casefold()

@@ -15,15 +15,14 @@ from . import durable, frontmatter
 from .errors import Refused, Unreadable, UnreadableReason
 from .globs import matches_any
 from .markdown import first_heading
-from .model import Complexity, FileEdit, LineEdit, Priority, Task
+from .model import Complexity, FileEdit, KeyEdit, LineEdit, Task
 from .paths import file_lock_path
 from .receipts import with_receipt
-from .vocabulary import priority_of as priority_word
-from .vocabulary import spelling, status_of, status_word
+from .vocabulary import priority_of, spelling, status_of, status_word
 
 __all__ = [
-    "append_receipt", "completion_report", "edit_file", "find_task_files", "open_task", "priority_of",
-    "read_task", "revert_file", "spelling_of", "status_word",
+    "append_receipt", "completion_report", "edit_file", "edit_key", "find_task_files", "open_task",
+    "read_task", "revert_file", "status_word",
 ]  # fmt: skip
 
 #: Folders that hold no tasks of a project: state, history, other checkouts, other people's code.
@@ -163,7 +162,7 @@ def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any
         status=status_of(status, settings),
         status_word=status,
         assignee=tuple(name.lstrip("@") for name in many("assignee")),
-        priority=priority_word(one("priority"), settings),
+        priority=priority_of(one("priority"), settings),
         project=one("project"),
         type=one("type"),
         complexity=Complexity(complexity) if complexity in list(Complexity) else None,
@@ -180,17 +179,17 @@ def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any
     )
 
 
-def priority_of(path: Path, settings: Mapping[str, Any]) -> int:
-    """Return the rank of a task file's priority, 0 for the most urgent; that of medium if unreadable."""
-    try:
-        return read_task(path, settings).priority.rank
-    except Unreadable:
-        return Priority.MEDIUM.rank
+def edit_key(
+    document: frontmatter.Document, key: str, value: str | None, settings: Mapping[str, Any]
+) -> KeyEdit:
+    """Return the edit that gives *key* the *value*, under the name and in the shape the file uses.
 
-
-def spelling_of(key: str, document: frontmatter.Document, settings: Mapping[str, Any]) -> str:
-    """Return how the file spells *key*."""
-    return spelling(key, document.values, settings)
+    Raises:
+        Unreadable: The value is written in a way that cannot be edited without loss.
+    """
+    name = spelling(key, document.values, settings)
+    listed = isinstance(document.values.get(name), list)
+    return document.edit(name, [value] if listed and value is not None else value)
 
 
 # ------------------------------------------------------------------------- edit

@@ -10,7 +10,7 @@ from typing import Any
 from .. import frontmatter, markdown
 from ..errors import Unreadable
 from ..model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
-from ..tasks import open_task, spelling_of, status_word
+from ..tasks import edit_key, open_task, status_word
 from ..triage import Rules, compile_rules, triage
 from .port import Work
 
@@ -38,7 +38,7 @@ class TriageRunner:
             decisions = triage(task, self._rules_of(settings)).decisions
             edit = plan_edit(task, document, decisions, settings)
         except Unreadable as error:
-            return Report(status=Outcome.FAILED, outcome=str(error))
+            return Report(status=Outcome.FAILED, outcome=error.why)
         changed = [f"{d.field} {d.value}" for d in decisions if d.value is not None]
         outcome = ", ".join(changed) if changed else "nothing to change"
         return Report(
@@ -71,7 +71,7 @@ def plan_edit(
         value: str = decision.value
         if decision.field == "status":
             value = status_word(task, TaskStatus(value), settings)
-        keys.append(document.edit(spelling_of(decision.field, document, settings), value))
+        keys.append(edit_key(document, decision.field, value, settings))
     return FileEdit(path=task.path, keys=tuple(keys), lines=tuple(lines))
 
 
