@@ -8,6 +8,7 @@ and never changes, so that everybody in the batch means the same life of the tas
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -242,7 +243,8 @@ def open_folder(
     if not os.path.isfile(own):
         raise UsageError(f"{own}: the batch's queue is gone; put it back")
     if write:
-        os.makedirs(os.path.join(folder, "results"), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.join(folder, "results"))
     return Batch(folder, manifest, project or _project_of_batch(folder))
 
 

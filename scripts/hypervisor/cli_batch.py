@@ -90,8 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         return _stats(batch, as_json=options.json)
     if options.dry_run:
         return _dry_run(options, batch)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.ask())
+    stop.listen(signal.SIGINT, signal.SIGTERM)
     if crew is not None:
         worker = _worker(options, batch, stop, crew.tell, crew.may_begin)
         crew.report(worker.run())

@@ -63,7 +63,7 @@ def host_name() -> str:
     Cloned machines share a host name; the id (machine-id(5)) tells most of them apart.
     """
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()}/{Path('/etc/machine-id').read_text('ascii').strip()[:12]}"
+        return f"{socket.gethostname()}/{Path('/etc/machine-id').read_text('utf-8').strip()[:12]}"
     return socket.gethostname()
 
 
@@ -71,7 +71,7 @@ def host_name() -> str:
 def boot_id() -> str:
     """Return what tells this boot of the machine from any other."""
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     import psutil  # noqa: PLC0415 - 100 ms, and only where there is no /proc
 
     return f"at-{int(psutil.boot_time())}"

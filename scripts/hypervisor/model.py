@@ -154,8 +154,6 @@ class Report:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     #: Whether another attempt could end otherwise (exit 75, a fault of the machine).
     retry: bool = False
-    #: Whether such an attempt is free: back-outs and drains cost none.
-    free: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-#: Lines are read in blocks of this size.
-_CHUNK = 1 << 16
+#: Lines are read in blocks that grow from the first size to the last: whoever wants one line
+#: reads little, whoever wants all of them reads fast.
+_FIRST_CHUNK, _LAST_CHUNK = 1 << 10, 1 << 16
 #: Where leases do not work: for how long a last line without an end must stay as it is.
 _SETTLED_SECONDS = 5.0
 
@@ -95,10 +96,11 @@ class Queue:
     def lines(self, start: int = 0) -> Iterator[Line]:
         """Yield the items from byte *start* on; blank lines are passed over."""
         separator = self._separator
-        with open(self.path, "rb") as file:
+        with open(self.path, "rb", buffering=0) as file:
             file.seek(start)
-            pending = b""
-            while chunk := file.read(_CHUNK):
+            pending, size = b"", _FIRST_CHUNK
+            while chunk := file.read(size):
+                size = min(size * 4, _LAST_CHUNK)
                 *whole, pending = (pending + chunk).split(separator)
                 for record in whole:
                     stop = start + len(record) + 1

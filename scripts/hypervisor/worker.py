@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -87,6 +88,21 @@ class Stop:
             self.now.set()
             self.in_hand.set()
         self.soon.set()
+
+    def listen(self, *signals: int) -> None:
+        """Ask on each of *signals*.
+
+        The handler only writes a byte: it may run while the main thread is inside a lock of the
+        very event that it would have to set.
+        """
+        read, write = os.pipe()
+        for number in signals:
+            signal.signal(number, lambda *_: os.write(write, b"!"))
+        threading.Thread(target=self._asked, args=(read,), daemon=True).start()
+
+    def _asked(self, descriptor: int) -> None:
+        while os.read(descriptor, 1):
+            self.ask()
 
 
 class Heart:
@@ -264,15 +280,14 @@ class Worker:
         self._stop.in_hand = work.stopped
         self._heart.attend(store, claim, work.stopped)
         try:
-            report = self._run(work)
+            report = self._patiently(lambda: self._run(work))
             seconds = time.monotonic() - begun
             if self._stop.now.is_set():
                 store.release(claim, "stopped by the user")
                 self._say(place, "again", "stopped by the user", seconds)
                 return False
             if report.retry:
-                end = store.release if report.free else store.fail
-                self._patiently(lambda: end(claim, report.outcome))
+                self._patiently(lambda: store.fail(claim, report.outcome))
                 self._say(place, "again", report.outcome, seconds)
                 return False
             payload = self._payload(place, report, started, seconds)
@@ -290,9 +305,7 @@ class Worker:
             return self._runner.run(work)
         except OSError as error:
             if error.errno in _DISK_ERRORS:
-                return Report(
-                    status=Outcome.FAILED, outcome=f"the disk is full: {error}", retry=True, free=True
-                )
+                raise
             return Report(status=Outcome.FAILED, outcome=f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - one item's fault must not end the worker
             return Report(
@@ -310,12 +323,11 @@ class Worker:
                 self._batch.project.root if self._batch.project else self._batch.manifest.base
             ),
         }
-        if place.task:
-            environment["HYPERVISOR_TASK_FILE"] = place.path
         descriptor = store.lock_descriptor
         return Work(
             item=place.item,
             path=place.path,
+            task=place.task,
             base=self._batch.manifest.base,
             log=os.path.join(self._batch.logs, name),
             environment=environment,

@@ -44,6 +44,8 @@ class Layout:
 
     def make(self) -> None:
         """Make the store's folders where they are missing."""
+        if self.files.exists(self.trash):  # the last to be made: the others are there
+            return
         for folder in FOLDERS:
             os.makedirs(os.path.join(self.root, folder), exist_ok=True)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..config import load
+from ..errors import Unreadable
 from ..machine import end_group
 from ..model import Outcome, Report
+from ..paths import state_above
 from .port import Work
 
 #: sysexits.h: "temporary failure; the user is invited to retry".
@@ -54,7 +59,7 @@ class ExecRunner:
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,
-                    env={**os.environ, **work.environment},
+                    env={**os.environ, **work.environment, **_task_environment(work)},
                     pass_fds=work.inherit,
                     start_new_session=True,
                 )
@@ -114,6 +119,18 @@ class ExecRunner:
             return Report(status=Outcome.BLOCKED, outcome=last_line or how, evidence=evidence)
         retry = self.retry_failures or code == EX_TEMPFAIL
         return Report(status=Outcome.FAILED, outcome=outcome, evidence=evidence, retry=retry)
+
+
+def _task_environment(work: Work) -> dict[str, str]:
+    if not work.task:
+        return {}
+    from ..tasks import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
+
+    environment = {"HYPERVISOR_TASK_FILE": work.path}
+    with contextlib.suppress(Unreadable):  # the command may still know what to do with it
+        settings = load(state_above(Path(work.path).parent))
+        environment["HYPERVISOR_TASK_ID"] = read_task(Path(work.path), settings).id
+    return environment
 
 
 def _last_line(path: str) -> str:

@@ -17,6 +17,8 @@ class Work:
     item: str
     #: The path that the item names; for a text, the text.
     path: str
+    #: Whether it is a task of a project.
+    task: bool = False
     #: Folder in which commands run and that relative items are relative to.
     base: str
     #: Where what a command prints is kept: this path with ``.out`` and ``.err``.
