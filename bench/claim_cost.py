@@ -96,9 +96,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="1000,10000,100000,1000000")
     parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
-    print(
-        f"{'items':>10} {'claim us CPU (median)':>22} {'min':>7} {'max':>7} {'mkdir+symlink us':>17} {'ratio':>6}"
-    )
+    print("     items  claim us CPU (median)     min     max  mkdir+symlink us  ratio")
     for size in (int(part) for part in options.sizes.split(",")):
         scratch = Path(tempfile.mkdtemp(prefix="claim-cost-"))
         try:

@@ -79,7 +79,8 @@ def test_a_title_that_asks_for_a_decision_goes_to_a_person(title: str) -> None:
         "Renew passport", "Call the dentist", "Sign the lease for the new office",
         "Pay invoice 4711 from the printer",
         "Call Maria about the shelves", "Collect signatures from the board", "Attend the council meeting",
-        "Wait for reply from the landlord", "Need decision from Petra on booth size", "Talk to legal about the fees",
+        "Wait for reply from the landlord", "Need decision from Petra on booth size",
+        "Talk to legal about the fees",
     ],
 )  # fmt: skip
 def test_a_title_that_waits_for_a_person_is_blocked_human(title: str) -> None:

@@ -175,6 +175,15 @@ def _cancels(text: str, rules: Rules) -> bool:
 def _complexity(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity, Decision]:
     if task.complexity is not None:
         return task.complexity, _stands("complexity", f"the file says {task.complexity}")
+    kind, reason = _kind(task, rules, outline)
+    own = task.front.get("complexity")
+    if own:
+        # A word of the owner's own: not ours to replace. Who gets the task is still decided.
+        return kind, _stands("complexity", f"the file says {shorten(str(own))!r}, a word of its own")
+    return kind, Decision(field="complexity", value=kind, reason=reason)
+
+
+def _kind(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity, str]:
     facts = gather(task, outline, rules.table, rules.patterns["answered"])
     for kind, least in rules.thresholds:
         found = [

@@ -232,7 +232,8 @@ class Worker:
                 if not self._orders.wait:
                     break
                 self._stop.soon.wait(self._orders.poll_seconds)
-        self.tally.left = [place.item for place in pending]
+        if not self._ended():
+            self.tally.left = [place.item for place in pending]
         if not pending:
             for store in self._stores.values():
                 self._patiently(store.tidy)
