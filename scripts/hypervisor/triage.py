@@ -180,7 +180,7 @@ def _complexity(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity,
     if own:
         # A word of the owner's own: not ours to replace. Who gets the task is still decided.
         return kind, _stands("complexity", f"the file says {shorten(str(own))!r}, a word of its own")
-    return kind, Decision(field="complexity", value=kind, reason=reason)
+    return kind, Decision(field="complexity", value=str(kind), reason=reason)
 
 
 def _kind(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity, str]:
@@ -193,10 +193,9 @@ def _kind(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity, str]:
         ]
         if found and _weight([rule for rule, _ in found]) >= least:
             reason = "; ".join(words for rule, words in found if rule.weight > 0)
-            return kind, Decision(field="complexity", value=str(kind), reason=f"{reason}: {kind}")
+            return kind, f"{reason}: {kind}"
     kind = Complexity.MULTI_STEP
-    reason = f"{facts.figures['steps'][1]}, and no strong sign of another kind: {kind}"
-    return kind, Decision(field="complexity", value=str(kind), reason=reason)
+    return kind, f"{facts.figures['steps'][1]}, and no strong sign of another kind: {kind}"
 
 
 def _weight(rules: Sequence[Rule]) -> float:
