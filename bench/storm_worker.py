@@ -1,7 +1,7 @@
 """One worker of the storm: a real process that drains the folder through the public classes.
 
 It logs, in a file of its own and one `write` a line, what it ran and what it was told, so that
-`storm` can compare what the workers believe with what lies on the disk::
+`storm` can compare what the workers were told with what lies on the disk (`Told`)::
 
     ran       key generation worker     the runner was given this claim
     accepted  key generation worker token   `complete` returned
@@ -18,8 +18,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,59 @@ class Log:
         """Append one line, in one call."""
         fields = (word, key, str(generation), self.worker, text.replace("\n", " "))
         os.write(self._descriptor, ("\t".join(fields) + "\n").encode())
+
+
+@dataclass(slots=True)
+class Told:
+    """What all workers of a storm logged."""
+
+    #: How often each (key, generation) was executed.
+    ran: Counter[tuple[str, int]] = field(default_factory=Counter)
+    #: For each (key, token) the workers that were told that it won, or that it lost.
+    accepted: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    lost: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    silenced: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    #: Waits for room, and the first words of each kind.
+    trouble: list[str] = field(default_factory=list)
+    rescuers: int = 0
+
+    @classmethod
+    def read(cls, folder: str) -> Told:
+        """Read the side logs in *folder*."""
+        told = cls()
+        for path in Path(folder).glob("*.log"):
+            for line in path.read_text("utf-8").splitlines():
+                word, key, generation, worker, text = line.split("\t")
+                if word == "ran":
+                    told.ran[key, int(generation)] += 1
+                elif word == "trouble":
+                    told.trouble.append(text)
+                elif word == "rescuer":
+                    told.rescuers += 1
+                else:
+                    getattr(told, word)[key, text].add(worker)
+        return told
+
+    def contradictions(self, results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        """Yield each thing that a worker was told and that the *results* by key do not bear out."""
+        highest: dict[str, int] = {}
+        for (key, generation), times in self.ran.items():
+            highest[key] = max(generation, highest.get(key, 0))
+            if times > 1:
+                yield f"{key}: generation {generation} was handed out {times} times"
+        for (key, token), workers in self.accepted.items():
+            if len(workers) > 1:
+                yield f"{key}: one token was accepted from {sorted(workers)}"
+            if results.get(key, {}).get("token") != token:
+                yield f"{key}: {sorted(workers)} was told it had won, and the result is another's"
+        for (key, token), workers in self.lost.items():
+            if results.get(key, {}).get("token") == token:
+                yield f"{key}: {sorted(workers)} was told it had lost, and has won"
+        for key, result in results.items():
+            if highest.get(key, 0) > result["generation"]:
+                yield f"{key}: handed out beyond generation {result['generation']}, which won"
+            if (key, result["generation"]) not in self.ran:
+                yield f"{key}: generation {result['generation']} won and was never executed"
 
 
 class LoggingStore(DirectoryStore):

@@ -292,11 +292,11 @@ class World:
         here: Identity | None = None,
         **policy: Any,
     ) -> DirectoryStore:
-        """Start a process that claims."""
+        """Start a process that claims; its lease is also the one it grants to a claim unsigned."""
         store = DirectoryStore(
             self.root,
             self.holder(name, kind, lease_seconds),
-            policy=Policy(**policy),
+            policy=Policy(lease_seconds=lease_seconds, **policy),
             files=files,
             here=here,
         )

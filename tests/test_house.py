@@ -90,11 +90,9 @@ def test_a_lock_is_fresh(script: Path | None) -> None:
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("no uv on PATH")
-    words = [uv, "lock", "--check", "--quiet"] + (["--script", str(script)] if script else [])
+    # A lock that holds is checked without a registry.
+    words = [uv, "lock", "--check", "--quiet", "--offline"] + (["--script", str(script)] if script else [])
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    offline = re.search(r"dns|connect|timed out|fetch", done.stderr, re.IGNORECASE)
-    if done.returncode and offline and not os.environ.get("CI"):
-        pytest.skip("no network")
     assert done.returncode == 0, done.stderr
 
 

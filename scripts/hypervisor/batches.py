@@ -105,10 +105,17 @@ class Batch:
         """
         text = "://" in item or item[:1] in ("{", "[")
         path = item if text else resolve(item, self.manifest.base)
+        name = item_key(canonical(item, self.manifest.base))
+        own = self.layout(self.folder)
         home = None if text else self._home(path)
-        if home is None:
-            name = item_key(canonical(item, self.manifest.base))
-            key = current_life(self.layout(self.folder), name)
+        # A project that came to be after the batch had begun with an item does not get it any more.
+        if (
+            home is None
+            or own.finished(name)
+            and not os.path.islink(own.result_path(name))
+            or own.highest(name)
+        ):
+            key = current_life(own, name)
             return Place(item=item, name=name, root=self.folder, key=key, path=path, task=False)
         real = os.path.realpath(path)
         name = item_key(canonical(real, self.manifest.base))

@@ -91,6 +91,8 @@ class DirectoryStore(ClaimStore):
             self.layout, self._here, lease_seconds=self.policy.lease_seconds, patient=self.policy.patient
         )
         self._worker: WorkerFile | None = None
+        #: Claims handed out and, as far as this process knows, not ended.
+        self._open: set[Claim] = set()
         if holder is not None:
             self.layout.make()
             if holder.kind is HolderKind.PROCESS:
@@ -104,7 +106,7 @@ class DirectoryStore(ClaimStore):
     def close(self) -> None:
         """Say that this holder is gone; its open claims are free at once."""
         if self._worker is not None:
-            self._worker.close()
+            self._worker.close(owes_nothing=not self._open)
             self._worker = None
 
     # ------------------------------------------------------------------ claim
@@ -135,12 +137,12 @@ class DirectoryStore(ClaimStore):
     def _take(self, key: str, generation: int, item: str) -> Claim | Busy | Done:
         if self.holder is None:
             raise ValueError("this store was opened without a holder: it can only be looked at")
-        if self._worker is not None:
-            self._worker.intend(generation_name(key, generation))
+        self._intend(generation_name(key, generation))
         path = self.layout.claim_path(key, generation)
         try:
             self._files.mkdir(path)  # c4
         except FileExistsError:
+            self._intend("")  # or it would speak for whoever did make it, and may die there
             return Busy(key=key, detail="taken this moment by another worker")
         claim = Claim(key=key, generation=generation, token=secrets.token_hex(16), holder=self.holder.id)
         if not self._sign(path, claim, self.holder):  # c5
@@ -154,12 +156,18 @@ class DirectoryStore(ClaimStore):
             raise
         if finished:
             self._collect(key)
+            self._discard(key, generation)  # those below it may be gone, so that none leads to it
             return Done(key=key)
         if len(spent) >= self.policy.attempts:
             with contextlib.suppress(ClaimLost):  # somebody else gave it up
                 self.complete(claim, self.policy.give_up(item, spent))
             return Done(key=key)
+        self._open.add(claim)
         return claim  # c7
+
+    def _intend(self, name: str) -> None:
+        if self._worker is not None:
+            self._worker.intend(name)
 
     def _sign(self, path: str, claim: Claim, holder: Holder) -> bool:
         owner = Owner(
@@ -171,6 +179,7 @@ class DirectoryStore(ClaimStore):
             return False
         except OSError:
             # Not held: give the newborn back, unless it was revoked meanwhile and is not empty.
+            self._intend("")
             with contextlib.suppress(OSError):
                 self._files.rmdir(path)
             raise
@@ -266,6 +275,7 @@ class DirectoryStore(ClaimStore):
         if result is not None and result["token"] == claim.token:
             if not synced:
                 self._files.sync(self.layout.results)
+            self._open.discard(claim)
             return result
         end = self.layout.end_if_there(claim.key, claim.generation)
         mine = end.token == claim.token and end.how == "done" if end else self._mine(claim)
@@ -304,6 +314,7 @@ class DirectoryStore(ClaimStore):
             found = self.layout.end_if_there(claim.key, claim.generation)
             if found is None or found.how != "released" or found.token != claim.token:
                 raise ClaimLost(self._loss(claim)) from None
+        self._open.discard(claim)
 
     def revoke(self, key: str, why: str) -> bool:
         """See `ClaimStore.revoke`."""
@@ -456,13 +467,15 @@ class DirectoryStore(ClaimStore):
         return owner is not None and owner.token == claim.token
 
     def _loss(self, claim: Claim) -> Loss:
+        self._open.discard(claim)
         end = self.layout.end_if_there(claim.key, claim.generation)
         result = self.layout.result(claim.key)
         reason: LossReason
         if end is not None and end.how != "done":
             reason, detail = end.how, end.detail
-        elif result is not None:
-            reason, detail = "finished", f"by generation {result['generation']}"
+        elif result is not None or end is not None:
+            by = result["generation"] if result is not None else claim.generation
+            reason, detail = "finished", f"by generation {by}"
         elif self.layout.owner(claim.key, claim.generation) is None:
             reason, detail = "gone", ""
         else:

@@ -66,6 +66,9 @@ class Judge:
             if life == "dead":
                 orphans_of = holder.id if orphans else ""
                 return Verdict(gone=True, detail=f"worker {holder.id} is dead", orphans_of=orphans_of)
+        elif life_of(owner.process, self.here) == "dead" and owner.process.boot != self.here.boot:
+            # An agent outlives the process that claimed for it, but not the machine's next boot.
+            return Verdict(gone=True, detail=f"{who} was gone when the machine was booted again")
         return self._silence(path, holder.lease_seconds, owner, f"held by {who}")
 
     def silent_seconds(self, key: str, generation: int) -> float:
@@ -93,10 +96,12 @@ class Judge:
     def _unsigned(self, path: str) -> Verdict:
         """Judge a claim that nobody has signed: its maker is between two calls, or died there (R4)."""
         if not self._on_network():
-            for worker in intending(self.layout.workers, os.path.basename(path)):
-                if lock_state(self.layout.workers, worker) == "held":
-                    return Verdict(gone=False, detail=f"being claimed by {worker}")
-                return Verdict(gone=True, detail=f"worker {worker} died while claiming")
+            makers = list(intending(self.layout.workers, os.path.basename(path)))
+            living = [worker for worker in makers if lock_state(self.layout.workers, worker) == "held"]
+            if living:
+                return Verdict(gone=False, detail=f"being claimed by {living[0]}")
+            if makers:
+                return Verdict(gone=True, detail=f"worker {makers[0]} died while claiming")
         return self._silence(path, self.lease_seconds, None, "claimed by nobody known")
 
     def _silence(self, path: str, lease: float, owner: Owner | None, who: str) -> Verdict:

@@ -42,10 +42,16 @@ class WorkerFile:
         """
         os.pwrite(self.descriptor, name.encode().ljust(_RECORD), 0)
 
-    def close(self) -> None:
-        """Give the lock up and take the file away."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+    def close(self, *, owes_nothing: bool) -> None:
+        """Give the lock up.
+
+        Args:
+            owes_nothing: Whether no claim is open in this worker's name. Else the file stays: free,
+                it shows that those claims are nobody's.
+        """
+        if owes_nothing:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
         os.close(self.descriptor)
 
 
