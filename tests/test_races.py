@@ -788,6 +788,18 @@ def _revoked(world: World, files: Steps, ledger: Ledger) -> list[Claim]:
     return claims
 
 
+def _told_early(world: World, files: Steps, ledger: Ledger) -> list[Claim]:
+    """As `_revoked`, but the one who was revoked is told so before the revocation is synced."""
+    slow = world.agent("slow", lease_seconds=0.0, files=files)
+    claims = [taken(slow)]
+    files.at("sync", "/locks/k", act=lambda: ledger.complete(slow, claims[0], "early") and None)
+    try:
+        _told(world, files, ledger, claims, slow)
+    except Died:
+        raise _Cut(claims) from None
+    return claims
+
+
 def _released(world: World, files: Steps, ledger: Ledger) -> list[Claim]:
     store = world.agent(lease_seconds=0.0, files=files)
     first = taken(store)
@@ -836,7 +848,7 @@ def _choices(count: int, chance: random.Random) -> Iterator[tuple[bool, ...]]:
         yield tuple(chance.random() < 0.5 for _ in range(count))
 
 
-@pytest.mark.parametrize("story", [_plain, _revoked, _released], ids=["plain", "revoked", "released"])
+@pytest.mark.parametrize("story", [_plain, _revoked, _told_early, _released], ids=["plain", "revoked", "told early", "released"])
 def test_r13_a_power_loss_at_any_step_loses_nothing_that_was_accepted(
     worlds: Callable[[], World], tmp_path: Path, story: Story
 ) -> None:

@@ -109,12 +109,8 @@ class Batch:
         own = self.layout(self.folder)
         home = None if text else self._home(path)
         # A project that came to be after the batch had begun with an item does not get it any more.
-        if (
-            home is None
-            or own.finished(name)
-            and not os.path.islink(own.result_path(name))
-            or own.highest(name)
-        ):
+        mine = own.finished(name) and not os.path.islink(own.result_path(name))
+        if home is None or mine or own.highest(name):
             key = current_life(own, name)
             return Place(item=item, name=name, root=self.folder, key=key, path=path, task=False)
         real = os.path.realpath(path)

@@ -13,9 +13,10 @@ from .batches import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 from .desk import Caller, Desk, Ending
 from .errors import UsageError
-from .model import Complexity, Outcome, Priority, Task, TaskStatus
+from .model import Complexity, Outcome, Priority, TaskHead, TaskStatus
 from .paths import find_project
 from .preflight import Plan, plan
+from .tasks import read_task
 
 #: Statuses that `task update` may set by a move of its own.
 _MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
@@ -108,7 +109,7 @@ def _preflight(options: Namespace) -> int:
     return EXIT_DONE if made.run else EXIT_NOTHING
 
 
-def _wanted(options: Namespace, desk: Desk, tasks: list[Task]) -> list[Task]:
+def _wanted(options: Namespace, desk: Desk, tasks: list[TaskHead]) -> list[TaskHead]:
     if not (options.ids or options.all or options.parent):
         raise UsageError("say which tasks: IDs, --all or --parent ID")
     if options.parent:
@@ -145,7 +146,7 @@ def _list(options: Namespace) -> int:
     return EXIT_DONE if found else EXIT_NOTHING
 
 
-def _matches(options: Namespace, task: Task) -> bool:
+def _matches(options: Namespace, task: TaskHead) -> bool:
     asked = {
         options.status: task.status,
         options.project: task.project,
@@ -163,7 +164,7 @@ def _matches(options: Namespace, task: Task) -> bool:
     )
 
 
-def _row(desk: Desk, task: Task) -> dict[str, Any]:
+def _row(desk: Desk, task: TaskHead) -> dict[str, Any]:
     return {
         "id": task.id,
         "title": task.title,
@@ -180,7 +181,7 @@ def _show(options: Namespace) -> int:
     desk = _desk(options)
     task = desk.find(options.id)
     held = desk.held(task)
-    row = _row(desk, task) | {"body": task.body}
+    row = _row(desk, task) | {"body": read_task(Path(task.path), desk.settings).body}
     if held is not None:
         row["claim"] = {
             "generation": held.generation, "holder": held.holder.name,
@@ -194,7 +195,7 @@ def _show(options: Namespace) -> int:
             print(f"{key:10} {', '.join(value) if isinstance(value, list) else value or '-'}")
     if held is not None:
         print(f"{'held by':10} {held.holder.name}, generation {held.generation}")
-    print(f"\n{task.body.strip()}")
+    print(f"\n{row['body'].strip()}")
     return EXIT_DONE
 
 

@@ -21,8 +21,9 @@ from .claims.directory import DirectoryStore, Policy
 from .claims.port import Attempt, Busy, Claim, Done, Held, Holder, HolderKind, Payload
 from .effects import write_edits
 from .errors import ClaimLost, Loss, Refused, Unreadable, UsageError
+from .index import Index
 from .keys import split_life
-from .model import CLOSED, MOVES, FileEdit, KeyEdit, LineEdit, Outcome, Task, TaskStatus
+from .model import CLOSED, MOVES, FileEdit, KeyEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
 from .paths import Project
 from .preflight import claim_refusal
 from .tasks import (
@@ -74,26 +75,27 @@ class Desk:
 
     # ------------------------------------------------------------------- look
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[TaskHead]:
         """Return every readable task, in the order of their paths."""
-        self.unreadable = []
-        found = []
-        for path in find_task_files(self.project.root, self.settings):
-            try:
-                found.append(read_task(path, self.settings))
-            except Unreadable as error:
-                self.unreadable.append(str(error))
-        return found
+        if not self.project.state.is_dir() and not any(find_task_files(self.project.root, self.settings)):
+            return []  # not a project of ours: looking at it leaves nothing behind
+        index = Index(self.project, self.settings)
+        try:
+            index.refresh()
+            self.unreadable = index.unreadable()
+            return list(index.heads())
+        finally:
+            index.close()
 
-    def find(self, name: str, among: list[Task] | None = None) -> Task:
+    def find(self, name: str, among: list[TaskHead] | None = None) -> TaskHead:
         """Return the task with this id, or at this path below the project's root.
 
         Raises:
             UsageError: There is none, or several bear the id.
         """
         tasks = self.tasks() if among is None else among
-        path = os.path.realpath(os.path.join(self.project.root, name))
-        found = [t for t in tasks if t.id.lower() == name.lower() or os.path.realpath(t.path) == path]
+        path = os.path.join(self.project.root, name)
+        found = [task for task in tasks if task.id.lower() == name.lower() or task.path == path]
         if len(found) == 1:
             return found[0]
         if found:
@@ -101,21 +103,21 @@ class Desk:
             raise UsageError(f"{name}: {len(found)} tasks bear this id ({paths}); name the path instead")
         raise UsageError(f"{name}: no such task in {self.project.root}; see `hypervisor task list`")
 
-    def relative(self, task: Task) -> str:
+    def relative(self, task: TaskHead) -> str:
         """Return the task's path below the project's root."""
         return os.path.relpath(task.path, self.project.root)
 
-    def unmet(self, task: Task, tasks: list[Task]) -> list[str]:
+    def unmet(self, task: TaskHead, tasks: list[TaskHead]) -> list[str]:
         """Return the dependencies of *task* that are not done, unknown ones too."""
         status = {other.id.lower(): other.status for other in tasks}
         return [name for name in task.depends_on if status.get(name.lower()) is not TaskStatus.DONE]
 
-    def held(self, task: Task) -> Held | None:
+    def held(self, task: TaskHead) -> Held | None:
         """Return the open claim of *task*; its holder may be dead."""
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
         return store.held(next_life(store.layout, self._key(task)))
 
-    def refusal(self, task: Task, tasks: list[Task]) -> str | None:
+    def refusal(self, task: TaskHead, tasks: list[TaskHead]) -> str | None:
         """Return why an agent may not claim *task* now, None if it may."""
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
         key = next_life(store.layout, self._key(task))
@@ -155,14 +157,14 @@ class Desk:
                 return read_task(Path(task.path), self.settings), answer
         raise Refused(f"{task.id} keeps changing hands; try again")
 
-    def _must_be_claimable(self, store: DirectoryStore, key: str, task: Task, unmet: list[str]) -> None:
+    def _must_be_claimable(self, store: DirectoryStore, key: str, task: TaskHead, unmet: list[str]) -> None:
         fresh = read_task(Path(task.path), self.settings)
         ours = self._begun_by_us(store, key)
         why = claim_refusal(fresh, self.caller.name, self.settings, unmet=unmet, ours=ours)
         if why:
             raise Refused(f"{task.id}: {why}")
 
-    def _begin(self, store: DirectoryStore, claim: Claim, task: Task, unmet: list[str]) -> None:
+    def _begin(self, store: DirectoryStore, claim: Claim, task: TaskHead, unmet: list[str]) -> None:
         self._put_back(store, claim.key, below=claim.generation)
         fresh, document = open_task(Path(task.path), self.settings)
         why = claim_refusal(fresh, self.caller.name, self.settings, unmet=unmet, ours=False)
@@ -206,7 +208,7 @@ class Desk:
                 raise
             return store.complete(claim, payload)
 
-    def _payload(self, task: Task, claim: Claim, ending: Ending) -> Payload:
+    def _payload(self, task: TaskHead, claim: Claim, ending: Ending) -> Payload:
         fresh, document = open_task(Path(task.path), self.settings)
         if ending.status not in MOVES[fresh.status or TaskStatus.ACTIVE]:
             raise Refused(f"{task.id} is {fresh.status}: it cannot become {ending.status}")
@@ -316,7 +318,7 @@ class Desk:
             finally:
                 store.release(claim, f"moved to {status}")
 
-    def receipt(self, name: str, line: str) -> Task:
+    def receipt(self, name: str, line: str) -> TaskHead:
         """Append a receipt to a task's body; needs no claim."""
         task = self.find(name)
         append_receipt(Path(task.path), line)
@@ -324,7 +326,7 @@ class Desk:
 
     # ---------------------------------------------------------------- details
 
-    def _key(self, task: Task) -> str:
+    def _key(self, task: TaskHead) -> str:
         return task_key(self.project, os.path.realpath(task.path))
 
     @contextmanager
@@ -366,14 +368,14 @@ class Desk:
         edit_record = FileEdit(path=os.path.realpath(task.path), keys=(edit,))
         return {**payload, "task_id": task.id, "task_file": task.path, "edit": edit_record.to_json()}
 
-    def _bare_claim(self, store: DirectoryStore, task: Task) -> Claim:
+    def _bare_claim(self, store: DirectoryStore, task: TaskHead) -> Claim:
         answer = store.claim(next_life(store.layout, self._key(task)), self.relative(task))
         if isinstance(answer, Claim):
             return answer
         detail = answer.detail if isinstance(answer, Busy) else "finished this moment"
         raise Refused(f"{task.id} is {detail}; try again, or name its --generation")
 
-    def _open_claim(self, store: DirectoryStore, task: Task, generation: int | None) -> Claim | None:
+    def _open_claim(self, store: DirectoryStore, task: TaskHead, generation: int | None) -> Claim | None:
         """Return the open claim of *task* that the caller may act on, None if there is none."""
         key = next_life(store.layout, self._key(task))
         held = store.held(key)

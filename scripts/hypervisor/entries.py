@@ -141,7 +141,9 @@ def respell(text: str, entry: Entry, value: Value) -> str:
     nodes = entry.node.value if isinstance(entry.node, yaml.SequenceNode) else []
     if items and nodes:
         return _respell_list(text, entry, items, nodes)
-    if "#" in old and old[0] in "|>[{\r\n":
+    # Below the first line of a block scalar, what looks like a comment is its text.
+    first = old.splitlines()[:1] if old[:1] in ("|", ">") else [old]
+    if old[:1] in tuple("|>[{\r\n") and "#" in "".join(first):
         raise CannotEdit("a comment may stand inside the value")
     if isinstance(value, str):
         return spell(value, _quote(old))

@@ -157,8 +157,8 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A markdown file with frontmatter, as read. Words are mapped; the file's own are kept."""
+class TaskHead:
+    """What the frontmatter of a task says. Words are mapped; the file's own are kept."""
 
     #: Absolute path.
     path: str
@@ -186,6 +186,12 @@ class Task:
     receipts_to: str
     #: A command that verifies the work.
     verify: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task(TaskHead):
+    """A markdown file with frontmatter, as read."""
+
     #: All frontmatter keys, lower-cased and as read.
     front: Mapping[str, Any]
     #: Everything after the frontmatter.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .model import Complexity, Task, TaskStatus
+from .model import Complexity, TaskHead, TaskStatus
 
 #: Kinds of task that are passed over where an agent asks for "the next one".
 UNFIT = frozenset({Complexity.BLOCKED_HUMAN, Complexity.REQUIRES_JUDGMENT, Complexity.NEEDS_DECOMPOSITION})
@@ -16,8 +16,8 @@ UNFIT = frozenset({Complexity.BLOCKED_HUMAN, Complexity.REQUIRES_JUDGMENT, Compl
 class Plan:
     """What would run, and what is skipped."""
 
-    run: tuple[Task, ...]
-    skipped: tuple[tuple[Task, str], ...]
+    run: tuple[TaskHead, ...]
+    skipped: tuple[tuple[TaskHead, str], ...]
 
     def by_reason(self) -> dict[str, list[str]]:
         """Return the ids of the skipped tasks by reason, the most frequent reason first."""
@@ -27,7 +27,7 @@ class Plan:
         return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
-def plan(tasks: Sequence[Task], refusal: Callable[[Task], str | None]) -> Plan:
+def plan(tasks: Sequence[TaskHead], refusal: Callable[[TaskHead], str | None]) -> Plan:
     """Sort *tasks* into those that would run, the most urgent first, and those that are skipped."""
     run, skipped = [], []
     for task in tasks:
@@ -39,7 +39,7 @@ def plan(tasks: Sequence[Task], refusal: Callable[[Task], str | None]) -> Plan:
     return Plan(run=tuple(sorted(run, key=lambda task: task.priority.rank)), skipped=tuple(skipped))
 
 
-def skip_reason(task: Task, holder: str) -> str | None:
+def skip_reason(task: TaskHead, holder: str) -> str | None:
     """Return why a batch that only looks at tasks leaves this one out, None if it does not.
 
     Args:
@@ -60,7 +60,12 @@ def is_agent(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def claim_refusal(
-    task: Task, caller: str, settings: Mapping[str, Any], *, unmet: Sequence[str] = (), ours: bool = False
+    task: TaskHead,
+    caller: str,
+    settings: Mapping[str, Any],
+    *,
+    unmet: Sequence[str] = (),
+    ours: bool = False,
 ) -> str | None:
     """Return why *caller* may not claim *task*, None if it may.
 
@@ -92,6 +97,6 @@ def claim_refusal(
     return None
 
 
-def unfit_for_next(task: Task) -> str | None:
+def unfit_for_next(task: TaskHead) -> str | None:
     """Return why an agent that asks for any task is not given this one, None if it is."""
     return f"it is {task.complexity}" if task.complexity in UNFIT else None

@@ -1,0 +1,179 @@
+"""The task index: an SQLite cache over the task files. Deleting it costs one rescan.
+
+A row stands for one file as it was at a modification time and a size; a file that differs is read
+again. File systems stamp times in steps of some milliseconds, so that a file which was changed
+just before it was read may change once more without a sign: such a row is read again as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from .errors import Unreadable
+from .machine import on_network
+from .model import Complexity, Priority, TaskHead, TaskStatus
+from .paths import Project
+from .tasks import find_task_files, read_task
+
+#: Raised with every change of what a row holds; an index of another version is made anew.
+_VERSION = 1
+#: The coarsest step in which a file system in use stamps times, and some more (FAT aside).
+_STEP_NS = 50_000_000
+_BUSY_SECONDS = 30.0
+_LISTS = ("assignee", "depends_on", "files", "needs", "tags", "receipts")
+_COLUMNS = tuple(field.name for field in fields(TaskHead) if field.name != "path")
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS task (
+    path TEXT PRIMARY KEY, mtime_ns INTEGER, size INTEGER, read_ns INTEGER, words TEXT, error TEXT,
+    {", ".join(_COLUMNS)}
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS task_by_id ON task (id COLLATE NOCASE);
+PRAGMA user_version = {_VERSION};
+"""
+
+
+class Index:
+    """The tasks of one project, without their bodies.
+
+    Safe with any number of processes: whoever finds it stale refreshes it, and two who do so at
+    once write the same.
+    """
+
+    def __init__(self, project: Project, settings: Mapping[str, Any]) -> None:
+        self._project = project
+        self._settings = settings
+        #: The cache file; "" for a project that cannot be written to, which is read each time.
+        self._path = str(project.state / "index.sqlite3")
+        # What a file's words mean depends on these; other settings, other rows.
+        tables = {name: settings[name] for name in ("tasks", "status", "priority")}
+        self._words = json.dumps(tables, sort_keys=True)
+        self._database: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the cache file."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def refresh(self) -> None:
+        """Bring the index up to the files as they are now."""
+        try:
+            self._refresh()
+        except (sqlite3.DatabaseError, PermissionError):
+            # Damaged, or of another program: it is a cache, and made anew.
+            self.close()
+            try:
+                for tail in ("", "-wal", "-shm", "-journal"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(f"{self._path}{tail}")
+                self._refresh()
+            except (sqlite3.DatabaseError, OSError):
+                self.close()
+                self._path = ""
+                self._refresh()
+
+    def heads(self) -> Iterator[TaskHead]:
+        """Yield every readable task, in the order of their paths; as of the last `refresh`."""
+        for row in self._open().execute("SELECT * FROM task WHERE error = '' ORDER BY path"):
+            yield self._head(row)
+
+    def by_id(self, name: str) -> list[TaskHead]:
+        """Return the tasks that bear this id, in whatever case."""
+        query = "SELECT * FROM task WHERE error = '' AND id = ? COLLATE NOCASE ORDER BY path"
+        return [self._head(row) for row in self._open().execute(query, (name,))]
+
+    def unreadable(self) -> list[str]:
+        """Return why the files that are no tasks could not be read, a line each."""
+        return [
+            row["error"]
+            for row in self._open().execute("SELECT error FROM task WHERE error != '' ORDER BY path")
+        ]
+
+    # ---------------------------------------------------------------- details
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            if self._path:
+                self._project.prepare()
+            database = sqlite3.connect(self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None)
+            database.row_factory = sqlite3.Row
+            # A write-ahead log needs memory shared between its users, which a network file system
+            # has not (sqlite.org/wal.html).
+            journal = "DELETE" if on_network(str(self._project.state)) else "WAL"
+            database.execute(f"PRAGMA journal_mode = {journal}")
+            database.execute("PRAGMA synchronous = OFF")  # a cache: after a power loss it is made anew
+            if database.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
+                database.execute("DROP TABLE IF EXISTS task")
+            database.executescript(_SCHEMA)
+            self._database = database
+        return self._database
+
+    def _refresh(self) -> None:
+        database = self._open()
+        known = {
+            row["path"]: (row["mtime_ns"], row["size"], row["read_ns"], row["words"])
+            for row in database.execute("SELECT path, mtime_ns, size, read_ns, words FROM task")
+        }
+        found, changed = set(), []
+        for path in find_task_files(self._project.root, self._settings):
+            relative = os.path.relpath(path, self._project.root)
+            try:
+                stat = os.stat(path)
+            except FileNotFoundError:
+                continue
+            found.add(relative)
+            row = known.get(relative)
+            settled = row is not None and row[0] + _STEP_NS < row[2]
+            if (
+                row is None
+                or not settled
+                or row[:2] != (stat.st_mtime_ns, stat.st_size)
+                or row[3] != self._words
+            ):
+                changed.append(self._row(path, relative, stat))
+        gone = known.keys() - found
+        if changed or gone:
+            self._write(database, changed, gone)
+
+    def _write(self, database: sqlite3.Connection, rows: list[dict[str, Any]], gone: set[str]) -> None:
+        names = ("path", "mtime_ns", "size", "read_ns", "words", "error", *_COLUMNS)
+        marks = ", ".join(f":{name}" for name in names)
+        insert = f"INSERT OR REPLACE INTO task ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            database.executemany(insert, rows)
+            database.executemany("DELETE FROM task WHERE path = ?", [(path,) for path in gone])
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+
+    def _row(self, path: Path, relative: str, stat: os.stat_result) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys(_COLUMNS)
+        row |= {"path": relative, "mtime_ns": stat.st_mtime_ns, "size": stat.st_size, "error": ""}
+        row |= {"read_ns": time.time_ns(), "words": self._words}
+        try:
+            task = read_task(path, self._settings)
+        except Unreadable as error:
+            return row | {"error": str(error)}
+        for name in _COLUMNS:
+            value = getattr(task, name)
+            row[name] = json.dumps(value) if name in _LISTS else value
+        return row
+
+    def _head(self, row: sqlite3.Row) -> TaskHead:
+        values = {name: row[name] for name in _COLUMNS}
+        values |= {name: tuple(json.loads(row[name])) for name in _LISTS}
+        values["status"] = TaskStatus(row["status"]) if row["status"] else None
+        values["complexity"] = Complexity(row["complexity"]) if row["complexity"] else None
+        values["priority"] = Priority(row["priority"])
+        return TaskHead(path=os.path.join(self._project.root, row["path"]), **values)

@@ -1,0 +1,190 @@
+"""Which lines are one item, and that what an item is called on disk is a name on any disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from choreography import World, taken
+from hypervisor.keys import (
+    canonical,
+    generation_name,
+    item_key,
+    life_key,
+    split_generation,
+    split_life,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+_NAME = re.compile(r"[a-z0-9]+(-+[a-z0-9]+)*")
+
+#: What a queue line may hold: any text, and bytes that are no text.
+lines = st.one_of(
+    st.text(max_size=300),
+    st.binary(max_size=300).map(lambda data: data.decode("utf-8", "surrogateescape")),
+    st.text(alphabet="./a ~-:[{", max_size=12),
+)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return os.path.realpath(tmp_path)
+
+
+# ------------------------------------------------------------------ one item or two
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["a/b.md", "./a/b.md", "a//b.md", "a/./b.md", "a/x/../b.md", "x/../a/b.md", "{base}/a/b.md", "{base}//a/b.md"],
+)  # fmt: skip
+def test_spellings_of_one_place_are_one_item(base: str, spelling: str) -> None:
+    assert canonical(spelling.replace("{base}", base), base) == "path:a/b.md"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a", "b"),
+        ("a", "A"),
+        ("a b", "a-b"),
+        ("a", "a "),
+        (" a", "a"),
+        ("a", "a\r"),
+        ("a", "/a"),
+        ("~/a", "a"),
+        ("é", "e\u0301"),  # two names on most file systems; guessing which would lose one
+        ("x://a", "x:/a"),
+        ("x://a/../b", "x://b"),
+        ("[a", "a"),
+        ("a.md", "a"),
+        ("a/README.md", "b/README.md"),
+        ("a\udcff", "a\udcfe"),
+    ],
+)
+def test_two_items_are_two(base: str, one: str, other: str) -> None:
+    assert item_key(canonical(one, base)) != item_key(canonical(other, base))
+
+
+@pytest.mark.parametrize("text", ["https://host/a/../b", "s3://b//c/.", '{"id": 1}', "[1, 2]", "a/..://b", "{", "["])
+def test_a_text_stands_for_itself_to_the_byte(base: str, text: str) -> None:
+    assert canonical(text, base) == f"text:{text}"
+
+
+def test_no_path_has_the_form_of_a_text(base: str) -> None:
+    assert canonical("text:a", base) == "path:text:a"
+    assert canonical("path:a", base) != canonical("a", base)
+
+
+def test_links_of_folders_are_resolved(base: str) -> None:
+    os.mkdir(os.path.join(base, "real"))
+    os.symlink("real", os.path.join(base, "link"))
+    os.symlink(os.path.join(base, "link"), os.path.join(base, "again"))
+    for spelling in ("real/x", "link/x", "again/x", "link/../real/x", f"{base}/again/x"):
+        assert canonical(spelling, base) == "path:real/x"
+
+
+def test_the_last_name_is_never_resolved(base: str) -> None:
+    Path(base, "file").touch()
+    os.symlink("file", os.path.join(base, "link"))
+    assert canonical("link", base) == "path:link"
+    os.unlink(os.path.join(base, "link"))
+    assert canonical("link", base) == "path:link"  # the command may have moved it away
+
+
+def test_an_item_need_not_exist_and_keeps_its_key_when_it_comes_and_goes(base: str) -> None:
+    before = item_key(canonical("new", base))
+    Path(base, "new").touch()
+    with_file = item_key(canonical("new", base))
+    os.unlink(os.path.join(base, "new"))
+    os.symlink("elsewhere", os.path.join(base, "new"))
+    assert before == with_file == item_key(canonical("new", base))
+
+
+def test_dots_beyond_the_base_are_places_too(base: str) -> None:
+    assert canonical("../x", base) == f"path:{os.path.dirname(base)}/x"
+    assert canonical("..", base) == f"path:{os.path.dirname(base)}"
+    assert canonical(".", base) == canonical("", base) == f"path:{base}"
+
+
+def test_a_sibling_that_begins_with_the_bases_name_is_not_below_it(base: str) -> None:
+    assert canonical(f"{base}-old/x", base) == f"path:{base}-old/x"
+
+
+def test_the_base_may_be_the_root() -> None:
+    assert canonical("/no-such/x", "/") == canonical("no-such/x", "/") == "path:no-such/x"
+
+
+def test_a_project_may_be_moved_and_keeps_its_keys(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert canonical("a/b", str(tmp_path / "one")) == canonical("a/b", str(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(
+    "item",
+    ["x" * 255, "x" * 256, "é" * 200, "a/" * 2048, "/".join(["d" * 200] * 20), "a\nb", "a\0b", "\udcff\udcfe/x", "\t", "-", "--", "*?<>|"],
+)  # fmt: skip
+def test_any_line_has_a_key_that_a_disk_can_bear(world: World, base: str, item: str) -> None:
+    key = item_key(canonical(item, base))
+    store = world.open()
+    for _ in range(11):  # generation names of two figures
+        store.release(taken(store, life_key(key, 12)), "x")
+    store.complete(taken(store, life_key(key, 12)), {"item": item, "status": "success"})
+    assert (store.result(life_key(key, 12)) or {})["item"] == item
+
+
+def test_a_key_says_what_it_is_of(base: str) -> None:
+    assert item_key(canonical("tasks/Fix the Door.md", base)).startswith("tasks-fix-the-door-")
+    assert item_key(canonical("Übung/Größe.md", base)).startswith("ubung-groe-")
+    assert item_key(canonical("https://host/a/b?c=d", base)).startswith("a-b-c-d-")
+    assert item_key(canonical("日本語", base)).startswith("item-")
+    assert item_key("path:" + "y" * 90 + "/end").endswith("-end-" + item_key("path:" + "y" * 90 + "/end")[-32:])
+
+
+# ------------------------------------------------------------------ what holds for all
+
+
+@given(lines)
+def test_a_key_is_a_plain_name_of_bounded_length(line: str) -> None:
+    key = item_key(canonical(line, "/base"))
+    assert _NAME.fullmatch(key)
+    longest = f"{generation_name(life_key(key, 10**6), 10**6)}.{'0' * 16}.json"
+    assert len(os.fsencode(longest)) <= 255
+
+
+@given(st.lists(lines, unique=True, min_size=2, max_size=20))
+def test_distinct_forms_have_distinct_keys_and_equal_forms_equal_ones(items: list[str]) -> None:
+    forms = [canonical(item, "/base") for item in items]
+    assert len({item_key(form) for form in forms}) == len(set(forms))
+
+
+@given(lines)
+def test_what_a_form_names_is_the_form_itself(line: str) -> None:
+    """Naming the place by its own absolute path changes nothing."""
+    form = canonical(line, "/base")
+    kind, _, place = form.partition(":")
+    if kind == "path":
+        absolute = os.path.join("/base", place)
+        if not ("://" in absolute or place in ("/", "/base")):
+            assert canonical(absolute, "/base") == form
+
+
+@given(st.from_regex(_NAME, fullmatch=True), st.integers(1, 10**6), st.integers(1, 10**6))
+def test_lives_and_generations_are_read_back(key: str, life: int, generation: int) -> None:
+    name = generation_name(life_key(key, life), generation)
+    assert split_generation(name) == (life_key(key, life), generation)
+    assert split_life(life_key(key, life)) == (key, life)
+
+
+@given(
+    st.lists(
+        st.tuples(st.from_regex(r"[a-z0-9]{1,3}", fullmatch=True), st.integers(1, 20), st.integers(1, 20)),
+        unique=True,
+    )
+)
+def test_no_path_serves_twice(all_: list[tuple[str, int, int]]) -> None:
+    assert len({generation_name(life_key(k, n), g) for k, n, g in all_}) == len(all_)

@@ -1,0 +1,194 @@
+"""Who a process is, whether it lives, and that ending it ends that and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from choreography import PATIENCE
+from hypervisor import machine
+from hypervisor.machine import WORKER_MARK, Identity, end_group, end_orphans, life_of, start_time, this_process
+
+LINUX_ONLY = pytest.mark.skipif(not machine.LINUX, reason="looks into /proc")
+
+
+def sleeper(code: str = "", *, mark: str = "", session: bool = True) -> subprocess.Popen[bytes]:
+    """Start a process that says when it is ready, and then sleeps for a minute."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import time\n{code}\nprint('ready', flush=True)\ntime.sleep(60)"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, **({WORKER_MARK: mark} if mark else {})},
+        start_new_session=session,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    code = process.wait(PATIENCE)
+    assert process.stdout is not None
+    process.stdout.close()
+    return code
+
+
+# ---------------------------------------------------------------- start time
+
+
+def test_a_process_has_one_start_time() -> None:
+    assert start_time(os.getpid()) == start_time(os.getpid()) != ""
+
+
+def test_a_process_that_is_gone_has_none() -> None:
+    process = sleeper()
+    assert start_time(process.pid) != ""
+    process.kill()
+    ended(process)
+    assert start_time(process.pid) == ""
+
+
+def test_a_zombie_has_none() -> None:
+    process = sleeper()
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not taken from the table
+    assert start_time(process.pid) == ""
+    ended(process)
+
+
+@LINUX_ONLY
+def test_a_commands_name_may_hold_blanks_and_parentheses(tmp_path: Path) -> None:
+    name = tmp_path / "a) Z (b 1"
+    os.symlink(sys.executable, name)
+    code = "import ctypes; ctypes.CDLL(None).prctl(15, b'a) Z (b 1')"
+    process = sleeper(code)
+    assert start_time(process.pid).isdigit()
+    process.kill()
+    ended(process)
+
+
+# ------------------------------------------------------------------- life of
+
+HERE = Identity(host="h", boot="b", pid_namespace="n", pid=os.getpid(), start=start_time(os.getpid()))
+
+
+@pytest.mark.parametrize(
+    ("other", "life"),
+    [
+        (HERE, "alive"),
+        (replace(HERE, start="1"), "dead"),
+        (replace(HERE, start=""), "dead"),
+        (replace(HERE, pid=2**22 + 1), "dead"),
+        (replace(HERE, boot="c"), "dead"),
+        (replace(HERE, boot="c", host="i"), "unknown"),
+        (replace(HERE, boot="c", pid_namespace="m"), "dead"),
+        (replace(HERE, pid_namespace="m"), "unknown"),
+        (replace(HERE, pid_namespace="m", start="1"), "unknown"),
+        (replace(HERE, host="i"), "alive"),  # the same boot: the host was only given another name
+    ],
+)
+def test_life_is_told_from_boot_namespace_pid_and_start(other: Identity, life: str) -> None:
+    assert life_of(other, HERE) == life
+
+
+def test_a_process_knows_itself() -> None:
+    me = this_process()
+    assert me.pid == os.getpid()
+    assert life_of(me, this_process()) == "alive"
+    assert Identity(**me.to_json()) == me
+
+
+# ------------------------------------------------------------------- end group
+
+
+def test_a_group_is_ended_whole() -> None:
+    process = sleeper("import subprocess, sys\nsubprocess.Popen(['sleep', '60'])")
+    end_group(process.pid, grace_seconds=5.0)
+    assert ended(process) == -signal.SIGTERM
+    assert not machine._running_members(process.pid)
+
+
+def test_a_group_that_ignores_term_is_killed_after_its_grace() -> None:
+    process = sleeper("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    end_group(process.pid, grace_seconds=0.1)
+    assert ended(process) == -signal.SIGKILL
+
+
+def test_a_group_is_not_waited_for_longer_than_it_takes() -> None:
+    process = sleeper()
+    begun = time.monotonic()
+    end_group(process.pid, grace_seconds=30.0)
+    assert time.monotonic() - begun < 10
+    assert ended(process) == -signal.SIGTERM
+
+
+def test_ending_a_group_whose_leader_is_a_zombie_ends_what_is_left_of_it() -> None:
+    process = sleeper("import subprocess\nchild = subprocess.Popen(['sleep', '60'])", session=True)
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert machine._running_members(process.pid)
+    end_group(process.pid, grace_seconds=5.0)
+    assert not machine._running_members(process.pid)
+    ended(process)
+
+
+# ----------------------------------------------------------------- end orphans
+
+
+def test_orphans_are_found_by_their_mark_and_nothing_else_is_ended() -> None:
+    mine, other, bare = sleeper(mark="w-1"), sleeper(mark="w-11"), sleeper()
+    try:
+        assert end_orphans("w-1") == [mine.pid]
+        assert ended(mine) == -signal.SIGTERM
+        assert other.poll() is None
+        assert bare.poll() is None
+    finally:
+        for process in (mine, other, bare):
+            process.kill()
+            ended(process)
+
+
+def test_an_orphan_that_ignores_term_is_killed() -> None:
+    process = sleeper("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)", mark="w-2")
+    assert end_orphans("w-2", grace_seconds=0.1) == [process.pid]
+    assert ended(process) == -signal.SIGKILL
+
+
+def test_an_orphan_in_a_session_of_its_own_is_found() -> None:
+    parent = sleeper(
+        "import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)", mark="w-3"
+    )
+    found = end_orphans("w-3")
+    assert parent.pid in found
+    assert len(found) == 2
+    ended(parent)
+    assert end_orphans("w-3") == []
+
+
+def test_a_process_never_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKER_MARK, "w-4")
+    assert end_orphans("w-4") == []
+
+
+# ---------------------------------------------------------------- file systems
+
+
+@LINUX_ONLY
+def test_the_deepest_mount_says_what_file_system_it_is() -> None:
+    assert machine.file_system_of("/proc/self") == "proc"
+    assert machine.file_system_of("/") not in ("", "proc")
+
+
+@pytest.mark.parametrize(
+    ("kind", "network"), [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False), ("tmpfs", False)]
+)
+def test_a_network_file_system_is_known_by_its_type(
+    monkeypatch: pytest.MonkeyPatch, kind: str, network: bool
+) -> None:
+    monkeypatch.setattr(machine, "file_system_of", lambda path: kind)
+    assert machine.on_network("/anywhere") is network
