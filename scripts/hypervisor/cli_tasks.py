@@ -97,7 +97,7 @@ def _desk(options: Namespace) -> Desk:
 def _preflight(options: Namespace) -> int:
     desk = _desk(options)
     tasks = desk.tasks()
-    made = plan(_wanted(options, desk, tasks), lambda task: desk.refusal(task, tasks))
+    made = plan(_wanted(options, desk, tasks), desk.refusals(tasks))
     if options.json:
         print_json({
             "run": [task.id for task in made.run],
@@ -136,7 +136,8 @@ def _list(options: Namespace) -> int:
     tasks = desk.tasks()
     found = [task for task in tasks if _matches(options, task)]
     if options.ready:
-        found = [task for task in found if desk.refusal(task, tasks) is None]
+        refusal = desk.refusals(tasks)
+        found = [task for task in found if refusal(task) is None]
     found = sorted(found, key=lambda task: task.priority.rank)[: options.limit]
     if options.json:
         print_json([_row(desk, task) for task in found])

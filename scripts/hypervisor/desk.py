@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,25 +107,35 @@ class Desk:
         """Return the task's path below the project's root."""
         return os.path.relpath(task.path, self.project.root)
 
-    def unmet(self, task: TaskHead, tasks: list[TaskHead]) -> list[str]:
-        """Return the dependencies of *task* that are not done, unknown ones too."""
-        status = {other.id.lower(): other.status for other in tasks}
-        return [name for name in task.depends_on if status.get(name.lower()) is not TaskStatus.DONE]
-
     def held(self, task: TaskHead) -> Held | None:
         """Return the open claim of *task*; its holder may be dead."""
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
         return store.held(next_life(store.layout, self._key(task)))
 
-    def refusal(self, task: TaskHead, tasks: list[TaskHead]) -> str | None:
-        """Return why an agent may not claim *task* now, None if it may."""
+    def refusals(self, tasks: list[TaskHead]) -> Callable[[TaskHead], str | None]:
+        """Return a function that says why an agent may not claim a task now, None if it may.
+
+        Args:
+            tasks: All of the project's, among which dependencies are looked up.
+        """
+        unmet = dependencies(tasks)
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
-        key = next_life(store.layout, self._key(task))
-        if store.is_held(key):
-            held = store.held(key)
-            return f"held by {held.holder.name} since generation {held.generation}" if held else "held"
-        ours = self._begun_by_us(store, key)
-        return claim_refusal(task, self.caller.name, self.settings, unmet=self.unmet(task, tasks), ours=ours)
+        begun: set[str] = set()
+        if os.path.isdir(store.layout.locks):
+            begun = {split_life(key)[0] for key in store.layout.unfinished()}
+
+        def refusal(task: TaskHead) -> str | None:
+            ours = False
+            # Only a task with a claim's directory can be held: the others cost no system call.
+            if begun and (name := self._key(task)) in begun:
+                key = next_life(store.layout, name)
+                if store.is_held(key):
+                    held = store.held(key)
+                    return f"held by {held.holder.name}" if held else "held"
+                ours = self._begun_by_us(store, key)
+            return claim_refusal(task, self.caller.name, self.settings, unmet=unmet(task), ours=ours)
+
+        return refusal
 
     # ------------------------------------------------------------------ claim
 
@@ -137,7 +147,7 @@ class Desk:
         """
         tasks = self.tasks()
         task = self.find(name, tasks)
-        unmet = self.unmet(task, tasks)
+        unmet = dependencies(tasks)(task)
         with self._store() as store:
             for _ in range(_LOOKS):
                 # The results first, the file second: a task that is claimable after its result was
@@ -418,6 +428,12 @@ class Desk:
             if note.get("edit"):
                 edit = FileEdit.from_json(note["edit"])
                 revert_file(Path(edit.path), edit)
+
+
+def dependencies(tasks: list[TaskHead]) -> Callable[[TaskHead], list[str]]:
+    """Return a function that gives the dependencies of a task that are not done, unknown ones too."""
+    done = {task.id.lower() for task in tasks if task.status is TaskStatus.DONE}
+    return lambda task: [name for name in task.depends_on if name.lower() not in done]
 
 
 def store_holder(store: DirectoryStore) -> str:

@@ -124,8 +124,9 @@ class Index:
             for row in database.execute("SELECT path, mtime_ns, size, read_ns, words FROM task")
         }
         found, changed = set(), []
+        start = len(os.path.join(self._project.root, ""))
         for path in find_task_files(self._project.root, self._settings):
-            relative = os.path.relpath(path, self._project.root)
+            relative = str(path)[start:]
             try:
                 stat = os.stat(path)
             except FileNotFoundError:
@@ -167,12 +168,12 @@ class Index:
             return row | {"error": str(error)}
         for name in _COLUMNS:
             value = getattr(task, name)
-            row[name] = json.dumps(value) if name in _LISTS else value
+            row[name] = (json.dumps(value) if value else "") if name in _LISTS else value
         return row
 
     def _head(self, row: sqlite3.Row) -> TaskHead:
         values = {name: row[name] for name in _COLUMNS}
-        values |= {name: tuple(json.loads(row[name])) for name in _LISTS}
+        values |= {name: tuple(json.loads(row[name])) if row[name] else () for name in _LISTS}
         values["status"] = TaskStatus(row["status"]) if row["status"] else None
         values["complexity"] = Complexity(row["complexity"]) if row["complexity"] else None
         values["priority"] = Priority(row["priority"])

@@ -41,11 +41,12 @@ def find_task_files(root: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     Links to folders are not followed: what they lead to is another project's, or a loop.
     """
     globs = list(settings["tasks"]["globs"])
+    start = len(os.path.join(root, ""))
     found = {
         path
         for folder in {_fixed_part(glob) for glob in globs}
         for path in _walk(os.path.join(root, folder))
-        if matches_any(os.path.relpath(path, root), globs)
+        if matches_any(path[start:], globs)
     }
     yield from map(Path, sorted(found))
 
