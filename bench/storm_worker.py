@@ -1,19 +1,20 @@
-"""One worker of the storm: a real process that drains the folder through the public classes.
+"""One worker of the storm, a real process over the public classes; and the evidence that it leaves.
 
-It logs, in a file of its own and one `write` a line, what it ran and what it was told, so that
-`storm` can compare what the workers were told with what lies on the disk (`Told`)::
+It logs, one `write` a line, what it ran and what it was told, so that this can be compared with
+what lies on the disk (`Told`, `Scene`)::
 
-    ran       key generation worker     the runner was given this claim
+    ran       key generation worker         the runner was given this claim
     accepted  key generation worker token   `complete` returned
     lost      key generation worker token   `complete` raised ClaimLost
     silenced  key generation worker token   a heartbeat raised ClaimLost
-    trouble   - 0 worker text           the worker waits for the machine
-    rescuer   - 0 worker text           it looked for orphans of a dead worker
+    trouble   -   0          worker text    the worker waits for the machine
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import random
 import sys
@@ -29,13 +30,14 @@ sys.path.insert(0, os.environ.get("STORM_SCRIPTS") or str(Path(__file__).parents
 
 from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
-from hypervisor.claims.port import Claim, Holder, HolderKind, Payload
+from hypervisor.claims.port import Claim, Holder, HolderKind, ItemState, Payload
 from hypervisor.errors import ClaimLost
-from hypervisor.keys import split_generation
+from hypervisor.keys import generation_name, split_generation
 from hypervisor.machine import this_process
 from hypervisor.model import Outcome, Report
+from hypervisor.queue import Cursor
 from hypervisor.runners.port import Work
-from hypervisor.worker import Event, Orders, Stop, Worker
+from hypervisor.worker import Orders, Stop, Worker
 
 #: So many that no item is given up because its workers were killed.
 ATTEMPTS = 50
@@ -67,9 +69,7 @@ class Told:
     accepted: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     lost: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     silenced: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    #: Waits for room, and the first words of each kind.
     trouble: list[str] = field(default_factory=list)
-    rescuers: int = 0
 
     @classmethod
     def read(cls, folder: str) -> Told:
@@ -82,8 +82,6 @@ class Told:
                     told.ran[key, int(generation)] += 1
                 elif word == "trouble":
                     told.trouble.append(text)
-                elif word == "rescuer":
-                    told.rescuers += 1
                 else:
                     getattr(told, word)[key, text].add(worker)
         return told
@@ -108,6 +106,117 @@ class Told:
                 yield f"{key}: handed out beyond generation {result['generation']}, which won"
             if (key, result["generation"]) not in self.ran:
                 yield f"{key}: generation {result['generation']} won and was never executed"
+
+
+class Scene:
+    """The folder of a storm, as it lies on the disk; takes no lock, as a stopped worker may hold it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.realpath(folder)
+
+    def names(self, folder: str) -> list[str]:
+        """List a folder of the store."""
+        try:
+            return os.listdir(os.path.join(self.folder, folder))
+        except FileNotFoundError:  # before the first worker has come
+            return []
+
+    def finished(self) -> set[str]:
+        """Return the keys that have a result."""
+        return {name.removesuffix(".json") for name in self.names("results")}
+
+    def result(self, key: str) -> Path:
+        """Return the path of the result of *key*."""
+        return Path(self.folder, "results", f"{key}.json")
+
+    def cursor(self) -> Cursor:
+        """Read how far the queue was handed out."""
+        with contextlib.suppress(FileNotFoundError):
+            return Cursor.from_bytes(Path(self.folder, "cursor").read_bytes())
+        return Cursor()
+
+    def claims_of(self, worker: str) -> Iterator[tuple[str, int]]:
+        """Yield key and generation of every open claim that *worker* has made, signed or not."""
+        intent = ""
+        with contextlib.suppress(FileNotFoundError):
+            intent = Path(self.folder, "workers", worker).read_text("ascii").rstrip()
+        for name in self.names("locks"):
+            path = os.path.join(self.folder, "locks", name)
+            key, generation = split_generation(name)
+            try:
+                holder = json.loads(os.readlink(path + "/owner"))["holder"]
+            except FileNotFoundError:
+                holder = worker if name == intent else ""
+            # `end` as a link is a revocation; as a file it is a result that somebody has to publish.
+            gone = os.path.islink(path + "/end") or not os.path.isdir(path) or self.result(key).exists()
+            if holder == worker and not gone:
+                yield key, generation
+
+    def faults(
+        self, expected: set[str], first_seen: dict[str, bytes], records: dict[str, dict[str, Any]]
+    ) -> Iterator[str]:
+        """Yield what must not be when all workers are gone; tidy up; put the results in *records*."""
+        store, finished = DirectoryStore(self.folder), self.finished()
+        for key in sorted(finished):
+            data = self.result(key).read_bytes()
+            with contextlib.suppress(ValueError):
+                records[key] = json.loads(data)
+            record = records.get(key, {})
+            if record.get("key") != key or record.get("status") != "success" or "token" not in record:
+                yield f"{key}: torn, or not its own result: {data[:200]!r}"
+            if first_seen.get(key, data) != data:
+                yield f"{key}: the result has changed"
+        for key in sorted(finished - expected):
+            yield f"{key}: a result of no item"
+        for key in sorted(lost := expected - finished):
+            yield f"{key}: no result; attempts {store.attempts(key)}, held {store.held(key)}"
+        states = Counter(store.snapshot(expected).values())
+        if states[ItemState.FINISHED] != len(expected) - len(lost):
+            yield f"the census does not close: {states}"
+        if not lost:
+            store.tidy()
+            for folder in ("locks", "trash", "workers"):
+                yield from (f"left in {folder}/: {name}" for name in self.names(folder))
+        ours = {"queue.txt", "cursor", "manifest.json", "results", "locks", "trash", "workers"}
+        yield from (f"left in the folder: {name}" for name in sorted(set(os.listdir(self.folder)) - ours))
+        for folder, _, names in os.walk(self.folder):
+            paths = [os.path.join(folder, name) for name in names]
+            yield from (f"an empty file: {path}" for path in paths if not os.lstat(path).st_size)
+
+
+@dataclass(slots=True)
+class Wound:
+    """A claim whose worker was killed, until somebody else has it or it is finished."""
+
+    kind: str
+    key: str
+    generation: int
+    killed: float
+    #: Whether the whole queue was handed out, so that there was nothing left to do but rescue.
+    late: bool
+    healed: float | None = None
+
+    def look(self, scene: Scene) -> None:
+        """See whether it has healed."""
+        if self.healed is None:
+            successor = os.path.join(scene.folder, "locks", generation_name(self.key, self.generation + 1))
+            if os.path.lexists(successor) or scene.result(self.key).exists():
+                self.healed = time.monotonic()
+
+
+def recovery(wounds: list[Wound]) -> dict[str, str]:
+    """Return the times from a kill to the claim's next life, by kind of worker."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for wound in wounds:
+        if wound.healed is not None:
+            when = "queue handed out" if wound.late else "queue not empty"
+            times[f"recovery s, {wound.kind}, {when}"].append(wound.healed - wound.killed)
+    table = {}
+    for name, found in sorted(times.items()):
+        found.sort()
+        p50, p99 = (found[round(part * (len(found) - 1))] for part in (0.5, 0.99))
+        table[name] = f"p50 {p50:.2f}  p99 {p99:.2f}  max {found[-1]:.2f}  n {len(found)}"
+    return table
 
 
 class LoggingStore(DirectoryStore):
@@ -178,19 +287,12 @@ def main() -> int:
         ),
         policy=Policy(attempts=ATTEMPTS, lease_seconds=told.lease),
         orders=Orders(beat_seconds=told.lease / 4, poll_seconds=0.05),
-        tell=lambda event: _tell(log, event),
+        tell=lambda event: log.add(event.kind, text=event.text) if event.kind == "trouble" else None,
         stop=Stop(),
         open_store=partial(LoggingStore, here=here, log=log),
     )
     worker.run()
-    if "psutil" in sys.modules:
-        log.add("rescuer", text="looked for a dead worker's processes")
     return 0
-
-
-def _tell(log: Log, event: Event) -> None:
-    if event.kind == "trouble":
-        log.add("trouble", text=event.text)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,6 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 BATCH_WORKER = (sys.executable, str(ROOT / "scripts/batch_worker.py"))
 HYPERVISOR = (sys.executable, str(ROOT / "scripts/hypervisor_cli.py"))
-#: A Python without the site packages: what most items' commands are made of.
-PYTHON = f"{sys.executable} -I -S"
 #: How long anything is waited for, in seconds; reached only when a test fails.
 PATIENCE = 20.0
 
@@ -84,7 +82,9 @@ class Ended:
 class Running:
     """A command that runs."""
 
-    def __init__(self, words: Sequence[str], cwd: Path, environment: Mapping[str, str], **options: Any) -> None:
+    def __init__(
+        self, words: Sequence[str], cwd: Path, environment: Mapping[str, str], **options: Any
+    ) -> None:
         self.process = subprocess.Popen(
             words,
             cwd=cwd,
@@ -130,7 +130,9 @@ class Running:
         """Wait for its end."""
         out, err = self.process.communicate(timeout=seconds)
         out = self._said + out
-        return Ended(self.process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), out)
+        return Ended(
+            self.process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), out
+        )
 
     def close(self) -> None:
         """End it and its process group, and let go of its pipes."""
@@ -310,17 +312,6 @@ def children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(word) for word in (task / "children").read_text().split()]
     return found
-
-
-TASK = """---
-id: {id}
-title: {title}
-status: active
----
-# {title}
-
-Change one line.
-"""
 
 
 def write_task(path: Path, **keys: str) -> Path:

@@ -328,15 +328,15 @@ def test_what_a_person_changed_since_is_left_and_told() -> None:
     data = front("status: a\nwho: x\n").encode()
     document = parse(data, "t.md")
     edit = FileEdit(
-        path="t.md", keys=(document.edit("status", "b"), document.edit("who", "w"), document.edit("n", "1"))
+        path="t.md", keys=(document.edit("status", "b"), document.edit("who", "w"), document.edit("new", "1"))
     )
     theirs = data.replace(b"status: a", b"status: mine")
     after, conflicts = apply(theirs, edit)
-    assert after == front("status: mine\nwho: w\nn: '1'\n").encode()
+    assert after == front("status: mine\nwho: w\nnew: '1'\n").encode()
     assert conflicts == ["t.md: `status` was changed since; left as it is"]
     changed = apply(data, edit)[0].replace(b"who: w", b"who: z").replace(b"'1'\n", b"'1' # mine\n")
     back, conflicts = revert(changed, edit)
-    assert back == front("status: a\nwho: z\nn: '1' # mine\n").encode()
+    assert back == front("status: a\nwho: z\nnew: '1' # mine\n").encode()
     assert len(conflicts) == 2
 
 

@@ -33,9 +33,12 @@ def opened(path: Path, data: bytes, separator: bytes = b"\n") -> Queue:
 
 def drained(queue: Queue, block: int = 3) -> list[str]:
     items: list[str] = []
-    while lines := queue.take(block):
+    for _ in range(5_000):  # a cursor that does not move would hand out for ever
+        lines = queue.take(block)
+        if not lines:
+            return items
         items += [line.item for line in lines]
-    return items
+    pytest.fail("the queue never ends")
 
 
 def started(code: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -1096,6 +1096,27 @@ def test_r14_a_claim_that_raised_holds_nothing(worlds: Callable[[], World], code
         assert claim.generation <= 2
 
 
+@pytest.mark.parametrize("code", DISK_ERRORS, ids=lambda code: errno.errorcode[code])
+def test_r14_a_store_that_is_closed_frees_what_it_could_not_give_back(
+    worlds: Callable[[], World], code: int
+) -> None:
+    """The process lives on, and the disk is broken from some call of its claim on."""
+    dry = Steps()
+    store = worlds().open(files=dry)
+    dry.forget()
+    taken(store)
+    for step in range(1, len(dry.calls) + 1):
+        world, files = worlds(), Steps()
+        store = world.open(files=files)
+        files.forget()
+        files.fail("*", nth=step, last=step + 999, code=code)
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is compared below
+            store.claim("k", "item")
+        assert caught.value.errno == code
+        store.close()
+        world.finish("k", Ledger())
+
+
 # --------------------------------------------------------------- R15 the machine sleeps
 
 

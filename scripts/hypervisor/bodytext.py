@@ -54,7 +54,8 @@ def remove(text: str, offset: int, edit: LineEdit, newline: str) -> str | None:
 
 
 def _whole(text: str, newline: str) -> str:
-    return text if text.endswith(("\n", "\r")) else text + newline
+    # In the file's own line ends: a lone CR before a foreign LF would make one line end of two.
+    return "".join(_cut(line) + newline for line in markdown.lines(text))
 
 
 def _cut(text: str) -> str:

@@ -15,20 +15,20 @@ from typing import Any
 
 from . import clock
 from .batches import Batch, Manifest, create, newest, next_life, open_folder, settings_of, task_key
-from .claims.directory import DirectoryStore, Policy
-from .claims.port import Holder, HolderKind
+from .claims.directory import DirectoryStore, Policy, plain_failure
+from .claims.port import Attempt, Holder, HolderKind, Payload
 from .claims.workers import new_worker_id
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
 from .crew import Crew, Membership
 from .effects import write_edits
 from .errors import NothingToDo, Unreadable, UsageError
-from .model import Priority
+from .model import Outcome, Priority
 from .paths import Project, find_project, state_above
 from .preflight import skip_reason
 from .runners.exec import ExecRunner
 from .runners.port import Runner, Work
 from .summary import entries, stats, take_census, write_summary
-from .worker import Orders, Stop, Tally, Worker
+from .worker import Event, Orders, Stop, Tally, Worker
 
 #: Above this, the whole queue is not counted at the end of each invocation.
 _COUNTED_AT_END = 50_000
@@ -92,6 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         return _dry_run(options, batch)
     stop.listen(signal.SIGINT, signal.SIGTERM)
     if crew is not None:
+        crew.attend()
         worker = _worker(options, batch, stop, crew.tell, crew.may_begin)
         crew.report(worker.run())
         return EXIT_DONE
@@ -103,6 +104,12 @@ def _check(options: Namespace) -> None:
         raise UsageError("say how much: --batch N, --all or --stats; see `batch_worker.py --help`")
     if options.dir and options.tasks:
         raise UsageError("--dir and --tasks name two different queues; leave one away")
+    for look in ("stats", "dry_run"):
+        if options.queue == "-" and getattr(options, look):
+            option = "--" + look.replace("_", "-")
+            raise UsageError(
+                f"--queue - adds items to the queue and {option} changes nothing; leave one away"
+            )
     if options.queue == "-" and not options.dir:
         raise UsageError("--queue - needs --dir D: the items are kept in D/queue.txt")
     for name in ("batch", "workers"):
@@ -165,7 +172,15 @@ def _take_in(options: Namespace) -> None:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; make it first")
     end = b"\0" if options.nul else b"\n"
-    with open(folder / "queue.txt", "ab") as queue:
+    if (folder / "manifest.json").exists():
+        begun = open_folder(
+            options.dir, cwd=str(Path.cwd()), nul=options.nul, queue=str(folder / "queue.txt"), write=False
+        )
+        if begun.manifest.separator == "nul" and not options.nul:
+            raise UsageError(f"{folder}: this queue was begun with items that end with NUL; add -0")
+    with open(folder / "queue.txt", "a+b") as queue:
+        if queue.tell() and os.pread(queue.fileno(), 1, queue.tell() - 1) != end:
+            queue.write(end)  # else the last line and the first new one were one item
         last = b""
         while chunk := sys.stdin.buffer.read(1 << 16):
             queue.write(chunk)
@@ -263,11 +278,19 @@ def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: 
         name="batch-worker",
         lease_seconds=lease,
     )
-    return Worker(
+
+    def give_up(item: str, tries: list[Attempt]) -> Payload:
+        payload = {**plain_failure(item, tries), "batch": batch.id, "worker": holder.id}
+        event = Event(item=item, kind=Outcome.FAILED, text=str(payload["outcome"]))
+        worker.tally.count(event)
+        tell(event)
+        return payload
+
+    worker = Worker(
         batch,
         _runner(options, batch),
         holder,
-        policy=Policy(attempts=attempts, lease_seconds=lease, effects=write_edits),
+        policy=Policy(attempts=attempts, lease_seconds=lease, effects=write_edits, give_up=give_up),
         orders=Orders(
             wait=options.all,
             may_begin=may_begin,
@@ -277,6 +300,7 @@ def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: 
         tell=tell,
         stop=stop,
     )
+    return worker
 
 
 def _drain(options: Namespace, batch: Batch, stop: Stop) -> int:

@@ -148,18 +148,15 @@ def _list(options: Namespace) -> int:
 
 
 def _matches(options: Namespace, task: TaskHead) -> bool:
-    asked = {
-        options.status: task.status,
-        options.project: task.project,
-        options.complexity: task.complexity,
-        options.parent: task.parent,
-    }
+    asked = (
+        (options.status, task.status),
+        (options.project, task.project),
+        (options.complexity, task.complexity),
+        (options.parent, task.parent),
+    )
     names = [name.lower() for name in task.assignee]
     return (
-        all(
-            wanted is None or str(wanted).lower() == str(value or "").lower()
-            for wanted, value in asked.items()
-        )
+        all(wanted is None or str(wanted).lower() == str(value or "").lower() for wanted, value in asked)
         and (options.assignee is None or options.assignee.lower().lstrip("@") in names)
         and all(tag in task.tags for tag in options.tag)
     )

@@ -41,7 +41,11 @@ class Parser(argparse.ArgumentParser):
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """Run a command; turn everything that can go wrong into one line and an exit code."""
     try:
-        return command(arguments)
+        try:
+            return command(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # now, while it can be told that nobody takes it
     except NothingToDo as error:
         return _say(str(error), EXIT_NOTHING)
     except UsageError as error:
@@ -50,14 +54,23 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
         return _say(str(error), EXIT_REFUSED)
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`): not an error, and nothing more to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_REFUSED
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_REFUSED)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         advice = _ADVICE.get(error.errno or 0, "start again once it is mended; nothing is lost")
         return _say(f"{where}{error.strerror or error}; {advice}", EXIT_REFUSED)
+
+
+def _drop_output() -> None:
+    # What could not be written is tried again when Python ends, and would be told a second time.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str, code: int) -> int:

@@ -38,7 +38,7 @@ class Crew:
     tally: Tally = field(default_factory=Tally)
 
     def run(self) -> int:
-        """Start the children and wait for them; return how many died before their end."""
+        """Start the children and wait for them; return how many ended before the work did."""
         leash_read, leash_write = os.pipe()
         allowance_read, allowance_write = os.pipe()
         children = [self._start(leash_read, allowance_read) for _ in range(self.workers)]
@@ -49,19 +49,24 @@ class Crew:
         self._listen([pipe for _, pipe in children])
         codes = [child.wait() for child, _ in children]
         os.close(leash_write)
-        return sum(code < 0 for code in codes)
+        return sum(code != 0 for code in codes)
 
     def _start(self, leash: int, allowance: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
         read, write = os.pipe()
         unlimited = self.allowance is None
-        process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            pass_fds=(write, leash, allowance),
-            env={**os.environ, CREW: f"{write},{leash},{-1 if unlimited else allowance}"},
-            # Out of the terminal's reach: each Ctrl-C comes once, through the parent.
-            start_new_session=True,
-        )
+        # A signal that comes before the child can handle it waits until it does (`attend`).
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(write, leash, allowance),
+                env={**os.environ, CREW: f"{write},{leash},{-1 if unlimited else allowance}"},
+                # Out of the terminal's reach: each Ctrl-C comes once, through the parent.
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(write)
         return process, open(read, "rb")
 
@@ -121,6 +126,10 @@ class Membership:
         """Return the membership of a process that a crew has started; None for any other."""
         descriptors = os.environ.pop(CREW, "")
         return cls(descriptors, stop) if descriptors else None
+
+    def attend(self) -> None:
+        """Take the parent's signals from here on: their handlers are there."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def tell(self, event: Event) -> None:
         """Tell the parent of an event."""

@@ -187,7 +187,9 @@ class Desk:
         )
         edit = FileEdit(path=os.path.realpath(task.path), keys=edits)
         store.annotate(claim, {"edit": edit.to_json()})
-        edit_file(Path(edit.path), edit)
+        if edit_file(Path(edit.path), edit):  # its owner saved it in this moment
+            self._put_back(store, claim.key, below=claim.generation + 1)
+            raise Refused(f"{task.id}: its file was changed this moment; look at it and try again")
 
     # -------------------------------------------------------------------- end
 
@@ -275,20 +277,29 @@ class Desk:
             key = next_life(store.layout, self._key(task))
             store.revoke(key, f"cancelled by {self.caller.name}")
             claim = self._bare_claim(store, task)
-            self._put_back(store, claim.key, below=claim.generation)
-            return store.complete(claim, self._payload(task, claim, ending))
+            try:
+                self._put_back(store, claim.key, below=claim.generation)
+                payload = self._payload(task, claim, ending)
+            except BaseException:
+                store.release(claim, "nothing was changed")
+                raise
+            return store.complete(claim, payload)
 
     def reap(self) -> list[str]:
         """Free what the dead and the silent hold, and put their tasks back as they were."""
         with self._store() as store:
             freed = store.reap()
             for key in store.layout.unfinished():
-                if store.is_held(key) or not self._begun_by_us(store, key):
+                edit = self._last_edit(store, key)
+                if edit is None or store.is_held(key) or not self._begun_by_us(store, key):
                     continue
-                claim = store.claim(key, "reap")
+                # By its item, as this may be the claim that gives the task up.
+                claim = store.claim(key, os.path.relpath(edit.path, os.path.realpath(self.project.root)))
                 if isinstance(claim, Claim):
-                    self._put_back(store, key, below=claim.generation)
-                    store.release(claim, "put back after its holder was gone")
+                    try:
+                        self._put_back(store, key, below=claim.generation)
+                    finally:
+                        store.release(claim, "put back after its holder was gone")
         return freed
 
     # ------------------------------------------------------------------- edit
@@ -356,7 +367,7 @@ class Desk:
             lease_seconds=claims["lease_seconds"],
             patient=False,
             effects=write_edits,
-            give_up=self._give_up,
+            give_up=lambda item, attempts: self._give_up(store, item, attempts),
         )
         store = DirectoryStore(str(self.project.state), holder, policy=policy)
         try:
@@ -364,13 +375,20 @@ class Desk:
         finally:
             store.close()
 
-    def _give_up(self, item: str, attempts: list[Attempt]) -> Payload:
+    def _give_up(self, store: DirectoryStore, item: str, attempts: list[Attempt]) -> Payload:
         """Return the result of a task whose workers all vanished: blocked, for a person to look at."""
         tries = "; ".join(f"attempt {a.generation}: {a.detail or a.how}" for a in attempts)
         text = f"gave up after {len(attempts)} attempts: {tries}"
-        payload: dict[str, Any] = {"item": item, "status": Outcome.FAILED.value, "outcome": text}
+        payload: dict[str, Any] = {
+            "item": item, "status": Outcome.FAILED.value, "outcome": text, "finished": clock.now_text(),
+        }  # fmt: skip
+        path = os.path.realpath(self.project.root / item)
+        key = next_life(store.layout, task_key(self.project, path))
         try:
-            task, document = open_task(self.project.root / item, self.settings)
+            self._put_back(store, key, below=store.layout.highest(key))
+            task, document = open_task(Path(path), self.settings)
+            if task.status in CLOSED:  # by hand, meanwhile
+                return payload
             word = status_word(task, TaskStatus.BLOCKED, self.settings)
             edit = edit_key(document, "status", word, self.settings)
         except Unreadable:
@@ -411,16 +429,21 @@ class Desk:
 
     def _begun_by_us(self, store: DirectoryStore, key: str) -> bool:
         """Tell whether the file still says what the last claim of *key* wrote into it."""
+        edit = self._last_edit(store, key)
+        if edit is None:
+            return False
+        try:
+            _, document = open_task(Path(edit.path), self.settings)
+        except Unreadable:
+            return False
+        return all(document.source(change.key) == change.new for change in edit.keys)
+
+    def _last_edit(self, store: DirectoryStore, key: str) -> FileEdit | None:
         for generation in range(store.layout.highest(key), 0, -1):
             note = store.layout.note(key, generation)
             if note.get("edit"):
-                edit = FileEdit.from_json(note["edit"])
-                try:
-                    _, document = open_task(Path(edit.path), self.settings)
-                except Unreadable:
-                    return False
-                return all(document.source(change.key) == change.new for change in edit.keys)
-        return False
+                return FileEdit.from_json(note["edit"])
+        return None
 
     def _put_back(self, store: DirectoryStore, key: str, *, below: int) -> None:
         for generation in range(below - 1, 0, -1):

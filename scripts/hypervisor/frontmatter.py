@@ -77,17 +77,14 @@ class Document:
             except CannotEdit as error:
                 raise _refusal(self, key, str(error)) from error
         if edit.old != edit.new:
-            self._check(key, value, _apply_key(self, edit)[0])
+            after = _step(self, edit, [])
+            if key in after.values if value is None else not after._says(key, value):
+                raise _refusal(self, key, "the edit would not say what was asked")
         return edit
 
     def _says(self, key: str, value: str | Sequence[str]) -> bool:
         now = self.values.get(key)
         return now == value if isinstance(value, str) else isinstance(now, list) and now == list(value)
-
-    def _check(self, key: str, value: Value, text: str) -> None:
-        after = _parse_text(text, self.path)
-        if key in after.values if value is None else not after._says(key, value):
-            raise _refusal(self, key, "the edit would not say what was asked")
 
     def _refuse_fixed(self, key: str) -> None:
         entry = self.entries.get(key)

@@ -76,10 +76,12 @@ def entries(batch: Batch) -> Iterator[Entry | None]:
         store = stores[place.root]
         try:
             result = store.result(place.key)
+            damaged = not isinstance(result, dict) and store.layout.finished(place.key)
         except ValueError:
+            damaged = True
+        if damaged:
             yield Entry(place=place, result=None, state="damaged")
-            continue
-        if result is not None:
+        elif result is not None:
             yield Entry(place=place, result=result, state=str(result.get("status")))
         else:
             yield Entry(place=place, result=None, state="running" if store.is_held(place.key) else "waiting")

@@ -14,7 +14,7 @@ import filelock
 from . import durable, frontmatter
 from .errors import Refused, Unreadable, UnreadableReason
 from .globs import matches_any
-from .markdown import first_heading
+from .markdown import headings
 from .model import Complexity, FileEdit, KeyEdit, LineEdit, Task
 from .paths import file_lock_path
 from .receipts import with_receipt
@@ -104,13 +104,17 @@ def _read(path: Path, most: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _cannot_open(name, error) from error
-    with open(descriptor, "rb") as file:
+    try:
+        # Before `open`, which has an error of its own for a folder.
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise Unreadable(name, "not a file")
         if found.st_size > most:
             raise Unreadable(name, "too large", f"{found.st_size:,} bytes; `tasks.max_bytes` allows {most:,}")
-        return file.read()
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _cannot_open(name: str, error: OSError | ValueError) -> Unreadable:
@@ -155,11 +159,12 @@ def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any
 
     status = one("status")
     complexity = one("complexity").lower()
-    heading = first_heading(document.body) or ""
     return Task(
         path=str(path.absolute()),
         id=one("id") or path.stem,
-        title=one("title") or heading.strip("#= -\t\r\n") or path.stem,
+        title=one("title")
+        or next((found.title for found in headings(document.body) if found.title), "")
+        or path.stem,
         status=status_of(status, settings),
         status_word=status,
         assignee=tuple(name.lstrip("@") for name in many("assignee")),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..config import load
 from ..errors import Unreadable
-from ..machine import end_group
+from ..machine import WORKER_MARK, end_group, end_orphans
 from ..model import Outcome, Report
 from ..paths import state_above
 from .port import Work
@@ -64,9 +64,10 @@ class ExecRunner:
                     start_new_session=True,
                 )
             except OSError as error:
-                return self._not_started(error)
-            ended_by = self._watch(process, work)
-        report = self._report(process.returncode, ended_by, _last_line(out) or _last_line(err))
+                report = self._not_started(error)
+            else:
+                ended_by = self._watch(process, work)
+                report = self._report(process.returncode, ended_by, _last_line(out) or _last_line(err))
         for path in (out, err):
             if os.path.getsize(path) == 0:
                 os.unlink(path)
@@ -94,6 +95,8 @@ class ExecRunner:
             pause = min(pause * 2, _LAST_POLL)
         end_group(process.pid, grace_seconds=5.0 if ended_by else 0.0)
         process.wait()
+        if ended_by and work.environment.get(WORKER_MARK):
+            end_orphans(work.environment[WORKER_MARK])  # what has left the group (setsid)
         return ended_by
 
     def _not_started(self, error: OSError) -> Report:

@@ -1,0 +1,109 @@
+"""Who may claim which task, and why not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hypervisor import config
+from hypervisor.model import Complexity, Priority, Task, TaskStatus
+from hypervisor.preflight import claim_refusal, is_agent, plan, skip_reason, unfit_for_next
+
+SETTINGS = config.defaults()
+
+
+def task(**changed: Any) -> Task:
+    texts = dict.fromkeys(("project", "type", "parent", "receipts_to", "verify", "body"), "")
+    lists = dict.fromkeys(("assignee", "depends_on", "files", "needs", "tags", "receipts"), ())
+    fields: dict[str, Any] = {"path": "/p/tasks/t-1.md", "id": "t-1", "title": "T", "complexity": None}
+    fields |= {"status": TaskStatus.ACTIVE, "status_word": "active", "priority": Priority.MEDIUM, "front": {}}
+    return Task(**{**texts, **lists, **fields, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, None),
+        ({"status": TaskStatus.INBOX}, None),
+        ({"status": TaskStatus.DONE}, "already complete"),
+        ({"status": TaskStatus.CANCELLED}, "cancelled"),
+        ({"status": TaskStatus.BLOCKED}, "its status is blocked"),
+        ({"status": TaskStatus.REVIEW}, "its status is review"),
+        ({"status": TaskStatus.IN_PROGRESS}, "in progress by somebody"),
+        ({"status": TaskStatus.IN_PROGRESS, "assignee": ("ann",)}, "in progress by ann"),
+        ({"status": None, "status_word": "simmering"}, "simmering"),
+        ({"status": None, "status_word": ""}, "no status"),
+        ({"assignee": ("nic",)}, "assigned to nic, a person"),
+        ({"assignee": ("bot",)}, None),
+        ({"assignee": ("@Claude",)}, None),
+        ({"assignee": ("CODEX",)}, None),
+        ({"assignee": ("review-agent",)}, None),
+        ({"assignee": ("bot", "nic")}, "assigned to nic, a person"),
+        # Done comes first: nobody wants to hear whose a finished task was.
+        ({"status": TaskStatus.DONE, "assignee": ("nic",)}, "already complete"),
+    ],
+)
+def test_an_agent_is_told_why_it_may_not_claim(changed: dict[str, Any], reason: str | None) -> None:
+    refusal = claim_refusal(task(**changed), "worker-1", SETTINGS)
+    assert refusal is None if reason is None else reason in str(refusal)
+
+
+def test_a_person_may_claim_their_own_task() -> None:
+    assert claim_refusal(task(assignee=("Nic",)), "nic", SETTINGS) is None
+
+
+def test_unmet_dependencies_are_named() -> None:
+    assert claim_refusal(task(), "w", SETTINGS, unmet=["t-2", "t-9"]) == "waits for t-2, t-9"
+
+
+def test_a_task_that_our_own_claim_began_may_be_claimed_again() -> None:
+    begun = task(status=TaskStatus.IN_PROGRESS)
+    assert claim_refusal(begun, "w", SETTINGS, ours=True) is None
+    assert claim_refusal(begun, "w", SETTINGS, ours=False) is not None
+
+
+def test_our_own_claim_does_not_reopen_what_is_closed() -> None:
+    assert claim_refusal(task(status=TaskStatus.DONE), "w", SETTINGS, ours=True) == "already complete"
+
+
+@pytest.mark.parametrize("name", ["bot", "@bot", " BOT ", "Gemini", "my-agent"])
+def test_names_of_agents_are_known_in_any_spelling(name: str) -> None:
+    assert is_agent(name, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["", "nic", "botha", "agent-smith"])
+def test_every_other_name_is_a_person_s(name: str) -> None:
+    assert not is_agent(name, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("complexity", "fit"),
+    [
+        (None, True),
+        (Complexity.MECHANICAL, True),
+        (Complexity.MULTI_STEP, True),
+        (Complexity.REQUIRES_JUDGMENT, False),
+        (Complexity.BLOCKED_HUMAN, False),
+        (Complexity.NEEDS_DECOMPOSITION, False),
+    ],
+)
+def test_the_next_task_is_one_that_an_agent_can_do(complexity: Complexity | None, fit: bool) -> None:
+    assert (unfit_for_next(task(complexity=complexity)) is None) == fit
+
+
+def test_a_plan_runs_the_urgent_first_and_counts_what_it_skips() -> None:
+    tasks = [
+        task(id="a", priority=Priority.LOW),
+        task(id="b", status=TaskStatus.DONE),
+        task(id="c", priority=Priority.CRITICAL),
+        task(id="d", status=TaskStatus.DONE),
+        task(id="e", status=TaskStatus.CANCELLED),
+    ]
+    made = plan(tasks, lambda each: skip_reason(each, ""))
+    assert [each.id for each in made.run] == ["c", "a"]
+    assert made.by_reason() == {"already complete": ["b", "d"], "cancelled": ["e"]}
+
+
+def test_what_somebody_holds_is_skipped_with_their_name() -> None:
+    assert skip_reason(task(), "host:12") == "held by host:12"

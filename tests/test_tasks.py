@@ -1,0 +1,410 @@
+"""Task files on disk: found, read, and never half written, whoever writes at the same time."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hypervisor import config, durable, frontmatter, tasks
+from hypervisor.errors import Refused, Unreadable
+from hypervisor.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
+from hypervisor.tasks import (
+    append_receipt,
+    completion_report,
+    edit_file,
+    find_task_files,
+    read_task,
+    revert_file,
+)
+
+SETTINGS = config.defaults()
+SCRIPTS = Path(tasks.__file__).parents[1]
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "tasks" / "t-1.md", "---\nid: t-1\nstatus: To Do  # c\n---\n# T\n")
+
+
+def change(path: Path, key: str, value: str | None) -> FileEdit:
+    document = frontmatter.parse(path.read_bytes(), str(path))
+    return FileEdit(path=str(path), keys=(document.edit(key, value),))
+
+
+def reason(path: Path, **settings: int) -> Unreadable:
+    with pytest.raises(Unreadable) as caught:
+        read_task(path, {**SETTINGS, "tasks": {**SETTINGS["tasks"], **settings}})
+    return caught.value
+
+
+# ------------------------------------------------------------------------ reading
+
+
+def test_a_task_is_read_whatever_its_file_calls_things(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "tasks" / "a.md",
+        "---\nid: 007\nStatus: In-Progress\nassigned_to: '@bot'\nlabels: [x, y]\ndependencies:\n  - t-2\n"
+        "parent_task_id: t-0\npriority: P1\ncomplexity: Multi-Step\n---\n\nintro\n\n## The title ##\n",
+    )
+    task = read_task(path, SETTINGS)
+    assert (task.id, task.title) == ("007", "The title")
+    assert (task.status, task.status_word) == (TaskStatus.IN_PROGRESS, "In-Progress")
+    assert (task.assignee, task.tags, task.depends_on, task.parent) == (("bot",), ("x", "y"), ("t-2",), "t-0")
+    assert (task.priority, task.complexity) == (Priority.HIGH, Complexity.MULTI_STEP)
+    assert task.front["status"] == "In-Progress"
+
+
+@pytest.mark.parametrize(
+    "body", ["# The #1 title\n", "The #1 title\n===\n", "```\n# no\n```\n## The #1 title ##\n"]
+)
+def test_without_a_title_the_first_heading_is_it(tmp_path: Path, body: str) -> None:
+    assert read_task(write(tmp_path / "t.md", f"---\nid: 1\n---\n{body}"), SETTINGS).title == "The #1 title"
+
+
+def test_a_file_with_no_keys_is_a_task_named_by_its_stem(tmp_path: Path) -> None:
+    task = read_task(write(tmp_path / "t-9 - x.md", "---\n---\n"), SETTINGS)
+    assert (task.id, task.title, task.status, task.status_word) == ("t-9 - x", "t-9 - x", None, "")
+    assert (task.priority, task.assignee) == (Priority.MEDIUM, ())
+
+
+@pytest.mark.parametrize(
+    ("word", "priority"),
+    [
+        ("critical", "critical"), ("0", "critical"), ("P0", "critical"), ("Urgent", "critical"),
+        ("high", "high"),
+        ("1", "high"), ("2", "medium"), ("p3", "low"), ("LOW", "low"), ("", "medium"), ("whenever", "medium"),
+    ],
+)  # fmt: skip
+def test_priorities_are_read_in_any_scale(tmp_path: Path, word: str, priority: str) -> None:
+    task = read_task(write(tmp_path / "t.md", f"---\npriority: {word}\n---\n"), SETTINGS)
+    assert task.priority is Priority(priority)
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "done"),
+    [
+        ("To Do", TaskStatus.ACTIVE, "Done"),
+        ("In Progress", TaskStatus.IN_PROGRESS, "Done"),
+        ("pending", TaskStatus.ACTIVE, "completed"),
+        ("active", TaskStatus.ACTIVE, "done"),
+        ("todo", TaskStatus.ACTIVE, "done"),
+        ("open", TaskStatus.ACTIVE, "closed"),
+        ("DONE", TaskStatus.DONE, None),
+        ("to_do", TaskStatus.ACTIVE, None),
+        ("canceled", TaskStatus.CANCELLED, None),
+        ("simmering", None, None),
+        ("", None, "done"),
+    ],
+)
+def test_a_status_is_known_and_written_back_in_the_file_s_words(
+    tmp_path: Path, word: str, status: TaskStatus | None, done: str | None
+) -> None:
+    task = read_task(write(tmp_path / "t.md", f"---\nstatus: {word}\n---\n"), SETTINGS)
+    assert task.status is status
+    if done is not None:
+        assert tasks.status_word(task, TaskStatus.DONE, SETTINGS) == done
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def socket_link(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: None, "missing"),
+        (Path.mkdir, "not a file"),
+        (fifo, "not a file"),
+        (loop, "not a file"),
+        (socket_link, "not a file"),
+        (lambda path: path.symlink_to("nowhere"), "missing"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "not utf-8"),
+        (lambda path: path.write_bytes(b"# T\n"), "no frontmatter"),
+        (lambda path: path.write_bytes(b"---\na: b: c\n---\n"), "bad yaml"),
+        (lambda path: path.write_bytes(b"---\n- a\n---\n"), "not a mapping"),
+    ],
+)
+def test_what_is_no_task_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], Any], expected: str
+) -> None:
+    path = tmp_path / "t.md"
+    make(path)
+    assert reason(path).reason == expected
+
+
+def test_paths_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    assert reason(tmp_path / ("x" * 300)).reason == "path too long"
+    assert reason(tmp_path / "t.md" / "below").reason == "missing"
+    assert len(str(reason(Path("/" + "x/" * 5000)))) < 1000
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_access_is_told(file: Path) -> None:
+    file.chmod(0)
+    assert reason(file).reason == "no access"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.md"
+    with path.open("wb") as sparse:
+        sparse.truncate(1 << 40)  # reading it would end the process
+    assert reason(path).reason == "too large"
+    assert reason(write(path, "---\nid: 1\n---\n"), max_bytes=5).reason == "too large"
+
+
+# ------------------------------------------------------------------------ finding
+
+
+def test_tasks_are_found_by_the_globs_each_once_and_sorted(tmp_path: Path) -> None:
+    wanted = ["backlog/tasks/d.md", "data/p/tasks/x/c.md", "tasks/a.md", "tasks/deep/er/b.md"]
+    others = [
+        "readme.md", "tasks/a.txt", "tasks/.git/x.md", "tasks/node_modules/x.md", "tasks/.hypervisor/x.md",
+        "tasks/.claude/worktrees/w/tasks/x.md", "backlog/tasks/deep/no.md", "data/tasks2/x.md",
+    ]  # fmt: skip
+    for name in [*wanted, *others]:
+        write(tmp_path / name, "---\n---\n")
+    (tmp_path / "tasks" / "loop").symlink_to(tmp_path)
+    settings = {
+        **SETTINGS,
+        "tasks": {**SETTINGS["tasks"], "globs": [*SETTINGS["tasks"]["globs"], "tasks/*.md"]},
+    }
+    found = [str(path.relative_to(tmp_path)) for path in find_task_files(tmp_path, settings)]
+    assert found == wanted
+
+
+def test_a_project_without_tasks_has_none(tmp_path: Path) -> None:
+    assert list(find_task_files(tmp_path, SETTINGS)) == []
+    write(tmp_path / "tasks", "a file, not a folder")
+    assert list(find_task_files(tmp_path, SETTINGS)) == []
+
+
+# ------------------------------------------------------------------------ editing
+
+
+def test_an_edit_is_done_undone_and_keeps_the_file_s_mode(file: Path) -> None:
+    file.chmod(0o640)
+    before = file.read_bytes()
+    edit = change(file, "status", "Done")
+    assert edit_file(file, edit) == []
+    assert file.read_bytes() == before.replace(b"To Do", b"Done")
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert revert_file(file, edit) == []
+    assert file.read_bytes() == before
+
+
+def test_an_edit_that_changes_nothing_writes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit = change(file, "status", "Done")
+    edit_file(file, edit)
+    monkeypatch.setattr(durable, "replace", lambda *_: pytest.fail("written again"))
+    assert edit_file(file, edit) == []
+
+
+def test_a_guard_that_says_no_leaves_the_file(file: Path) -> None:
+    before = file.read_bytes()
+    assert edit_file(file, change(file, "status", "Done"), guard=lambda: False) == []
+    assert file.read_bytes() == before
+
+
+def test_the_file_behind_a_link_is_the_one_that_changes(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.md"
+    link.symlink_to(file)
+    edit_file(link, change(link, "status", "Done"))
+    assert link.is_symlink()
+    assert b"Done" in file.read_bytes()
+
+
+def test_what_an_editor_saves_in_the_middle_is_not_lost(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit, real, saves = change(file, "status", "Done"), frontmatter.apply, [1, 2, 3]
+
+    def apply_slowly(data: bytes, wanted: FileEdit) -> tuple[bytes, list[str]]:
+        result = real(data, wanted)
+        if saves:
+            file.write_bytes(data + b"saved %d\n" % saves.pop())
+        return result
+
+    monkeypatch.setattr(frontmatter, "apply", apply_slowly)
+    assert edit_file(file, edit) == []
+    assert file.read_bytes() == b"---\nid: t-1\nstatus: Done  # c\n---\n# T\nsaved 3\nsaved 2\nsaved 1\n"
+
+
+def test_a_file_that_never_rests_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit, real = change(file, "status", "Done"), frontmatter.apply
+
+    def apply_slowly(data: bytes, wanted: FileEdit) -> tuple[bytes, list[str]]:
+        file.write_bytes(data + b"x\n")
+        return real(data, wanted)
+
+    monkeypatch.setattr(frontmatter, "apply", apply_slowly)
+    with pytest.raises(Refused, match="another program"):
+        edit_file(file, edit)
+    assert b"To Do" in file.read_bytes()
+
+
+def test_a_file_that_is_gone_is_told(file: Path) -> None:
+    edit = change(file, "status", "Done")
+    file.unlink()
+    with pytest.raises(Unreadable, match="missing"):
+        edit_file(file, edit)
+    assert len(revert_file(file, edit)) == 1
+    assert not file.exists()
+
+
+def test_a_lock_that_is_held_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_LOCK_SECONDS", 0.05)
+    code = (
+        "import os, sys, filelock; from hypervisor.paths import file_lock_path\n"
+        "with filelock.FileLock(file_lock_path(sys.argv[1], os.environ)):\n"
+        "  print('held', flush=True); sys.stdin.read()"
+    )
+    with python(code, str(file)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(Refused, match="locked by another process"):
+            edit_file(file, change(file, "status", "Done"))
+        holder.communicate()
+
+
+def test_a_completion_report_is_a_section_of_one_line_values() -> None:
+    edit = completion_report(
+        outcome="fixed\nit", who="w-1", when="2025-01-01T00:00:00Z", commit="abc", newline="\r\n"
+    )
+    assert edit == LineEdit(
+        text="\r\n## Completion\r\n\r\n- Outcome: fixed it\r\n- Commit: abc\r\n- By: w-1\r\n"
+        "- At: 2025-01-01T00:00:00Z\r\n",
+        after=None,
+    )
+
+
+def test_a_completion_is_undone_to_the_byte_also_after_receipts(file: Path) -> None:
+    before = file.read_bytes()
+    keys = change(file, "status", "Done").keys
+    edit = FileEdit(path=str(file), keys=keys, lines=(completion_report(outcome="ok", who="w", when="now"),))
+    assert edit_file(file, edit) == []
+    after = file.read_bytes()
+    append_receipt(file, "sent")
+    assert revert_file(file, edit) == []
+    assert file.read_bytes() == before + b"\n## Receipts\n\n- sent\n"
+    file.write_bytes(after)
+    assert revert_file(file, edit) == []
+    assert file.read_bytes() == before
+
+
+# ----------------------------------------------------------------------- receipts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "## Receipts\n\n- r\n"),
+        ("no frontmatter", "no frontmatter\n\n## Receipts\n\n- r\n"),
+        ("---\nid: 1\n---\n# T\n", "---\nid: 1\n---\n# T\n\n## Receipts\n\n- r\n"),
+        ("---\r\nid: 1\r\n---\r\nx\r\n", "---\r\nid: 1\r\n---\r\nx\r\n\r\n## Receipts\r\n\r\n- r\r\n"),
+        ("---\nbad: yaml: here\n---\nx\n", "---\nbad: yaml: here\n---\nx\n\n## Receipts\n\n- r\n"),
+        ("## Receipts\n\n- a\n", "## Receipts\n\n- a\n- r\n"),
+        ("## Receipts\n\n- a", "## Receipts\n\n- a\n- r\n"),
+        ("## Receipts\n\n- a\n\n## Next\n", "## Receipts\n\n- a\n- r\n\n## Next\n"),
+        ("## Receipts\n- a\n### Below\n- b\n# Next\n", "## Receipts\n- a\n### Below\n- b\n- r\n# Next\n"),
+        ("```\n## Receipts\n```\n", "```\n## Receipts\n```\n\n## Receipts\n\n- r\n"),
+    ],
+)
+def test_a_receipt_stands_at_the_end_of_its_section(tmp_path: Path, text: str, expected: str) -> None:
+    path = write(tmp_path / "t.md", text)
+    append_receipt(path, "r")
+    assert path.read_bytes().decode() == expected
+
+
+def test_a_receipt_is_one_line(file: Path) -> None:
+    append_receipt(file, "- one\r\ntwo\n\n## three\u2028four")
+    assert file.read_bytes().endswith(b"## Receipts\n\n- one two ## three four\n")
+
+
+def python(code: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a process of its own that runs *code* with the package at hand."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=SCRIPTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+RECEIPTS = """
+import sys; from pathlib import Path; from hypervisor.tasks import append_receipt
+print("ready", flush=True); sys.stdin.readline()
+for number in range(50):
+    append_receipt(Path(sys.argv[1]), f"worker {sys.argv[2]} receipt {number}")
+"""
+
+
+def test_of_eight_processes_receipts_none_is_lost(file: Path) -> None:
+    writers = [python(RECEIPTS, str(file), str(number)) for number in range(8)]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    head, _, tail = file.read_text("utf-8").partition("## Receipts\n\n")
+    assert head == "---\nid: t-1\nstatus: To Do  # c\n---\n# T\n\n"
+    lines = tail.splitlines()
+    assert sorted(lines) == sorted(f"- worker {w} receipt {n}" for w in range(8) for n in range(50))
+    for worker in range(8):  # each one's in their order
+        mine = [line for line in lines if line.startswith(f"- worker {worker} ")]
+        assert mine == [f"- worker {worker} receipt {n}" for n in range(50)]
+
+
+EDITS = """
+import sys; from pathlib import Path
+from hypervisor import frontmatter
+from hypervisor.model import FileEdit
+from hypervisor.tasks import edit_file
+path = Path(sys.argv[1])
+while True:
+    for word in ("Done", "To Do"):
+        document = frontmatter.parse(path.read_bytes(), str(path))
+        edit_file(path, FileEdit(path=str(path), keys=(document.edit("status", word),)))
+        print(word, flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_time_leaves_the_file_whole(file: Path) -> None:
+    body = "".join(f"line {number}\n" for number in range(20_000))
+    file.write_bytes(file.read_bytes() + body.encode())
+    whole = {file.read_bytes(), file.read_bytes().replace(b"To Do", b"Done")}
+    chance = random.Random(4)
+    for _ in range(12):
+        with python(EDITS, str(file)) as writer:
+            assert writer.stdout is not None
+            for _ in range(chance.randrange(1, 6)):
+                assert writer.stdout.readline()
+            # It goes on writing after its last word, so the signal meets it anywhere in an edit.
+            for _ in range(chance.randrange(20_000)):
+                pass
+            writer.send_signal(signal.SIGKILL)
+        assert file.read_bytes() in whole
+    # No lock outlives its process.
+    assert edit_file(file, change(file, "status", "Done")) == []
+    assert list(find_task_files(file.parents[1], SETTINGS)) == [file]
