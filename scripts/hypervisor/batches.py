@@ -125,6 +125,13 @@ class Batch:
             durable.sync_directory(os.path.join(self.folder, "results"))
         return places
 
+    def find(self, root: str, key: str, item: str) -> Place | None:
+        """Return the place of *item* if its life *key*, in the store at *root*, is this batch's."""
+        place = self.place(item, pin=False)
+        if place.root != root or place.key != key:
+            return None
+        return place if not place.task or os.path.lexists(self._view(place.name, 1)) else None
+
     def reopen(self, place: Place) -> Place:
         """Settle on the next life of a finished task, for a second try within this batch."""
         if not place.task:

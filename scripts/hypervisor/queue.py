@@ -143,7 +143,9 @@ class Queue:
         descriptor = os.open(self._cursor_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            data = os.pread(descriptor, len(Cursor().to_bytes()), 0)  # what a longer one held is no part of it
+            data = os.pread(
+                descriptor, len(Cursor().to_bytes()), 0
+            )  # what a longer one held is no part of it
             cursor = Cursor.from_bytes(data)
             if not data:
                 self._write(descriptor, cursor)

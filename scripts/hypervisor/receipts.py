@@ -19,6 +19,9 @@ def with_receipt(text: str, offset: int, receipt: str) -> str:
     body = text[offset:]
     found = list(markdown.headings(body))
     mine = [index for index, heading in enumerate(found) if heading.title == HEADING and heading.level == 2]
+    if not mine and f"## {HEADING}" in body.splitlines():
+        # It stands in a code fence that never ends, as does everything below it.
+        return f"{text}{'' if text.endswith(newline) else newline}{receipt}{newline}"
     if not mine:
         gap = "" if not body.strip() else newline if body.endswith("\n") else newline * 2
         return f"{text}{gap}## {HEADING}{newline}{newline}{receipt}{newline}"

@@ -6,6 +6,7 @@ Three parts that never merge: the queue says what comes next (a hint), the store
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -31,6 +32,8 @@ T = TypeVar("T")
 #: Lines taken at a time: more would leave more to the sweep when a worker dies, fewer would take
 #: the cursor's lock more often (both measured; see CLAIMS in docs/claims.md).
 BLOCK = 8
+#: How often the claims of the dead are looked for while there is still something to take.
+RESCUE_SECONDS = 1.0
 #: How long a full disk is waited for before the worker gives up, in seconds.
 _DISK_PATIENCE = 600.0
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -193,6 +196,7 @@ class Worker:
         self._stores: dict[str, DirectoryStore] = {}
         self._heart = Heart(orders.beat_seconds)
         self._allowed = False
+        self._rescue_at = 0.0
         self.tally = Tally()
 
     def run(self) -> Tally:
@@ -205,6 +209,7 @@ class Worker:
                 for place in places:
                     if self._ended():
                         break
+                    self._rescue()
                     self._try(place)
                 if not block and self._sweep():
                     break
@@ -213,6 +218,32 @@ class Worker:
             for store in self._stores.values():
                 store.close()
         return self.tally
+
+    # ----------------------------------------------------------------- rescue
+
+    def _rescue(self) -> None:
+        """Take what the dead had in hand, about once a second for all workers of the batch.
+
+        The sweep at the queue's end would find it as well, but that may be hours away.
+        """
+        now = time.monotonic()
+        if now < self._rescue_at:
+            return
+        # A hint that all workers share, so that W of them do not look W times.
+        self._rescue_at = now + RESCUE_SECONDS
+        stamp = os.path.join(self._batch.folder, "rescued")
+        try:
+            if 0 <= time.time() - os.stat(stamp).st_mtime < RESCUE_SECONDS * 0.9:
+                return
+            os.utime(stamp)
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):  # a full disk: then everybody looks for himself
+                os.close(os.open(stamp, os.O_CREAT | os.O_WRONLY, 0o644))
+        for root, store in list(self._stores.items()):
+            for key, item in self._patiently(store.forsaken):
+                place = None if self._ended() else self._batch.find(root, key, item)
+                if place is not None:
+                    self._try(place)
 
     # ------------------------------------------------------------------ sweep
 
@@ -364,7 +395,9 @@ class Worker:
 
     def _store(self, place: Place) -> DirectoryStore:
         if place.root not in self._stores:
-            self._stores[place.root] = self._open_store(place.root, self._holder, policy=self._policy)
+            self._stores[place.root] = self._patiently(
+                lambda: self._open_store(place.root, self._holder, policy=self._policy)
+            )
         return self._stores[place.root]
 
     def _ended(self) -> bool:

@@ -145,7 +145,7 @@ class DirectoryStore(ClaimStore):
             self._intend("")  # or it would speak for whoever did make it, and may die there
             return Busy(key=key, detail="taken this moment by another worker")
         claim = Claim(key=key, generation=generation, token=secrets.token_hex(16), holder=self.holder.id)
-        if not self._sign(path, claim, self.holder):  # c5
+        if not self._sign(path, claim, self.holder, item):  # c5
             return Busy(key=key, detail="taken over before it was signed")
         try:
             finished = self.layout.finished(key)  # c6
@@ -169,9 +169,13 @@ class DirectoryStore(ClaimStore):
         if self._worker is not None:
             self._worker.intend(name)
 
-    def _sign(self, path: str, claim: Claim, holder: Holder) -> bool:
+    def _sign(self, path: str, claim: Claim, holder: Holder, item: str) -> bool:
         owner = Owner(
-            token=claim.token, holder=holder, process=self._here, suspended=clock.suspended_seconds()
+            token=claim.token,
+            holder=holder,
+            process=self._here,
+            suspended=clock.suspended_seconds(),
+            item=item,
         )
         try:
             self._files.symlink(owner.to_text(), path + "/owner")
@@ -369,6 +373,16 @@ class DirectoryStore(ClaimStore):
         if verdict.gone:
             self._take_over(key, generation, verdict)
         return verdict.gone
+
+    def forsaken(self) -> list[tuple[str, str]]:
+        """Return key and item of what is unfinished and in nobody's hands, as far as it is known."""
+        found = []
+        for key in self.layout.unfinished():
+            generation = self.layout.highest(key)
+            owner = self.layout.owner(key, generation) if generation else None
+            if owner is not None and owner.item and not self.is_held(key):
+                found.append((key, owner.item))
+        return found
 
     def tidy(self) -> None:
         """Take away what finished items and dead processes left; for the end of a drain."""

@@ -17,6 +17,8 @@ from .port import Holder, HolderKind
 
 #: Link targets may be 4,095 bytes long (PATH_MAX); one more byte and symlink(2) refuses.
 _REASON_LENGTH = 600
+#: Characters of an item that still fit beside the rest: each is at most 12 bytes of JSON.
+_ITEM_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class Owner:
     process: Identity
     #: For how long the machine had slept since its boot when the claim was made, in seconds.
     suspended: float
+    #: What is claimed, as the queue spells it; "" where it is too long for a link's text.
+    item: str
 
     def to_text(self) -> str:
         """Return the owner as the target of a link."""
@@ -41,6 +45,7 @@ class Owner:
             "session": holder.session[:200],
             "agent": holder.agent[:200],
             "suspended": round(self.suspended, 3),
+            "item": self.item if len(self.item) <= _ITEM_LENGTH else "",
             **self.process.to_json(),
         }
         return json.dumps(record, separators=(",", ":"))
@@ -67,6 +72,7 @@ class Owner:
                 start=record["start"],
             ),
             suspended=record["suspended"],
+            item=record["item"],
         )
 
 
