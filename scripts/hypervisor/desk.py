@@ -175,7 +175,7 @@ class Desk:
             raise Refused(f"{task.id}: {why}")
 
     def _begin(self, store: DirectoryStore, claim: Claim, task: TaskHead, unmet: list[str]) -> None:
-        self._put_back(store, claim.key, below=claim.generation)
+        put_back(store, claim.key, below=claim.generation)
         fresh, document = open_task(Path(task.path), self.settings)
         why = claim_refusal(fresh, self.caller.name, self.settings, unmet=unmet, ours=False)
         if why:
@@ -188,7 +188,7 @@ class Desk:
         edit = FileEdit(path=os.path.realpath(task.path), keys=edits)
         store.annotate(claim, {"edit": edit.to_json()})
         if edit_file(Path(edit.path), edit):  # its owner saved it in this moment
-            self._put_back(store, claim.key, below=claim.generation + 1)
+            put_back(store, claim.key, below=claim.generation + 1)
             raise Refused(f"{task.id}: its file was changed this moment; look at it and try again")
 
     # -------------------------------------------------------------------- end
@@ -265,7 +265,7 @@ class Desk:
             if claim is None:
                 raise Refused(f"{task.id} is not held; there is nothing to release")
             # Before the claim ends: afterwards another may hold the task, and the file is his.
-            self._put_back(store, claim.key, below=claim.generation + 1)
+            put_back(store, claim.key, below=claim.generation + 1)
             store.release(claim, reason)
         return read_task(Path(task.path), self.settings)
 
@@ -278,7 +278,7 @@ class Desk:
             store.revoke(key, f"cancelled by {self.caller.name}")
             claim = self._bare_claim(store, task)
             try:
-                self._put_back(store, claim.key, below=claim.generation)
+                put_back(store, claim.key, below=claim.generation)
                 payload = self._payload(task, claim, ending)
             except BaseException:
                 store.release(claim, "nothing was changed")
@@ -297,7 +297,7 @@ class Desk:
                 claim = store.claim(key, os.path.relpath(edit.path, os.path.realpath(self.project.root)))
                 if isinstance(claim, Claim):
                     try:
-                        self._put_back(store, key, below=claim.generation)
+                        put_back(store, key, below=claim.generation)
                     finally:
                         store.release(claim, "put back after its holder was gone")
         return freed
@@ -385,7 +385,7 @@ class Desk:
         path = os.path.realpath(self.project.root / item)
         key = next_life(store.layout, task_key(self.project, path))
         try:
-            self._put_back(store, key, below=store.layout.highest(key))
+            put_back(store, key, below=store.layout.highest(key))
             task, document = open_task(Path(path), self.settings)
             if task.status in CLOSED:  # by hand, meanwhile
                 return payload
@@ -445,12 +445,17 @@ class Desk:
                 return FileEdit.from_json(note["edit"])
         return None
 
-    def _put_back(self, store: DirectoryStore, key: str, *, below: int) -> None:
-        for generation in range(below - 1, 0, -1):
-            note = store.layout.note(key, generation)
-            if note.get("edit"):
-                edit = FileEdit.from_json(note["edit"])
-                revert_file(Path(edit.path), edit)
+
+def put_back(store: DirectoryStore, key: str, *, below: int) -> None:
+    """Take back what the claims of *key* before generation *below* wrote into the task's file.
+
+    Only for whoever holds the claim, or is about to end it: the file is the holder's.
+    """
+    for generation in range(below - 1, 0, -1):
+        note = store.layout.note(key, generation)
+        if note.get("edit"):
+            edit = FileEdit.from_json(note["edit"])
+            revert_file(Path(edit.path), edit)
 
 
 def dependencies(tasks: list[TaskHead]) -> Callable[[TaskHead], list[str]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import clock
 from .batches import Batch, Place
@@ -124,6 +127,10 @@ def _cancel(batch: Batch, store: DirectoryStore, place: Place) -> bool:
         store.revoke(place.key, "cancelled by the user")
         claim = store.claim(place.key, place.item)
         if isinstance(claim, Claim):
+            if place.task:
+                from .desk import put_back  # noqa: PLC0415 - the YAML loader
+
+                put_back(store, place.key, below=claim.generation)
             now = clock.now_text()
             store.complete(claim, {
                 "item": place.item, "status": Outcome.SKIPPED.value, "outcome": "cancelled",
@@ -153,11 +160,33 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
             continue
         if entry.state == "running":
             raise Refused(f"{entry.place.item} is being worked on; stop the workers first")
-        if entry.result and entry.result.get("edit") and entry.result.get("batch") == batch.id:
-            edits.append((str(entry.result.get("finished")), FileEdit.from_json(entry.result["edit"])))
-    put_back, left = [], []
+        for result in _lives(batch, entry.place):
+            if result.get("edit") and result.get("batch") == batch.id:
+                edits.append((str(result.get("finished")), FileEdit.from_json(result["edit"])))
+    changed, left = [], []
     for _, edit in sorted(edits, key=lambda pair: pair[0], reverse=True):
-        conflicts = revert_file(Path(edit.path), edit)
-        left += [f"{edit.path}: {conflict}" for conflict in conflicts]
-        put_back.append(edit.path)
-    return put_back, left
+        before = _content(edit.path)
+        left += revert_file(Path(edit.path), edit)
+        if _content(edit.path) != before and edit.path not in changed:
+            changed.append(edit.path)
+    return changed, left
+
+
+def _lives(batch: Batch, place: Place) -> Iterator[Mapping[str, Any]]:
+    """Yield the readable results of all lives that an item had in *batch*."""
+    life = 1
+    while os.path.lexists(
+        path := os.path.join(batch.folder, "results", life_key(place.name, life) + ".json")
+    ):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            result = json.loads(Path(path).read_bytes())
+            if isinstance(result, dict):
+                yield result
+        life += 1
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -101,13 +102,15 @@ class Queue:
             pending, size = b"", _FIRST_CHUNK
             while chunk := file.read(size):
                 size = min(size * 4, _LAST_CHUNK)
-                *whole, pending = (pending + chunk).split(separator)
-                for record in whole:
+                *records, pending = (pending + chunk).split(separator)
+                for record in records:
                     stop = start + len(record) + 1
                     if not self._blank(record):
                         yield Line(_decode(record), start, stop)
                     start = stop
-            if not self._blank(pending) and self._complete(file.fileno()):
+            # Asked first whether it is whole, then whether there is more by now.
+            whole = not self._blank(pending) and self._complete(file.fileno())
+            if whole and os.fstat(file.fileno()).st_size == start + len(pending):
                 # Its offset is no start of a line: whoever comes next looks from the top.
                 yield Line(_decode(pending), start, start + len(pending))
 
@@ -181,6 +184,9 @@ class Queue:
         setlease = getattr(fcntl, "F_SETLEASE", None)
         if setlease is not None:
             try:
+                # A writer that comes while the lease is held makes the kernel send a signal, by
+                # default SIGIO, which would end this process; SIGURG does nothing.
+                fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
                 fcntl.fcntl(descriptor, setlease, fcntl.F_RDLCK)
                 fcntl.fcntl(descriptor, setlease, fcntl.F_UNLCK)
             except BlockingIOError:
