@@ -138,7 +138,14 @@ class Steps(Files):
         return gate
 
     def fail(
-        self, name: str, part: str = "", *, code: int, nth: int = 1, last: int | None = None, after: bool = False
+        self,
+        name: str,
+        part: str = "",
+        *,
+        code: int,
+        nth: int = 1,
+        last: int | None = None,
+        after: bool = False,
     ) -> None:
         """Let a call fail; with *after*, it is carried out and says that it was not."""
 

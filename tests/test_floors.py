@@ -80,8 +80,10 @@ def test_every_module_has_its_floor(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down_only(module: str) -> None:
     mine = floor_of(module)
-    up = [other for other in imports_of(module) if (floor_of(other) or 0) > (mine if mine is not None else 99)]
-    assert not up, f"{module} imports {', '.join(sorted(up))}, which stand above it"
+    if mine is None:
+        pytest.skip("the module has no floor, which another test says")
+    up = sorted(other for other in imports_of(module) if (floor_of(other) or 0) > mine)
+    assert not up, f"{module} imports {', '.join(up)}, which stand above it"
 
 
 def test_no_imports_go_in_a_circle() -> None:

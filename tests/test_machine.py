@@ -11,9 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from choreography import PATIENCE
 from hypervisor import machine
-from hypervisor.machine import WORKER_MARK, Identity, end_group, end_orphans, life_of, start_time, this_process
+from hypervisor.machine import (
+    WORKER_MARK,
+    Identity,
+    end_group,
+    end_orphans,
+    life_of,
+    start_time,
+    this_process,
+)
 
 LINUX_ONLY = pytest.mark.skipif(not machine.LINUX, reason="looks into /proc")
 
@@ -186,7 +195,8 @@ def test_the_deepest_mount_says_what_file_system_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "network"), [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False), ("tmpfs", False)]
+    ("kind", "network"),
+    [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False), ("tmpfs", False)],
 )
 def test_a_network_file_system_is_known_by_its_type(
     monkeypatch: pytest.MonkeyPatch, kind: str, network: bool

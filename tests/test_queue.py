@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from choreography import PATIENCE
-from hypervisor import queue as queueing
-from hypervisor.queue import Cursor, Queue
 from hypothesis import given
 from hypothesis import strategies as st
+
+from choreography import PATIENCE
+from hypervisor.queue import Cursor, Queue
 
 SCRIPTS = str(Path(__file__).parent.parent / "scripts")
 LEASES = pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="needs F_SETLEASE (Linux)")
@@ -120,7 +120,10 @@ def test_records_that_end_with_nul(path: Path, data: bytes, items: list[str]) ->
     assert drained(opened(path, data, b"\0")) == items
 
 
-@given(st.lists(st.binary(min_size=1, max_size=40).filter(lambda b: b"\n" not in b and b.strip())), st.integers(1, 5))
+_RECORDS = st.binary(min_size=1, max_size=40).filter(lambda b: b"\n" not in b and bool(b.strip()))
+
+
+@given(st.lists(_RECORDS), st.integers(1, 5))
 def test_bytes_that_are_no_text_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, records: list[bytes], block: int
 ) -> None:
@@ -206,7 +209,7 @@ def test_a_line_that_grew_after_it_was_read_is_not_handed_out_torn(
             append(path, b"bc\n")
         return real(descriptor, command, *rest)
 
-    monkeypatch.setattr(queueing.fcntl, "fcntl", late)
+    monkeypatch.setattr(fcntl, "fcntl", late)
     seen = [line.item for line in queue.lines()] + [line.item for line in queue.lines()]
     assert "/data/a" not in seen
     assert "/data/abc" in seen
@@ -252,7 +255,9 @@ def test_without_leases_a_last_line_waits_until_it_has_settled(
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"\0" * 60, b"garbage", b"-1 -1 x\n", b"1 2\n", b"\xff" * 60, b"9" * 200, b"1 0 e"]
+    "damage",
+    [b"", b"\0" * 60, b"garbage", b"-1 -1 x\n", b"1 2\n", b"\xff" * 60, b"9" * 200, b"1 0 e"],
+    ids=["empty", "zeros", "garbage", "negative", "two words", "no text", "long", "short"],
 )
 def test_a_damaged_cursor_starts_from_the_top(path: Path, damage: bytes) -> None:
     queue = opened(path, b"first\nsecond\n")

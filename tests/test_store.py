@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from choreography import DISK_ERRORS, Steps, World, abandon, taken
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Attempt, Busy, Claim, Done, Held, ItemState
@@ -146,7 +147,7 @@ def test_any_process_that_has_the_claim_may_complete_it(stores: World) -> None:
 
 def test_a_large_payload_of_any_text_comes_back_as_it_was(stores: World) -> None:
     store = stores.open()
-    text = "\0\n\"é\U0001f600\u2028" + "x" * 1_000_000
+    text = '\0\n"é\U0001f600\u2028' + "x" * 1_000_000
     assert store.complete(taken(store), {**OK, "outcome": text})["outcome"] == text
 
 

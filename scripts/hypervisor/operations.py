@@ -160,9 +160,11 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
             continue
         if entry.state == "running":
             raise Refused(f"{entry.place.item} is being worked on; stop the workers first")
-        for result in _lives(batch, entry.place):
-            if result.get("edit") and result.get("batch") == batch.id:
-                edits.append((str(result.get("finished")), FileEdit.from_json(result["edit"])))
+        edits += [
+            (str(result.get("finished")), FileEdit.from_json(result["edit"]))
+            for result in _lives(batch, entry.place)
+            if result.get("edit") and result.get("batch") == batch.id
+        ]
     changed, left = [], []
     for _, edit in sorted(edits, key=lambda pair: pair[0], reverse=True):
         before = _content(edit.path)

@@ -58,8 +58,11 @@ def state_above(start: Path) -> Path | None:
     """Return the nearest ``.hypervisor`` folder at or above *start*, or None."""
     for folder in (start, *start.parents):
         candidate = folder / STATE
-        if candidate.is_dir():
-            return candidate
+        try:
+            if candidate.is_dir():
+                return candidate
+        except OSError:  # a name that is too long, or a folder that is closed to us: not there
+            continue
     return None
 
 

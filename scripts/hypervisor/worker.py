@@ -294,6 +294,8 @@ class Worker:
                 return False
         store = self._store(place)
         answer = self._patiently(lambda: store.claim(place.key, place.item))
+        if isinstance(answer, Done) and answer.given_up:
+            self._say(place, "failed", str((store.result(place.key) or {}).get("outcome")), 0.0)
         if isinstance(answer, Done | Busy):
             return isinstance(answer, Done)
         self._allowed = False

@@ -159,11 +159,16 @@ class DirectoryStore(ClaimStore):
             self._discard(key, generation)  # those below it may be gone, so that none leads to it
             return Done(key=key)
         if len(spent) >= self.policy.attempts:
-            with contextlib.suppress(ClaimLost):  # somebody else gave it up
-                self.complete(claim, self.policy.give_up(item, spent))
-            return Done(key=key)
+            return Done(key=key, given_up=self._give_up(claim, item, spent))
         self._open.add(claim)
         return claim  # c7
+
+    def _give_up(self, claim: Claim, item: str, spent: list[Attempt]) -> bool:
+        try:
+            self.complete(claim, self.policy.give_up(item, spent))
+        except ClaimLost:  # somebody else did
+            return False
+        return True
 
     def _intend(self, name: str) -> None:
         if self._worker is not None:
@@ -312,6 +317,7 @@ class DirectoryStore(ClaimStore):
                     raise
                 # Without its reason the text fits the inode and needs no block of a full disk.
                 self._files.symlink(bare, path)
+            self._files.sync(self._path(claim))  # before anybody makes the next generation (I2)
         except FileNotFoundError:
             raise ClaimLost(self._loss(claim)) from None
         except FileExistsError:

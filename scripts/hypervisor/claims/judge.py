@@ -105,7 +105,11 @@ class Judge:
         return self._silence(path, self.lease_seconds, None, "claimed by nobody known")
 
     def _silence(self, path: str, lease: float, owner: Owner | None, who: str) -> Verdict:
-        stat = self.layout.files.lstat(path)
+        try:
+            stat = self.layout.files.lstat(path)
+        except FileNotFoundError:
+            self._seen.pop(path, None)
+            raise
         if self.patient:
             signature = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
             seen, since = self._seen.get(path, (None, 0.0))
@@ -120,7 +124,6 @@ class Judge:
                 # last beat, so that this errs on the holder's side.
                 silent -= max(0.0, clock.suspended_seconds() - owner.suspended)
         if silent >= lease:
-            self._seen.pop(path, None)
             return Verdict(gone=True, detail=f"{who}, silent for {silent:.1f} s (lease {lease:g} s)")
         return Verdict(gone=False, detail=who)
 

@@ -48,6 +48,7 @@ class Layout:
             return
         for folder in FOLDERS:
             os.makedirs(os.path.join(self.root, folder), exist_ok=True)
+        self.files.sync(self.root)
 
     def claim_path(self, key: str, generation: int) -> str:
         """Return the directory of one generation of a claim."""

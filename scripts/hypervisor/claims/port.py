@@ -69,9 +69,11 @@ class Busy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The item has its result already."""
+    """The item has its result."""
 
     key: str
+    #: Whether this very call gave it up, as its attempts were used up.
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
