@@ -207,9 +207,9 @@ class Storm:
             return
         filler = Path(self.scene.folder).parent / "filler"
         filler.mkdir()
-        until, before = time.monotonic() + self.plan.disk_full, len(self.scene.finished())
+        full, before = 0.0, 0
         with open(filler / "data", "ab", buffering=0) as data:
-            while time.monotonic() < until and not self.over.wait(_TICK):
+            while not (full and time.monotonic() > full + self.plan.disk_full) and not self.over.wait(_TICK):
                 with contextlib.suppress(OSError):
                     while True:
                         (filler / str(self.counts["names taken"])).touch()
@@ -217,6 +217,7 @@ class Storm:
                 with contextlib.suppress(OSError):
                     while data.write(bytes(1 << 16)):
                         self.counts["fillings"] += 1
+                full, before = full or time.monotonic(), before or len(self.scene.finished())
         self.counts["results while the disk was full"] = len(self.scene.finished()) - before
         shutil.rmtree(filler)
 

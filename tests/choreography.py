@@ -88,7 +88,7 @@ class _Rule:
     nth: int
     last: int
     after: bool
-    act: Callable[[], None]
+    act: Callable[[], object]
     seen: int = 0
 
 
@@ -122,7 +122,7 @@ class Steps(Files):
         name: str,
         part: str = "",
         *,
-        act: Callable[[], None],
+        act: Callable[[], object],
         nth: int = 1,
         last: int | None = None,
         after: bool = False,

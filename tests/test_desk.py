@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, shell, tree, write_task
-from hypervisor import config
+from hypervisor import config, tasks
 from hypervisor import desk as desks
 from hypervisor.desk import Caller, Desk, Ending
 from hypervisor.errors import ClaimLost, Refused, UsageError
@@ -128,7 +128,7 @@ SHAPES = {
     "no assignee": "---\nid: t-1\nstatus: active\n---\nbody\n",
     "empty assignee": "---\nid: t-1\nassignee:\nstatus: active\n---\nbody\n",
     "empty with comment": "---\nid: t-1\nassignee: # nobody yet\nstatus: active\n---\nbody\n",
-    "block list": "---\nid: t-1\nstatus: active\nassignee:\n  - bot\n  - claude # and so on\nx: 1\n---\nbody\n",
+    "block list": "---\nid: t-1\nstatus: active\nassignee:\n  - bot\n  - claude # and so on\n---\nbody\n",
     "flow list": "---\nid: t-1\nstatus: active\nassignees: [ bot, 'worker' ]\n---\nbody\n",
     "empty list": "---\nid: t-1\nstatus: active\nassignee: []\n---\nbody\n",
     "quotes and comments": "---\n# top\nid: t-1\nstatus: \"active\"   # why\n\nassignee: '@bot'\n---\nbody",
@@ -569,7 +569,7 @@ def test_an_owner_who_saves_the_file_in_the_moment_of_a_claim_wins(
     project: Project, desk: Desks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = task_file(project)
-    edit_file = desks.edit_file
+    edit_file = tasks.edit_file
 
     def late(*words: object, **rest: object) -> list[str]:
         path.write_text(path.read_text().replace("status: active", "status: done"))

@@ -390,7 +390,8 @@ def test_doctor_finds_nothing_wrong_and_leaves_nothing(user: Shell) -> None:
     before = tree(user.cwd)
     found = user.hypervisor("doctor", "--json").passed().json
     assert [finding["check"] for finding in found] == [
-        "python", "uv", "git", "claude", "gemini", "settings", "state folder", "file system", "claims", "disk",
+        "python", "uv", "git", "claude", "gemini", "settings", "state folder", "file system", "claims",
+        "disk",
     ]  # fmt: skip
     by_check = {finding["check"]: finding for finding in found}
     assert by_check["claims"]["text"] == "mkdir, links and locks hold"

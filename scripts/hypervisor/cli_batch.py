@@ -22,13 +22,13 @@ from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, prin
 from .crew import Crew, Membership
 from .effects import write_edits
 from .errors import NothingToDo, Unreadable, UsageError
-from .model import Outcome, Priority
+from .model import Priority
 from .paths import Project, find_project, state_above
 from .preflight import skip_reason
 from .runners.exec import ExecRunner
 from .runners.port import Runner, Work
 from .summary import entries, stats, take_census, write_summary
-from .worker import Event, Orders, Stop, Tally, Worker
+from .worker import Orders, Stop, Tally, Worker
 
 #: Above this, the whole queue is not counted at the end of each invocation.
 _COUNTED_AT_END = 50_000
@@ -280,13 +280,9 @@ def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: 
     )
 
     def give_up(item: str, tries: list[Attempt]) -> Payload:
-        payload = {**plain_failure(item, tries), "batch": batch.id, "worker": holder.id}
-        event = Event(item=item, kind=Outcome.FAILED, text=str(payload["outcome"]))
-        worker.tally.count(event)
-        tell(event)
-        return payload
+        return {**plain_failure(item, tries), "batch": batch.id, "worker": holder.id}
 
-    worker = Worker(
+    return Worker(
         batch,
         _runner(options, batch),
         holder,
@@ -300,7 +296,6 @@ def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: 
         tell=tell,
         stop=stop,
     )
-    return worker
 
 
 def _drain(options: Namespace, batch: Batch, stop: Stop) -> int:

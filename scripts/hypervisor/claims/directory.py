@@ -6,6 +6,8 @@ Safety uses no clock. What lies where: `layout`; when a holder counts as gone: `
 are numbered as in docs/claims.md, where the invariants stand; any delay or death may come between
 two of them. Only ENOENT means absent and only EEXIST means a lost race: every other error is
 raised, and leaves nothing held.
+
+It is one module, though a long one, so that the protocol can be checked in one reading.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from typing import Any
 from .. import clock
 from ..errors import ClaimLost, Loss, LossReason
 from ..keys import generation_name, split_generation
-from ..machine import Identity, end_orphans, this_process
+from ..machine import Identity, end_orphans
 from .files import Files
-from .judge import Judge, Verdict
-from .layout import Layout
-from .port import Attempt, Busy, Claim, ClaimStore, Done, Held, Holder, HolderKind, ItemState, Payload
+from .judge import Verdict
+from .port import Attempt, Busy, Claim, Done, Holder, HolderKind, Payload
 from .records import End, Owner
+from .view import DirectoryView
 from .workers import WorkerFile, forget_dead
 
 #: How often a claim is looked at anew when it changed under the look.
@@ -62,7 +64,7 @@ class Policy:
     give_up: Callable[[str, list[Attempt]], Payload] = plain_failure
 
 
-class DirectoryStore(ClaimStore):
+class DirectoryStore(DirectoryView):
     """A claim store in a folder.
 
     Args:
@@ -84,11 +86,12 @@ class DirectoryStore(ClaimStore):
     ) -> None:
         self.holder = holder
         self.policy = policy or Policy()
-        self._files = files or Files()
-        self._here = here or this_process()
-        self.layout = Layout(root, self._files)
-        self._judge = Judge(
-            self.layout, self._here, lease_seconds=self.policy.lease_seconds, patient=self.policy.patient
+        super().__init__(
+            root,
+            lease_seconds=self.policy.lease_seconds,
+            patient=self.policy.patient,
+            files=files,
+            here=here,
         )
         self._worker: WorkerFile | None = None
         #: Claims handed out and, as far as this process knows, not ended.
@@ -380,16 +383,6 @@ class DirectoryStore(ClaimStore):
             self._take_over(key, generation, verdict)
         return verdict.gone
 
-    def forsaken(self) -> list[tuple[str, str]]:
-        """Return key and item of what is unfinished and in nobody's hands, as far as it is known."""
-        found = []
-        for key in self.layout.unfinished():
-            generation = self.layout.highest(key)
-            owner = self.layout.owner(key, generation) if generation else None
-            if owner is not None and owner.item and not self.is_held(key):
-                found.append((key, owner.item))
-        return found
-
     def tidy(self) -> None:
         """Take away what finished items and dead processes left; for the end of a drain."""
         for name in self._files.names(self.layout.locks):
@@ -421,61 +414,6 @@ class DirectoryStore(ClaimStore):
         except FileNotFoundError:
             return
         self._files.delete_tree(away)
-
-    # ------------------------------------------------------------------- look
-
-    def result(self, key: str) -> Mapping[str, Any] | None:
-        """See `ClaimStore.result`."""
-        return self.layout.result(key)
-
-    def attempts(self, key: str) -> list[Attempt]:
-        """See `ClaimStore.attempts`."""
-        return self.layout.attempts(key)
-
-    def held(self, key: str) -> Held | None:
-        """See `ClaimStore.held`."""
-        generation = self.layout.highest(key)
-        try:
-            if generation == 0 or self.layout.end(key, generation) is not None or self.layout.finished(key):
-                return None
-            silent = self._judge.silent_seconds(key, generation)
-        except FileNotFoundError:
-            return None
-        owner = self.layout.owner(key, generation)
-        if owner is None:
-            return None
-        note = self.layout.note(key, generation)
-        return Held(
-            key=key,
-            generation=generation,
-            token=owner.token,
-            holder=owner.holder,
-            note=note,
-            silent_seconds=silent,
-        )
-
-    def snapshot(self, keys: Iterable[str]) -> dict[str, ItemState]:
-        """See `ClaimStore.snapshot`."""
-        finished = {name.removesuffix(".json") for name in self._files.names(self.layout.results)}
-        begun = set(self.layout.unfinished())
-        states = {}
-        for key in keys:
-            if key in finished:
-                states[key] = ItemState.FINISHED
-            else:
-                held = key in begun and self.is_held(key)
-                states[key] = ItemState.HELD if held else ItemState.WAITING
-        return states
-
-    def is_held(self, key: str) -> bool:
-        """Tell whether somebody who lives holds *key*."""
-        generation = self.layout.highest(key)
-        try:
-            if generation == 0 or self.layout.end(key, generation) is not None:
-                return False
-            return not self._judge.verdict(key, generation).gone
-        except FileNotFoundError:
-            return False
 
     # ---------------------------------------------------------------- details
 
