@@ -150,6 +150,7 @@ class DirectoryStore(DirectoryView):
         claim = Claim(key=key, generation=generation, token=secrets.token_hex(16), holder=self.holder.id)
         if not self._sign(path, claim, self.holder, item):  # c5
             return Busy(key=key, detail="taken over before it was signed")
+        self._open.add(claim)
         try:
             finished = self.layout.finished(key)  # c6
             spent = [a for a in self.attempts(key) if a.counted] if generation > 1 and not finished else []
@@ -158,12 +159,12 @@ class DirectoryStore(DirectoryView):
                 self.release(claim, f"the store failed: {error.strerror}")
             raise
         if finished:
+            self._open.discard(claim)
             self._collect(key)
             self._discard(key, generation)  # those below it may be gone, so that none leads to it
             return Done(key=key)
         if len(spent) >= self.policy.attempts:
             return Done(key=key, given_up=self._give_up(claim, item, spent))
-        self._open.add(claim)
         return claim  # c7
 
     def _give_up(self, claim: Claim, item: str, spent: list[Attempt]) -> bool:
