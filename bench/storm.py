@@ -37,7 +37,7 @@ from bench.storm_worker import Scene, Told, Wound, recovery
 
 from hypervisor.keys import canonical, item_key
 
-WORKER = Path(__file__).resolve().with_name("storm_worker.py")
+WORKER = str(Path(__file__).resolve().with_name("storm_worker.py"))
 KINDS = ("local", "lease", "local", "foreign")
 _TICK = 0.01
 _SAMPLE = 0.2
@@ -96,7 +96,7 @@ class Storm:
             for thread in threads:
                 thread.join()
         wall, used = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._check()
+        self.check()
         cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
         self.table |= {**recovery(self.wounds), "wall s": round(wall, 1), "CPU s": round(cpu, 1)}
 
@@ -113,7 +113,7 @@ class Storm:
     def _start(self, kind: str) -> None:
         self._started += 1
         name = f"{kind}-{self._started:05d}"
-        words = [sys.executable, "-I", str(WORKER), self.scene.folder, "--logs", self.logs, "--id", name]
+        words = [sys.executable, "-I", WORKER, self.scene.folder, "--logs", self.logs, "--id", name]
         words += ["--kind", kind, "--lease", str(self.plan.lease), "--seed", self.plan.seed]
         with open(os.path.join(self.logs, f"{name}.err"), "wb") as errors:
             self.running[name] = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=errors)
@@ -137,8 +137,11 @@ class Storm:
             able = sorted(set(self.running) - set(self.stopped))
             if not drained and able and self.plan.stop_every and now >= stop_at:
                 stop_at += self.plan.stop_every
-                self._halt(self.chance.choice(able))
-            self._look()
+                self.running[name := self.chance.choice(able)].send_signal(signal.SIGSTOP)
+                self.stopped[name] = now + self.chance.uniform(1.5, 2.5) * self.plan.lease
+                self.counts["stops"] += 1
+            for wound in self.wounds:
+                wound.look(self.scene)
             time.sleep(_TICK)
 
     def _bury(self) -> None:
@@ -156,11 +159,6 @@ class Storm:
             if missing:
                 self._start(name.partition("-")[0])
 
-    def _halt(self, name: str) -> None:
-        self.running[name].send_signal(signal.SIGSTOP)
-        self.stopped[name] = time.monotonic() + self.chance.uniform(1.5, 2.5) * self.plan.lease
-        self.counts["stops"] += 1
-
     def _kill(self, name: str) -> None:
         """Kill one worker; hold it still before, for as long as it takes to see what it holds."""
         process = self.running[name]
@@ -170,21 +168,16 @@ class Storm:
         patience = time.monotonic() + 0.1  # it stops once its system call is through
         while _state(process.pid) not in "TZX" and time.monotonic() < patience:
             time.sleep(0.0005)
-        late = self.scene.cursor().next >= self.lines[-1][1]
-        held = list(self.scene.claims_of(name))
+        late, held = self.scene.cursor().next >= self.lines[-1][1], list(self.scene.claims_of(name))
         process.kill()
         killed = time.monotonic()
         process.wait()
         del self.running[name]
         self.stopped.pop(name, None)
         kind = name.partition("-")[0]
-        self.wounds += [Wound(kind, key, generation, killed, late) for key, generation in held]
+        self.wounds += [Wound(kind + how, key, generation, killed, late) for key, generation, how in held]
         self.counts["kills"] += 1
         self._start(kind)
-
-    def _look(self) -> None:
-        for wound in self.wounds:
-            wound.look(self.scene)
 
     def _sample(self) -> None:
         """Read each result once, soon after it has appeared; watch the queue's low mark."""
@@ -221,16 +214,17 @@ class Storm:
         self.counts["results while the disk was full"] = len(self.scene.finished()) - before
         shutil.rmtree(filler)
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Compare what lies on the disk with what the workers were told, and count."""
-        self._look()
+        for wound in self.wounds:
+            wound.look(self.scene)
         records: dict[str, dict[str, Any]] = {}
         left = {folder: len(self.scene.names(folder)) for folder in ("locks", "trash", "workers")}
-        self.broken += self.scene.faults({key for key, _ in self.lines}, self.results, records)
-        told = Told.read(self.logs)
+        told, keys = Told.read(self.logs), {key for key, _ in self.lines}
+        self.broken += self.scene.faults(keys, self.results, records)
         self.broken += told.contradictions(records)
         winners = {(key, record.get("token")) for key, record in records.items()}
-        done = len(records.keys() & {key for key, _ in self.lines})
+        done = len(records.keys() & keys)
         self.table = {
             "items": self.plan.items,
             "accepted": done,

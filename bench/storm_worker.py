@@ -135,8 +135,8 @@ class Scene:
             return Cursor.from_bytes(Path(self.folder, "cursor").read_bytes())
         return Cursor()
 
-    def claims_of(self, worker: str) -> Iterator[tuple[str, int]]:
-        """Yield key and generation of every open claim that *worker* has made, signed or not."""
+    def claims_of(self, worker: str) -> Iterator[tuple[str, int, str]]:
+        """Yield key, generation and whether it is unsigned of each open claim that *worker* has made."""
         intent = ""
         with contextlib.suppress(FileNotFoundError):
             intent = Path(self.folder, "workers", worker).read_text("ascii").rstrip()
@@ -150,7 +150,7 @@ class Scene:
             # `end` as a link is a revocation; as a file it is a result that somebody has to publish.
             gone = os.path.islink(path + "/end") or not os.path.isdir(path) or self.result(key).exists()
             if holder == worker and not gone:
-                yield key, generation
+                yield key, generation, "" if os.path.islink(path + "/owner") else " unsigned"
 
     def faults(
         self, expected: set[str], first_seen: dict[str, bytes], records: dict[str, dict[str, Any]]

@@ -279,10 +279,7 @@ def test_a_comment_is_an_item_like_any_other(user: Shell) -> None:
     "line",
     [
         b"a\0b",
-        pytest.param(
-            b"x\0y/c.md",
-            marks=pytest.mark.xfail(strict=True, reason="looking for the project above it ends the worker"),
-        ),
+        b"x\0y/c.md",
         b"\0.md",
         b"a\0b.md",
     ],
@@ -497,7 +494,6 @@ def test_settings_that_cannot_be_understood_are_one_line(user: Shell, name: str)
     assert os.listdir(state) == ["config.toml"]
 
 
-@pytest.mark.xfail(strict=True, reason="figures of the settings have no limits")
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

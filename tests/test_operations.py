@@ -145,7 +145,6 @@ def test_a_task_that_an_agent_holds_is_cancelled_and_put_back(user: Shell) -> No
     assert census(user)["skipped"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a batch's worker does not put back what a silent agent wrote")
 def test_a_batch_that_takes_a_task_over_puts_it_back_first(user: Shell) -> None:
     path = write_task(user.cwd / "tasks/t-1.md")
     before = path.read_bytes()

@@ -796,7 +796,12 @@ def _told_early(world: World, files: Steps, ledger: Ledger) -> list[Claim]:
     """As `_revoked`, but the one who was revoked is told so before the revocation is synced."""
     slow = world.agent("slow", lease_seconds=0.0, files=files)
     claims = [taken(slow)]
-    files.at("sync", "/locks/k", act=lambda: ledger.complete(slow, claims[0], "early") and None)
+
+    def early() -> None:
+        ledger.complete(slow, claims[0], "early")
+        files.exists(world.root)  # a call at which the power may fail, with the revocation unsynced
+
+    files.at("sync", "/locks/k", act=early)
     try:
         _told(world, files, ledger, claims, slow)
     except Died:

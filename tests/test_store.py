@@ -521,6 +521,21 @@ def test_an_undecided_completion_is_raised_and_can_be_repeated(stores: World, na
     assert store.complete(claim, OK)["token"] == claim.token
 
 
+@pytest.mark.parametrize(("name", "part"), [("write_new", "/r."), ("link", "/end"), ("link", "/results/")])
+def test_a_completion_that_finds_nothing_where_its_claim_still_is_is_undecided_and_not_lost(
+    world: World, name: str, part: str
+) -> None:
+    """`No such file` means lost only where the claim's directory is gone."""
+    files = Steps()
+    store = world.open(files=files)
+    claim = taken(store)
+    files.fail(name, part, code=errno.ENOENT)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - it is no ClaimLost, which is no OSError
+        store.complete(claim, OK)
+    assert caught.value.errno in (errno.EIO, errno.ENOENT)
+    assert store.complete(claim, OK)["token"] == claim.token
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_results_that_may_not_be_read_are_an_error(stores: World) -> None:
     store = stores.open()

@@ -145,7 +145,7 @@ class Batch:
 
     def _home(self, path: str) -> Project | None:
         """Return the project of which *path* is a task, if it is one."""
-        if not path.endswith(".md"):
+        if not path.endswith(".md") or "\0" in path:
             return None
         home = self.project
         if home is None or not _below(path, str(home.root)):

@@ -12,10 +12,11 @@ from . import cli_tasks, doctor, operations
 from .batches import Batch, newest, open_folder, settings_of
 from .claims.directory import DirectoryStore, Policy
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, print_json, shown
-from .desk import Caller, Desk
+from .desk import Desk
 from .errors import UsageError
 from .paths import find_project
 from .summary import summarise, take_census
+from .tasklist import Caller
 
 EXAMPLES = """examples:
   hypervisor preflight --all              what would run, and what is skipped and why

@@ -11,11 +11,12 @@ from typing import Any
 
 from .batches import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
-from .desk import Caller, Desk, Ending
+from .desk import Desk, Ending
 from .errors import UsageError
 from .model import Complexity, Outcome, Priority, TaskHead, TaskStatus
 from .paths import find_project
 from .preflight import Plan, plan
+from .tasklist import Caller
 from .tasks import read_task
 
 #: Statuses that `task update` may set by a move of its own.
@@ -199,13 +200,14 @@ def _show(options: Namespace) -> int:
 
 def _claim(options: Namespace) -> int:
     desk = _desk(options)
-    task, claim = desk.claim(options.id)
-    lease = desk.settings["claims"]["lease_seconds"]
+    task, hold = desk.claim(options.id)
     if options.json:
         row = _row(desk, task) | {"body": task.body}
-        print_json({"task": row, "claim": {"generation": claim.generation, "expires_in": lease}})
+        claim = {"generation": hold.generation, "expires_in": hold.expires_in}
+        print_json({"task": row, "claim": claim})
     else:
-        print(f"{task.id} is yours: generation {claim.generation}, for {lease:g} s of silence at most")
+        until = f"for {hold.expires_in:g} s of silence at most"
+        print(f"{task.id} is yours: generation {hold.generation}, {until}")
     return EXIT_DONE
 
 

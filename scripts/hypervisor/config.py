@@ -17,6 +17,11 @@ OPEN_TABLES = frozenset(
     {"status.words", "tasks.aliases", "priority.words", "triage.aliases", "triage.rules", "triage.words"}
 )
 
+#: Figures with which nothing could be claimed, or nothing kept.
+MORE_THAN_ZERO = frozenset(
+    {"claims.lease_seconds", "claims.attempts", "claims.beat_seconds", "tasks.max_bytes"}
+)
+
 
 @lru_cache(maxsize=1)
 def _defaults() -> Mapping[str, Any]:
@@ -69,6 +74,8 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Pa
             merged[key] = _merge(default, value, name, path)
         elif default is not None and not _same_kind(default, value):
             raise ConfigError(f"{path}: `{name}` must be {_kind(default)}, not {_kind(value)}")
+        elif name in MORE_THAN_ZERO and not value > 0:
+            raise ConfigError(f"{path}: `{name}` must be more than 0, not {value}")
         else:
             merged[key] = value
     for key, value in base.items():

@@ -9,45 +9,32 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import clock
 from .batches import next_life, task_key
 from .claims.directory import DirectoryStore, Policy
-from .claims.port import Attempt, Busy, Claim, Done, Held, Holder, HolderKind, Payload
+from .claims.port import Attempt, Busy, Claim, Done, Holder, HolderKind, Payload
 from .effects import write_edits
-from .errors import ClaimLost, Loss, Refused, Unreadable, UsageError
-from .index import Index
-from .keys import split_life
+from .errors import ClaimLost, Loss, Refused, Unreadable
 from .model import CLOSED, MOVES, FileEdit, KeyEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
-from .paths import Project
 from .preflight import claim_refusal
+from .tasklist import TaskList, dependencies, earlier_claims, put_back
 from .tasks import (
     append_receipt,
     completion_report,
     edit_file,
     edit_key,
-    find_task_files,
     open_task,
     read_task,
-    revert_file,
     status_word,
 )
 
 _LOOKS = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """In whose name the desk acts."""
-
-    name: str
-    session: str = ""
-    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,83 +50,23 @@ class Ending:
     next_step: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What a caller is told of its claim."""
+
+    #: Rises with every claim of the task, in whatever life: names one claim for ever.
+    generation: int
+    #: Seconds of silence after which others may take over.
+    expires_in: float
+
+
 @dataclass(slots=True)
-class Desk:
-    """The tasks of one project."""
-
-    project: Project
-    settings: Mapping[str, Any]
-    caller: Caller
-    #: Files that could not be read at the last look, and why.
-    unreadable: list[str] = field(default_factory=list)
-
-    # ------------------------------------------------------------------- look
-
-    def tasks(self) -> list[TaskHead]:
-        """Return every readable task, in the order of their paths."""
-        if not self.project.state.is_dir() and not any(find_task_files(self.project.root, self.settings)):
-            return []  # not a project of ours: looking at it leaves nothing behind
-        index = Index(self.project, self.settings)
-        try:
-            index.refresh()
-            self.unreadable = index.unreadable()
-            return list(index.heads())
-        finally:
-            index.close()
-
-    def find(self, name: str, among: list[TaskHead] | None = None) -> TaskHead:
-        """Return the task with this id, or at this path below the project's root.
-
-        Raises:
-            UsageError: There is none, or several bear the id.
-        """
-        tasks = self.tasks() if among is None else among
-        path = os.path.join(self.project.root, name)
-        found = [task for task in tasks if task.id.lower() == name.lower() or task.path == path]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            paths = ", ".join(self.relative(task) for task in found)
-            raise UsageError(f"{name}: {len(found)} tasks bear this id ({paths}); name the path instead")
-        raise UsageError(f"{name}: no such task in {self.project.root}; see `hypervisor task list`")
-
-    def relative(self, task: TaskHead) -> str:
-        """Return the task's path below the project's root."""
-        return os.path.relpath(task.path, self.project.root)
-
-    def held(self, task: TaskHead) -> Held | None:
-        """Return the open claim of *task*; its holder may be dead."""
-        store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
-        return store.held(next_life(store.layout, self._key(task)))
-
-    def refusals(self, tasks: list[TaskHead]) -> Callable[[TaskHead], str | None]:
-        """Return a function that says why an agent may not claim a task now, None if it may.
-
-        Args:
-            tasks: All of the project's, among which dependencies are looked up.
-        """
-        unmet = dependencies(tasks)
-        store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
-        begun: set[str] = set()
-        if os.path.isdir(store.layout.locks):
-            begun = {split_life(key)[0] for key in store.layout.unfinished()}
-
-        def refusal(task: TaskHead) -> str | None:
-            ours = False
-            # Only a task with a claim's directory can be held: the others cost no system call.
-            if begun and (name := self._key(task)) in begun:
-                key = next_life(store.layout, name)
-                if store.is_held(key):
-                    held = store.held(key)
-                    return f"held by {held.holder.name}" if held else "held"
-                ours = self._begun_by_us(store, key)
-            return claim_refusal(task, self.caller.name, self.settings, unmet=unmet(task), ours=ours)
-
-        return refusal
+class Desk(TaskList):
+    """The tasks of one project, to act on."""
 
     # ------------------------------------------------------------------ claim
 
-    def claim(self, name: str) -> tuple[Task, Claim]:
+    def claim(self, name: str) -> tuple[Task, Hold]:
         """Take a task: its status becomes ``in_progress`` and its assignee the caller.
 
         Raises:
@@ -164,7 +91,9 @@ class Desk:
                 except BaseException:
                     store.release(answer, "could not be begun")
                     raise
-                return read_task(Path(task.path), self.settings), answer
+                number = earlier_claims(store, key) + answer.generation
+                lease = self.settings["claims"]["lease_seconds"]
+                return read_task(Path(task.path), self.settings), Hold(generation=number, expires_in=lease)
         raise Refused(f"{task.id} keeps changing hands; try again")
 
     def _must_be_claimable(self, store: DirectoryStore, key: str, task: TaskHead, unmet: list[str]) -> None:
@@ -213,14 +142,14 @@ class Desk:
                     raise Refused(f"{task.id} is {task.status} already; its owner may reopen it in the file")
                 claim = self._bare_claim(store, task)
             try:
-                payload = self._payload(task, claim, ending)
+                payload = self._payload(task, earlier_claims(store, claim.key) + claim.generation, ending)
             except BaseException:
                 if claim.holder == store_holder(store):
                     store.release(claim, "nothing was changed")
                 raise
             return store.complete(claim, payload)
 
-    def _payload(self, task: TaskHead, claim: Claim, ending: Ending) -> Payload:
+    def _payload(self, task: TaskHead, number: int, ending: Ending) -> Payload:
         fresh, document = open_task(Path(task.path), self.settings)
         if ending.status not in MOVES[fresh.status or TaskStatus.ACTIVE]:
             raise Refused(f"{task.id} is {fresh.status}: it cannot become {ending.status}")
@@ -232,7 +161,7 @@ class Desk:
             commit=ending.commit,
             evidence=ending.evidence,
             next_step=ending.next_step,
-            who=f"{self.caller.name}, generation {claim.generation}",
+            who=f"{self.caller.name}, generation {number}",
             when=now,
             newline=document.newline,
         )
@@ -279,7 +208,7 @@ class Desk:
             claim = self._bare_claim(store, task)
             try:
                 put_back(store, claim.key, below=claim.generation)
-                payload = self._payload(task, claim, ending)
+                payload = self._payload(task, earlier_claims(store, claim.key) + claim.generation, ending)
             except BaseException:
                 store.release(claim, "nothing was changed")
                 raise
@@ -347,9 +276,6 @@ class Desk:
 
     # ---------------------------------------------------------------- details
 
-    def _key(self, task: TaskHead) -> str:
-        return task_key(self.project, os.path.realpath(task.path))
-
     @contextmanager
     def _store(self) -> Iterator[DirectoryStore]:
         self.project.prepare()
@@ -406,62 +332,26 @@ class Desk:
     def _open_claim(self, store: DirectoryStore, task: TaskHead, generation: int | None) -> Claim | None:
         """Return the open claim of *task* that the caller may act on, None if there is none."""
         key = next_life(store.layout, self._key(task))
+        earlier = earlier_claims(store, key)
         held = store.held(key)
+        if generation is not None and (held is None or generation != earlier + held.generation):
+            raise ClaimLost(self._stale(store, key, generation, earlier))
         if held is None:
-            if generation is not None:
-                raise ClaimLost(self._stale(store, key, generation))
             return None
-        if generation is not None and generation != held.generation:
-            raise ClaimLost(self._stale(store, key, generation))
         if generation is None and held.holder.name != self.caller.name:
             raise Refused(
                 f"{task.id} is held by {held.holder.name}; "
-                f"pass --generation {held.generation} to act on that claim"
+                f"pass --generation {earlier + held.generation} to act on that claim"
             )
         return Claim(key=key, generation=held.generation, token=held.token, holder=held.holder.id)
 
-    def _stale(self, store: DirectoryStore, key: str, generation: int) -> Loss:
-        end = store.layout.end_if_there(key, generation)
+    def _stale(self, store: DirectoryStore, key: str, generation: int, earlier: int) -> Loss:
+        if generation <= earlier:
+            return Loss(key=key, generation=generation, reason="finished", detail="in an earlier life")
+        end = store.layout.end_if_there(key, generation - earlier)
         if end is not None and end.how != "done":
             return Loss(key=key, generation=generation, reason=end.how, detail=end.detail)
-        finished = split_life(key)[1] > 1
-        return Loss(key=key, generation=generation, reason="finished" if finished else "gone")
-
-    def _begun_by_us(self, store: DirectoryStore, key: str) -> bool:
-        """Tell whether the file still says what the last claim of *key* wrote into it."""
-        edit = self._last_edit(store, key)
-        if edit is None:
-            return False
-        try:
-            _, document = open_task(Path(edit.path), self.settings)
-        except Unreadable:
-            return False
-        return all(document.source(change.key) == change.new for change in edit.keys)
-
-    def _last_edit(self, store: DirectoryStore, key: str) -> FileEdit | None:
-        for generation in range(store.layout.highest(key), 0, -1):
-            note = store.layout.note(key, generation)
-            if note.get("edit"):
-                return FileEdit.from_json(note["edit"])
-        return None
-
-
-def put_back(store: DirectoryStore, key: str, *, below: int) -> None:
-    """Take back what the claims of *key* before generation *below* wrote into the task's file.
-
-    Only for whoever holds the claim, or is about to end it: the file is the holder's.
-    """
-    for generation in range(below - 1, 0, -1):
-        note = store.layout.note(key, generation)
-        if note.get("edit"):
-            edit = FileEdit.from_json(note["edit"])
-            revert_file(Path(edit.path), edit)
-
-
-def dependencies(tasks: list[TaskHead]) -> Callable[[TaskHead], list[str]]:
-    """Return a function that gives the dependencies of a task that are not done, unknown ones too."""
-    done = {task.id.lower() for task in tasks if task.status is TaskStatus.DONE}
-    return lambda task: [name for name in task.depends_on if name.lower() not in done]
+        return Loss(key=key, generation=generation, reason="gone")
 
 
 def store_holder(store: DirectoryStore) -> str:

@@ -128,7 +128,7 @@ def _cancel(batch: Batch, store: DirectoryStore, place: Place) -> bool:
         claim = store.claim(place.key, place.item)
         if isinstance(claim, Claim):
             if place.task:
-                from .desk import put_back  # noqa: PLC0415 - the YAML loader
+                from .tasklist import put_back  # noqa: PLC0415 - the YAML loader
 
                 put_back(store, place.key, below=claim.generation)
             now = clock.now_text()

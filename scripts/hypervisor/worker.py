@@ -308,6 +308,11 @@ class Worker:
         self._stop.in_hand = work.stopped
         self._heart.attend(store, claim, work.stopped)
         try:
+            if place.task and claim.generation > 1:
+                # What an agent wrote into the file when it began; this claim's end takes the note away.
+                from .tasklist import put_back  # noqa: PLC0415 - the YAML loader
+
+                put_back(store, claim.key, below=claim.generation)
             report = self._patiently(lambda: self._run(work))
             seconds = time.monotonic() - begun
             if self._stop.now.is_set():

@@ -1,0 +1,150 @@
+"""Looking at the tasks of one project: which there are, who holds them, which may be claimed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .batches import next_life, task_key
+from .claims.directory import DirectoryStore, Policy
+from .claims.port import Held
+from .errors import Unreadable, UsageError
+from .index import Index
+from .keys import life_key, split_life
+from .model import FileEdit, TaskHead, TaskStatus
+from .paths import Project
+from .preflight import claim_refusal
+from .tasks import find_task_files, open_task, revert_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """In whose name the desk acts."""
+
+    name: str
+    session: str = ""
+    agent: str = ""
+
+
+@dataclass(slots=True)
+class TaskList:
+    """The tasks of one project, to look at."""
+
+    project: Project
+    settings: Mapping[str, Any]
+    caller: Caller
+    #: Files that could not be read at the last look, and why.
+    unreadable: list[str] = field(default_factory=list)
+
+    def tasks(self) -> list[TaskHead]:
+        """Return every readable task, in the order of their paths."""
+        if not self.project.state.is_dir() and not any(find_task_files(self.project.root, self.settings)):
+            return []  # not a project of ours: looking at it leaves nothing behind
+        index = Index(self.project, self.settings)
+        try:
+            index.refresh()
+            self.unreadable = index.unreadable()
+            return list(index.heads())
+        finally:
+            index.close()
+
+    def find(self, name: str, among: list[TaskHead] | None = None) -> TaskHead:
+        """Return the task with this id, or at this path below the project's root.
+
+        Raises:
+            UsageError: There is none, or several bear the id.
+        """
+        tasks = self.tasks() if among is None else among
+        path = os.path.join(self.project.root, name)
+        found = [task for task in tasks if task.id.lower() == name.lower() or task.path == path]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            paths = ", ".join(self.relative(task) for task in found)
+            raise UsageError(f"{name}: {len(found)} tasks bear this id ({paths}); name the path instead")
+        raise UsageError(f"{name}: no such task in {self.project.root}; see `hypervisor task list`")
+
+    def relative(self, task: TaskHead) -> str:
+        """Return the task's path below the project's root."""
+        return os.path.relpath(task.path, self.project.root)
+
+    def held(self, task: TaskHead) -> Held | None:
+        """Return the open claim of *task*, its generation as in `Hold`; its holder may be dead."""
+        store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
+        key = next_life(store.layout, self._key(task))
+        held = store.held(key)
+        return held and replace(held, generation=earlier_claims(store, key) + held.generation)
+
+    def refusals(self, tasks: list[TaskHead]) -> Callable[[TaskHead], str | None]:
+        """Return a function that says why an agent may not claim a task now, None if it may.
+
+        Args:
+            tasks: All of the project's, among which dependencies are looked up.
+        """
+        unmet = dependencies(tasks)
+        store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
+        begun: set[str] = set()
+        if os.path.isdir(store.layout.locks):
+            begun = {split_life(key)[0] for key in store.layout.unfinished()}
+
+        def refusal(task: TaskHead) -> str | None:
+            ours = False
+            # Only a task with a claim's directory can be held: the others cost no system call.
+            if begun and (name := self._key(task)) in begun:
+                key = next_life(store.layout, name)
+                if store.is_held(key):
+                    held = store.held(key)
+                    return f"held by {held.holder.name}" if held else "held"
+                ours = self._begun_by_us(store, key)
+            return claim_refusal(task, self.caller.name, self.settings, unmet=unmet(task), ours=ours)
+
+        return refusal
+
+    def _key(self, task: TaskHead) -> str:
+        return task_key(self.project, os.path.realpath(task.path))
+
+    def _begun_by_us(self, store: DirectoryStore, key: str) -> bool:
+        """Tell whether the file still says what the last claim of *key* wrote into it."""
+        edit = self._last_edit(store, key)
+        if edit is None:
+            return False
+        try:
+            _, document = open_task(Path(edit.path), self.settings)
+        except Unreadable:
+            return False
+        return all(document.source(change.key) == change.new for change in edit.keys)
+
+    def _last_edit(self, store: DirectoryStore, key: str) -> FileEdit | None:
+        for generation in range(store.layout.highest(key), 0, -1):
+            note = store.layout.note(key, generation)
+            if note.get("edit"):
+                return FileEdit.from_json(note["edit"])
+        return None
+
+
+def put_back(store: DirectoryStore, key: str, *, below: int) -> None:
+    """Take back what the claims of *key* before generation *below* wrote into the task's file.
+
+    Only for whoever holds the claim, or is about to end it: the file is the holder's.
+    """
+    for generation in range(below - 1, 0, -1):
+        note = store.layout.note(key, generation)
+        if note.get("edit"):
+            edit = FileEdit.from_json(note["edit"])
+            revert_file(Path(edit.path), edit)
+
+
+def earlier_claims(store: DirectoryStore, key: str) -> int:
+    """Return how many claims the lives before *key* had; each ended with the one that has the result."""
+    item, life = split_life(key)
+    results = [store.result(life_key(item, number)) for number in range(1, life)]
+    return sum(int(result["generation"]) for result in results if result is not None)
+
+
+def dependencies(tasks: list[TaskHead]) -> Callable[[TaskHead], list[str]]:
+    """Return a function that gives the dependencies of a task that are not done, unknown ones too."""
+    done = {task.id.lower() for task in tasks if task.status is TaskStatus.DONE}
+    return lambda task: [name for name in task.depends_on if name.lower() not in done]
