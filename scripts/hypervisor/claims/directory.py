@@ -140,7 +140,7 @@ class DirectoryStore(DirectoryView):
     def _take(self, key: str, generation: int, item: str) -> Claim | Busy | Done:
         if self.holder is None:
             raise ValueError("this store was opened without a holder: it can only be looked at")
-        self._intend(generation_name(key, generation))
+        self._intend(generation_name(key, generation), item)
         path = self.layout.claim_path(key, generation)
         try:
             self._files.mkdir(path)  # c4
@@ -174,9 +174,9 @@ class DirectoryStore(DirectoryView):
             return False
         return True
 
-    def _intend(self, name: str) -> None:
+    def _intend(self, name: str, item: str = "") -> None:
         if self._worker is not None:
-            self._worker.intend(name)
+            self._worker.intend(name, item)
 
     def _sign(self, path: str, claim: Claim, holder: Holder, item: str) -> bool:
         owner = Owner(

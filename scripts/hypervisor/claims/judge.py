@@ -96,7 +96,7 @@ class Judge:
     def _unsigned(self, path: str) -> Verdict:
         """Judge a claim that nobody has signed: its maker is between two calls, or died there (R4)."""
         if not self._on_network():
-            makers = list(intending(self.layout.workers, os.path.basename(path)))
+            makers = [worker for worker, _ in intending(self.layout.workers, os.path.basename(path))]
             living = [worker for worker in makers if lock_state(self.layout.workers, worker) == "held"]
             if living:
                 return Verdict(gone=False, detail=f"being claimed by {living[0]}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..keys import generation_name
 from ..machine import Identity, this_process
 from .files import Files
 from .judge import Judge
 from .layout import Layout
 from .port import Attempt, ClaimStore, Held, ItemState
+from .workers import intending
 
 
 class DirectoryView(ClaimStore):
@@ -98,4 +100,5 @@ class DirectoryView(ClaimStore):
             owner = self.layout.owner(key, generation)
             if owner is not None and owner.item:
                 return owner.item
-        return ""
+        intents = intending(self.layout.workers, generation_name(key, self.layout.highest(key)))
+        return next((item for _, item in intents if item), "")

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Iterator
 from typing import Literal
 
-_RECORD = 512  # longer than any name of a generation; one write that is never torn
+#: Holds any name of a generation and most items; one write.
+_RECORD = 1024
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -35,12 +36,15 @@ class WorkerFile:
         # Locked before it bears its name, so that nobody ever sees a living worker's file free.
         os.rename(newborn, self.path)
 
-    def intend(self, name: str) -> None:
-        """Note which claim is about to be made, before it is made.
+    def intend(self, name: str, item: str = "") -> None:
+        """Note which claim is about to be made, and for what, before it is made.
 
         A claim whose maker died before it could sign is then known to be his.
         """
-        os.pwrite(self.descriptor, name.encode().ljust(_RECORD), 0)
+        record = f"{name}\n{item}".encode("utf-8", "surrogateescape")
+        if len(record) > _RECORD:
+            record = f"{name}\n".encode()
+        os.pwrite(self.descriptor, record.ljust(_RECORD, b"\0"), 0)
 
     def close(self, *, owes_nothing: bool) -> None:
         """Give the lock up.
@@ -74,18 +78,18 @@ def lock_state(folder: str, worker: str) -> LockState:
     return "free"
 
 
-def intending(folder: str, name: str) -> Iterator[str]:
-    """Yield the workers whose last noted intent was the claim *name*."""
+def intending(folder: str, name: str) -> Iterator[tuple[str, str]]:
+    """Yield each worker whose last noted intent was the claim *name*, and what it was for."""
     for worker in os.listdir(folder):
         if worker.startswith("."):
             continue
         try:
             with open(os.path.join(folder, worker), "rb") as file:
-                noted = file.read(_RECORD)
+                noted, _, item = file.read(_RECORD).rstrip(b"\0").partition(b"\n")
         except FileNotFoundError:
             continue
-        if noted.rstrip() == name.encode():
-            yield worker
+        if noted == name.encode():
+            yield worker, item.decode("utf-8", "surrogateescape")
 
 
 def forget_dead(folder: str) -> None:
