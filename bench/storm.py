@@ -218,9 +218,9 @@ class Storm:
         """Compare what lies on the disk with what the workers were told, and count."""
         for wound in self.wounds:
             wound.look(self.scene)
-        records: dict[str, dict[str, Any]] = {}
         left = {folder: len(self.scene.names(folder)) for folder in ("locks", "trash", "workers")}
-        told, keys = Told.read(self.logs), {key for key, _ in self.lines}
+        left["drafts"] = sum(name[0] == "." for place in (".", "workers") for name in self.scene.names(place))
+        told, keys, records = Told.read(self.logs), {key for key, _ in self.lines}, dict[str, Any]()
         self.broken += self.scene.faults(keys, self.results, records)
         self.broken += told.contradictions(records)
         winners = {(key, record.get("token")) for key, record in records.items()}

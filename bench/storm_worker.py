@@ -32,12 +32,13 @@ from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Claim, Holder, HolderKind, ItemState, Payload
 from hypervisor.errors import ClaimLost
+from hypervisor.heart import Stop
 from hypervisor.keys import generation_name, split_generation
 from hypervisor.machine import this_process
 from hypervisor.model import Outcome, Report
 from hypervisor.queue import Cursor
 from hypervisor.runners.port import Work
-from hypervisor.worker import Orders, Stop, Worker
+from hypervisor.worker import Orders, Worker
 
 #: So many that no item is given up because its workers were killed.
 ATTEMPTS = 50
@@ -152,9 +153,7 @@ class Scene:
             if holder == worker and not gone:
                 yield key, generation, "" if os.path.islink(path + "/owner") else " unsigned"
 
-    def faults(
-        self, expected: set[str], first_seen: dict[str, bytes], records: dict[str, dict[str, Any]]
-    ) -> Iterator[str]:
+    def faults(self, expected: set[str], seen: dict[str, bytes], records: dict[str, Any]) -> Iterator[str]:
         """Yield what must not be when all workers are gone; tidy up; put the results in *records*."""
         store, finished = DirectoryStore(self.folder), self.finished()
         for key in sorted(finished):
@@ -164,7 +163,7 @@ class Scene:
             record = records.get(key, {})
             if record.get("key") != key or record.get("status") != "success" or "token" not in record:
                 yield f"{key}: torn, or not its own result: {data[:200]!r}"
-            if first_seen.get(key, data) != data:
+            if seen.get(key, data) != data:
                 yield f"{key}: the result has changed"
         for key in sorted(finished - expected):
             yield f"{key}: a result of no item"
@@ -176,11 +175,12 @@ class Scene:
         if not lost:
             store.tidy()
             for folder in ("locks", "trash", "workers"):
-                yield from (f"left in {folder}/: {name}" for name in self.names(folder))
+                yield from (f"left in {folder}/: {name}" for name in self.names(folder) if name[0] != ".")
         ours = {"queue.txt", "cursor", "manifest.json", "results", "locks", "trash", "workers"}
-        yield from (f"left in the folder: {name}" for name in sorted(set(os.listdir(self.folder)) - ours))
+        others = [name for name in set(self.names(".")) - ours if name[0] != "."]  # drafts are counted
+        yield from (f"left in the folder: {name}" for name in others)
         for folder, _, names in os.walk(self.folder):
-            paths = [os.path.join(folder, name) for name in names]
+            paths = [os.path.join(folder, name) for name in names if name[0] != "."]
             yield from (f"an empty file: {path}" for path in paths if not os.lstat(path).st_size)
 
 

@@ -21,7 +21,7 @@ FLOORS: list[list[str]] = [
     ["claims", "claims.*"],
     ["queue", "tasks", "index", "batches", "triage", "triage_*", "preflight", "effects"],
     ["runners", "runners.*"],
-    ["worker", "summary", "tasklist", "desk", "crew", "operations", "doctor"],
+    ["tally", "heart", "worker", "summary", "tasklist", "desk", "crew", "operations", "doctor"],
     ["console", "cli", "cli_*"],
 ]
 

@@ -420,7 +420,8 @@ from hypervisor.claims.directory import Policy
 from hypervisor.claims.port import Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
 from hypervisor.runners.exec import ExecRunner
-from hypervisor.worker import Orders, Stop, Worker
+from hypervisor.heart import Stop
+from hypervisor.worker import Orders, Worker
 import os
 folder, *command = sys.argv[1:]
 name = new_worker_id("drain", os.getpid())

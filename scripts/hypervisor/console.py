@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .errors import HypervisorError, NothingToDo, UsageError
-from .worker import Event
+from .tally import Event
 
 EXIT_DONE = 0
 EXIT_REFUSED = 1  #: refused, or some item failed

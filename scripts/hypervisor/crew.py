@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO
 
-from .worker import Event, Stop, Tally
+from .heart import Stop
+from .tally import Event, Tally
 
 #: Names the three descriptors in a child's environment.
 CREW = "HYPERVISOR_CREW"

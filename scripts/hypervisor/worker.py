@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from . import clock
@@ -21,10 +19,12 @@ from .batches import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Busy, Claim, Done, Holder
 from .errors import ClaimLost
+from .heart import Heart, Stop
 from .keys import generation_name
 from .machine import WORKER_MARK
 from .model import Outcome, Report
 from .runners.port import Runner, Work
+from .tally import Event, Tally
 
 T = TypeVar("T")
 
@@ -36,113 +36,6 @@ RESCUE_SECONDS = 1.0
 #: How long a full disk is waited for before the worker gives up, in seconds.
 _DISK_PATIENCE = 600.0
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One thing that happened to one item, as it is told to the user."""
-
-    item: str
-    #: ``success``, ``blocked``, ``failed``, ``skipped``: a result; ``again``: it will be tried
-    #: again; ``lost``: another worker took it over; ``trouble``: the machine, not the item.
-    kind: str
-    text: str
-    seconds: float = 0.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What one worker did."""
-
-    results: dict[str, int] = field(default_factory=dict)
-    again: int = 0
-    lost: int = 0
-    #: Items that others held when this worker ended.
-    left: list[str] = field(default_factory=list)
-
-    def count(self, event: Event) -> None:
-        """Add one event."""
-        if event.kind == "again":
-            self.again += 1
-        elif event.kind == "lost":
-            self.lost += 1
-        elif event.kind in set(Outcome):
-            self.results[event.kind] = self.results.get(event.kind, 0) + 1
-
-    @property
-    def processed(self) -> int:
-        """Items that got their result from this worker."""
-        return sum(self.results.values())
-
-
-class Stop:
-    """How a worker is told to end: ``soon`` after the item in hand, ``now`` without it."""
-
-    def __init__(self) -> None:
-        self.soon = threading.Event()
-        self.now = threading.Event()
-        #: The `Work.stopped` of the item in hand.
-        self.in_hand = threading.Event()
-
-    def ask(self) -> None:
-        """Ask once to end soon; asked again, to end now."""
-        if self.soon.is_set():
-            self.now.set()
-            self.in_hand.set()
-        self.soon.set()
-
-    def listen(self, *signals: int) -> None:
-        """Ask on each of *signals*.
-
-        The handler only writes a byte: it may run while the main thread is inside a lock of the
-        very event that it would have to set.
-        """
-        read, write = os.pipe()
-        for number in signals:
-            signal.signal(number, lambda *_: os.write(write, b"!"))
-        threading.Thread(target=self._asked, args=(read,), daemon=True).start()
-
-    def _asked(self, descriptor: int) -> None:
-        while os.read(descriptor, 1):
-            self.ask()
-
-
-class Heart:
-    """Renews the claim in hand from a thread, and says so when it is lost."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._current: tuple[DirectoryStore, Claim, threading.Event] | None = None
-        self._thread: threading.Thread | None = None
-
-    def attend(self, store: DirectoryStore, claim: Claim, lost: threading.Event) -> None:
-        """Begin to renew *claim*; set *lost* when it is no longer held."""
-        with self._lock:
-            self._current = (store, claim, lost)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._beat, daemon=True, name="heart")
-            self._thread.start()
-
-    def rest(self) -> None:
-        """Stop renewing."""
-        with self._lock:
-            self._current = None
-
-    def _beat(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(self._seconds):
-            with self._lock:
-                if self._current is None:
-                    continue
-                store, claim, lost = self._current
-                try:
-                    store.beat(claim)
-                except ClaimLost:
-                    lost.set()
-                except OSError as error:
-                    # The next beat may pass; if none does, the claim is lost and says so.
-                    print(f"heartbeat: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
