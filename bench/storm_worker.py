@@ -140,7 +140,7 @@ class Scene:
         """Yield key, generation and whether it is unsigned of each open claim that *worker* has made."""
         intent = ""
         with contextlib.suppress(FileNotFoundError):
-            intent = Path(self.folder, "workers", worker).read_text("ascii").rstrip()
+            intent = Path(self.folder, "workers", worker).read_bytes().partition(b"\n")[0].decode()
         for name in self.names("locks"):
             path = os.path.join(self.folder, "locks", name)
             key, generation = split_generation(name)

@@ -9,7 +9,9 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from choreography import PATIENCE
@@ -167,6 +169,29 @@ def test_an_orphan_that_ignores_term_is_killed() -> None:
     assert end_orphans("w-2", grace_seconds=0.1) == [process.pid]
     ended(process)
     assert start_time(process.pid) == ""
+
+
+def test_an_orphan_that_had_to_be_killed_is_gone_before_its_item_is_handed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signal is only sent: what it ends still runs for a moment, and may still write."""
+    process = sleeper("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)", mark="w-5")
+    order: list[str] = []
+    kill, wait = psutil.Process.kill, psutil.wait_procs
+
+    def killed(self: psutil.Process) -> None:
+        order.append("kill")
+        kill(self)
+
+    def waited(*arguments: Any, **options: Any) -> Any:
+        order.append("wait")
+        return wait(*arguments, **options)
+
+    monkeypatch.setattr(psutil.Process, "kill", killed)
+    monkeypatch.setattr(psutil, "wait_procs", waited)
+    end_orphans("w-5", grace_seconds=0.1)
+    ended(process)
+    assert order == ["wait", "kill", "wait"]
 
 
 def test_an_orphan_in_a_session_of_its_own_is_found() -> None:

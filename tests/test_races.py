@@ -487,10 +487,8 @@ def test_r07_what_a_killed_worker_left_is_ended_before_its_item_is_handed_out(
         with World(str(folder)) as world:
             key = item_key(canonical(str(note), os.path.realpath(folder)))
             store = world.open()
-            begun = time.monotonic()
             claim = taken(store, key, str(note))
             assert not runs(orphan), "handed out while the orphan runs"
-            assert time.monotonic() - begun < 5
             assert claim.generation == 2
             assert store.complete(claim, OK)
     finally:

@@ -81,7 +81,7 @@ def life_key(key: str, life: int) -> str:
 def split_life(name: str) -> tuple[str, int]:
     """Return item key and number of life of what `life_key` made."""
     key, mark, life = name.rpartition(".r")
-    return (key, int(life)) if mark else (name, 1)
+    return (key, int(life)) if mark and life.isdecimal() else (name, 1)
 
 
 def generation_name(key: str, generation: int) -> str:
@@ -92,4 +92,4 @@ def generation_name(key: str, generation: int) -> str:
 def split_generation(name: str) -> tuple[str, int]:
     """Return key and generation of what `generation_name` made."""
     key, mark, generation = name.rpartition("~")
-    return (key, int(generation)) if mark else (name, 1)
+    return (key, int(generation)) if mark and generation.isdecimal() else (name, 1)

@@ -197,6 +197,7 @@ def end_orphans(worker: str, grace_seconds: float = 1.0) -> list[int]:
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(alive, timeout=grace_seconds)  # its item is handed out once this returns
     return [process.pid for process in found]
 
 

@@ -19,7 +19,8 @@ def with_receipt(text: str, offset: int, receipt: str) -> str:
     body = text[offset:]
     found = list(markdown.headings(body))
     mine = [index for index, heading in enumerate(found) if heading.title == HEADING and heading.level == 2]
-    if not mine and f"## {HEADING}" in body.splitlines():
+    endless = next((span for span in markdown.spans(body) if not span.closed), None)
+    if not mine and endless and f"## {HEADING}" in body[endless.start :].splitlines():
         # It stands in a code fence that never ends, as does everything below it.
         return f"{text}{'' if text.endswith(newline) else newline}{receipt}{newline}"
     if not mine:

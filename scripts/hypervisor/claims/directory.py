@@ -426,9 +426,15 @@ class DirectoryStore(DirectoryView):
         return owner is not None and owner.token == claim.token
 
     def _loss(self, claim: Claim) -> Loss:
-        self._open.discard(claim)
+        """Say why a claim is lost. Final: a power loss must not be able to take it back (I7)."""
         end = self.layout.end_if_there(claim.key, claim.generation)
         result = self.layout.result(claim.key)
+        if end is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.sync(self._path(claim))
+        if result is not None:
+            self._files.sync(self.layout.results)
+        self._open.discard(claim)
         reason: LossReason
         if end is not None and end.how != "done":
             reason, detail = end.how, end.detail
