@@ -143,7 +143,7 @@ class Worker:
         pending = self._unsettled()
         while pending and not self._ended():
             before = len(pending)
-            pending = [place for place in pending if self._ended() or not self._try(place)]
+            pending = [place for place in pending if self._ended() or not self._try_in_sweep(place)]
             if self._batch.queue.grown():
                 return False
             if len(pending) == before:
@@ -156,6 +156,10 @@ class Worker:
             for store in self._stores.values():
                 self._patiently(store.tidy)
         return True
+
+    def _try_in_sweep(self, place: Place) -> bool:
+        self._rescue()  # one pass may take long, and what others drop meanwhile may lie behind it
+        return self._try(place)
 
     def _unsettled(self) -> list[Place]:
         """Return the items without a result, and move the mark below which there are none."""

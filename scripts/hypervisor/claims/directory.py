@@ -205,8 +205,11 @@ class DirectoryStore(DirectoryView):
         try:
             self._must_hold(claim)
             self._files.touch(self._path(claim))
-        except FileNotFoundError:
-            raise ClaimLost(self._loss(claim)) from None
+        except (ClaimLost, FileNotFoundError):
+            result = self.layout.result(claim.key)
+            if result is None or result["token"] != claim.token:
+                raise ClaimLost(self._loss(claim)) from None
+            # Its own completion has won and taken the claim's place away: nothing is lost (I7).
 
     def annotate(self, claim: Claim, note: Mapping[str, Any]) -> None:
         """See `ClaimStore.annotate`."""

@@ -7,11 +7,14 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Literal
 
 #: Holds any name of a generation and most items; one write.
 _RECORD = 1024
+#: Longer than a living process takes from a file's making to its lock.
+_NEWBORN_SECONDS = 3600.0
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -32,9 +35,15 @@ class WorkerFile:
         self.path = os.path.join(folder, worker)
         newborn = os.path.join(folder, f".{worker}")
         self.descriptor = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
-        # Locked before it bears its name, so that nobody ever sees a living worker's file free.
-        os.rename(newborn, self.path)
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            # Locked before it bears its name, so that nobody ever sees a living worker's file free.
+            os.rename(newborn, self.path)
+        except BaseException:  # so that it can be tried again where the disk was full
+            with contextlib.suppress(OSError):
+                os.unlink(newborn)
+            os.close(self.descriptor)
+            raise
 
     def intend(self, name: str, item: str = "") -> None:
         """Note which claim is about to be made, and for what, before it is made.
@@ -95,6 +104,9 @@ def intending(folder: str, name: str) -> Iterator[tuple[str, str]]:
 def forget_dead(folder: str) -> None:
     """Delete the files of dead workers. Only where no claim is open: one may need its file."""
     for worker in os.listdir(folder):
-        if not worker.startswith(".") and lock_state(folder, worker) == "free":
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, worker))
+        path = os.path.join(folder, worker)
+        with contextlib.suppress(FileNotFoundError):
+            # Free and without its name: about to be locked, unless its maker died between the two.
+            newborn = worker.startswith(".") and time.time() - os.stat(path).st_mtime < _NEWBORN_SECONDS
+            if not newborn and lock_state(folder, worker) == "free":
+                os.unlink(path)
