@@ -163,7 +163,7 @@ class Scene:
             record = records.get(key, {})
             if record.get("key") != key or record.get("status") != "success" or "token" not in record:
                 yield f"{key}: torn, or not its own result: {data[:200]!r}"
-            if seen.get(key, data) != data:
+            if seen.setdefault(key, data) != data:
                 yield f"{key}: the result has changed"
         for key in sorted(finished - expected):
             yield f"{key}: a result of no item"
