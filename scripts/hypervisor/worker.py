@@ -29,7 +29,7 @@ from .tally import Event, Tally
 T = TypeVar("T")
 
 #: Lines taken at a time: more would leave more to the sweep when a worker dies, fewer would take
-#: the cursor's lock more often (both measured; see CLAIMS in docs/claims.md).
+#: the cursor's lock more often.
 BLOCK = 8
 #: How often the claims of the dead are looked for while there is still something to take.
 RESCUE_SECONDS = 1.0
