@@ -449,7 +449,7 @@ def test_wrong_words_are_one_line_that_says_what_to_do(folders: Shell, name: str
         (["task", "show", "none"], 2, ["none: no such task in", "see `hypervisor task list`"]),
         (["task", "claim", "none"], 2, ["none: no such task"]),
         (["task", "update", "none"], 2, ["say what to change"]),
-        (["task", "update", "none", "--priority", "soon"], 2, ["--priority soon: must be one of critical"]),
+        (["task", "update", "none", "--priority", "soon"], 2, ["priority soon: must be one of critical"]),
         (["task", "complete", "none"], 2, ["required: --outcome"]),
         (["task", "receipt", "none", " "], 2, ["the receipt is empty"]),
         (["preflight"], 2, ["say which tasks: IDs, --all or --parent ID"]),

@@ -23,6 +23,7 @@ COMMANDS = sorted(
     [
         *(path for path in (ROOT / "bin").iterdir() if path.is_file()),
         ROOT / "scripts/ensure-uv",
+        ROOT / "scripts/with-uv",
         ROOT / "examples/try",
         ROOT / "tests/run",
         ROOT / ".ci/run",
@@ -67,7 +68,7 @@ def test_a_script_asks_for_what_the_project_asks_for(script: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
 def test_a_script_checks_for_each_dependency_of_its_header(script: Path) -> None:
     if "launch" in script.read_text("utf-8"):
-        assert set(launch.MODULES.values()) == set(_by_name(_header(script)["dependencies"]))
+        assert launch.dependencies(str(script)) == list(_by_name(_header(script)["dependencies"]))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
@@ -124,7 +125,7 @@ def test_a_bare_python_without_the_dependencies_is_told_in_one_line_what_to_type
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        f"{script.name}: needs filelock, psutil, pyyaml, rich; "
+        f"{script.name}: needs {', '.join(sorted(launch.dependencies(str(script))))}; "
         f"start it with: uv run scripts/{script.name} ...\n"
     )
 

@@ -308,7 +308,7 @@ def test_status_shows_batches_claims_and_tasks(user: Shell) -> None:
     user.hypervisor("task", "claim", "t-1", "--caller", "claude").passed()
     user.worker("--tasks", "tasks/bad.md", "--all")
     data = user.hypervisor("status", "--json").passed().json
-    assert data["tasks"] == {"in_progress": 1, "done": 1}
+    assert data["by_status"] == {"in_progress": 1, "done": 1}
     assert [line.split(": ", 1)[1] for line in data["unreadable"]] == [
         "no frontmatter (the first line is not ---)"
     ]
@@ -319,7 +319,7 @@ def test_status_shows_batches_claims_and_tasks(user: Shell) -> None:
     assert batch["census"] | {"queued": 1, "failed": 1} == batch["census"]
     text = user.hypervisor("status").passed().out
     assert f"project  {user.cwd}\n" in text
-    assert "tasks    1 done, 1 in_progress\n" in text
+    assert "tasks    1 done, 1 in_progress; 0 ready\n" in text
     assert ": 1 queued, 1 failed\n" in text
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from . import config, durable
+from . import clock, config, durable
 from .claims.files import Files
 from .claims.layout import Layout
 from .errors import UsageError
@@ -271,6 +271,44 @@ def create(folder: Path, items: list[str], manifest: Manifest, project: Project)
     return batch
 
 
+def create_of_tasks(project: Project, run: list[str], skipped: Iterable[tuple[str, str]]) -> Batch:
+    """Make a batch of tasks of *project*.
+
+    Args:
+        project: The project, in whose state folder the batch lies.
+        run: Paths of the tasks below the project's root, in their order.
+        skipped: Those that are left out, and why.
+    """
+    project.prepare()
+    name = f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
+    return create(project.batches / name, run, task_manifest(project, skipped), project)
+
+
+def task_manifest(project: Project, skipped: Iterable[tuple[str, str]]) -> Manifest:
+    """Return the manifest of a batch of tasks of *project*."""
+    return Manifest(
+        base=str(project.root.resolve()),
+        separator="nul",
+        tasks=True,
+        created=clock.now_text(),
+        skipped=tuple({"item": item, "reason": why} for item, why in skipped),
+    )
+
+
+def open_named(project: Project, name: str) -> Batch:
+    """Open a batch of *project* to look at: the one with this id, or the newest for "".
+
+    Raises:
+        UsageError: There is none.
+    """
+    folder = project.batches / name if name else newest(project)
+    if folder is None:
+        raise UsageError(f"{project.root} has no batch yet; `hypervisor preflight --all --batch` makes one")
+    if "/" in name or name in (".", "..") or not folder.is_dir():
+        raise UsageError(f"{name}: no such batch in {project.batches}; see `hypervisor status`")
+    return open_folder(str(folder), cwd=str(project.root), project=project, write=False)
+
+
 def newest(project: Project) -> Path | None:
     """Return the folder of the project's newest batch, or None."""
     try:
@@ -281,9 +319,17 @@ def newest(project: Project) -> Path | None:
     return project.batches / whole[-1] if whole else None
 
 
-@lru_cache(maxsize=64)
 def settings_of(state: Path | None) -> dict[str, Any]:
-    """Return the settings of the project with this state folder; read once per process."""
+    """Return the settings of the project with this state folder, as its file says now."""
+    try:
+        stat = os.stat(state / config.FILE) if state else None
+    except OSError:
+        stat = None
+    return _settings(state, stat and (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=64)
+def _settings(state: Path | None, _as_of: tuple[int, int] | None) -> dict[str, Any]:
     return config.load(state)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from . import cli_tasks, doctor, operations
-from .batches import Batch, newest, open_folder, settings_of
+from .answers import batch_status, dependency_faults, index_stats
+from .batches import Batch, newest, open_folder, open_named, settings_of
 from .claims.directory import DirectoryStore, Policy
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, print_json, shown
 from .desk import Desk
@@ -56,7 +57,8 @@ def _add(below: Any, name: str, help_text: str, action: Any) -> ArgumentParser:
 
 
 def _batch_commands(below: Any) -> None:
-    _add(below, "status", "show the project's batches, claims and tasks", _status)
+    status = _add(below, "status", "show the project's batches, claims and tasks; or one batch", _status)
+    status.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id: who runs what, what waits")
     summary = _add(below, "summary", "show what each item of a batch came to, and what needs you", _summary)
     _names_batch(summary)
     reap = _add(below, "reap", "free at once what the dead and the silent hold", _reap)
@@ -98,17 +100,11 @@ def batch_of(options: Namespace) -> Batch:
         raise UsageError(f"{options.batch} and --dir {options.dir} name two batches; leave one away")
     if options.dir:
         return open_folder(options.dir, cwd=cwd, write=False)
-    if options.batch:
-        folder = project.batches / options.batch
-        if "/" in options.batch or not folder.is_dir():
-            raise UsageError(f"{options.batch}: no such batch in {project.batches}; see `hypervisor status`")
-        return open_folder(str(folder), cwd=cwd, project=project, write=False)
-    if os.path.isfile("queue.txt"):
+    if not options.batch and os.path.isfile("queue.txt"):
         return open_folder(cwd, cwd=cwd, write=False)
-    found = newest(project)
-    if found is None:
+    if not options.batch and newest(project) is None:
         raise UsageError(f"{project.root} has no batch; name a folder with --dir")
-    return open_folder(str(found), cwd=cwd, project=project, write=False)
+    return open_named(project, options.batch or "")
 
 
 def _desk() -> Desk:
@@ -120,6 +116,8 @@ def _desk() -> Desk:
 
 
 def _status(options: Namespace) -> int:
+    if options.batch:
+        return _one_batch(options)
     desk = _desk()
     state = desk.project.state
     batches = []
@@ -129,21 +127,17 @@ def _status(options: Namespace) -> int:
             batch = open_folder(str(desk.project.batches / name), cwd=str(state), write=False)
             batches.append({"batch_id": name, "census": take_census(batch).to_json()})
     claims = _claims(str(state)) if state.is_dir() else []
-    tasks: dict[str, int] = {}
-    for task in desk.tasks():
-        word = task.status or "no status"
-        tasks[word] = tasks.get(word, 0) + 1
-    data = {
-        "root": str(desk.project.root), "batches": batches, "claims": claims, "tasks": tasks,
-        "unreadable": desk.unreadable,
-    }  # fmt: skip
+    tasks = index_stats(desk, projects=True)
     if options.json:
-        print_json(data)
+        print_json({"batches": batches, "claims": claims, **tasks})
         return EXIT_DONE
     print(f"project  {desk.project.root}")
-    print("tasks    " + (", ".join(f"{n} {word}" for word, n in sorted(tasks.items())) or "none"))
+    counts = ", ".join(f"{n} {word}" for word, n in tasks["by_status"].items())
+    print(f"tasks    {counts or 'none'}" + (f"; {tasks['ready']} ready" if counts else ""))
     for line in desk.unreadable:
         print(f"         cannot be read: {line}")
+    for line in dependency_faults(tasks):
+        print(f"         {line}")
     for one in batches:
         counts = ", ".join(f"{n} {word}" for word, n in one["census"].items() if n)  # type: ignore[attr-defined]
         print(f"batch    {one['batch_id']}: {counts}")
@@ -151,6 +145,22 @@ def _status(options: Namespace) -> int:
         print(f"claim    {claim['item']}: {claim['holder']}, generation {claim['generation']}, "
               f"last sign {claim['silent_seconds']:.0f} s ago")  # fmt: skip
     return EXIT_DONE
+
+
+def _one_batch(options: Namespace) -> int:
+    found = batch_status(open_named(find_project(Path.cwd(), os.environ), options.batch))
+    if options.json:
+        print_json(found)
+    else:
+        print(
+            f"batch {found['batch_id']}: "
+            + ", ".join(f"{n} {word}" for word, n in found["census"].items() if n)
+        )
+        for one in found["running"]:
+            print(f"running  {shown(one['item'])}: {one.get('holder', '-')}")
+        for item in found["waiting"]:
+            print(f"waiting  {shown(item)}")
+    return EXIT_DONE if found["closes"] else EXIT_REFUSED
 
 
 def _claims(root: str) -> list[dict[str, Any]]:

@@ -9,8 +9,16 @@ from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
-from . import clock
-from .batches import Batch, Manifest, create, newest, next_life, open_folder, settings_of, task_key
+from .batches import (
+    Batch,
+    create_of_tasks,
+    newest,
+    next_life,
+    open_folder,
+    settings_of,
+    task_key,
+    task_manifest,
+)
 from .claims.directory import DirectoryStore, Policy
 from .errors import NothingToDo, Unreadable, UsageError
 from .model import Priority
@@ -88,18 +96,9 @@ def _from_tasks(options: Namespace, project: Project) -> Batch:
         raise NothingToDo(
             f"nothing to do: {told}" if told else f"{project.root}: no file matches {options.tasks!r}"
         )
-    manifest = Manifest(
-        base=str(project.root.resolve()),
-        separator="nul",
-        tasks=True,
-        created=clock.now_text(),
-        skipped=tuple({"item": item, "reason": why} for item, why in skipped),
-    )
     if options.dry_run:
-        return Batch("", manifest, project)
-    project.prepare()
-    name = f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
-    batch = create(project.batches / name, run, manifest, project)
+        return Batch("", task_manifest(project, skipped), project)
+    batch = create_of_tasks(project, run, skipped)
     # What a crew's workers open, instead of making a batch each.
     options.tasks, options.dir = None, batch.folder
     print(f"batch {batch.id}: {len(run)} tasks" + (f", {told}" if told else ""), file=sys.stderr)

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .batches import settings_of
+from .answers import check_values, claim_answer, matches, task_row, task_story
+from .batches import create_of_tasks, open_named, settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
-from .desk import Desk, Ending
-from .errors import UsageError
-from .model import Complexity, Outcome, Priority, TaskHead, TaskStatus
+from .desk import Desk, Hold
+from .endings import Ending
+from .errors import NothingToDo, UsageError
+from .model import Complexity, Outcome, Task, TaskHead, TaskStatus
 from .paths import find_project
 from .preflight import Plan, plan
+from .selection import Wanted
+from .summary import entries
 from .tasklist import Caller
-from .tasks import read_task
 
 #: Statuses that `task update` may set by a move of its own.
 _MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
@@ -30,6 +33,7 @@ def add_commands(below: Any) -> None:
     preflight.add_argument("ids", nargs="*", metavar="ID")
     preflight.add_argument("--all", action="store_true", help="every task of the project")
     preflight.add_argument("--parent", metavar="ID", help="the tasks below this one")
+    preflight.add_argument("--batch", action="store_true", help="make a batch of what would run")
     _common(preflight, _preflight)
     task = below.add_parser("task", help="list, show, claim, update, complete, block, release, receipt")
     verbs = task.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
@@ -47,7 +51,15 @@ def _task_verbs(verbs: Any) -> None:
     listing.add_argument("--ready", action="store_true", help="only what an agent may claim now")
     listing.add_argument("--limit", type=int)
     _verb(verbs, "show", "show a task, and who holds it", _show)
-    _verb(verbs, "claim", "take a task; it becomes in_progress", _claim)
+    claim = _verb(verbs, "claim", "take a task; it becomes in_progress", _claim, with_id=False)
+    claim.add_argument("id", nargs="?", metavar="ID", help="a task's id, or its path; or --next")
+    claim.add_argument("--next", action="store_true", help="the most urgent one that is ready")
+    claim.add_argument("--project")
+    claim.add_argument("--complexity", choices=list(Complexity))
+    claim.add_argument("--batch", metavar="BATCH", help="only a task of this batch")
+    claim.add_argument(
+        "--has", action="append", default=[], metavar="NEED", help="what you have that tasks need"
+    )
     update = _verb(verbs, "update", "change keys, move the status, append to the body", _update)
     for key in _EDITABLE:
         update.add_argument(f"--{key}")
@@ -99,14 +111,21 @@ def _preflight(options: Namespace) -> int:
     desk = _desk(options)
     tasks = desk.tasks()
     made = plan(_wanted(options, desk, tasks), desk.refusals(tasks))
+    batch = ""
+    if options.batch and made.run:
+        skipped = [(desk.relative(task), why) for task, why in made.skipped]
+        batch = create_of_tasks(desk.project, [desk.relative(task) for task in made.run], skipped).id
     if options.json:
         print_json({
             "run": [task.id for task in made.run],
             "skipped": [{"task_id": task.id, "reason": reason} for task, reason in made.skipped],
             "unreadable": desk.unreadable,
+            **({"batch": batch} if batch else {}),
         })  # fmt: skip
     else:
         _print_plan(made, desk.unreadable)
+        if batch:
+            print(f"batch {batch}: {len(made.run)} tasks")
     return EXIT_DONE if made.run else EXIT_NOTHING
 
 
@@ -135,76 +154,62 @@ def _print_plan(made: Plan, unreadable: Sequence[str]) -> None:
 def _list(options: Namespace) -> int:
     desk = _desk(options)
     tasks = desk.tasks()
-    found = [task for task in tasks if _matches(options, task)]
+    found = [task for task in tasks if matches(vars(options) | {"tags": options.tag}, task)]
     if options.ready:
         refusal = desk.refusals(tasks)
         found = [task for task in found if refusal(task) is None]
     found = sorted(found, key=lambda task: task.priority.rank)[: options.limit]
     if options.json:
-        print_json([_row(desk, task) for task in found])
+        print_json([task_row(desk, task) for task in found])
     for task in found if not options.json else ():
         status = task.status or task.status_word or "no status"
         print(f"{task.id}\t{status}\t{task.priority}\t{', '.join(task.assignee) or '-'}\t{shown(task.title)}")
     return EXIT_DONE if found else EXIT_NOTHING
 
 
-def _matches(options: Namespace, task: TaskHead) -> bool:
-    asked = (
-        (options.status, task.status),
-        (options.project, task.project),
-        (options.complexity, task.complexity),
-        (options.parent, task.parent),
-    )
-    names = [name.lower() for name in task.assignee]
-    return (
-        all(wanted is None or str(wanted).lower() == str(value or "").lower() for wanted, value in asked)
-        and (options.assignee is None or options.assignee.lower().lstrip("@") in names)
-        and all(tag in task.tags for tag in options.tag)
-    )
-
-
-def _row(desk: Desk, task: TaskHead) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "title": task.title,
-        "status": task.status or task.status_word,
-        "assignee": list(task.assignee),
-        "priority": task.priority,
-        "complexity": task.complexity,
-        "project": task.project,
-        "path": desk.relative(task),
-    }
-
-
 def _show(options: Namespace) -> int:
     desk = _desk(options)
-    task = desk.find(options.id)
-    held = desk.held(task)
-    row = _row(desk, task) | {"body": read_task(Path(task.path), desk.settings).body}
-    if held is not None:
-        row["claim"] = {
-            "generation": held.generation, "holder": held.holder.name,
-            "silent_seconds": round(held.silent_seconds, 1),
-        }  # fmt: skip
+    story = task_story(desk, desk.find(options.id))
     if options.json:
-        print_json(row)
+        print_json(story)
         return EXIT_DONE
-    for key, value in row.items():
-        if key not in ("body", "claim"):
-            print(f"{key:10} {', '.join(value) if isinstance(value, list) else value or '-'}")
-    if held is not None:
-        print(f"{'held by':10} {held.holder.name}, generation {held.generation}")
-    print(f"\n{row['body'].strip()}")
+    for key, value in story.items():
+        if key in ("body", "claim", "history", "ready"):
+            continue
+        print(f"{key:10} {', '.join(value) if isinstance(value, list | tuple) else value or '-'}")
+    if "claim" in story:
+        print(f"{'held by':10} {story['claim']['holder']}, generation {story['claim']['generation']}")
+    for event in story["history"]:
+        details = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("at", "event"))
+        print(f"{event['at'][:19]} {event['event']}: {shown(details)}")
+    print(f"\n{story['body'].strip()}")
     return EXIT_DONE
 
 
 def _claim(options: Namespace) -> int:
+    if bool(options.id) == options.next:
+        raise UsageError("say which task: its ID, or --next")
     desk = _desk(options)
-    task, hold = desk.claim(options.id)
+    taken: tuple[Task, Hold] | str
+    if options.next:
+        among = None
+        if options.batch:
+            found = entries(open_named(desk.project, options.batch))
+            among = frozenset(entry.place.path for entry in found if entry is not None)
+        taken = desk.claim_next(Wanted(
+            project=options.project or "", complexity=options.complexity and Complexity(options.complexity),
+            among=among, has=frozenset(options.has),
+        ))  # fmt: skip
+    else:
+        taken = desk.claim(options.id)
+    if isinstance(taken, str):
+        if options.json:
+            print_json({"task": None, "reason": taken})
+            return EXIT_NOTHING
+        raise NothingToDo(taken)
+    task, hold = taken
     if options.json:
-        row = _row(desk, task) | {"body": task.body}
-        claim = {"generation": hold.generation, "expires_in": hold.expires_in}
-        print_json({"task": row, "claim": claim})
+        print_json(claim_answer(desk, task, hold))
     else:
         until = f"for {hold.expires_in:g} s of silence at most"
         print(f"{task.id} is yours: generation {hold.generation}, {until}")
@@ -214,7 +219,7 @@ def _claim(options: Namespace) -> int:
 def _update(options: Namespace) -> int:
     desk = _desk(options)
     values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
-    _check_values(values)
+    check_values(values)
     if not values and not options.status and not options.body:
         raise UsageError("say what to change: --status, --body or a key; see `hypervisor task update --help`")
     if values or options.body:
@@ -223,12 +228,6 @@ def _update(options: Namespace) -> int:
     if options.status:
         _move(desk, options.id, TaskStatus(options.status), options.body)
     return _report(options, desk, options.id, "updated")
-
-
-def _check_values(values: dict[str, str]) -> None:
-    for key, known in (("priority", Priority), ("complexity", Complexity)):
-        if key in values and values[key] not in list(known):
-            raise UsageError(f"--{key} {values[key]}: must be one of {', '.join(known)}")
 
 
 def _move(desk: Desk, name: str, status: TaskStatus, reason: str) -> None:
@@ -286,7 +285,7 @@ def _receipt(options: Namespace) -> int:
 def _report(options: Namespace, desk: Desk, name: str, word: str) -> int:
     task = desk.find(name)
     if options.json:
-        print_json(_row(desk, task))
+        print_json(task_row(desk, task))
     else:
         print(f"{word}: {task.id} ({desk.relative(task)}) is {task.status or task.status_word}")
     return EXIT_DONE

@@ -11,6 +11,12 @@ def now_text() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def seconds_between(start: str, end: str) -> float:
+    """Return the seconds from one `now_text` to another, 0 if they lie the other way round."""
+    span = datetime.fromisoformat(end) - datetime.fromisoformat(start)
+    return round(max(0.0, span.total_seconds()), 3)
+
+
 def suspended_seconds() -> float:
     """Return for how long this machine has slept since it booted.
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from .errors import ConfigError
 
+#: A project's own settings, in its state folder.
+FILE = "config.toml"
+
 #: Tables whose keys are the user's own words, so that any key may be added.
 OPEN_TABLES = frozenset(
     {"status.words", "tasks.aliases", "priority.words", "triage.aliases", "triage.rules", "triage.words"}
@@ -19,7 +22,14 @@ OPEN_TABLES = frozenset(
 
 #: Figures with which nothing could be claimed, or nothing kept.
 MORE_THAN_ZERO = frozenset(
-    {"claims.lease_seconds", "claims.attempts", "claims.beat_seconds", "tasks.max_bytes"}
+    {
+        "claims.lease_seconds",
+        "claims.attempts",
+        "claims.beat_seconds",
+        "tasks.max_bytes",
+        "agents.per_session",
+        "agents.max_ram_percent",
+    }
 )
 
 
@@ -45,7 +55,7 @@ def load(state: Path | None) -> dict[str, Any]:
     """
     if state is None:
         return defaults()
-    path = state / "config.toml"
+    path = state / FILE
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:

@@ -64,8 +64,12 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
         except OSError:
             _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        advice = _ADVICE.get(error.errno or 0, "start again once it is mended; nothing is lost")
-        return _say(f"{where}{error.strerror or error}; {advice}", EXIT_REFUSED)
+        return _say(f"{where}{error.strerror or error}; {advice_for(error)}", EXIT_REFUSED)
+
+
+def advice_for(error: OSError) -> str:
+    """Return what the user can do about an error of the machine."""
+    return _ADVICE.get(error.errno or 0, "start again once it is mended; nothing is lost")
 
 
 def _drop_output() -> None:

@@ -8,46 +8,34 @@ the claim can put back what was there.
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import clock
-from .batches import next_life, task_key
-from .claims.directory import DirectoryStore, Policy
-from .claims.port import Attempt, Busy, Claim, Done, Holder, HolderKind, Payload
-from .effects import write_edits
-from .errors import ClaimLost, Loss, Refused, Unreadable
+from .batches import next_life
+from .claims.directory import DirectoryStore
+from .claims.port import MAIN, Busy, Claim, Done
+from .endings import Author, Ending, result_of
+from .errors import ClaimLost, Loss, Refused
+from .events import Happening
+from .graph import graph_of
+from .keeping import Keeping, earlier_claims, put_back
 from .model import CLOSED, MOVES, FileEdit, KeyEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
 from .preflight import claim_refusal
-from .tasklist import TaskList, dependencies, earlier_claims, put_back
-from .tasks import (
-    append_receipt,
-    completion_report,
-    edit_file,
-    edit_key,
-    open_task,
-    read_task,
-    status_word,
-)
+from .selection import Wanted, in_turn, nothing_ready
+from .sessions import Note, fate_of
+from .tasks import append_receipt, edit_file, edit_key, open_task, read_task, status_word
 
 _LOOKS = 8
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How a claim of a task is to end."""
-
-    outcome: Outcome
-    status: TaskStatus
-    #: One line: what was done, or why not.
-    text: str
-    commit: str = ""
-    evidence: str = ""
-    next_step: str = ""
+_HAPPENINGS = {
+    TaskStatus.DONE: Happening.COMPLETED,
+    TaskStatus.CANCELLED: Happening.CANCELLED,
+    TaskStatus.BLOCKED: Happening.BLOCKED,
+    TaskStatus.REVIEW: Happening.BLOCKED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +49,7 @@ class Hold:
 
 
 @dataclass(slots=True)
-class Desk(TaskList):
+class Desk(Keeping):
     """The tasks of one project, to act on."""
 
     # ------------------------------------------------------------------ claim
@@ -69,32 +57,78 @@ class Desk(TaskList):
     def claim(self, name: str) -> tuple[Task, Hold]:
         """Take a task: its status becomes ``in_progress`` and its assignee the caller.
 
+        A claim that the caller has already is answered once more.
+
         Raises:
-            Refused: It is done, cancelled, held, somebody else's, or waits for another task.
+            Refused: It is done, cancelled, held, somebody else's, or waits for another task; or
+                the caller is a session's agent that has another one in hand.
         """
         tasks = self.tasks()
         task = self.find(name, tasks)
-        unmet = dependencies(tasks)(task)
         with self._store() as store:
-            for _ in range(_LOOKS):
-                # The results first, the file second: a task that is claimable after its result was
-                # seen has been reopened by its owner, and begins a new life.
-                key = next_life(store.layout, self._key(task))
-                self._must_be_claimable(store, key, task, unmet)
-                answer = store.claim(key, self.relative(task))
-                if isinstance(answer, Busy):
-                    raise Refused(f"{task.id} is {answer.detail}; take another, or wait")
-                if isinstance(answer, Done):
-                    continue
+            other = self._in_hand(store)
+            if other is not None and other.path != os.path.realpath(task.path):
+                raise Refused(
+                    f"you have {other.task} in hand (generation {other.number}), and a worker does one task; "
+                    f"complete, block or release it first"
+                )
+            return self._take(store, task, graph_of(tasks).unmet(task))
+
+    def claim_next(self, wanted: Wanted) -> tuple[Task, Hold] | str:
+        """Take the most urgent task that is ready and *wanted*; return why there is none.
+
+        An agent that has a task in hand is answered with that one.
+        """
+        tasks = self.tasks()
+        graph = graph_of(tasks)
+        with self._store() as store:
+            mine = self._in_hand(store)
+            if mine is not None:
+                return self._take(store, self.find(self._name_of(mine), tasks), [])
+            refusal = self.refusals(tasks)
+            reasons = [
+                (task, wanted.refusal(task) or refusal(task)) for task in tasks if wanted.asks_for(task)
+            ]
+            for task in in_turn([task for task, reason in reasons if reason is None]):
                 try:
-                    self._begin(store, answer, task, unmet)
-                except BaseException:
-                    store.release(answer, "could not be begun")
-                    raise
-                number = earlier_claims(store, key) + answer.generation
-                lease = self.settings["claims"]["lease_seconds"]
+                    return self._take(store, task, graph.unmet(task))
+                except Refused as error:  # another was quicker, or its owner has just changed it
+                    reasons.append(
+                        (task, str(error).removeprefix(f"{task.id}: ").removeprefix(f"{task.id} is "))
+                    )
+            return nothing_ready(reasons)
+
+    def _take(self, store: DirectoryStore, task: TaskHead, unmet: list[str]) -> tuple[Task, Hold]:
+        lease = self.settings["claims"]["lease_seconds"]
+        for _ in range(_LOOKS):
+            # The results first, the file second: a task that is claimable after its result was
+            # seen has been reopened by its owner, and begins a new life.
+            key = next_life(store.layout, self._key(task))
+            held = store.held(key)
+            if held is not None and self.caller.agent and self.caller.holds(held.holder):
+                number = earlier_claims(store, key) + held.generation
+                store.beat(
+                    Claim(key=key, generation=held.generation, token=held.token, holder=held.holder.id)
+                )
                 return read_task(Path(task.path), self.settings), Hold(generation=number, expires_in=lease)
-        raise Refused(f"{task.id} keeps changing hands; try again")
+            self._must_be_claimable(store, key, task, unmet)
+            answer = store.claim(key, self.relative(task))
+            if isinstance(answer, Busy):
+                raise Refused(f"{task.id} is {answer.detail}; take another, or wait")
+            if isinstance(answer, Done):
+                continue
+            number = earlier_claims(store, key) + answer.generation
+            try:
+                self._begin(store, answer, task, unmet)
+            except BaseException:
+                store.release(answer, "could not be begun")
+                raise
+            fresh = read_task(Path(task.path), self.settings)
+            self._remember(answer, fresh, number)
+            self._tell_taken_over(store, answer, fresh, number)
+            self._tell(Happening.CLAIMED, task.id, generation=number)
+            return fresh, Hold(generation=number, expires_in=lease)
+        raise Refused(f"{task.id}: it keeps changing hands; try again")
 
     def _must_be_claimable(self, store: DirectoryStore, key: str, task: TaskHead, unmet: list[str]) -> None:
         fresh = read_task(Path(task.path), self.settings)
@@ -115,20 +149,33 @@ class Desk(TaskList):
             edit_key(document, "assignee", self.caller.name, self.settings),
         )
         edit = FileEdit(path=os.path.realpath(task.path), keys=edits)
-        store.annotate(claim, {"edit": edit.to_json()})
+        store.annotate(claim, {"edit": edit.to_json(), "started": clock.now_text()})
         if edit_file(Path(edit.path), edit):  # its owner saved it in this moment
             put_back(store, claim.key, below=claim.generation + 1)
             raise Refused(f"{task.id}: its file was changed this moment; look at it and try again")
 
+    def _name_of(self, note: Note) -> str:
+        return os.path.relpath(note.path, os.path.realpath(self.project.root))
+
+    def _in_hand(self, store: DirectoryStore) -> Note | None:
+        """Return what the caller holds, if it is an agent of whom we know: such a one does one task."""
+        if self.caller.agent in ("", MAIN):
+            return None
+        notes = self._session(self.caller.session).notes(self.caller.agent)
+        return next((note for note in notes if fate_of(store, note).how == "open"), None)
+
     # -------------------------------------------------------------------- end
 
-    def finish(self, name: str, ending: Ending, generation: int | None = None) -> Mapping[str, Any]:
-        """End the caller's claim of a task with a result; without a claim, take one first.
+    def finish(
+        self, name: str, ending: Ending, generation: int | None = None, *, unclaimed: bool = True
+    ) -> Mapping[str, Any]:
+        """End the caller's claim of a task with a result. The same ending twice is one.
 
         Args:
             name: Id or path of the task.
             ending: See `Ending`.
             generation: Of the claim that is meant; a stale one is refused.
+            unclaimed: Whether a task that nobody holds is claimed on the way.
 
         Raises:
             ClaimLost: The claim is no longer the caller's.
@@ -136,51 +183,69 @@ class Desk(TaskList):
         """
         task = self.find(name)
         with self._store() as store:
+            before = self._accepted_before(store, task, ending, generation)
+            if before is not None:
+                return before
             claim = self._open_claim(store, task, generation)
             if claim is None:
                 if task.status in CLOSED:
                     raise Refused(f"{task.id} is {task.status} already; its owner may reopen it in the file")
+                if not unclaimed:
+                    raise Refused(f"{task.id} is not claimed by you; claim it first, or pass the generation")
                 claim = self._bare_claim(store, task)
+            author = self._author(store, claim)
+            holder = self._holder(store, claim)
             try:
-                payload = self._payload(task, earlier_claims(store, claim.key) + claim.generation, ending)
+                payload = result_of(task, self.relative(task), ending, author, self.settings)
             except BaseException:
-                if claim.holder == store_holder(store):
+                if store.holder is not None and claim.holder == store.holder.id:
                     store.release(claim, "nothing was changed")
                 raise
-            return store.complete(claim, payload)
+            result = store.complete(claim, payload)
+            self._forget(claim, holder)
+            self._tell(_HAPPENINGS[ending.status], task.id, generation=author.number, by=author.name,
+                       why=ending.text, commit=ending.commit)  # fmt: skip
+            return result
 
-    def _payload(self, task: TaskHead, number: int, ending: Ending) -> Payload:
-        fresh, document = open_task(Path(task.path), self.settings)
-        if ending.status not in MOVES[fresh.status or TaskStatus.ACTIVE]:
-            raise Refused(f"{task.id} is {fresh.status}: it cannot become {ending.status}")
-        word = status_word(fresh, ending.status, self.settings)
-        edit = edit_key(document, "status", word, self.settings)
-        now = clock.now_text()
-        report = completion_report(
-            outcome=f"{ending.outcome.value}: {ending.text}",
-            commit=ending.commit,
-            evidence=ending.evidence,
-            next_step=ending.next_step,
-            who=f"{self.caller.name}, generation {number}",
-            when=now,
-            newline=document.newline,
+    def _author(self, store: DirectoryStore, claim: Claim) -> Author:
+        """Return who ends a claim: its holder, or another who names himself."""
+        caller, holder = self.caller, self._holder(store, claim)
+        number = earlier_claims(store, claim.key) + claim.generation
+        started = str(store.layout.note(claim.key, claim.generation).get("started", ""))
+        if holder is None or (caller.name and not caller.holds(holder)):
+            return Author(
+                name=caller.name or "somebody",
+                session=caller.session,
+                agent=caller.agent,
+                number=number,
+                started=started,
+            )
+        return Author(
+            name=holder.name or caller.name,
+            session=holder.session or caller.session,
+            agent=holder.agent or caller.agent,
+            number=number,
+            started=started,
         )
-        payload: dict[str, Any] = {
-            "item": self.relative(task),
-            "task_id": task.id,
-            "task_file": os.path.realpath(task.path),
-            "status": ending.outcome.value,
-            "outcome": ending.text,
-            "worker": self.caller.name,
-            "session": self.caller.session,
-            "agent": self.caller.agent,
-            "finished": now,
-            "edit": FileEdit(path=os.path.realpath(task.path), keys=(edit,), lines=(report,)).to_json(),
-        }
-        for key in ("commit", "evidence", "next_step"):
-            if getattr(ending, key):
-                payload[key] = getattr(ending, key)
-        return payload
+
+    def _accepted_before(
+        self, store: DirectoryStore, task: TaskHead, ending: Ending, generation: int | None
+    ) -> Mapping[str, Any] | None:
+        """Return the result of a call that is repeated because its answer never arrived."""
+        key = self._last_finished(store, task)
+        result = store.result(key) if key else None
+        said = (ending.outcome.value, ending.text)
+        if key is None or result is None or (result.get("status"), result.get("outcome")) != said:
+            return None
+        if generation is not None:
+            mine = generation == earlier_claims(store, key) + int(result["generation"])
+        else:
+            caller = self.caller
+            mine = bool(caller.agent) and (result.get("session"), result.get("agent")) == (
+                caller.session,
+                caller.agent,
+            )
+        return result if mine and task.status is ending.status else None
 
     def release(self, name: str, reason: str, generation: int | None = None) -> Task:
         """Give a task back as it was before the claim.
@@ -193,53 +258,61 @@ class Desk(TaskList):
             claim = self._open_claim(store, task, generation)
             if claim is None:
                 raise Refused(f"{task.id} is not held; there is nothing to release")
+            author = self._author(store, claim)
+            holder = self._holder(store, claim)
             # Before the claim ends: afterwards another may hold the task, and the file is his.
             put_back(store, claim.key, below=claim.generation + 1)
             store.release(claim, reason)
+            self._forget(claim, holder)
+            self._tell(Happening.RELEASED, task.id, generation=author.number, by=author.name, why=reason)
         return read_task(Path(task.path), self.settings)
 
     def cancel(self, name: str, reason: str) -> Mapping[str, Any]:
         """Cancel a task, whoever holds it; its holder can no longer complete."""
         task = self.find(name)
         ending = Ending(outcome=Outcome.SKIPPED, status=TaskStatus.CANCELLED, text=reason or "cancelled")
+        caller = self.caller
         with self._store() as store:
             key = next_life(store.layout, self._key(task))
-            store.revoke(key, f"cancelled by {self.caller.name}")
+            store.revoke(key, f"cancelled by {caller.name}")
             claim = self._bare_claim(store, task)
+            number = earlier_claims(store, claim.key) + claim.generation
+            author = Author(name=caller.name, session=caller.session, agent=caller.agent, number=number)
             try:
                 put_back(store, claim.key, below=claim.generation)
-                payload = self._payload(task, earlier_claims(store, claim.key) + claim.generation, ending)
+                payload = result_of(task, self.relative(task), ending, author, self.settings)
             except BaseException:
                 store.release(claim, "nothing was changed")
                 raise
-            return store.complete(claim, payload)
-
-    def reap(self) -> list[str]:
-        """Free what the dead and the silent hold, and put their tasks back as they were."""
-        with self._store() as store:
-            freed = store.reap()
-            for key in store.layout.unfinished():
-                edit = self._last_edit(store, key)
-                if edit is None or store.is_held(key) or not self._begun_by_us(store, key):
-                    continue
-                # By its item, as this may be the claim that gives the task up.
-                claim = store.claim(key, os.path.relpath(edit.path, os.path.realpath(self.project.root)))
-                if isinstance(claim, Claim):
-                    try:
-                        put_back(store, key, below=claim.generation)
-                    finally:
-                        store.release(claim, "put back after its holder was gone")
-        return freed
+            result = store.complete(claim, payload)
+            self._tell(Happening.CANCELLED, task.id, why=ending.text)
+            return result
 
     # ------------------------------------------------------------------- edit
 
-    def update(self, name: str, values: Mapping[str, str | None], body: str = "") -> list[str]:
+    def update(
+        self, name: str, values: Mapping[str, str | None], body: str = "", generation: int | None = None
+    ) -> list[str]:
         """Change frontmatter keys other than the status, and append to the body.
+
+        Args:
+            name: Id or path of the task.
+            values: The keys, and what they are to be.
+            body: Text to append.
+            generation: Of the claim under which this is written; without it none is needed.
 
         Returns:
             What could not be changed, a line each.
+
+        Raises:
+            ClaimLost: The claim that is meant has ended.
         """
         task = self.find(name)
+        if generation is not None or self.caller.agent:
+            with self._store() as store:
+                if generation is not None:
+                    self._open_claim(store, task, generation)
+                self._must_not_have_lost(store, task)
         if "assignee" in values and self.held(task):
             raise Refused(f"{task.id} is held; its assignee changes with the claim")
         _, document = open_task(Path(task.path), self.settings)
@@ -255,7 +328,7 @@ class Desk(TaskList):
         """
         task = self.find(name)
         with self._store() as store:
-            if self._open_claim(store, task, None) is not None:
+            if store.held(next_life(store.layout, self._key(task))) is not None:
                 raise Refused(f"{task.id} is held; release, block or complete it instead")
             claim = self._bare_claim(store, task)
             try:
@@ -276,52 +349,6 @@ class Desk(TaskList):
 
     # ---------------------------------------------------------------- details
 
-    @contextmanager
-    def _store(self) -> Iterator[DirectoryStore]:
-        self.project.prepare()
-        claims = self.settings["claims"]
-        holder = Holder(
-            id=f"{self.caller.name}-{secrets.token_hex(6)}",
-            kind=HolderKind.LEASE,
-            name=self.caller.name,
-            lease_seconds=claims["lease_seconds"],
-            session=self.caller.session,
-            agent=self.caller.agent,
-        )
-        policy = Policy(
-            attempts=claims["attempts"],
-            lease_seconds=claims["lease_seconds"],
-            patient=False,
-            effects=write_edits,
-            give_up=lambda item, attempts: self._give_up(store, item, attempts),
-        )
-        store = DirectoryStore(str(self.project.state), holder, policy=policy)
-        try:
-            yield store
-        finally:
-            store.close()
-
-    def _give_up(self, store: DirectoryStore, item: str, attempts: list[Attempt]) -> Payload:
-        """Return the result of a task whose workers all vanished: blocked, for a person to look at."""
-        tries = "; ".join(f"attempt {a.generation}: {a.detail or a.how}" for a in attempts)
-        text = f"gave up after {len(attempts)} attempts: {tries}"
-        payload: dict[str, Any] = {
-            "item": item, "status": Outcome.FAILED.value, "outcome": text, "finished": clock.now_text(),
-        }  # fmt: skip
-        path = os.path.realpath(self.project.root / item)
-        key = next_life(store.layout, task_key(self.project, path))
-        try:
-            put_back(store, key, below=store.layout.highest(key))
-            task, document = open_task(Path(path), self.settings)
-            if task.status in CLOSED:  # by hand, meanwhile
-                return payload
-            word = status_word(task, TaskStatus.BLOCKED, self.settings)
-            edit = edit_key(document, "status", word, self.settings)
-        except Unreadable:
-            return payload
-        edit_record = FileEdit(path=os.path.realpath(task.path), keys=(edit,))
-        return {**payload, "task_id": task.id, "task_file": task.path, "edit": edit_record.to_json()}
-
     def _bare_claim(self, store: DirectoryStore, task: TaskHead) -> Claim:
         answer = store.claim(next_life(store.layout, self._key(task)), self.relative(task))
         if isinstance(answer, Claim):
@@ -330,20 +357,39 @@ class Desk(TaskList):
         raise Refused(f"{task.id} is {detail}; try again, or name its --generation")
 
     def _open_claim(self, store: DirectoryStore, task: TaskHead, generation: int | None) -> Claim | None:
-        """Return the open claim of *task* that the caller may act on, None if there is none."""
+        """Return the open claim of *task* that the caller may act on, None if there is none.
+
+        Raises:
+            ClaimLost: The claim that is meant has ended.
+            Refused: It is somebody else's.
+        """
         key = next_life(store.layout, self._key(task))
         earlier = earlier_claims(store, key)
         held = store.held(key)
         if generation is not None and (held is None or generation != earlier + held.generation):
             raise ClaimLost(self._stale(store, key, generation, earlier))
+        if generation is None and (held is None or not self.caller.holds(held.holder)):
+            self._must_not_have_lost(store, task)
         if held is None:
             return None
-        if generation is None and held.holder.name != self.caller.name:
+        if generation is None and not self.caller.holds(held.holder):
             raise Refused(
                 f"{task.id} is held by {held.holder.name}; "
-                f"pass --generation {earlier + held.generation} to act on that claim"
+                f"pass the generation ({earlier + held.generation}) to act on that claim"
             )
         return Claim(key=key, generation=held.generation, token=held.token, holder=held.holder.id)
+
+    def _must_not_have_lost(self, store: DirectoryStore, task: TaskHead) -> None:
+        """Hold that the caller did not have a claim of *task* that was taken away: it is told so."""
+        if not self.caller.agent:
+            return
+        for note in self._session(self.caller.session).notes(self.caller.agent):
+            if note.path == os.path.realpath(task.path):
+                fate = fate_of(store, note)
+                if fate.how == "lost":
+                    raise ClaimLost(
+                        Loss(key=note.key, generation=note.number, reason="revoked", detail=fate.why)
+                    )
 
     def _stale(self, store: DirectoryStore, key: str, generation: int, earlier: int) -> Loss:
         if generation <= earlier:
@@ -352,8 +398,3 @@ class Desk(TaskList):
         if end is not None and end.how != "done":
             return Loss(key=key, generation=generation, reason=end.how, detail=end.detail)
         return Loss(key=key, generation=generation, reason="gone")
-
-
-def store_holder(store: DirectoryStore) -> str:
-    """Return the id of the store's holder, "" if it is only looked at."""
-    return store.holder.id if store.holder else ""

@@ -59,9 +59,17 @@ def _read(path: str) -> str:
 
 def this_process() -> Identity:
     """Return the identity of the calling process."""
-    pid = os.getpid()
+    return identity_of(os.getpid())
+
+
+def identity_of(pid: int) -> Identity:
+    """Return the identity of process *pid* of this pid namespace; its start is "" if it is gone."""
     return Identity(
-        host=host_name(), boot=boot_id(), pid_namespace=_pid_namespace(pid), pid=pid, start=start_time(pid)
+        host=host_name(),
+        boot=boot_id(),
+        pid_namespace=_pid_namespace(os.getpid()),
+        pid=pid,
+        start=start_time(pid),
     )
 
 

@@ -54,6 +54,14 @@ def find_project(start: Path, environ: Mapping[str, str]) -> Project:
     return Project(root, root / STATE)
 
 
+def session_project(environ: Mapping[str, str]) -> Project:
+    """Return the project of the client's session that this process serves.
+
+    A session has one project, whatever folder its agents work in: the client says where it began.
+    """
+    return find_project(Path(environ.get("CLAUDE_PROJECT_DIR") or Path.cwd()), environ)
+
+
 def state_above(start: Path) -> Path | None:
     """Return the nearest ``.hypervisor`` folder at or above *start*, or None."""
     for folder in (start, *start.parents):

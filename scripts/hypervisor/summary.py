@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import durable
+from . import clock, durable
 from .batches import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .model import Outcome
@@ -91,12 +90,13 @@ def take_census(batch: Batch) -> Census:
     """Count where the items of *batch* stand."""
     census = Census()
     for entry in entries(batch):
-        _count(census, batch, entry)
-    _count_skipped(census, batch)
+        count_entry(census, batch, entry)
+    count_skipped(census, batch)
     return census
 
 
-def _count(census: Census, batch: Batch, entry: Entry | None) -> None:
+def count_entry(census: Census, batch: Batch, entry: Entry | None) -> None:
+    """Add to *census* where one line of the queue stands, as `entries` yields it."""
     if entry is None:
         census.duplicates += 1
         return
@@ -106,7 +106,8 @@ def _count(census: Census, batch: Batch, entry: Entry | None) -> None:
         census.damaged.append(batch.layout(entry.place.root).result_path(entry.place.key))
 
 
-def _count_skipped(census: Census, batch: Batch) -> None:
+def count_skipped(census: Census, batch: Batch) -> None:
+    """Add to *census* what was left out when the batch was made."""
     skipped = len(batch.manifest.skipped)
     census.queued += skipped
     if skipped:
@@ -136,14 +137,16 @@ def summarise(batch: Batch) -> dict[str, Any]:
     workers: list[dict[str, Any]] = []
     needs: list[dict[str, Any]] = []
     for entry in entries(batch):
-        _count(census, batch, entry)
+        count_entry(census, batch, entry)
         if entry is None or entry.result is None:
             continue
         row = _row(batch, entry, entry.result)
         workers.append(row)
         if row["status"] in (Outcome.BLOCKED, Outcome.FAILED):
-            needs.append({"task_id": row["task_id"], "reason": row["outcome"], "next": _next_step(row)})
-    _count_skipped(census, batch)
+            needs.append(
+                {"task_id": row["task_id"], "reason": row["outcome"], "next": _next_step(row, entry.result)}
+            )
+    count_skipped(census, batch)
     workers += [
         {"task_id": skip["item"], "status": Outcome.SKIPPED.value, "reason": skip["reason"]}
         for skip in batch.manifest.skipped
@@ -170,10 +173,10 @@ def _row(batch: Batch, entry: Entry, result: Mapping[str, Any]) -> dict[str, Any
         "started": result.get("started"),
         "finished": result.get("finished"),
     }
-    for key in ("commit", "tokens", "cost_usd", "evidence", "decisions"):
+    for key in ("commit", "tokens", "cost_usd", "evidence", "decisions", "next_step"):
         if key in result:
             row[key] = result[key]
-    if result.get("batch") != batch.id:
+    if result.get("batch") not in (None, batch.id):
         # Done under the project's claim by somebody outside this batch; still its one result.
         row["batch"] = result.get("batch")
     if entry.state != Outcome.SUCCESS:
@@ -181,7 +184,10 @@ def _row(batch: Batch, entry: Entry, result: Mapping[str, Any]) -> dict[str, Any
     return row
 
 
-def _next_step(row: Mapping[str, Any]) -> str:
+def _next_step(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    if result.get("task_id") and result.get("edit"):
+        first = result.get("next_step") or "give what it waits for"
+        return f"{first}; then `hypervisor task update {row['task_id']} --status active`"
     if row["status"] == Outcome.BLOCKED:
         return "give what it waits for, then `hypervisor retry`"
     return "mend the cause, then `hypervisor retry`"
@@ -192,8 +198,7 @@ def _runtime(rows: list[dict[str, Any]]) -> float | None:
     ends = [row["finished"] for row in rows if row.get("finished")]
     if not starts or not ends:
         return None
-    span = datetime.fromisoformat(max(ends)) - datetime.fromisoformat(min(starts))
-    return round(max(0.0, span.total_seconds()), 3)
+    return clock.seconds_between(min(starts), max(ends))
 
 
 def _total(rows: list[dict[str, Any]], key: str) -> float | None:

@@ -10,11 +10,13 @@ from typing import Any
 
 from .batches import next_life, task_key
 from .claims.directory import DirectoryStore, Policy
-from .claims.port import Held
+from .claims.port import Held, Holder
 from .errors import Unreadable, UsageError
+from .graph import graph_of
 from .index import Index
 from .keys import life_key, split_life
-from .model import FileEdit, TaskHead, TaskStatus
+from .machine import Identity
+from .model import FileEdit, TaskHead
 from .paths import Project
 from .preflight import claim_refusal
 from .tasks import find_task_files, open_task, revert_file
@@ -24,9 +26,24 @@ from .tasks import find_task_files, open_task, revert_file
 class Caller:
     """In whose name the desk acts."""
 
+    #: "" for whoever holds the task: enough to end a claim, not to make one.
     name: str
+    #: The client's session, "" where there is none.
     session: str = ""
+    #: The session's agent, `MAIN` for its own thread; "" where that is not known.
     agent: str = ""
+    #: The client's process, whose death ends what its agents hold.
+    client: Identity | None = None
+
+    def holds(self, holder: Holder) -> bool:
+        """Tell whether a claim of *holder* is this caller's to end.
+
+        The client's own word on who calls counts more than a name, which many agents share.
+        """
+        if self.agent:
+            return holder.session == self.session and holder.agent in (self.agent, "")
+        same_session = not self.session or not holder.session or self.session == holder.session
+        return bool(self.name) and holder.name == self.name and same_session
 
 
 @dataclass(slots=True)
@@ -84,7 +101,7 @@ class TaskList:
         Args:
             tasks: All of the project's, among which dependencies are looked up.
         """
-        unmet = dependencies(tasks)
+        graph = graph_of(tasks)
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
         begun: set[str] = set()
         if os.path.isdir(store.layout.locks):
@@ -99,7 +116,7 @@ class TaskList:
                     held = store.held(key)
                     return f"held by {held.holder.name}" if held else "held"
                 ours = self._begun_by_us(store, key)
-            return claim_refusal(task, self.caller.name, self.settings, unmet=unmet(task), ours=ours)
+            return claim_refusal(task, self.caller.name, self.settings, unmet=graph.unmet(task), ours=ours)
 
         return refusal
 
@@ -142,9 +159,3 @@ def earlier_claims(store: DirectoryStore, key: str) -> int:
     item, life = split_life(key)
     results = [store.result(life_key(item, number)) for number in range(1, life)]
     return sum(int(result["generation"]) for result in results if result is not None)
-
-
-def dependencies(tasks: list[TaskHead]) -> Callable[[TaskHead], list[str]]:
-    """Return a function that gives the dependencies of a task that are not done, unknown ones too."""
-    done = {task.id.lower() for task in tasks if task.status is TaskStatus.DONE}
-    return lambda task: [name for name in task.depends_on if name.lower() not in done]

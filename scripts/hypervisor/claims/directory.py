@@ -72,7 +72,7 @@ class DirectoryStore(DirectoryView):
         holder: In whose name claims are made; None for a store that is only looked at.
         policy: See `Policy`.
         files: The system calls.
-        here: The identity of this process.
+        here: The identity of this process; for claims of a client's agents, the client's.
     """
 
     def __init__(

@@ -66,9 +66,13 @@ class Judge:
             if life == "dead":
                 orphans_of = holder.id if orphans else ""
                 return Verdict(gone=True, detail=f"worker {holder.id} is dead", orphans_of=orphans_of)
-        elif life_of(owner.process, self.here) == "dead" and owner.process.boot != self.here.boot:
-            # An agent outlives the process that claimed for it, but not the machine's next boot.
-            return Verdict(gone=True, detail=f"{who} was gone when the machine was booted again")
+        elif life_of(owner.process, self.here) == "dead":
+            # An agent outlives the process that claimed for it, but not its client, and not the
+            # machine's next boot.
+            if owner.process.boot != self.here.boot:
+                return Verdict(gone=True, detail=f"{who} was gone when the machine was booted again")
+            if holder.kind is HolderKind.SESSION:
+                return Verdict(gone=True, detail=f"the client of {who} is gone")
         return self._silence(path, holder.lease_seconds, owner, f"held by {who}")
 
     def silent_seconds(self, key: str, generation: int) -> float:

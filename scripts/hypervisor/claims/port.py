@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+#: Stands for a session's own thread where its agents bear ids.
+MAIN = "main"
+
 
 class HolderKind(StrEnum):
     """How it is told that a holder is gone."""
@@ -27,6 +30,8 @@ class HolderKind(StrEnum):
     PROCESS = "process"
     #: An agent, whose claim outlives the process that made it: only its silence is seen.
     LEASE = "lease"
+    #: An agent inside a client: its silence is seen, and on the same machine the client's death.
+    SESSION = "session"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +45,9 @@ class Holder:
     name: str
     #: For how long it may be silent before others take over.
     lease_seconds: float
-    #: The client's session and agent, for a claim made by an agent.
+    #: The client's session, for a claim made by an agent.
     session: str = ""
+    #: Which agent of the session: its id, `MAIN` for the session itself, "" where it is not known.
     agent: str = ""
 
 

@@ -27,6 +27,8 @@ class Owner:
 
     token: str
     holder: Holder
+    #: Whoever's death ends the claim: the worker, or an agent's client; for a bare lease, whoever
+    #: made it, and its boot is all that counts.
     process: Identity
     #: For how long the machine had slept since its boot when the claim was made, in seconds.
     suspended: float

@@ -1,0 +1,90 @@
+"""The MCP server `task_manager`: the tools, over standard input and output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp.types import CallToolResult, ListToolsResult, TextContent, ToolAnnotations
+from mcp.types import Tool as WireTool
+
+from . import __version__
+from .console import advice_for
+from .errors import HypervisorError
+from .machine import Identity, identity_of
+from .tools import Toolbox, end_of_client
+from .toolspec import INSTRUCTIONS, SERVER, TOOLS
+
+#: Set by `scripts/with-uv`: the pid of whoever started the server.
+CLIENT_PID = "HYPERVISOR_CLIENT_PID"
+
+
+def main() -> int:
+    """Serve until the client closes standard input; return the exit code."""
+    toolbox = Toolbox(dict(os.environ), client_of(os.environ))
+    try:
+        anyio.run(_serve, toolbox)
+    except KeyboardInterrupt:  # how a client ends its servers
+        pass
+    finally:
+        end_of_client(toolbox)
+    return 0
+
+
+def client_of(environ: Mapping[str, str]) -> Identity | None:
+    """Return the client's process, None where it is not known."""
+    pid = environ.get(CLIENT_PID, "")
+    if not pid.isdecimal() or int(pid) <= 1:
+        return None
+    client = identity_of(int(pid))
+    return client if client.start else None
+
+
+async def _serve(toolbox: Toolbox) -> None:
+    async def list_tools(_context: Any, _params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[
+            WireTool(
+                name=tool.name,
+                description=tool.description,
+                input_schema=tool.schema(),
+                annotations=ToolAnnotations(read_only_hint=True) if tool.read_only else None,
+            )
+            for tool in TOOLS
+        ])  # fmt: skip
+
+    async def call_tool(_context: Any, params: Any) -> CallToolResult:
+        # In a thread, as a call waits for the disk; one that was begun is carried to its end.
+        text, failed = await anyio.to_thread.run_sync(
+            _carry_out, toolbox, params.name, params.arguments or {}
+        )
+        return CallToolResult(content=[TextContent(type="text", text=text)], is_error=failed)
+
+    server = Server(
+        SERVER,
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+    async with stdio_server() as (reading, writing):
+        await server.run(reading, writing, server.create_initialization_options())
+
+
+def _carry_out(toolbox: Toolbox, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return the answer of a call, and whether it is a refusal."""
+    try:
+        return toolbox.call(name, arguments), False
+    except HypervisorError as error:
+        return str(error), True
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; {advice_for(error)}", True
+    except Exception as error:  # noqa: BLE001 - the session goes on; what went wrong is told and logged
+        traceback.print_exc(file=sys.stderr)
+        return f"{name} failed within ({type(error).__name__}: {error}); nothing is lost, try once more", True

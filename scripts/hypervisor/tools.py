@@ -1,0 +1,276 @@
+"""The tools at work: each call finds the project, acts as its caller, and answers with plain data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .answers import (
+    batch_status,
+    check_values,
+    claim_answer,
+    index_stats,
+    matches,
+    task_row,
+    task_story,
+)
+from .batches import create_of_tasks, open_named, settings_of
+from .desk import Desk
+from .endings import Ending
+from .errors import UsageError
+from .machine import Identity
+from .model import Complexity, Outcome, TaskStatus
+from .paths import Project, session_project
+from .preflight import plan
+from .selection import Wanted
+from .summary import entries, summarise, write_summary
+from .tasklist import Caller
+from .toolspec import BY_NAME, read_arguments
+
+#: The name of whoever asks a question and gives none.
+_AGENT = "claude"
+_LIMIT = 50
+_MOST = 500
+#: Characters of an answer that clients put before the model as they are; longer ones they put aside
+#: into a file.
+_LONGEST = 40_000
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Toolbox:
+    """The tools of one server.
+
+    Args:
+        environ: The server's environment.
+        client: The client's process, if it is known.
+    """
+
+    environ: Mapping[str, str]
+    client: Identity | None = None
+    #: The generations that this server handed out to callers of whom nothing else is known, by the
+    #: path of their task.
+    _handed_out: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def session(self) -> str:
+        """The client's session that this server belongs to, "" if it does not say."""
+        return self.environ.get("CLAUDE_CODE_SESSION_ID", "")
+
+    @property
+    def project(self) -> Project:
+        """The project, as it is now."""
+        return session_project(self.environ)
+
+    def call(self, name: str, given: Arguments) -> str:
+        """Carry out one call; return its answer as compact JSON.
+
+        Raises:
+            HypervisorError: It was refused; the text says what to do next.
+        """
+        tool = BY_NAME.get(name)
+        if tool is None:
+            raise UsageError(f"{name}: no such tool; there are {', '.join(BY_NAME)}")
+        arguments = read_arguments(tool, given)
+        act: Callable[[Arguments], Any] = getattr(self, f"_{name}")
+        answer = json.dumps(act(arguments), ensure_ascii=False, separators=(",", ":"))
+        return answer.encode("utf-8", "replace").decode()
+
+    def desk(self, arguments: Arguments, name: str = "") -> Desk:
+        """Return the project's tasks, to act on in the name of whoever calls."""
+        project = self.project
+        caller = Caller(
+            name=name,
+            session=arguments.get("caller_session", self.session),
+            agent=arguments.get("caller_agent", ""),
+            client=self.client,
+        )
+        return Desk(project, settings_of(project.state), caller)
+
+    # ------------------------------------------------------------------- look
+
+    def _list_tasks(self, arguments: Arguments) -> Any:
+        desk = self.desk(arguments, _AGENT)
+        tasks = desk.tasks()
+        for key, known in (("status", TaskStatus), ("complexity", Complexity)):
+            if key in arguments and arguments[key] not in list(known):
+                raise UsageError(f"list_tasks: {key} must be one of {', '.join(known)}")
+        found = [task for task in tasks if matches(arguments, task)]
+        if arguments.get("ready"):
+            refusal = desk.refusals(tasks)
+            found = [task for task in found if refusal(task) is None]
+        found.sort(key=lambda task: task.priority.rank)
+        start, limit = arguments.get("offset", 0), min(arguments.get("limit", _LIMIT), _MOST)
+        rows = [task_row(desk, task) for task in found[start : start + limit]]
+        return {"tasks": rows, "total": len(found)}
+
+    def _get_task(self, arguments: Arguments) -> Any:
+        desk = self.desk(arguments, _AGENT)
+        story = task_story(desk, desk.find(arguments["id"]))
+        if len(story["body"]) > _LONGEST:
+            story["body"] = story["body"][:_LONGEST]
+            story["cut"] = f"the body is longer; read {story['path']}"
+        return story
+
+    def _preflight(self, arguments: Arguments) -> Any:
+        desk = self.desk(arguments, _AGENT)
+        tasks = desk.tasks()
+        wanted = tasks
+        if arguments.get("ids"):
+            wanted = [desk.find(name, tasks) for name in arguments["ids"]]
+        elif arguments.get("parent"):
+            parent = desk.find(arguments["parent"], tasks)
+            wanted = [task for task in tasks if task.parent.lower() == parent.id.lower()]
+        made = plan(wanted, desk.refusals(tasks))
+        answer = {
+            "run": [task.id for task in made.run],
+            "skipped": made.by_reason(),
+            "unreadable": desk.unreadable,
+        }
+        if arguments.get("create_batch") and made.run:
+            skipped = [(desk.relative(task), why) for task, why in made.skipped]
+            answer["batch"] = create_of_tasks(
+                desk.project, [desk.relative(task) for task in made.run], skipped
+            ).id
+        return answer
+
+    def _get_index_stats(self, arguments: Arguments) -> Any:
+        return index_stats(self.desk(arguments, _AGENT), projects=arguments.get("include_projects", False))
+
+    def _batch_status(self, arguments: Arguments) -> Any:
+        return batch_status(open_named(self.project, arguments.get("id", "")))
+
+    def _batch_summary(self, arguments: Arguments) -> Any:
+        batch = open_named(self.project, arguments.get("id", ""))
+        summary = write_summary(batch)
+        if len(json.dumps(summary)) > _LONGEST:
+            summary = summarise(batch) | {"workers": f"too many to show; read {batch.folder}/summary.json"}
+        return summary
+
+    # ------------------------------------------------------------------ claim
+
+    def _claim_task(self, arguments: Arguments) -> Any:
+        desk = self.desk(arguments, arguments["caller"])
+        return self._claimed(desk, *desk.claim(arguments["id"]))
+
+    def _claim_next_task(self, arguments: Arguments) -> Any:
+        desk = self.desk(arguments, arguments["caller"])
+        complexity = arguments.get("complexity")
+        if complexity and complexity not in list(Complexity):
+            raise UsageError(f"claim_next_task: complexity must be one of {', '.join(Complexity)}")
+        among = None
+        if arguments.get("batch"):
+            batch = open_named(desk.project, arguments["batch"])
+            among = frozenset(entry.place.path for entry in entries(batch) if entry is not None)
+        wanted = Wanted(
+            project=arguments.get("project", ""),
+            complexity=Complexity(complexity) if complexity else None,
+            among=among,
+            has=frozenset(arguments.get("needs", ())),
+        )
+        taken = desk.claim_next(wanted)
+        return {"task": None, "reason": taken} if isinstance(taken, str) else self._claimed(desk, *taken)
+
+    def _claimed(self, desk: Desk, task: Any, hold: Any) -> Any:
+        if not desk.caller.agent:
+            self._handed_out[task.path] = hold.generation
+        return claim_answer(desk, task, hold)
+
+    def _generation(self, desk: Desk, arguments: Arguments) -> int | None:
+        """Return which claim is meant: the one that is named, else what this server gave out."""
+        if "generation" in arguments or desk.caller.agent:
+            number: int | None = arguments.get("generation")
+            return number
+        return self._handed_out.get(desk.find(arguments["id"]).path)
+
+    # -------------------------------------------------------------------- end
+
+    def _complete_task(self, arguments: Arguments) -> Any:
+        ending = Ending(
+            outcome=Outcome.SUCCESS,
+            status=TaskStatus.DONE,
+            text=arguments["outcome"],
+            commit=arguments.get("commit", ""),
+            evidence=arguments.get("evidence", ""),
+        )
+        return self._finish(arguments, ending)
+
+    def _finish(self, arguments: Arguments, ending: Ending) -> Any:
+        desk = self.desk(arguments)
+        result = desk.finish(arguments["id"], ending, self._generation(desk, arguments), unclaimed=False)
+        return {"task": task_row(desk, desk.find(arguments["id"])), "result": result["status"]}
+
+    def _release_task(self, arguments: Arguments) -> Any:
+        desk = self.desk(arguments)
+        task = desk.release(arguments["id"], arguments["reason"], self._generation(desk, arguments))
+        return {"task": task_row(desk, task)}
+
+    def _update_task(self, arguments: Arguments) -> Any:
+        desk = self.desk(arguments)
+        values = {
+            key: arguments[key]
+            for key in ("assignee", "priority", "complexity", "project")
+            if key in arguments
+        }
+        check_values(values)
+        status, body = _status(arguments), arguments.get("body", "")
+        if not (values or body or status):
+            raise UsageError("update_task: say what to change: status, body or a key")
+        notes = []
+        if values or body:
+            notes = desk.update(arguments["id"], values, body, arguments.get("generation"))
+        answer = self._move(arguments, status) if status else None
+        answer = answer or {"task": task_row(desk, desk.find(arguments["id"]))}
+        return answer | {"not_changed": notes} if notes else answer
+
+    def _move(self, arguments: Arguments, status: TaskStatus) -> Any:
+        reason = arguments.get("reason") or arguments.get("body", "")
+        if status is TaskStatus.DONE:
+            raise UsageError("update_task: call complete_task(id, outcome), which says what was done")
+        if status is TaskStatus.IN_PROGRESS:
+            return self._claim_task({**arguments, "caller": arguments.get("assignee", _AGENT)})
+        if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
+            if not reason:
+                raise UsageError(f"update_task: status {status} needs a reason")
+            return self._finish(arguments, Ending(
+                outcome=Outcome.BLOCKED, status=status, text=reason.strip(),
+                evidence=arguments.get("evidence", ""), next_step=arguments.get("next_step", ""),
+            ))  # fmt: skip
+        desk = self.desk(arguments, _AGENT)
+        if status is TaskStatus.CANCELLED:
+            desk.cancel(arguments["id"], reason)
+            return None
+        held = desk.held(desk.find(arguments["id"]))
+        if held is not None and (
+            self._generation(desk, arguments) is not None or desk.caller.holds(held.holder)
+        ):
+            return self._release_task({**arguments, "reason": reason or f"set to {status}"})
+        desk.move(arguments["id"], status)
+        return None
+
+
+def _status(arguments: Arguments) -> TaskStatus | None:
+    if "status" not in arguments:
+        return None
+    word = arguments["status"].strip().lower().replace("-", "_").replace(" ", "_")
+    if word not in list(TaskStatus):
+        raise UsageError(f"update_task: status must be one of {', '.join(TaskStatus)}")
+    return TaskStatus(word)
+
+
+def end_of_client(toolbox: Toolbox) -> None:
+    """Release what the agents of a client held that is gone.
+
+    Its own hooks had no say if it was killed; while it lives, its session may go on with another server.
+    """
+    from .machine import life_of, this_process  # noqa: PLC0415
+
+    client, session = toolbox.client, toolbox.session
+    if client is None or not session or not os.path.isdir(toolbox.project.state):
+        return
+    if life_of(client, this_process()) == "dead":
+        toolbox.desk({}).end_session(session, "the client of its session was killed")
