@@ -254,9 +254,13 @@ def test_a_second_caller_is_told_who_holds_it(project: Project, desk: Desks) -> 
     gemini = desk("gemini")
     with pytest.raises(Refused, match=r"^t-1 is held by claude \(claude-\w+\); take another, or wait$"):
         gemini.claim("t-1")
-    with pytest.raises(Refused, match="t-1 is held by claude; pass the generation \(1\) to act on that claim"):
+    with pytest.raises(
+        Refused, match=r"t-1 is held by claude; pass the generation \(1\) to act on that claim"
+    ):
         gemini.finish("t-1", DONE)
-    with pytest.raises(Refused, match="t-1 is held by claude; pass the generation \(1\) to act on that claim"):
+    with pytest.raises(
+        Refused, match=r"t-1 is held by claude; pass the generation \(1\) to act on that claim"
+    ):
         gemini.release("t-1", "mine")
     with pytest.raises(Refused, match="t-1 is held by claude"):
         gemini.move("t-1", TaskStatus.REVIEW)
