@@ -264,7 +264,7 @@ def test_a_second_caller_is_told_who_holds_it(project: Project, desk: Desks) -> 
         gemini.release("t-1", "mine")
     with pytest.raises(Refused, match="t-1 is held by claude"):
         gemini.move("t-1", TaskStatus.REVIEW)
-    with pytest.raises(Refused, match="t-1 is held; release, block or complete it instead"):
+    with pytest.raises(Refused, match="t-1 is held by claude; release, block or complete it instead"):
         desk("claude").move("t-1", TaskStatus.REVIEW)
     with pytest.raises(Refused, match="t-1 is held; its assignee changes with the claim"):
         gemini.update("t-1", {"assignee": "gemini"})

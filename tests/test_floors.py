@@ -20,11 +20,11 @@ FLOORS: list[list[str]] = [
     ["markdown", "frontmatter", "yamltext", "entries", "bodytext", "receipts", "machine"],
     ["claims", "claims.*"],
     ["queue", "tasks", "index", "batches", "triage", "triage_*", "preflight", "effects"],
-    ["events", "sessions", "graph", "selection", "endings"],
+    ["events", "sessions", "crowd", "graph", "selection", "endings"],
     ["runners", "runners.*"],
     ["tally", "heart", "worker", "summary", "tasklist", "keeping", "desk", "crew", "operations", "doctor"],
-    ["answers", "toolspec", "tools"],
-    ["console", "cli", "cli_*", "server"],
+    ["answers", "toolspec", "tools", "hooks"],
+    ["console", "cli", "cli_*", "server", "hooking"],
 ]
 
 MODULES = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .batches import Batch
+from .batches import Batch, settings_of
 from .claims.directory import DirectoryStore, Policy
 from .desk import Desk, Hold
 from .errors import UsageError
@@ -15,7 +16,7 @@ from .events import read
 from .graph import graph_of
 from .model import Complexity, Priority, Task, TaskHead
 from .summary import STATES, Census, count_entry, count_skipped, entries
-from .tasklist import TaskList
+from .tasklist import Caller, TaskList
 from .tasks import read_task
 
 #: How many events of a task are shown: its last.
@@ -111,6 +112,10 @@ def batch_status(batch: Batch) -> dict[str, Any]:
     """Return where a batch stands: the census, who runs what, what still waits."""
     census = Census()
     running, waiting = [], []
+    names: dict[str, str] = {}
+    if batch.project is not None:
+        listed = TaskList(batch.project, settings_of(batch.project.state), Caller(name=""))
+        names = {os.path.realpath(task.path): task.id for task in listed.tasks()}
     for entry in entries(batch):
         count_entry(census, batch, entry)
         if entry is not None and entry.state == "running":
@@ -119,9 +124,9 @@ def batch_status(batch: Batch) -> dict[str, Any]:
             who = (
                 {"holder": held.holder.name, "silent_seconds": round(held.silent_seconds, 1)} if held else {}
             )
-            running.append({"item": entry.place.item, **who})
+            running.append({"item": names.get(entry.place.path, entry.place.item), **who})
         elif entry is not None and entry.state == "waiting":
-            waiting.append(entry.place.item)
+            waiting.append(names.get(entry.place.path, entry.place.item))
     count_skipped(census, batch)
     left = census.of(STATES[-1]) + census.of(STATES[-2])
     return {

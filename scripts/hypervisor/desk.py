@@ -262,8 +262,11 @@ class Desk(Keeping):
             holder = self._holder(store, claim)
             # Before the claim ends: afterwards another may hold the task, and the file is his.
             put_back(store, claim.key, below=claim.generation + 1)
-            store.release(claim, reason)
-            self._forget(claim, holder)
+            if holder is None or self.caller.holds(holder):
+                store.release(claim, reason)
+                self._forget(claim, holder)
+            else:  # taken from its holder, who is told so
+                store.revoke(claim.key, f"{author.name} released it: {reason}", claim.generation)
             self._tell(Happening.RELEASED, task.id, generation=author.number, by=author.name, why=reason)
         return read_task(Path(task.path), self.settings)
 
@@ -328,8 +331,10 @@ class Desk(Keeping):
         """
         task = self.find(name)
         with self._store() as store:
-            if store.held(next_life(store.layout, self._key(task))) is not None:
-                raise Refused(f"{task.id} is held; release, block or complete it instead")
+            held = store.held(next_life(store.layout, self._key(task)))
+            if held is not None:
+                name = held.holder.name
+                raise Refused(f"{task.id} is held by {name}; release, block or complete it instead")
             claim = self._bare_claim(store, task)
             try:
                 fresh, document = open_task(Path(task.path), self.settings)

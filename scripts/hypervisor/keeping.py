@@ -129,7 +129,8 @@ class Keeping(TaskList):
     def _why_free(self, store: DirectoryStore, key: str, generation: int) -> str:
         """Return why the claim before *generation* was taken away, "" if it was not."""
         end = store.layout.end_if_there(key, generation - 1) if generation > 1 else None
-        return end.detail if end is not None and end.how == "revoked" else ""
+        # Those that do not count were taken away by somebody who has told of it himself.
+        return end.detail if end is not None and end.how == "revoked" and end.counted else ""
 
     def _id_at(self, path: str) -> str:
         found = [task.id for task in self.tasks() if os.path.realpath(task.path) == path]

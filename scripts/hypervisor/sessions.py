@@ -74,7 +74,7 @@ class Session:
     """
 
     def __init__(self, state: Path, name: str) -> None:
-        self.folder = state / FOLDER / _file_name(name)
+        self.folder = state / FOLDER / file_name(name)
 
     def keep(self, agent: str, note: Note) -> None:
         """Note a claim that *agent* (an id, "main", or "" if it is not known) has made."""
@@ -104,7 +104,7 @@ class Session:
         folder = self.folder / ".once"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            os.close(os.open(folder / _file_name(what), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            os.close(os.open(folder / file_name(what), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             return False
         return True
@@ -114,7 +114,7 @@ class Session:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _folder(self, agent: str) -> Path:
-        return self.folder / (_file_name(agent) if agent else _UNKNOWN)
+        return self.folder / (file_name(agent) if agent else _UNKNOWN)
 
 
 def fate_of(store: DirectoryView, note: Note) -> Fate:
@@ -158,7 +158,7 @@ def _claim_name(key: str, generation: int) -> str:
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest() + ".json"
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """Return *name* where it is fit to be a file's, else a hash: it comes from outside."""
     if _PLAIN.fullmatch(name) and name != _UNKNOWN:
         return name

@@ -333,9 +333,9 @@ class DirectoryStore(DirectoryView):
                 raise ClaimLost(self._loss(claim)) from None
         self._open.discard(claim)
 
-    def revoke(self, key: str, why: str) -> bool:
+    def revoke(self, key: str, why: str, generation: int | None = None) -> bool:
         """See `ClaimStore.revoke`."""
-        generation = self.layout.highest(key)
+        generation = self.layout.highest(key) if generation is None else generation
         if generation == 0 or self.layout.finished(key):
             return False
         return self._revoke(key, generation, why, counted=False)

@@ -182,8 +182,13 @@ class ClaimStore(ABC):
         """
 
     @abstractmethod
-    def revoke(self, key: str, why: str) -> bool:
+    def revoke(self, key: str, why: str, generation: int | None = None) -> bool:
         """End the open claim of *key*, whoever holds it; its holder can no longer complete.
+
+        Args:
+            key: The life.
+            why: For people, and for the holder.
+            generation: Only this one; without it whichever is open.
 
         Returns:
             Whether a claim was ended by this call.

@@ -1,0 +1,258 @@
+"""Hooks at work: what the client says comes in as JSON, facts are gathered, decisions carried out.
+
+Each tool call of each worker comes through here, so that everything which is not needed for every
+call is imported where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from . import clock, hooks
+from .batches import settings_of
+from .claims.directory import DirectoryStore, Policy
+from .claims.port import MAIN
+from .crowd import Crowd
+from .errors import ClaimLost
+from .hooks import Answer, Call
+from .paths import Project, session_project
+from .sessions import FOLDER, Note, Session, fate_of
+
+#: Sessions of which nothing was heard for so long are forgotten.
+_OLD_SECONDS = 7 * 86400.0
+
+
+def main(source: IO[bytes], environ: Mapping[str, str]) -> int:
+    """Answer one call of the client; always return 0, as another code could stop its tool."""
+    try:
+        data = json.loads(source.read())
+    except (ValueError, RecursionError):
+        return 0
+    call = hooks.read_call(data)
+    if call is None:
+        return 0
+    try:
+        answer = Hook(call, session_project(environ)).answer()
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the user's work
+        answer = _fault(call, environ, error)
+    if answer:
+        print(json.dumps(answer))
+    return 0
+
+
+def _fault(call: Call, environ: Mapping[str, str], error: Exception) -> Answer | None:
+    text = f"hypervisor: a hook failed at {call.event} and let it pass ({type(error).__name__}: {error})"
+    print(text, file=sys.stderr)
+    try:
+        session = Session(session_project(environ).state, call.session)
+        return {"systemMessage": text} if session.folder.is_dir() and session.first("fault") else None
+    except OSError:
+        return None
+
+
+class Hook:
+    """One call."""
+
+    def __init__(self, call: Call, project: Project) -> None:
+        self.call = call
+        self.project = project
+        self.session = Session(project.state, call.session)
+        self.settings = settings_of(project.state)
+
+    def answer(self) -> Answer | None:
+        """Carry the call out; return what the client is to be told."""
+        acts: Mapping[str, Callable[[], Answer | None]] = {
+            "SessionStart": self._session_start,
+            "UserPromptSubmit": self._end_agents,
+            "PreToolUse": self._before_tool,
+            "PostToolUse": self._after_tool,
+            "PostToolUseFailure": self._after_tool,
+            "SubagentStart": self._agent_start,
+            "SubagentStop": self._agent_stop,
+            "StopFailure": self._end_agents,
+            "Stop": self._stop,
+            "SessionEnd": self._session_end,
+        }
+        act = acts.get(self.call.event)
+        return act() if act else None
+
+    # ---------------------------------------------------------------- session
+
+    def _session_start(self) -> Answer | None:
+        if not self.project.state.is_dir():
+            return self._newcomer()
+        from .answers import index_stats  # noqa: PLC0415 - the YAML loader
+
+        desk = self._desk()
+        desk.reap()
+        self._forget_old()
+        stats = index_stats(desk, projects=False)
+        if not stats["total"]:
+            return None
+        counts = ", ".join(f"{n} {word}" for word, n in stats["by_status"].items())
+        text = f"hypervisor: {stats['total']} tasks here ({counts}), {stats['ready']} ready to be claimed."
+        return hooks.spoken("SessionStart", text)
+
+    def _newcomer(self) -> Answer | None:
+        """Tell of task files in a project that was never worked on; leave nothing behind in it."""
+        from .tasks import find_task_files  # noqa: PLC0415 - the YAML loader
+
+        count = sum(1 for _ in find_task_files(self.project.root, self.settings))
+        if not count:
+            return None
+        text = f"hypervisor: {count} task files here; `hypervisor preflight --all` says which are ready."
+        return hooks.spoken("SessionStart", text)
+
+    def _session_end(self) -> Answer | None:
+        why = f"its session ended ({self.call.reason or 'no reason given'})"
+        self._desk().end_session(self.call.session, why)
+        return None
+
+    def _forget_old(self) -> None:
+        folder = self.project.state / FOLDER
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            if time.time() - (folder / name).stat().st_mtime > _OLD_SECONDS:
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+    # ------------------------------------------------------------------ tools
+
+    def _before_tool(self) -> Answer | None:
+        if self.call.tool in ("Agent", "Task"):
+            return self._spawn()
+        return hooks.own_tool(self.call) or self._edit()
+
+    def _spawn(self) -> Answer | None:
+        if not hooks.is_worker(self.call):
+            return None
+        refusal = self._refusal(hooks.pulled(self.call))
+        agents = self.settings["agents"]
+        crowd = self._crowd()
+        with crowd.counted() as running:
+            room = hooks.Room(
+                running=running, cap=agents["per_session"],
+                ram=_ram_percent() if running else 0.0, max_ram=agents["max_ram_percent"],
+            )  # fmt: skip
+            answer = hooks.spawn(self.call, refusal, room)
+            if answer is None and self.call.use:
+                crowd.ask(self.call.use)
+        return answer
+
+    def _refusal(self, task: str) -> str | None:
+        if not task:
+            return None
+        from .errors import UsageError  # noqa: PLC0415
+
+        desk = self._desk()
+        tasks = desk.tasks()
+        try:
+            found = desk.find(task, tasks)
+        except UsageError as error:
+            return str(error)
+        why = desk.refusals(tasks)(found)
+        return f"{found.id}: {why}" if why else None
+
+    def _edit(self) -> Answer | None:
+        lost = self._lost_after_beat()
+        if self.call.agent == MAIN:
+            # A session goes on with other things after its task is gone: it is told once.
+            lost = [(note, why) for note, why in lost if self.session.first(f"lost {note.token}")]
+        return hooks.edit(lost)
+
+    def _after_tool(self) -> Answer | None:
+        call = self.call
+        if call.tool in ("Agent", "Task"):
+            agent = hooks.launched(call)
+            if agent and hooks.is_worker(call):
+                self._crowd().started(agent, call.use, of_main=call.agent == MAIN)
+            self._end_agents()
+        else:
+            self._receipts()
+        self._crowd().seen(call.agent)
+        lost = [
+            (note, why) for note, why in self._lost_after_beat() if self.session.first(f"told {note.token}")
+        ]
+        answer = hooks.tool_done(lost)
+        return hooks.spoken(call.event, answer["context"]) if answer else None
+
+    def _lost_after_beat(self) -> list[tuple[Note, str]]:
+        """Renew the claims that this agent holds; return those that were taken from it, and why."""
+        lost = []
+        store = None
+        for note in self.session.notes(self.call.agent):
+            store = store or self._store()
+            try:
+                store.beat(note.claim)
+            except ClaimLost:
+                fate = fate_of(store, note)
+                if fate.how == "lost":
+                    lost.append((note, fate.why))
+        return lost
+
+    def _receipts(self) -> None:
+        when = clock.now_text()
+        for note in self.session.notes(self.call.agent):
+            line = hooks.receipt(self.call, note, when)
+            if line is None:
+                continue
+            from .tasks import append_receipt  # noqa: PLC0415 - the YAML loader
+
+            append_receipt(Path(note.path), line)
+            if note.receipts_to:
+                self._desk().receipt(note.receipts_to, f"{line} ({note.task})")
+
+    # ----------------------------------------------------------------- agents
+
+    def _agent_start(self) -> Answer | None:
+        if self.call.agent_type == hooks.WORKER and self.call.agent != MAIN:
+            self._crowd().started(self.call.agent)
+        return None
+
+    def _agent_stop(self) -> Answer | None:
+        return self._ask_to_end() or self._end_agents()
+
+    def _stop(self) -> Answer | None:
+        self._end_agents()
+        return self._ask_to_end()
+
+    def _ask_to_end(self) -> Answer | None:
+        notes = self.session.notes(self.call.agent) if not self.call.asked else []
+        if not notes:
+            return None
+        store = self._store()
+        held = [note for note in notes if fate_of(store, note).how == "open"]
+        return hooks.stop([note for note in held if self.session.first(f"asked {note.token}")])
+
+    def _end_agents(self) -> Answer | None:
+        crowd = self._crowd()
+        for agent, why in hooks.ended_agents(self.call, crowd.of_main()).items():
+            crowd.ended(agent)
+            if self.session.notes(agent):
+                self._desk().let_go(self.call.session, agent, why)
+        return None
+
+    # ---------------------------------------------------------------- details
+
+    def _crowd(self) -> Crowd:
+        return Crowd(self.session, self.settings["claims"]["lease_seconds"])
+
+    def _store(self) -> DirectoryStore:
+        return DirectoryStore(str(self.project.state), policy=Policy(patient=False))
+
+    def _desk(self) -> Any:
+        from .desk import Desk  # noqa: PLC0415 - the YAML loader
+        from .tasklist import Caller  # noqa: PLC0415
+
+        return Desk(self.project, self.settings, Caller(name="claude", session=self.call.session))
+
+
+def _ram_percent() -> float:
+    import psutil  # noqa: PLC0415 - 100 ms, and only where a worker is started
+
+    return float(psutil.virtual_memory().percent)
