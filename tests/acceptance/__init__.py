@@ -1,0 +1,1 @@
+"""Acceptance tests: the real Claude Code client, headless, against a scripted Messages API."""

@@ -1,0 +1,104 @@
+"""What an acceptance test asks for: the scripted API, clients that talk to it, a project."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from acceptance.api import ScriptedApi
+from acceptance.client import Client, find_client
+
+NewClient: TypeAlias = Callable[..., Client]
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder; each starts a client, often several."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.acceptance)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def claude() -> str:
+    """Return the path of the client; where there is none, the test is skipped, but never in CI."""
+    path = find_client()
+    if path is None:
+        why = "no Claude Code here; type: tests/acceptance/install"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    return path
+
+
+@pytest.fixture(scope="session")
+def uv_environment() -> dict[str, str]:
+    """Return what makes uv use the cache and the certificates that the test's caller uses.
+
+    This is for the whole session, and so looks before each test gets a HOME of its own.
+    """
+    kept = {name: os.environ[name] for name in ("UV_SYSTEM_CERTS", "SSL_CERT_FILE") if name in os.environ}
+    if uv := shutil.which("uv"):
+        asked = subprocess.run([uv, "cache", "dir"], capture_output=True, text=True, check=True)
+        kept["UV_CACHE_DIR"] = asked.stdout.strip()
+    return kept
+
+
+@pytest.fixture
+def api() -> Iterator[ScriptedApi]:
+    """Give the scripted API, and hold that nothing happened that no script foresaw."""
+    with ScriptedApi() as made:
+        yield made
+    assert made.surprises == []
+
+
+@pytest.fixture
+def client(
+    claude: str, uv_environment: dict[str, str], api: ScriptedApi, tmp_path: Path
+) -> Iterator[NewClient]:
+    """Give a function that makes clients; they share a home unless a test says otherwise."""
+    home, cwd = tmp_path / "home", tmp_path / "here"
+    with contextlib.ExitStack() as stack:
+
+        def new(**options: Any) -> Client:
+            options = {"home": home, "cwd": cwd, **options}
+            options["extra"] = {**uv_environment, **options.get("extra", {})}
+            for folder in ("home", "cwd"):
+                options[folder].mkdir(parents=True, exist_ok=True)
+            return stack.enter_context(Client(claude, api, **options))
+
+        yield new
+
+
+@pytest.fixture(params=[False, True], ids=["tools-loaded", "tool-search"])
+def tool_search(request: pytest.FixtureRequest) -> bool:
+    """Tell whether the client defers the schemas of tools, as it does for most users."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def git_project(tmp_path: Path) -> Path:
+    """Return a git repository with one commit."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "README.md").write_text("# A project\n", "utf-8")
+    nothing = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
+    for words in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["config", "user.name", "A User"],
+        ["config", "user.email", "user@example.invalid"],
+        ["add", "--all"],
+        ["commit", "--quiet", "--message", "Begin"],
+    ):
+        subprocess.run(["git", *words], cwd=folder, env=nothing, check=True, capture_output=True)
+    return folder

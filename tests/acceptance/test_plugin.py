@@ -1,0 +1,102 @@
+"""What a session of the real client finds of the plugin: its parts, its tools at once, their texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acceptance.api import ScriptedApi, calls, say, use
+from acceptance.conftest import NewClient
+from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
+from commands import ROOT
+from hypervisor.toolspec import PREFIX, TOOLS
+
+OURS = {PREFIX + one.name for one in TOOLS}
+
+
+@pytest.mark.parametrize("strict", [[], ["--strict"]])
+@pytest.mark.parametrize("manifest", ["", ".claude-plugin/plugin.json"])
+def test_the_manifests_are_valid(client: NewClient, strict: list[str], manifest: str) -> None:
+    ended = client().command("plugin", "validate", *strict, str(ROOT / manifest))
+    assert ended.code == 0, ended.out + ended.err
+    assert "passed" in ended.out
+    assert "warning" not in ended.out.lower()
+
+
+def test_a_session_has_the_skills_the_agent_and_the_tools_and_no_fault(
+    api: ScriptedApi, client: NewClient, git_project: Path, tool_search: bool
+) -> None:
+    Tasks(git_project).add("t-1")
+    api.main(lambda turn: say("has them" if set(turn.tools) >= OURS else f"has {turn.tools}"))
+    session = plugged(client, git_project, tool_search=tool_search).run("Hello").passed()
+    assert session.text == "has them"
+    assert set(session.init["tools"]) >= OURS
+    assert set(session.init["skills"]) >= {
+        "hypervisor:hypervisor", "hypervisor:batch-processing", "hypervisor:pull",
+    }  # fmt: skip
+    assert "hypervisor:worker" in session.init["agents"]
+    assert not session.init.get("plugin_errors")
+    servers = {one["name"]: one["status"] for one in session.init["mcp_servers"]}
+    assert servers == {"plugin:hypervisor:task_manager": "connected"}
+    told = api.of("Hello").turns[0].text
+    assert (
+        "hypervisor: 1 tasks here (1 active), 1 ready to be claimed." in told or "1 task files here" in told
+    )
+
+
+def test_a_worker_uses_its_tools_in_its_first_turn(
+    api: ScriptedApi, client: NewClient, git_project: Path, tool_search: bool
+) -> None:
+    tasks = Tasks(git_project)
+    tasks.add("t-1")
+    api.main(calls(worker("t-1", run_in_background=False)), say("over"))
+    api.agent("/pull t-1", calls(claim("t-1")), calls(done("t-1")), say("COMPLETED t-1: did it"))
+    session = plugged(client, git_project, tool_search=tool_search).run("go", *RULES).passed()
+    talk = api.of("/pull t-1")
+    assert set(talk.turns[0].tools) >= OURS
+    assert "You work on one task of a queue" in talk.turns[0].system
+    answer = talk.tool_result(PREFIX + "claim_task").json
+    assert answer["task"]["id"] == "t-1"
+    assert answer["claim"]["generation"] == 1
+    assert talk.tool_result(PREFIX + "complete_task").json["result"] == "success"
+    assert tasks.status("t-1") == "done"
+    assert session.denials == []
+
+
+def test_a_worker_keeps_the_other_tools_of_its_user(
+    api: ScriptedApi, client: NewClient, git_project: Path, tmp_path: Path
+) -> None:
+    from acceptance.toy import ECHO, write_toy  # noqa: PLC0415
+
+    Tasks(git_project).add("t-1")
+    toy = write_toy(tmp_path, tmp_path / "hook")
+    api.main(calls(worker("t-1", run_in_background=False)), say("over"))
+    api.agent("/pull t-1", lambda turn: say("has it" if ECHO in turn.tools else f"has {turn.tools}"))
+    made = client(cwd=git_project, plugins=[ROOT, toy])
+    made.run("go", *RULES).passed()
+    assert "has it" in api.of("go").tool_result("Agent").text
+
+
+def test_what_the_schemas_cost(api: ScriptedApi, client: NewClient, git_project: Path) -> None:
+    Tasks(git_project).add("t-1")
+    api.main(say("ok"))
+    plugged(client, git_project).run("Hello").passed()
+    sent = [one for one in api.of("Hello").requests[0]["tools"] if one["name"] in OURS]
+    assert len(sent) == len(OURS)
+    # A token of JSON is seldom shorter than three characters: 2,500 of them at the very most.
+    assert len(json.dumps(sent, separators=(",", ":"))) < 7500
+
+
+def test_other_tools_of_the_session_are_not_allowed_by_our_hook(
+    api: ScriptedApi, client: NewClient, git_project: Path
+) -> None:
+    Tasks(git_project).add("t-1")
+    api.main(
+        calls(tool("list_tasks"), use("Write", file_path=str(git_project / "x"), content="x")), say("ok")
+    )
+    session = plugged(client, git_project).run("go").passed()
+    assert [denial["tool_name"] for denial in session.denials] == ["Write"]
+    assert not (git_project / "x").exists()
+    assert api.of("go").tool_result(PREFIX + "list_tasks").json["total"] == 1

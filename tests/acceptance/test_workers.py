@@ -1,0 +1,187 @@
+"""Many workers of the real client at once, each in a worktree of its own: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from acceptance.api import Reply, ScriptedApi, Turn, calls, say, use, wait_for
+from acceptance.conftest import NewClient
+from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
+from hypervisor.toolspec import PREFIX
+
+NAMES = [f"t-{number}" for number in range(1, 9)]
+
+
+def git(project: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout
+
+
+def code_worker(name: str) -> tuple[Reply | Callable[[Turn], Reply], ...]:
+    """Return the script of a worker that writes a file in its worktree, and commits it."""
+    return (
+        calls(claim(name)),
+        calls(use("Bash", command="pwd")),
+        lambda turn: calls(use("Write", file_path=f"{turn.results[0].text}/src/{name}.txt", content=name)),
+        calls(use("Bash", command=f"git add src/{name}.txt")),
+        calls(use("Bash", command=f"git commit -m 'Add {name}'")),
+        calls(use("Bash", command="git rev-parse HEAD")),
+        lambda turn: calls(done(name, f"added {name}", commit=turn.results[0].text, evidence="git log")),
+        say(f"COMPLETED {name}: added it"),
+    )
+
+
+def code_project(project: Path, names: list[str]) -> Tasks:
+    tasks = Tasks(project)
+    for name in names:
+        tasks.add(name, files=f"[src/{name}.txt]")
+    (project / ".gitignore").write_text(".claude/\n")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "Tasks")
+    return tasks
+
+
+def commits_of(project: Path) -> dict[str, str]:
+    """Return the branches of workers, each with its last commit, and hold that it adds one file."""
+    found = {}
+    for line in git(project, "branch", "--list", "worktree-agent-*", "--format=%(refname:short)").split():
+        assert git(project, "rev-list", "--count", f"main..{line}").strip() == "1"
+        found[line] = git(project, "rev-parse", line).strip()
+    return found
+
+
+def test_eight_workers_do_eight_tasks_in_eight_worktrees(
+    api: ScriptedApi, client: NewClient, git_project: Path, tool_search: bool
+) -> None:
+    tasks = code_project(git_project, NAMES)
+    head = git(git_project, "rev-parse", "HEAD")
+    finished: list[str] = []
+
+    def look(turn: Turn) -> Reply:
+        """Look at the batch each time that the client wakes us, until it is finished."""
+        batch = turn.all_results[0].json["batch"]
+        status = [one for one in turn.results if one.name == PREFIX + "batch_status"]
+        if status and status[-1].json["finished"]:
+            finished.append(batch)
+            return calls(tool("batch_summary", id=batch))
+        return calls(tool("batch_status", id=batch)) if not status else say("they work")
+
+    api.main(
+        calls(tool("preflight", create_batch=True)),
+        lambda turn: calls(*[worker(name, isolation="worktree") for name in turn.results[0].json["run"]]),
+        *[lambda turn: say("all is told") if finished else look(turn)] * 40,
+    )
+    for name in NAMES:
+        api.agent(f"/pull {name}", *code_worker(name))
+    session = plugged(client, git_project, tool_search=tool_search).run("batch tasks", *RULES, timeout=240)
+    assert session.passed().text == "all is told"
+    assert session.denials == []
+    assert [tasks.status(name) for name in NAMES] == ["done"] * 8
+    summary = api.of("batch tasks").tool_result(PREFIX + "batch_summary").json
+    assert summary["census"] == {
+        "queued": 8, "success": 8, "blocked": 0, "failed": 0, "skipped": 0, "running": 0, "waiting": 0,
+    }  # fmt: skip
+    commits = commits_of(git_project)
+    assert sorted(row["commit"] for row in summary["workers"]) == sorted(commits.values())
+    assert len(set(commits.values())) == 8
+    # The checkout that the user works in: no commit, no file but the tasks' own.
+    assert git(git_project, "rev-parse", "HEAD") == head
+    changed = git(git_project, "status", "--porcelain").splitlines()
+    assert sorted(changed) == [f" M tasks/{name}.md" for name in NAMES]
+    claimed = [event["task"] for event in tasks.events if event["event"] == "claimed"]
+    assert sorted(claimed) == NAMES
+
+
+def test_two_sessions_on_one_project_never_do_a_task_twice(
+    api: ScriptedApi, client: NewClient, git_project: Path
+) -> None:
+    tasks = code_project(git_project, NAMES)
+    both = threading.Barrier(2, timeout=60)
+
+    def next_worker(place: int) -> str:
+        return f"Take the next task, as worker {place}."
+
+    def begin(_turn: Turn) -> Reply:
+        both.wait()  # the two sessions start their workers at one time
+        spawns = [
+            use("Agent", description="next", subagent_type="hypervisor:worker", run_in_background=True,
+                prompt=next_worker(place), isolation="worktree")
+            for place in range(8)
+        ]  # fmt: skip
+        return calls(*spawns)
+
+    def take(turn: Turn) -> Reply:
+        answer = turn.results[0].json
+        if answer["task"] is None:
+            return say(f"REFUSED: {answer['reason']}")
+        return calls(use("Bash", command="pwd"))
+
+    def mine(turn: Turn) -> str:
+        return str(turn.all_results[0].json["task"]["id"])
+
+    script = (
+        calls(tool("claim_next_task", caller="claude")),
+        take,
+        lambda turn: calls(
+            use("Write", file_path=f"{turn.results[0].text}/src/{mine(turn)}.txt", content="x")
+        ),
+        lambda turn: calls(use("Bash", command=f"git add src/{mine(turn)}.txt")),
+        lambda turn: calls(use("Bash", command=f"git commit -m 'Add {mine(turn)}'")),
+        calls(use("Bash", command="git rev-parse HEAD")),
+        lambda turn: calls(done(mine(turn), commit=turn.results[0].text)),
+        say("COMPLETED"),
+    )
+    for place in range(8):
+        api.agent(next_worker(place), *script)
+    for name in ("one", "two"):
+        api.main(begin, *[say("they work")] * 20, when=f"session {name}")
+    started = [plugged(client, git_project).start(f"session {name}", *RULES) for name in ("one", "two")]
+    for running in started:
+        running.wait(280).passed()
+    assert len(api.agents) == 16
+    assert [tasks.status(name) for name in NAMES] == ["done"] * 8
+    claimed = [event["task"] for event in tasks.events if event["event"] == "claimed"]
+    assert sorted(claimed) == NAMES
+    commits = commits_of(git_project)
+    assert len(set(commits.values())) == 8
+    results = list((git_project / ".hypervisor/results").iterdir())
+    assert len(results) == 8
+    assert list((git_project / ".hypervisor/locks").iterdir()) == []
+
+
+def test_a_ninth_worker_is_denied_and_its_task_stays_ready(
+    api: ScriptedApi, client: NewClient, git_project: Path
+) -> None:
+    names = [*NAMES, "t-9"]
+    tasks = Tasks(git_project)
+    for name in names:
+        tasks.add(name)
+    go = threading.Event()
+
+    def started(_turn: Turn) -> Reply:
+        go.set()
+        return say("started")
+
+    api.main(
+        calls(*[worker(name) for name in names]),
+        started,
+        *[say("they work")] * 12,
+    )
+    for name in names:
+        api.agent(f"/pull {name}", calls(claim(name)), wait_for(go, calls(done(name))), say("COMPLETED"))
+    plugged(client, git_project).run("go", *RULES).passed()
+    denied = [one for one in api.of("go").results if one.is_error]
+    assert [one.text for one in denied] == [
+        f"Denied: 8 workers of this session run, and 8 may. {_task(one.text)} stays ready; "
+        "spawn again when one has ended."
+        for one in denied
+    ]
+    assert len(denied) == 1
+    assert tasks.status(_task(denied[0].text)) == "active"
+    assert sum(tasks.status(name) == "done" for name in names) == 8
+
+
+def _task(denial: str) -> str:
+    return denial.split(" stays ready", maxsplit=1)[0].rsplit(maxsplit=1)[-1]
