@@ -33,13 +33,19 @@ _MARK = "ACCEPTANCE_CLIENT"
 Event = dict[str, Any]
 
 
-def find_client() -> str | None:
-    """Return the client's path: HYPERVISOR_CLAUDE, else where ``install`` puts it, else None."""
-    if chosen := os.environ.get("HYPERVISOR_CLAUDE"):
+def find_client(name: str = "claude-code") -> str | None:
+    """Return the path of a client that ``install`` has put in its place, else None.
+
+    HYPERVISOR_CLAUDE names another Claude Code.
+    """
+    if name == "claude-code" and (chosen := os.environ.get("HYPERVISOR_CLAUDE")):
         return chosen
-    version = os.environ.get("CLAUDE_CODE_VERSION") or (HERE / "claude-code-version").read_text().strip()
+    rows = [line.split() for line in (HERE / "clients").read_text("utf-8").splitlines()]
+    _, _, version, command = next(row for row in rows if row[0] == name)
+    if name == "claude-code":
+        version = os.environ.get("CLAUDE_CODE_VERSION") or version
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = f"{cache}/hypervisor/clients/claude-code-{version}/node_modules/.bin/claude"
+    path = f"{cache}/hypervisor/clients/{name}-{version}/node_modules/.bin/{command}"
     return path if os.access(path, os.X_OK) else None
 
 
