@@ -56,6 +56,11 @@ class Crowd:
         """Take a place for the request *use*; within `counted`."""
         (self._asked / file_name(use)).touch()
 
+    def withdraw(self, use: str) -> None:
+        """Free the place of a request that came to nothing, or is over."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (self._asked / file_name(use)).unlink()
+
     def started(self, agent: str, use: str = "", *, of_main: bool = False) -> None:
         """Give a request's place to the agent that has started: its own, else the oldest."""
         place = self._running / file_name(agent)
@@ -66,8 +71,7 @@ class Crowd:
             elif new:
                 place.touch()
             if use:
-                with contextlib.suppress(FileNotFoundError):
-                    (self._asked / file_name(use)).unlink()
+                self.withdraw(use)
             elif new and (oldest := _young(self._asked, _REQUEST_SECONDS)):
                 oldest[0].unlink(missing_ok=True)
 

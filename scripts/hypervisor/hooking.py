@@ -97,7 +97,7 @@ class Hook:
         if not stats["total"]:
             return None
         counts = ", ".join(f"{n} {word}" for word, n in stats["by_status"].items())
-        text = f"hypervisor: {stats['total']} tasks here ({counts}), {stats['ready']} ready to be claimed."
+        text = f"hypervisor: tasks of this project: {counts}; {stats['ready']} ready to be claimed."
         return hooks.spoken("SessionStart", text)
 
     def _newcomer(self) -> Answer | None:
@@ -107,7 +107,7 @@ class Hook:
         count = sum(1 for _ in find_task_files(self.project.root, self.settings))
         if not count:
             return None
-        text = f"hypervisor: {count} task files here; `hypervisor preflight --all` says which are ready."
+        text = f"hypervisor: task files of this project: {count}; see `hypervisor preflight --all`."
         return hooks.spoken("SessionStart", text)
 
     def _session_end(self) -> Answer | None:
@@ -171,6 +171,8 @@ class Hook:
             agent = hooks.launched(call)
             if agent and hooks.is_worker(call):
                 self._crowd().started(agent, call.use, of_main=call.agent == MAIN)
+            else:  # over, or never begun
+                self._crowd().withdraw(call.use)
             self._end_agents()
         else:
             self._receipts()

@@ -16,7 +16,7 @@ from typing import Any
 
 from .claims.port import MAIN
 from .sessions import Note
-from .toolspec import PREFIX
+from .toolspec import BY_NAME, PREFIX
 
 Answer = dict[str, Any]
 
@@ -46,6 +46,8 @@ class Call:
     input: Mapping[str, Any] = field(default_factory=dict)
     #: Of the tool call; "" where there is none.
     use: str = ""
+    #: What the user lets the session do: ``default``, ``plan`` ...
+    mode: str = ""
     response: Any = None
     error: str = ""
     prompt: str = ""
@@ -74,6 +76,7 @@ def read_call(data: object) -> Call | None:
         tool=_text(given, "tool_name"),
         input=tool_input if isinstance(tool_input, dict) else {},
         use=_text(given, "tool_use_id"),
+        mode=_text(given, "permission_mode"),
         response=given.get("tool_response"),
         error=_text(given, "error"),
         prompt=_text(given, "prompt"),
@@ -105,6 +108,10 @@ def own_tool(call: Call) -> Answer | None:
     if not call.tool.startswith(PREFIX):
         return None
     told = {**call.input, "caller_session": call.session, "caller_agent": call.agent}
+    tool = BY_NAME.get(call.tool.removeprefix(PREFIX))
+    if call.mode == "plan" and not (tool and tool.read_only):
+        # Whoever plans has said that nothing is to be changed: then the client decides.
+        return {"hookSpecificOutput": {"hookEventName": "PreToolUse", "updatedInput": told}}
     return _before_tool("allow", "a tool of hypervisor", updatedInput=told)
 
 

@@ -41,9 +41,8 @@ def test_a_session_has_the_skills_the_agent_and_the_tools_and_no_fault(
     servers = {one["name"]: one["status"] for one in session.init["mcp_servers"]}
     assert servers == {"plugin:hypervisor:task_manager": "connected"}
     told = api.of("Hello").turns[0].text
-    assert (
-        "hypervisor: 1 tasks here (1 active), 1 ready to be claimed." in told or "1 task files here" in told
-    )
+    assert "hypervisor: task files of this project: 1; see `hypervisor preflight --all`." in told
+    assert not (git_project / ".hypervisor").exists()  # looking leaves nothing behind
 
 
 def test_a_worker_uses_its_tools_in_its_first_turn(
@@ -100,3 +99,28 @@ def test_other_tools_of_the_session_are_not_allowed_by_our_hook(
     assert [denial["tool_name"] for denial in session.denials] == ["Write"]
     assert not (git_project / "x").exists()
     assert api.of("go").tool_result(PREFIX + "list_tasks").json["total"] == 1
+
+
+def test_an_installed_plugin_works_from_an_empty_home(
+    api: ScriptedApi, client: NewClient, git_project: Path
+) -> None:
+    tasks = Tasks(git_project)
+    tasks.add("t-1")
+    made = client(cwd=git_project)
+    for words in (["marketplace", "add", str(ROOT)], ["install", "hypervisor@hypervisor"]):
+        ended = made.command("plugin", *words)
+        assert ended.code == 0, ended.out + ended.err
+    api.main(calls(claim("t-1")), calls(done("t-1")), say("COMPLETED"))
+    session = made.run("/pull t-1", *RULES).passed()
+    assert not session.init.get("plugin_errors")
+    assert tasks.status("t-1") == "done"
+
+
+def test_planning_claims_nothing(api: ScriptedApi, client: NewClient, git_project: Path) -> None:
+    tasks = Tasks(git_project)
+    tasks.add("t-1")
+    api.main(calls(tool("list_tasks"), claim("t-1")), say("a plan"))
+    plugged(client, git_project).run("go", "--permission-mode", "plan")
+    assert api.of("go").tool_result(PREFIX + "list_tasks").json["total"] == 1
+    assert api.of("go").tool_result(PREFIX + "claim_task").is_error
+    assert tasks.status("t-1") == "active"

@@ -1,0 +1,181 @@
+"""The task index is a cache: it says what the files say, whoever else uses it and whatever becomes of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT, write_task
+from hypervisor import config, index
+from hypervisor.index import Index
+from hypervisor.paths import Project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    root = tmp_path / "project"
+    (root / "tasks").mkdir(parents=True)
+    return Project(root, root / ".hypervisor")
+
+
+def task(project: Project, name: str, **keys: str) -> Path:
+    return write_task(project.root / "tasks" / f"{name}.md", **keys)
+
+
+def look(project: Project) -> dict[str, str]:
+    """Return what the index says of each task's status after a refresh."""
+    opened = Index(project, config.load(project.state))
+    try:
+        opened.refresh()
+        return {head.id: str(head.status) for head in opened.heads()}
+    finally:
+        opened.close()
+
+
+def age(path: Path, seconds: float = 10.0) -> None:
+    """Make a file look as if it had been left alone for a while."""
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
+def test_a_file_that_did_not_change_is_not_read_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        age(task(project, name))
+    assert look(project) == {"a": "active", "b": "active", "c": "active"}
+    read: list[str] = []
+    once = index.read_task
+    monkeypatch.setattr(index, "read_task", lambda path, s: (read.append(path.stem), once(path, s))[1])
+    look(project)
+    assert read == []
+    age(task(project, "b", status="done"), 5)
+    assert look(project) == {"a": "active", "b": "done", "c": "active"}
+    assert read == ["b"]
+
+
+def test_new_and_deleted_and_renamed_files_are_seen(project: Project) -> None:
+    task(project, "a")
+    assert list(look(project)) == ["a"]
+    task(project, "b")
+    assert list(look(project)) == ["a", "b"]
+    (project.root / "tasks/a.md").unlink()
+    (project.root / "tasks/b.md").rename(project.root / "tasks/c.md")
+    assert list(look(project)) == ["b"]  # its id is its own, whatever its file is called
+
+
+def test_a_change_within_one_step_of_the_clock_is_seen(project: Project) -> None:
+    path = task(project, "a", status="todo__")
+    look(project)
+    before = path.stat()
+    path.write_text(path.read_text().replace("todo__", "active"))  # as many bytes
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert look(project) == {"a": "active"}
+
+
+def test_other_words_in_the_settings_are_other_rows(project: Project) -> None:
+    age(task(project, "a", status="parked"))
+    assert look(project) == {"a": "None"}
+    project.prepare()
+    (project.state / "config.toml").write_text('[status.words]\nparked = "blocked"\n')
+    assert look(project) == {"a": "blocked"}
+
+
+@pytest.mark.parametrize(
+    "damage", ["garbage", "truncated", "another program's", "another version", "a folder", "gone"]
+)
+def test_a_damaged_index_is_made_anew(project: Project, damage: str) -> None:
+    age(task(project, "a"))
+    look(project)
+    path = project.state / "index.sqlite3"
+    for tail in ("-wal", "-shm"):
+        Path(f"{path}{tail}").unlink(missing_ok=True)
+    if damage == "garbage":
+        path.write_bytes(os.urandom(8192))
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage in ("another program's", "another version"):
+        path.unlink()
+        with sqlite3.connect(path) as other:
+            other.execute("CREATE TABLE task (x)")
+            other.execute(f"PRAGMA user_version = {999 if damage == 'another version' else 0}")
+        other.close()
+    else:
+        path.unlink()
+        if damage == "a folder":
+            path.mkdir()
+    assert look(project) == {"a": "active"}
+    assert look(project) == {"a": "active"}
+
+
+_LOOKER = """
+import sys
+sys.path.insert(0, {scripts!r})
+from pathlib import Path
+from hypervisor import config
+from hypervisor.index import Index
+from hypervisor.paths import Project
+root = Path({root!r})
+project = Project(root, root / ".hypervisor")
+for _ in range(40):
+    index = Index(project, config.load(project.state))
+    index.refresh()
+    found = {{head.id: str(head.status) for head in index.heads()}}
+    index.close()
+    assert len(found) == 60, len(found)
+print(sorted(found.values()).count("done"))
+"""
+
+
+def test_many_processes_may_use_it_while_files_change(project: Project) -> None:
+    for number in range(60):
+        task(project, f"t-{number}")
+    code = _LOOKER.format(scripts=str(ROOT / "scripts"), root=str(project.root))
+    lookers = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(6)
+    ]
+    for number in range(60):
+        path = project.root / f"tasks/t-{number}.md"
+        draft = path.with_suffix(".draft")
+        draft.write_text(path.read_text().replace("status: active", "status: done"))
+        draft.rename(path)
+    for looker in lookers:
+        _, error = looker.communicate(timeout=60)
+        assert looker.returncode == 0, error.decode()
+    assert set(look(project).values()) == {"done"}
+
+
+def test_an_index_killed_while_it_writes_is_whole_or_made_anew(project: Project) -> None:
+    for number in range(400):
+        task(project, f"t-{number}")
+    code = _LOOKER.format(scripts=str(ROOT / "scripts"), root=str(project.root)).replace("== 60", "== 400")
+    for _ in range(5):
+        looker = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        while not (project.state / "index.sqlite3").exists() and looker.poll() is None:
+            pass
+        looker.kill()
+        looker.communicate(timeout=30)
+        assert len(look(project)) == 400
+        for path in project.state.glob("index.sqlite3*"):
+            path.unlink()
+
+
+def test_a_project_that_cannot_be_written_to_is_read_all_the_same(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task(project, "a")
+
+    def closed(_self: Project) -> None:
+        raise PermissionError(13, "Permission denied", str(project.state))
+
+    monkeypatch.setattr(Project, "prepare", closed)
+    assert look(project) == {"a": "active"}
+    assert not project.state.exists()
