@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, shell, tree, write_task
-from hypervisor import config, tasks
-from hypervisor import desk as desks
+from hypervisor import claiming, config, tasks
 from hypervisor.desk import Desk
 from hypervisor.endings import Ending
 from hypervisor.errors import ClaimLost, Refused, UsageError
@@ -468,7 +467,7 @@ _DIES = """
 import os, sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor import config, desk, keeping, tasklist
+from hypervisor import claiming, config, keeping, tasklist
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.desk import Desk
 from hypervisor.endings import Ending
@@ -487,15 +486,15 @@ def then_die(call):
 
 step = {step!r}
 if step == "after the claim":
-    desk.Desk._begin = die
+    claiming.Claiming._begin = die
 elif step == "before the note":
     DirectoryStore.annotate = die
 elif step == "after the note":
     DirectoryStore.annotate = then_die(DirectoryStore.annotate)
 elif step == "before the edit":
-    desk.edit_file = die
+    claiming.edit_file = die
 elif step == "after the edit":
-    desk.edit_file = then_die(desk.edit_file)
+    claiming.edit_file = then_die(claiming.edit_file)
 root = Path({root!r})
 mine = Desk(Project(root, root / ".hypervisor"), config.load(root / ".hypervisor"), Caller(name="claude"))
 if step.startswith("release: "):
@@ -584,7 +583,7 @@ def test_an_owner_who_saves_the_file_in_the_moment_of_a_claim_wins(
         path.write_text(path.read_text().replace("status: active", "status: done"))
         return edit_file(*words, **rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(desks, "edit_file", late)
+    monkeypatch.setattr(claiming, "edit_file", late)
     with pytest.raises(Refused, match="t-1"):
         desk().claim("t-1")
     monkeypatch.undo()

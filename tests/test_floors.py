@@ -19,10 +19,10 @@ FLOORS: list[list[str]] = [
     ["errors", "clock", "durable", "paths", "globs", "config", "model", "keys", "vocabulary", "launch"],
     ["markdown", "frontmatter", "yamltext", "entries", "bodytext", "receipts", "machine"],
     ["claims", "claims.*"],
-    ["queue", "tasks", "index", "batches", "triage", "triage_*", "preflight", "effects"],
+    ["queue", "tasks", "index", "manifest", "batches", "triage", "triage_*", "preflight", "effects"],
     ["events", "sessions", "crowd", "graph", "selection", "endings"],
     ["runners", "runners.*"],
-    ["tally", "heart", "worker", "summary", "tasklist", "keeping", "desk", "crew", "operations", "doctor"],
+    ["tally", "heart", "worker", "summary", "tasklist", "keeping", "claiming", "desk", "crew", "operations", "doctor"],
     ["answers", "toolspec", "tools", "hooks"],
     ["console", "cli", "cli_*", "server", "hooking"],
 ]

@@ -6,14 +6,18 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commands import ROOT, write_task
 from hypervisor import config, index
 from hypervisor.index import Index
+from hypervisor.model import Task
 from hypervisor.paths import Project
+from hypervisor.tasks import read_task
 
 
 @pytest.fixture
@@ -50,8 +54,12 @@ def test_a_file_that_did_not_change_is_not_read_again(
         age(task(project, name))
     assert look(project) == {"a": "active", "b": "active", "c": "active"}
     read: list[str] = []
-    once = index.read_task
-    monkeypatch.setattr(index, "read_task", lambda path, s: (read.append(path.stem), once(path, s))[1])
+
+    def noted(path: Path, settings: Mapping[str, Any]) -> Task:
+        read.append(path.stem)
+        return read_task(path, settings)
+
+    monkeypatch.setattr(index, "read_task", noted)
     look(project)
     assert read == []
     age(task(project, "b", status="done"), 5)
@@ -119,7 +127,9 @@ sys.path.insert(0, {scripts!r})
 from pathlib import Path
 from hypervisor import config
 from hypervisor.index import Index
+from hypervisor.model import Task
 from hypervisor.paths import Project
+from hypervisor.tasks import read_task
 root = Path({root!r})
 project = Project(root, root / ".hypervisor")
 for _ in range(40):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .batches import Batch, settings_of
+from .claiming import Hold
 from .claims.directory import DirectoryStore, Policy
-from .desk import Desk, Hold
+from .desk import Desk
 from .errors import UsageError
 from .events import read
 from .graph import graph_of

@@ -9,10 +9,9 @@ and never changes, so that everybody in the batch means the same life of the tas
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,27 +22,9 @@ from .claims.layout import Layout
 from .errors import UsageError
 from .globs import matches_any
 from .keys import canonical, item_key, life_key, resolve
+from .manifest import SEPARATORS, Manifest, read_manifest, task_manifest, to_json
 from .paths import Project, state_above
 from .queue import Queue
-
-SEPARATORS = {"newline": b"\n", "nul": b"\0"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What all workers of a batch must agree on; written once."""
-
-    #: Absolute path of the folder that relative items are relative to.
-    base: str
-    #: The queue file: absolute, or relative to the batch's folder.
-    queue: str = "queue.txt"
-    #: ``newline`` or ``nul``: what ends an item.
-    separator: str = "newline"
-    #: Whether every markdown file of the queue is a task, or only those of the project's globs.
-    tasks: bool = False
-    created: str = ""
-    #: Items left out before the start, and why: ``{"item": ..., "reason": ...}``.
-    skipped: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,15 +217,15 @@ def open_folder(
         raise UsageError(f"{folder}: no such folder; make it and put a queue.txt into it")
     path = os.path.realpath(os.path.join(cwd, queue)) if queue else os.path.join(folder, "queue.txt")
     manifest_path = Path(folder, "manifest.json")
-    manifest = _read_manifest(manifest_path)
+    manifest = read_manifest(manifest_path)
     if manifest is None:
         if not os.path.isfile(path):
             raise UsageError(f"{path}: no such queue; write one item a line, or name one with --queue")
         separator = "nul" if nul else "newline"
         base = _find_base(Queue(path, "", SEPARATORS[separator]), [cwd, folder, os.path.dirname(folder)])
         manifest = Manifest(base=base, queue=os.path.relpath(path, folder), separator=separator)
-        if write and not durable.write_once(manifest_path, _to_json(manifest)):
-            manifest = _read_manifest(manifest_path) or manifest  # another worker was first
+        if write and not durable.write_once(manifest_path, to_json(manifest)):
+            manifest = read_manifest(manifest_path) or manifest  # another worker was first
     if nul and manifest.separator != "nul":
         raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
     own = os.path.realpath(os.path.join(folder, manifest.queue))
@@ -266,7 +247,7 @@ def create(folder: Path, items: list[str], manifest: Manifest, project: Project)
     durable.write_once(folder / "queue.txt", data)
     batch = Batch(str(folder), manifest, project)
     batch.pin(items)
-    durable.write_once(folder / "manifest.json", _to_json(manifest))
+    durable.write_once(folder / "manifest.json", to_json(manifest))
     durable.sync_directory(folder.parent)
     return batch
 
@@ -282,17 +263,6 @@ def create_of_tasks(project: Project, run: list[str], skipped: Iterable[tuple[st
     project.prepare()
     name = f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
     return create(project.batches / name, run, task_manifest(project, skipped), project)
-
-
-def task_manifest(project: Project, skipped: Iterable[tuple[str, str]]) -> Manifest:
-    """Return the manifest of a batch of tasks of *project*."""
-    return Manifest(
-        base=str(project.root.resolve()),
-        separator="nul",
-        tasks=True,
-        created=clock.now_text(),
-        skipped=tuple({"item": item, "reason": why} for item, why in skipped),
-    )
 
 
 def open_named(project: Project, name: str) -> Batch:
@@ -365,21 +335,3 @@ def _find_base(queue: Queue, candidates: list[str]) -> str:
                 return os.path.realpath(folder)
         break
     return os.path.realpath(candidates[0])
-
-
-def _read_manifest(path: Path) -> Manifest | None:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        known = {key: data[key] for key in Manifest.__dataclass_fields__ if key in data}
-        manifest = Manifest(**known)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{path}: not a batch's manifest ({error}); move it away to begin anew") from error
-    if manifest.separator not in SEPARATORS or not isinstance(manifest.base, str):
-        raise UsageError(f"{path}: not a batch's manifest; move it away to begin anew")
-    return manifest
-
-
-def _to_json(manifest: Manifest) -> bytes:
-    return (json.dumps(asdict(manifest), indent=1) + "\n").encode()

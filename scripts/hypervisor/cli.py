@@ -120,7 +120,7 @@ def _status(options: Namespace) -> int:
         return _one_batch(options)
     desk = _desk()
     state = desk.project.state
-    batches = []
+    batches: list[dict[str, Any]] = []
     names = sorted(os.listdir(desk.project.batches)) if desk.project.batches.is_dir() else []
     for name in names:
         if (desk.project.batches / name / "manifest.json").is_file():
@@ -139,7 +139,7 @@ def _status(options: Namespace) -> int:
     for line in dependency_faults(tasks):
         print(f"         {line}")
     for one in batches:
-        counts = ", ".join(f"{n} {word}" for word, n in one["census"].items() if n)  # type: ignore[attr-defined]
+        counts = ", ".join(f"{n} {word}" for word, n in one["census"].items() if n)
         print(f"batch    {one['batch_id']}: {counts}")
     for claim in claims:
         print(f"claim    {claim['item']}: {claim['holder']}, generation {claim['generation']}, "

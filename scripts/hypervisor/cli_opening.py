@@ -17,10 +17,10 @@ from .batches import (
     open_folder,
     settings_of,
     task_key,
-    task_manifest,
 )
 from .claims.directory import DirectoryStore, Policy
 from .errors import NothingToDo, Unreadable, UsageError
+from .manifest import task_manifest
 from .model import Priority
 from .paths import Project
 from .preflight import skip_reason

@@ -11,8 +11,9 @@ from typing import Any
 
 from .answers import check_values, claim_answer, matches, task_row, task_story
 from .batches import create_of_tasks, open_named, settings_of
+from .claiming import Hold
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
-from .desk import Desk, Hold
+from .desk import Desk
 from .endings import Ending
 from .errors import NothingToDo, UsageError
 from .model import Complexity, Outcome, Task, TaskHead, TaskStatus

@@ -38,6 +38,9 @@ _MOST = 500
 #: into a file.
 _LONGEST = 40_000
 
+#: What `update_task` sets.
+_KEYS = frozenset({"assignee", "priority", "complexity", "project"})
+
 Arguments = Mapping[str, Any]
 
 
@@ -120,6 +123,8 @@ class Toolbox:
         desk = self.desk(arguments, _AGENT)
         tasks = desk.tasks()
         wanted = tasks
+        if "ids" in arguments and not arguments["ids"]:
+            raise UsageError("preflight: ids is an empty list; leave it away for all tasks")
         if arguments.get("ids"):
             wanted = [desk.find(name, tasks) for name in arguments["ids"]]
         elif arguments.get("parent"):
@@ -211,13 +216,11 @@ class Toolbox:
 
     def _update_task(self, arguments: Arguments) -> Any:
         desk = self.desk(arguments)
-        values = {
-            key: arguments[key]
-            for key in ("assignee", "priority", "complexity", "project")
-            if key in arguments
-        }
-        check_values(values)
         status, body = _status(arguments), arguments.get("body", "")
+        # With a claim the assignee changes by itself.
+        keys = _KEYS - {"assignee"} if status is TaskStatus.IN_PROGRESS else _KEYS
+        values = {key: arguments[key] for key in sorted(keys) if key in arguments}
+        check_values(values)
         if not (values or body or status):
             raise UsageError("update_task: say what to change: status, body or a key")
         notes = []
