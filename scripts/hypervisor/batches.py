@@ -274,7 +274,7 @@ def open_named(project: Project, name: str) -> Batch:
     folder = project.batches / name if name else newest(project)
     if folder is None:
         raise UsageError(f"{project.root} has no batch yet; `hypervisor preflight --all --batch` makes one")
-    if "/" in name or name in (".", "..") or not folder.is_dir():
+    if "/" in name or name in (".", "..") or not os.path.isdir(folder):
         raise UsageError(f"{name}: no such batch in {project.batches}; see `hypervisor status`")
     return open_folder(str(folder), cwd=str(project.root), project=project, write=False)
 

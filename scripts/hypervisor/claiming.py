@@ -13,7 +13,7 @@ from pathlib import Path
 from . import clock
 from .batches import next_life
 from .claims.directory import DirectoryStore
-from .claims.port import MAIN, Busy, Claim, Done, Held, Holder
+from .claims.port import MAIN, Busy, Claim, Done, Held
 from .errors import Refused
 from .events import Happening
 from .graph import graph_of
@@ -93,7 +93,7 @@ class Claiming(Keeping):
             # seen has been reopened by its owner, and begins a new life.
             key = next_life(store.layout, self._key(task))
             held = store.held(key)
-            if held is not None and self._asks_again(held.holder):
+            if held is not None and self.caller.is_known_as(held.holder):
                 number = earlier_claims(store, key) + held.generation
                 store.beat(claim_of(held))
                 return read_task(Path(task.path), self.settings), Hold(generation=number, expires_in=lease)
@@ -115,11 +115,6 @@ class Claiming(Keeping):
             self._tell(Happening.CLAIMED, task.id, generation=number)
             return fresh, Hold(generation=number, expires_in=lease)
         raise Refused(f"{task.id}: it keeps changing hands; try again")
-
-    def _asks_again(self, holder: Holder) -> bool:
-        """Tell whether the caller is known to be *holder* itself, and not only called like it."""
-        caller = self.caller
-        return bool(caller.agent) and (caller.session, caller.agent) == (holder.session, holder.agent)
 
     def _must_be_claimable(self, store: DirectoryStore, key: str, task: TaskHead, unmet: list[str]) -> None:
         fresh = read_task(Path(task.path), self.settings)

@@ -78,6 +78,18 @@ class Desk(Claiming):
                        why=ending.text, commit=ending.commit)  # fmt: skip
             return result
 
+    def must_hold(self, name: str, generation: int | None = None) -> None:
+        """Hold that the caller has a claim of a task that it may end.
+
+        Raises:
+            ClaimLost: It had one.
+            Refused: It has none.
+        """
+        task = self.find(name)
+        with self._store() as store:
+            if self._open_claim(store, task, generation) is None:
+                raise Refused(f"{task.id} is not claimed by you; claim it first, or pass the generation")
+
     def _author(self, store: DirectoryStore, claim: Claim) -> Author:
         """Return who ends a claim: its holder, or another who names himself."""
         caller, holder = self.caller, self._holder(store, claim)
@@ -188,7 +200,7 @@ class Desk(Claiming):
                     self._open_claim(store, task, generation)
                 self._must_not_have_lost(store, task)
                 held = store.held(next_life(store.layout, self._key(task)))
-                if held is not None and self._asks_again(held.holder):  # a sign of life like any other
+                if held is not None and self.caller.is_known_as(held.holder):  # a sign of life like any other
                     store.beat(claim_of(held))
         if "assignee" in values and self.held(task):
             raise Refused(f"{task.id} is held; its assignee changes with the claim")

@@ -70,7 +70,7 @@ def read(project: Project, task: str = "") -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict) and (not task or str(event.get("task")).lower() == task.lower()):
                 yield event

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from .model import TaskHead, TaskStatus
 
+#: How many names of a circle are told to each of its tasks.
+_SHOWN = 12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
@@ -18,6 +21,8 @@ class Graph:
     unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: Circles of open tasks, each once: ids in the order in which each waits for the next.
     cycles: Sequence[Sequence[str]] = ()
+    #: Which of `cycles` a task (its id in lower case) is in.
+    circle_of: Mapping[str, int] = field(default_factory=dict)
 
     def unmet(self, task: TaskHead) -> list[str]:
         """Return what *task* waits for, each with its name and what is wrong with it."""
@@ -28,11 +33,12 @@ class Graph:
     def _told(self, task: str, name: str) -> str:
         if name.lower() in self.unknown:
             return f"{name} (no such task)"
-        for cycle in self.cycles:
-            members = [member.lower() for member in cycle]
-            if task in members and name.lower() in members:
-                return f"{name} (in a circle: {' -> '.join([*cycle, cycle[0]])})"
-        return name
+        circle = self.circle_of.get(task)
+        if circle is None or circle != self.circle_of.get(name.lower()):
+            return name
+        cycle = self.cycles[circle]
+        shown = [*cycle, cycle[0]] if len(cycle) <= _SHOWN else [*cycle[:_SHOWN], "..."]
+        return f"{name} (in a circle: {' -> '.join(shown)})"
 
 
 def graph_of(tasks: Iterable[TaskHead]) -> Graph:
@@ -56,41 +62,66 @@ def graph_of(tasks: Iterable[TaskHead]) -> Graph:
         for key, wanted in waits.items()
         if key not in done
     }
-    found = [[names[key] for key in cycle] for cycle in _cycles(edges)]
-    return Graph(done=frozenset(done), unknown=unknown, cycles=found)
+    circles = _cycles(edges)
+    return Graph(
+        done=frozenset(done),
+        unknown=unknown,
+        cycles=[[names[key] for key in cycle] for cycle in circles],
+        circle_of={key: number for number, cycle in enumerate(circles) for key in cycle},
+    )
 
 
 def _cycles(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Return the circles among *edges*: at least one of each knot, every node in at most one.
 
-    Linear in the number of edges. What waits for nothing is peeled off first; of what is left every
-    node waits for another that is left, so that going on along any such edge ends in a circle.
+    Linear in the number of edges. Within a knot (a strongly connected component) every node waits
+    for another of it, so that going on along any such edge ends in a circle.
     """
-    waiting = {node: sum(other in edges for other in others) for node, others in edges.items()}
-    waited_for: dict[str, list[str]] = {}
-    for node, others in edges.items():
-        for other in others:
-            waited_for.setdefault(other, []).append(node)
-    free = [node for node, count in waiting.items() if count == 0]
-    left = dict(waiting)
-    while free:
-        node = free.pop()
-        del left[node]
-        for behind in waited_for.get(node, ()):
-            if behind in left:
-                left[behind] -= 1
-                if left[behind] == 0:
-                    free.append(behind)
+    knot = _knots(edges)
     cycles, seen = [], set()
-    for start in left:
+    for start in edges:
         path: list[str] = []
         place: dict[str, int] = {}
-        node = start
-        while node not in seen:
+        node: str | None = start
+        while node is not None and node not in seen:
             seen.add(node)
             place[node] = len(path)
             path.append(node)
-            node = next(other for other in edges[node] if other in left)
-        if node in place:
+            node = next((other for other in edges[node] if knot.get(other) == knot[start]), None)
+        if node is not None and node in place:
             cycles.append(path[place[node] :])
     return cycles
+
+
+def _knots(edges: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return for each node the number of its strongly connected component (Tarjan, without recursion)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    knot: dict[str, int] = {}
+    stack: list[str] = []
+    for root in edges:
+        if root in order:
+            continue
+        work = [(root, iter(edges[root]))]
+        order[root] = lowest[root] = len(order)
+        stack.append(root)
+        while work:
+            node, others = work[-1]
+            for other in others:
+                if other not in edges or other in knot:
+                    continue
+                if other not in order:
+                    order[other] = lowest[other] = len(order)
+                    stack.append(other)
+                    work.append((other, iter(edges[other])))
+                    break
+                lowest[node] = min(lowest[node], order[other])
+            else:
+                work.pop()
+                if work:
+                    lowest[work[-1][0]] = min(lowest[work[-1][0]], lowest[node])
+                if lowest[node] == order[node]:
+                    number = len(order) + len(knot)
+                    while node not in knot:
+                        knot[stack.pop()] = number
+    return knot

@@ -8,11 +8,12 @@ just before it was read may change once more without a sign: such a row is read 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .errors import Unreadable
 from .machine import on_network
 from .model import Complexity, Priority, TaskHead, TaskStatus
 from .paths import Project
-from .tasks import find_task_files, read_task
+from .tasks import read_task, task_paths
 
 #: Raised with every change of what a row holds; an index of another version is made anew.
 _VERSION = 1
@@ -91,6 +92,29 @@ class Index:
         query = "SELECT * FROM task WHERE error = '' AND id = ? COLLATE NOCASE ORDER BY path"
         return [self._head(row) for row in self._open().execute(query, (name,))]
 
+    def find(self, name: str) -> TaskHead | None:
+        """Return the one task with this id, or at this path, if that can be told from its own file.
+
+        That is the quick way, which looks at one file only; None says to take the long one.
+        """
+        if not self._path or not os.path.exists(self._path):
+            return None
+        path = os.path.relpath(os.path.join(self._project.root, name), self._project.root)
+        query = "SELECT * FROM task WHERE error = '' AND (id = ? COLLATE NOCASE OR path = ?)"
+        try:
+            rows = self._open().execute(query, (name, path)).fetchall()
+            if len(rows) != 1:
+                return None
+            row = rows[0]
+            file = os.path.join(self._project.root, row["path"])
+            stat = os.stat(file)
+            if self._still_so((row["mtime_ns"], row["size"], row["read_ns"], row["words"]), stat):
+                return self._head(row)
+            task = read_task(Path(file), self._settings)
+        except (sqlite3.DatabaseError, OSError, ValueError, Unreadable):
+            return None
+        return task if task.id == row["id"] else None
+
     def unreadable(self) -> list[str]:
         """Return why the files that are no tasks could not be read, a line each."""
         return [
@@ -125,25 +149,29 @@ class Index:
         }
         found, changed = set(), []
         start = len(os.path.join(self._project.root, ""))
-        for path in find_task_files(self._project.root, self._settings):
-            relative = str(path)[start:]
+        for path in task_paths(self._project.root, self._settings):
+            relative = path[start:]
             try:
                 stat = os.stat(path)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR):
+                    raise
+                stat = os.lstat(path)  # what is wrong with it is told where it is read
             found.add(relative)
             row = known.get(relative)
-            settled = row is not None and row[0] + _STEP_NS < row[2]
-            if (
-                row is None
-                or not settled
-                or row[:2] != (stat.st_mtime_ns, stat.st_size)
-                or row[3] != self._words
-            ):
+            if row is None or not self._still_so(row, stat):
                 changed.append(self._row(path, relative, stat))
         gone = known.keys() - found
         if changed or gone:
             self._write(database, changed, gone)
+
+    def _still_so(self, row: Sequence[Any], stat: os.stat_result) -> bool:
+        """Tell whether a row (mtime_ns, size, read_ns, words) stands for the file as it is."""
+        mtime_ns, size, read_ns, words = row
+        settled = mtime_ns + _STEP_NS < read_ns
+        return settled and (mtime_ns, size) == (stat.st_mtime_ns, stat.st_size) and words == self._words
 
     def _write(self, database: sqlite3.Connection, rows: list[dict[str, Any]], gone: set[str]) -> None:
         names = ("path", "mtime_ns", "size", "read_ns", "words", "error", *_COLUMNS)
@@ -158,12 +186,14 @@ class Index:
             database.execute("ROLLBACK")
             raise
 
-    def _row(self, path: Path, relative: str, stat: os.stat_result) -> dict[str, Any]:
+    def _row(self, path: str, relative: str, stat: os.stat_result) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(_COLUMNS)
         row |= {"path": relative, "mtime_ns": stat.st_mtime_ns, "size": stat.st_size, "error": ""}
         row |= {"read_ns": time.time_ns(), "words": self._words}
         try:
-            task = read_task(path, self._settings)
+            if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(self._project.root), "")):
+                raise Unreadable(path, "not a file", "a link that leads out of the project")
+            task = read_task(Path(path), self._settings)
         except Unreadable as error:
             return row | {"error": str(error)}
         for name in _COLUMNS:

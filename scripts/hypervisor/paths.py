@@ -41,15 +41,15 @@ def find_project(start: Path, environ: Mapping[str, str]) -> Project:
     """
     home = environ.get("HYPERVISOR_HOME")
     if home:
-        state = Path(home).absolute()
+        state = Path(os.path.realpath(home))
         return Project(state.parent, state)
-    start = start.absolute()
+    start = Path(os.path.realpath(start))
     found = state_above(start)
     if found is not None:
         return Project(found.parent, found)
     root = _git_root(start)
     if root is None and environ.get("CLAUDE_PROJECT_DIR"):
-        root = Path(environ["CLAUDE_PROJECT_DIR"]).absolute()
+        root = Path(os.path.realpath(environ["CLAUDE_PROJECT_DIR"]))
     root = root or start
     return Project(root, root / STATE)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -28,13 +31,35 @@ CLIENT_PID = "HYPERVISOR_CLIENT_PID"
 def main() -> int:
     """Serve until the client closes standard input; return the exit code."""
     toolbox = Toolbox(dict(os.environ), client_of(os.environ))
+
+    def stop(*_: object) -> None:
+        # Not by an exception: the thread that waits for a line would keep the process until one comes.
+        end_of_client(toolbox)
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, stop)  # how a client ends its servers
     try:
         anyio.run(_serve, toolbox)
-    except KeyboardInterrupt:  # how a client ends its servers
-        pass
     finally:
         end_of_client(toolbox)
     return 0
+
+
+class _Lines(io.TextIOWrapper):
+    """Lines of JSON; half a surrogate pair in them (a text cut within a letter) becomes a "?".
+
+    The SDK's reader takes no such line, and its caller would wait for an answer for ever.
+    """
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # the stubs say bytes
+        line = super().readline(size)
+        if "\\ud" not in line.lower():
+            return line
+        try:
+            whole = json.dumps(json.loads(line), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return line
+        return whole.encode("utf-8", "replace").decode() + "\n"
 
 
 def client_of(environ: Mapping[str, str]) -> Identity | None:
@@ -72,7 +97,10 @@ async def _serve(toolbox: Toolbox) -> None:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
-    async with stdio_server() as (reading, writing):
+    async with stdio_server(stdin=anyio.wrap_file(_Lines(sys.stdin.buffer, "utf-8", "replace"))) as (
+        reading,
+        writing,
+    ):
         await server.run(reading, writing, server.create_initialization_options())
 
 

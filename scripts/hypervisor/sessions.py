@@ -147,7 +147,7 @@ def _read(folder: Path) -> Iterator[Note]:
     for name in names:
         if not name.endswith(".json"):
             continue
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
             data: dict[str, Any] = json.loads((folder / name).read_bytes())
             yield Note(**{**data, "receipts": tuple(data["receipts"])})
 

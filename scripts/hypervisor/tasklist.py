@@ -41,9 +41,16 @@ class Caller:
         The client's own word on who calls counts more than a name, which many agents share.
         """
         if self.agent:
-            return holder.session == self.session and holder.agent in (self.agent, "")
+            unknown = holder.agent == "" and holder.session == self.session
+            return unknown or self.is_known_as(holder)
         same_session = not self.session or not holder.session or self.session == holder.session
         return bool(self.name) and holder.name == self.name and same_session
+
+    def is_known_as(self, holder: Holder) -> bool:
+        """Tell whether the caller is *holder* itself by the client's word, and not only called like it."""
+        # A claim keeps the first letters of the client's names (`records.Owner.to_text`).
+        mine = (self.session[:200], self.agent[:200])
+        return bool(self.agent) and mine == (holder.session, holder.agent)
 
 
 @dataclass(slots=True)
@@ -74,6 +81,12 @@ class TaskList:
         Raises:
             UsageError: There is none, or several bear the id.
         """
+        if among is None:
+            index = Index(self.project, self.settings)
+            quick = index.find(name)
+            index.close()
+            if quick is not None:
+                return quick
         tasks = self.tasks() if among is None else among
         path = os.path.join(self.project.root, name)
         found = [task for task in tasks if task.id.lower() == name.lower() or task.path == path]

@@ -22,7 +22,7 @@ from .vocabulary import priority_of, spelling, status_of, status_word
 
 __all__ = [
     "append_receipt", "completion_report", "edit_file", "edit_key", "find_task_files", "open_task",
-    "read_task", "revert_file", "status_word",
+    "read_task", "revert_file", "status_word", "task_paths",
 ]  # fmt: skip
 
 #: Folders that hold no tasks of a project: state, history, other checkouts, other people's code.
@@ -36,7 +36,12 @@ _EDIT_TRIES = 20
 
 
 def find_task_files(root: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the task files below *root* that the globs of the settings mean, sorted by path.
+    """Yield the task files below *root*, as `task_paths` finds them."""
+    yield from map(Path, task_paths(root, settings))
+
+
+def task_paths(root: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the task files below *root* that the globs of the settings mean, sorted.
 
     Links to folders are not followed: what they lead to is another project's, or a loop.
     """
@@ -48,7 +53,7 @@ def find_task_files(root: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
         for path in _walk(os.path.join(root, folder))
         if matches_any(path[start:], globs)
     }
-    yield from map(Path, sorted(found))
+    return sorted(found)
 
 
 def _fixed_part(glob: str) -> str:

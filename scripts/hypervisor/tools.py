@@ -26,7 +26,7 @@ from .model import Complexity, Outcome, TaskStatus
 from .paths import Project, session_project
 from .preflight import plan
 from .selection import Wanted
-from .summary import entries, summarise, write_summary
+from .summary import entries, write_summary
 from .tasklist import Caller
 from .toolspec import BY_NAME, read_arguments
 
@@ -37,6 +37,7 @@ _MOST = 500
 #: Characters of an answer that clients put before the model as they are; longer ones they put aside
 #: into a file.
 _LONGEST = 40_000
+_LONGEST_NAME = 100
 
 #: What `update_task` sets.
 _KEYS = frozenset({"assignee", "priority", "complexity", "project"})
@@ -114,9 +115,7 @@ class Toolbox:
     def _get_task(self, arguments: Arguments) -> Any:
         desk = self.desk(arguments, _AGENT)
         story = task_story(desk, desk.find(arguments["id"]))
-        if len(story["body"]) > _LONGEST:
-            story["body"] = story["body"][:_LONGEST]
-            story["cut"] = f"the body is longer; read {story['path']}"
+        _cut(story)
         return story
 
     def _preflight(self, arguments: Arguments) -> Any:
@@ -153,17 +152,20 @@ class Toolbox:
         batch = open_named(self.project, arguments.get("id", ""))
         summary = write_summary(batch)
         if len(json.dumps(summary)) > _LONGEST:
-            summary = summarise(batch) | {"workers": f"too many to show; read {batch.folder}/summary.json"}
+            more = f"too many to show; read {batch.folder}/summary.json"
+            summary |= {"workers": more}
+            if len(json.dumps(summary)) > _LONGEST:
+                summary |= {"needs_you": more}
         return summary
 
     # ------------------------------------------------------------------ claim
 
     def _claim_task(self, arguments: Arguments) -> Any:
-        desk = self.desk(arguments, arguments["caller"])
+        desk = self.desk(arguments, _named(arguments["caller"]))
         return self._claimed(desk, *desk.claim(arguments["id"]))
 
     def _claim_next_task(self, arguments: Arguments) -> Any:
-        desk = self.desk(arguments, arguments["caller"])
+        desk = self.desk(arguments, _named(arguments["caller"]))
         complexity = arguments.get("complexity")
         if complexity and complexity not in list(Complexity):
             raise UsageError(f"claim_next_task: complexity must be one of {', '.join(Complexity)}")
@@ -183,7 +185,9 @@ class Toolbox:
     def _claimed(self, desk: Desk, task: Any, hold: Any) -> Any:
         if not desk.caller.agent:
             self._handed_out[task.path] = hold.generation
-        return claim_answer(desk, task, hold)
+        answer = claim_answer(desk, task, hold)
+        _cut(answer["task"])
+        return answer
 
     def _generation(self, desk: Desk, arguments: Arguments) -> int | None:
         """Return which claim is meant: the one that is named, else what this server gave out."""
@@ -223,6 +227,13 @@ class Toolbox:
         check_values(values)
         if not (values or body or status):
             raise UsageError("update_task: say what to change: status, body or a key")
+        # Before anything is written: a refused call changes nothing.
+        if status is TaskStatus.DONE:
+            raise UsageError("update_task: call complete_task(id, outcome), which says what was done")
+        if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
+            if not (arguments.get("reason") or body).strip():
+                raise UsageError(f"update_task: status {status} needs a reason")
+            desk.must_hold(arguments["id"], self._generation(desk, arguments))
         notes = []
         if values or body:
             notes = desk.update(arguments["id"], values, body, arguments.get("generation"))
@@ -232,13 +243,9 @@ class Toolbox:
 
     def _move(self, arguments: Arguments, status: TaskStatus) -> Any:
         reason = arguments.get("reason") or arguments.get("body", "")
-        if status is TaskStatus.DONE:
-            raise UsageError("update_task: call complete_task(id, outcome), which says what was done")
         if status is TaskStatus.IN_PROGRESS:
             return self._claim_task({**arguments, "caller": arguments.get("assignee", _AGENT)})
         if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
-            if not reason:
-                raise UsageError(f"update_task: status {status} needs a reason")
             return self._finish(arguments, Ending(
                 outcome=Outcome.BLOCKED, status=status, text=reason.strip(),
                 evidence=arguments.get("evidence", ""), next_step=arguments.get("next_step", ""),
@@ -263,6 +270,20 @@ def _status(arguments: Arguments) -> TaskStatus | None:
     if word not in list(TaskStatus):
         raise UsageError(f"update_task: status must be one of {', '.join(TaskStatus)}")
     return TaskStatus(word)
+
+
+def _named(caller: str) -> str:
+    """Return *caller* if it can be one assignee of a file, and its claim's holder."""
+    name = caller.strip().lstrip("@")
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable() or "," in name:
+        raise UsageError(f"caller {caller[:80]!r}: must be one name of at most {_LONGEST_NAME} characters")
+    return name
+
+
+def _cut(row: dict[str, Any]) -> None:
+    if len(row["body"]) > _LONGEST:
+        row["body"] = row["body"][:_LONGEST]
+        row["cut"] = f"the body is longer; read {row['path']}"
 
 
 def end_of_client(toolbox: Toolbox) -> None:
