@@ -70,9 +70,12 @@ class Crowd:
                 place.write_text(_OF_MAIN, "utf-8")
             elif new:
                 place.touch()
-            if use:
-                self.withdraw(use)
-            elif new and (oldest := _young(self._asked, _REQUEST_SECONDS)):
+            if not new:  # it has its place already: the other requests' are not its to take
+                return
+            own = self._asked / file_name(use)
+            if use and own.exists():
+                own.unlink(missing_ok=True)
+            elif oldest := _young(self._asked, _REQUEST_SECONDS):
                 oldest[0].unlink(missing_ok=True)
 
     def seen(self, agent: str) -> None:

@@ -133,6 +133,7 @@ class Hook:
             return None
         refusal = self._refusal(hooks.pulled(self.call))
         agents = self.settings["agents"]
+        self.project.prepare()
         crowd = self._crowd()
         with crowd.counted() as running:
             room = hooks.Room(
@@ -171,15 +172,16 @@ class Hook:
             agent = hooks.launched(call)
             if agent and hooks.is_worker(call):
                 self._crowd().started(agent, call.use, of_main=call.agent == MAIN)
-            else:  # over, or never begun
+            elif call.event == "PostToolUseFailure":  # never begun
                 self._crowd().withdraw(call.use)
             self._end_agents()
-        else:
-            self._receipts()
         self._crowd().seen(call.agent)
+        # The heartbeat comes first: a receipt that cannot be written must not cost the claim.
         lost = [
             (note, why) for note, why in self._lost_after_beat() if self.session.first(f"told {note.token}")
         ]
+        if call.tool not in ("Agent", "Task"):
+            self._receipts()
         answer = hooks.tool_done(lost)
         return hooks.spoken(call.event, answer["context"]) if answer else None
 
@@ -213,6 +215,7 @@ class Hook:
 
     def _agent_start(self) -> Answer | None:
         if self.call.agent_type == hooks.WORKER and self.call.agent != MAIN:
+            self.project.prepare()
             self._crowd().started(self.call.agent)
         return None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .claims.port import MAIN
-from .sessions import Note
+from .sessions import Note, file_name
 from .toolspec import BY_NAME, PREFIX
 
 Answer = dict[str, Any]
@@ -24,8 +24,8 @@ Answer = dict[str, Any]
 WORKER = "hypervisor:worker"
 #: The events in which an agent ends.
 ENDINGS = ("SubagentStop", "StopFailure")
-_PULL = re.compile(r"\s*/(?:hypervisor:)?pull\s+[\"']?([^\s\"']+)")
-_ANY_PULL = re.compile(r"(?:^|\s)/(?:hypervisor:)?pull\s+[\"']?([^\s\"'.,;]+)")
+_PULL = re.compile(r"\s*/(?:hypervisor:)?pull[ \t]+[\"'`]?([^\s\"'`]+)")
+_ANY_PULL = re.compile(r"(?:^|[\s\"'`(])/(?:hypervisor:)?pull[ \t]+[\"'`]?([^\s\"'`,;)]+)")
 _NOTIFICATION = re.compile(r"<task-notification>(.*?)</task-notification>", re.DOTALL)
 _TASK_ID = re.compile(r"<task-id>\s*([^<\s]+)\s*</task-id>")
 #: Characters of a tool's input that a receipt repeats.
@@ -82,7 +82,7 @@ def read_call(data: object) -> Call | None:
         prompt=_text(given, "prompt"),
         asked=given.get("stop_hook_active") is True,
         background=_running(given.get("background_tasks")),
-        reason=_text(given, "reason") or _text(given, "error"),
+        reason=_line(_text(given, "reason") or _text(given, "error"), _ERROR),
     )
 
 
@@ -120,7 +120,7 @@ def pulled(call: Call) -> str:
     prompt = _text(call.input, "prompt")
     ours = _text(call.input, "subagent_type") == WORKER
     found = _ANY_PULL.search(prompt) if ours else _PULL.match(prompt)
-    return found[1] if found else ""
+    return found[1].rstrip(".,;:!?") if found else ""
 
 
 def is_worker(call: Call) -> bool:
@@ -201,7 +201,7 @@ def receipt(call: Call, note: Note, when: str) -> str | None:
     how = (
         "ok" if call.event == "PostToolUse" else f"failed ({_line(call.error, _ERROR) or 'no reason given'})"
     )
-    return f"- {when} {call.tool} {how}: {_line(said, _INPUT)}"
+    return f"- {when} {_line(call.tool, _ERROR)} {how}: {_line(said, _INPUT)}"
 
 
 def _line(text: str, length: int) -> str:
@@ -225,7 +225,7 @@ def ended_agents(call: Call, of_main: Sequence[str]) -> dict[str, str]:
 
     Args:
         call: Any call.
-        of_main: Agents that the session's own thread has put into the background.
+        of_main: Agents that the session's own thread has put into the background, as file names.
     """
     if call.event in ENDINGS and call.agent != MAIN:
         how = f"by an error ({call.reason or 'not named'})" if call.event == "StopFailure" else "its turn"
@@ -233,15 +233,17 @@ def ended_agents(call: Call, of_main: Sequence[str]) -> dict[str, str]:
     if call.event == "PostToolUse" and call.tool in ("Agent", "Task"):
         response = call.response if isinstance(call.response, dict) else {}
         agent = _text(response, "agentId")
-        if agent and not launched(call):
-            how = _text(response, "status") or "ended"
+        if agent and agent != MAIN and not launched(call):
+            how = _line(_text(response, "status"), _ERROR) or "ended"
             return {agent: f"its worker was over ({how}) without ending its claim"}
     if call.event == "UserPromptSubmit":
         blocks = _NOTIFICATION.findall(call.prompt)
         found = [match[1] for block in blocks if (match := _TASK_ID.search(block))]
+        found = [agent for agent in found if agent != MAIN]
         return dict.fromkeys(found, "the client says that its worker is over")
     if call.event == "Stop" and call.background is not None:
-        gone = [agent for agent in of_main if agent not in call.background]
+        running = {file_name(agent) for agent in call.background}
+        gone = [agent for agent in of_main if agent not in running]
         return dict.fromkeys(gone, "its worker runs no more")
     return {}
 

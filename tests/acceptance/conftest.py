@@ -64,14 +64,22 @@ def api() -> Iterator[ScriptedApi]:
 
 @pytest.fixture
 def client(
-    claude: str, uv_environment: dict[str, str], api: ScriptedApi, tmp_path: Path
+    claude: str,
+    uv_environment: dict[str, str],
+    api: ScriptedApi,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[NewClient]:
-    """Give a function that makes clients; they share a home unless a test says otherwise."""
+    """Give a function that makes clients; they share a home unless a test says otherwise.
+
+    A test that uses the fixture `tool_search` runs with schemas loaded, and again with them deferred.
+    """
     home, cwd = tmp_path / "home", tmp_path / "here"
+    deferred = "tool_search" in request.fixturenames and bool(request.getfixturevalue("tool_search"))
     with contextlib.ExitStack() as stack:
 
         def new(**options: Any) -> Client:
-            options = {"home": home, "cwd": cwd, **options}
+            options = {"home": home, "cwd": cwd, "tool_search": deferred, **options}
             options["extra"] = {**uv_environment, **options.get("extra", {})}
             for folder in ("home", "cwd"):
                 options[folder].mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,9 @@ from hypervisor.paths import Project
 from hypervisor.tasklist import Caller
 from hypervisor.toolspec import PREFIX
 
+#: Once with the tools' schemas in the first request, once with tool search, as most users have it.
+pytestmark = pytest.mark.usefixtures("tool_search")
+
 
 class Watch:
     """Looks when a task is free: its file as before, and nobody's."""

@@ -13,6 +13,9 @@ from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from commands import ROOT
 from hypervisor.toolspec import PREFIX, TOOLS
 
+#: Once with the tools' schemas in the first request, once with tool search, as most users have it.
+pytestmark = pytest.mark.usefixtures("tool_search")
+
 OURS = {PREFIX + one.name for one in TOOLS}
 
 
@@ -26,11 +29,11 @@ def test_the_manifests_are_valid(client: NewClient, strict: list[str], manifest:
 
 
 def test_a_session_has_the_skills_the_agent_and_the_tools_and_no_fault(
-    api: ScriptedApi, client: NewClient, git_project: Path, tool_search: bool
+    api: ScriptedApi, client: NewClient, git_project: Path
 ) -> None:
     Tasks(git_project).add("t-1")
     api.main(lambda turn: say("has them" if set(turn.tools) >= OURS else f"has {turn.tools}"))
-    session = plugged(client, git_project, tool_search=tool_search).run("Hello").passed()
+    session = plugged(client, git_project).run("Hello").passed()
     assert session.text == "has them"
     assert set(session.init["tools"]) >= OURS
     assert set(session.init["skills"]) >= {
@@ -46,13 +49,13 @@ def test_a_session_has_the_skills_the_agent_and_the_tools_and_no_fault(
 
 
 def test_a_worker_uses_its_tools_in_its_first_turn(
-    api: ScriptedApi, client: NewClient, git_project: Path, tool_search: bool
+    api: ScriptedApi, client: NewClient, git_project: Path
 ) -> None:
     tasks = Tasks(git_project)
     tasks.add("t-1")
     api.main(calls(worker("t-1", run_in_background=False)), say("over"))
     api.agent("/pull t-1", calls(claim("t-1")), calls(done("t-1")), say("COMPLETED t-1: did it"))
-    session = plugged(client, git_project, tool_search=tool_search).run("go", *RULES).passed()
+    session = plugged(client, git_project).run("go", *RULES).passed()
     talk = api.of("/pull t-1")
     assert set(talk.turns[0].tools) >= OURS
     assert "You work on one task of a queue" in talk.turns[0].system

@@ -15,16 +15,19 @@ from hypervisor.paths import Project
 from hypervisor.tasklist import Caller
 from hypervisor.toolspec import PREFIX
 
+#: Once with the tools' schemas in the first request, once with tool search, as most users have it.
+pytestmark = pytest.mark.usefixtures("tool_search")
+
 
 @pytest.mark.parametrize("typed", ["/pull t-2", "/hypervisor:pull t-2"])
 def test_pull_brings_the_procedure_with_the_id_in_it(
-    api: ScriptedApi, client: NewClient, git_project: Path, typed: str, tool_search: bool
+    api: ScriptedApi, client: NewClient, git_project: Path, typed: str
 ) -> None:
     tasks = Tasks(git_project)
     tasks.add("t-1")
     tasks.add("t-2")
     api.main(calls(claim("t-2")), calls(done("t-2")), say("COMPLETED t-2"))
-    session = plugged(client, git_project, tool_search=tool_search).run(typed, *RULES).passed()
+    session = plugged(client, git_project).run(typed, *RULES).passed()
     assert session.text == "COMPLETED t-2"
     (talk,) = api.mains
     assert "Task: `t-2` (nothing there: the next ready one)" in talk.turns[0].text
@@ -61,7 +64,7 @@ REFUSALS = {
 
 
 def test_what_may_not_be_pulled_is_refused_with_the_reason(
-    api: ScriptedApi, client: NewClient, git_project: Path, tool_search: bool
+    api: ScriptedApi, client: NewClient, git_project: Path
 ) -> None:
     tasks = Tasks(git_project)
     tasks.add("t-done", status="done")
@@ -79,7 +82,7 @@ def test_what_may_not_be_pulled_is_refused_with_the_reason(
         calls(*[claim(name) for name in REFUSALS], *[worker(name) for name in REFUSALS]),
         say("ok"),
     )
-    plugged(client, git_project, tool_search=tool_search).run("go", *RULES).passed()
+    plugged(client, git_project).run("go", *RULES).passed()
     results = api.of("go").results
     claimed = [one for one in results if one.name == PREFIX + "claim_task"]
     spawned = [one for one in results if one.name == "Agent"]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from acceptance.api import ScriptedApi, Step, calls, say, use
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, worker
 from commands import eventually
+
+#: Once with the tools' schemas in the first request, once with tool search, as most users have it.
+pytestmark = pytest.mark.usefixtures("tool_search")
 
 WORKERS = 8
 CALLS = 50

@@ -7,10 +7,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from acceptance.api import Reply, ScriptedApi, Turn, calls, say, use, wait_for
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from hypervisor.toolspec import PREFIX
+
+#: Once with the tools' schemas in the first request, once with tool search, as most users have it.
+pytestmark = pytest.mark.usefixtures("tool_search")
 
 NAMES = [f"t-{number}" for number in range(1, 9)]
 
@@ -53,7 +58,7 @@ def commits_of(project: Path) -> dict[str, str]:
 
 
 def test_eight_workers_do_eight_tasks_in_eight_worktrees(
-    api: ScriptedApi, client: NewClient, git_project: Path, tool_search: bool
+    api: ScriptedApi, client: NewClient, git_project: Path
 ) -> None:
     tasks = code_project(git_project, NAMES)
     head = git(git_project, "rev-parse", "HEAD")
@@ -75,7 +80,7 @@ def test_eight_workers_do_eight_tasks_in_eight_worktrees(
     )
     for name in NAMES:
         api.agent(f"/pull {name}", *code_worker(name))
-    session = plugged(client, git_project, tool_search=tool_search).run("batch tasks", *RULES, timeout=240)
+    session = plugged(client, git_project).run("batch tasks", *RULES, timeout=240)
     assert session.passed().text == "all is told"
     assert session.denials == []
     assert [tasks.status(name) for name in NAMES] == ["done"] * 8
