@@ -10,6 +10,7 @@ import pytest
 from acceptance.api import ScriptedApi, calls, say, use
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
+from acceptance.toy import ECHO, write_toy
 from commands import ROOT
 from hypervisor.toolspec import PREFIX, TOOLS
 
@@ -70,15 +71,15 @@ def test_a_worker_uses_its_tools_in_its_first_turn(
 def test_a_worker_keeps_the_other_tools_of_its_user(
     api: ScriptedApi, client: NewClient, git_project: Path, tmp_path: Path
 ) -> None:
-    from acceptance.toy import ECHO, write_toy  # noqa: PLC0415
-
     Tasks(git_project).add("t-1")
     toy = write_toy(tmp_path, tmp_path / "hook")
     api.main(calls(worker("t-1", run_in_background=False)), say("over"))
-    api.agent("/pull t-1", lambda turn: say("has it" if ECHO in turn.tools else f"has {turn.tools}"))
+    api.agent("/pull t-1", calls(use(ECHO, word="hello")), lambda turn: say(turn.results[0].text))
     made = client(cwd=git_project, plugins=[ROOT, toy])
-    made.run("go", *RULES).passed()
-    assert "has it" in api.of("go").tool_result("Agent").text
+    made.run("go", *RULES, ECHO).passed()
+    result = api.of("/pull t-1").tool_result(ECHO)
+    assert not result.is_error
+    assert "hello" in result.text
 
 
 def test_what_the_schemas_cost(api: ScriptedApi, client: NewClient, git_project: Path) -> None:
