@@ -20,7 +20,7 @@ FLOORS: list[list[str]] = [
     ["markdown", "frontmatter", "yamltext", "entries", "bodytext", "receipts", "machine"],
     ["claims", "claims.*"],
     ["queue", "tasks", "index", "manifest", "batches", "triage", "triage_*", "preflight", "effects"],
-    ["events", "sessions", "crowd", "graph", "selection", "endings"],
+    ["commission", "events", "sessions", "crowd", "graph", "selection", "endings"],
     ["runners", "runners.*"],
     [
         "tally",

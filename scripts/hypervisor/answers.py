@@ -11,11 +11,13 @@ from typing import Any
 from .batches import Batch, settings_of
 from .claiming import Hold
 from .claims.directory import DirectoryStore, Policy
+from .commission import Commission, Kind
 from .desk import Desk
+from .endings import Ending
 from .errors import UsageError
 from .events import read
 from .graph import graph_of
-from .model import Complexity, Priority, Task, TaskHead
+from .model import Complexity, Priority, Task, TaskHead, TaskStatus
 from .summary import STATES, Census, count_entry, count_skipped, entries
 from .tasklist import Caller, TaskList
 from .tasks import read_task
@@ -72,6 +74,26 @@ def claim_answer(desk: Desk, task: Task, hold: Hold) -> dict[str, Any]:
             row[key] = getattr(task, key)
     claim = {"generation": hold.generation, "expires_in": hold.expires_in}
     return {"task": row | {"body": task.body}, "claim": claim}
+
+
+def reported(desk: Desk, commission: Commission, ending: Ending | str) -> dict[str, Any]:
+    """Pass on what an agent says of its commission; return what it is told.
+
+    Args:
+        desk: The project's tasks.
+        commission: The agent's task.
+        ending: How it says that the task ended; a text for "not begun", and why.
+    """
+    if isinstance(ending, str):
+        commission.tell("released", text=ending)
+    else:
+        kind: Kind = "done" if ending.status is TaskStatus.DONE else "blocked"
+        commission.tell(
+            kind, text=ending.text, commit=ending.commit, evidence=ending.evidence, next_step=ending.next_step
+        )
+    task = desk.find(commission.task)
+    desk.forget_commission(task)
+    return {"task": task_row(desk, task), "result": "reported; it is looked at once you have ended"}
 
 
 def index_stats(desk: Desk, *, projects: bool) -> dict[str, Any]:

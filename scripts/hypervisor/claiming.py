@@ -7,14 +7,15 @@ that whoever ends the claim can put back what was there.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import clock
 from .batches import next_life
 from .claims.directory import DirectoryStore
 from .claims.port import MAIN, Busy, Claim, Done, Held
-from .errors import Refused
+from .commission import Commission
+from .errors import ClaimLost, Loss, Refused
 from .events import Happening
 from .graph import graph_of
 from .keeping import Keeping, earlier_claims, put_back
@@ -85,6 +86,24 @@ class Claiming(Keeping):
                         (task, str(error).removeprefix(f"{task.id}: ").removeprefix(f"{task.id} is "))
                     )
             return nothing_ready(reasons)
+
+    def commissioned(self, commission: Commission) -> tuple[Task, Hold]:
+        """Return the task that a coordinator holds for this agent; note it for the agent's hooks.
+
+        Raises:
+            ClaimLost: The coordinator holds it no more.
+        """
+        task = self.find(commission.task)
+        held = self.held(task)
+        if held is None or held.generation != commission.generation:
+            raise ClaimLost(Loss(key=task.id, generation=commission.generation, reason="gone"))
+        fresh = read_task(Path(task.path), self.settings)
+        with self._store() as store:
+            key = next_life(store.layout, self._key(task))
+            claim = claim_of(replace(held, key=key, generation=store.layout.highest(key)))
+        self._remember(claim, fresh, held.generation, commissioned=True)
+        lease = self.settings["claims"]["lease_seconds"]
+        return fresh, Hold(generation=held.generation, expires_in=lease)
 
     def _take(self, store: DirectoryStore, task: TaskHead, unmet: list[str]) -> tuple[Task, Hold]:
         lease = self.settings["claims"]["lease_seconds"]

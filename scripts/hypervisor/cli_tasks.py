@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .answers import check_values, claim_answer, matches, task_row, task_story
+from .answers import check_values, claim_answer, matches, reported, task_row, task_story
 from .batches import create_of_tasks, open_named, settings_of
 from .claiming import Hold
+from .commission import Commission
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 from .desk import Desk
 from .endings import Ending
@@ -191,8 +192,12 @@ def _claim(options: Namespace) -> int:
     if bool(options.id) == options.next:
         raise UsageError("say which task: its ID, or --next")
     desk = _desk(options)
+    commission = Commission.of(os.environ)
     taken: tuple[Task, Hold] | str
-    if options.next:
+    if commission:
+        commission.must_be(options.id or commission.task)
+        taken = desk.commissioned(commission)
+    elif options.next:
         among = None
         if options.batch:
             found = entries(open_named(desk.project, options.batch))
@@ -251,9 +256,17 @@ def _complete(options: Namespace) -> int:
         commit=options.commit,
         evidence=options.evidence,
     )
+    return _end(options, ending, "done")
+
+
+def _end(options: Namespace, ending: Ending, word: str) -> int:
     desk = _desk(options)
+    if commission := Commission.of(os.environ):
+        commission.must_be(options.id)
+        reported(desk, commission, ending)
+        return _report(options, desk, options.id, f"reported as {word}")
     desk.finish(options.id, ending, options.generation)
-    return _report(options, desk, options.id, "done")
+    return _report(options, desk, options.id, word)
 
 
 def _block(options: Namespace) -> int:
@@ -264,13 +277,15 @@ def _block(options: Namespace) -> int:
         evidence=options.evidence,
         next_step=options.next,
     )
-    desk = _desk(options)
-    desk.finish(options.id, ending, options.generation)
-    return _report(options, desk, options.id, "blocked")
+    return _end(options, ending, "blocked")
 
 
 def _release(options: Namespace) -> int:
     desk = _desk(options)
+    if commission := Commission.of(os.environ):
+        commission.must_be(options.id)
+        reported(desk, commission, options.reason)
+        return _report(options, desk, options.id, "reported as released")
     desk.release(options.id, options.reason, options.generation)
     return _report(options, desk, options.id, "released")
 

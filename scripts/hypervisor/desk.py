@@ -153,6 +153,21 @@ class Desk(Claiming):
             self._tell(Happening.RELEASED, task.id, generation=author.number, by=author.name, why=reason)
         return read_task(Path(task.path), self.settings)
 
+    def give_back(self, name: str, reason: str, generation: int, *, counted: bool) -> None:
+        """Give a task back so that it is tried again, at the cost of an attempt or without.
+
+        Raises:
+            ClaimLost: The claim has ended.
+        """
+        task = self.find(name)
+        with self._store() as store:
+            claim = self._open_claim(store, task, generation)
+            if claim is None:
+                return
+            put_back(store, claim.key, below=claim.generation + 1)
+            (store.fail if counted else store.release)(claim, reason)
+            self._tell(Happening.RELEASED, task.id, generation=generation, why=reason)
+
     def cancel(self, name: str, reason: str) -> Mapping[str, Any]:
         """Cancel a task, whoever holds it; its holder can no longer complete."""
         task = self.find(name)

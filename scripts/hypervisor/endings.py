@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Ending:
     commit: str = ""
     evidence: str = ""
     next_step: str = ""
+    #: What else the result says: tokens, money, the batch, evidence as data.
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def result_of(
     for key in ("commit", "evidence", "next_step"):
         if getattr(ending, key):
             payload[key] = getattr(ending, key)
-    return payload
+    return payload | dict(ending.details)
 
 
 def given_up(path: str, item: str, attempts: list[Attempt], settings: Mapping[str, Any]) -> dict[str, Any]:

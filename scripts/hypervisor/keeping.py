@@ -16,6 +16,7 @@ from .effects import write_edits
 from .endings import given_up
 from .errors import ClaimLost, Unreadable
 from .events import Happening, tell
+from .machine import Identity
 from .model import Task, TaskHead
 from .sessions import Note, Session, fate_of
 from .tasklist import TaskList, earlier_claims, put_back
@@ -26,6 +27,9 @@ __all__ = ["Keeping", "earlier_claims", "put_back"]
 @dataclass(slots=True)
 class Keeping(TaskList):
     """Claims of tasks, to hold and to end; the rules of who may stand above it."""
+
+    #: The store of somebody who stays and holds many claims at once; None: one is opened for each act.
+    open_store: DirectoryStore | None = None
 
     def reap(self) -> list[str]:
         """Free what the dead and the silent hold, and put their tasks back as they were.
@@ -62,7 +66,8 @@ class Keeping(TaskList):
         freed = []
         for note in notes.notes(agent):
             with self._store() as store:
-                if fate_of(store, note).how == "open" and self._give_back(store, note, why):
+                mine = not note.commissioned and fate_of(store, note).how == "open"
+                if mine and self._give_back(store, note, why):
                     freed.append(note.task)
             notes.drop(agent, note.key, note.generation)
         return freed
@@ -89,7 +94,7 @@ class Keeping(TaskList):
     def _session(self, name: str) -> Session:
         return Session(self.project.state, name)
 
-    def _remember(self, claim: Claim, task: Task, number: int) -> None:
+    def _remember(self, claim: Claim, task: Task, number: int, *, commissioned: bool = False) -> None:
         """Note a claim for its session's hooks; what was taken from the same agent before is over."""
         caller = self.caller
         if not caller.session:
@@ -102,13 +107,20 @@ class Keeping(TaskList):
         note = Note(
             task=task.id, path=os.path.realpath(task.path), key=claim.key, generation=claim.generation,
             token=claim.token, holder=claim.holder, number=number, name=caller.name,
-            receipts=task.receipts, receipts_to=task.receipts_to,
+            receipts=task.receipts, receipts_to=task.receipts_to, commissioned=commissioned,
         )  # fmt: skip
         session.keep(caller.agent, note)
 
     def _holder(self, store: DirectoryStore, claim: Claim) -> Holder | None:
         held = store.held(claim.key)
         return held.holder if held is not None and held.token == claim.token else None
+
+    def forget_commission(self, task: TaskHead) -> None:
+        """Forget what was noted of a task that a coordinator holds: its agent has reported."""
+        session = self._session(self.caller.session)
+        for note in session.notes(self.caller.agent) if self.caller.session else ():
+            if note.commissioned and note.path == os.path.realpath(task.path):
+                session.drop(self.caller.agent, note.key, note.generation)
 
     def _forget(self, claim: Claim, holder: Holder | None) -> None:
         if holder is not None and holder.session:
@@ -140,6 +152,9 @@ class Keeping(TaskList):
 
     @contextmanager
     def _store(self) -> Iterator[DirectoryStore]:
+        if self.open_store is not None:
+            yield self.open_store
+            return
         self.project.prepare()
         claims = self.settings["claims"]
         caller = self.caller
@@ -152,18 +167,24 @@ class Keeping(TaskList):
             session=caller.session,
             agent=caller.agent,
         )
-        policy = Policy(
-            attempts=claims["attempts"],
-            lease_seconds=claims["lease_seconds"],
-            patient=False,
-            effects=write_edits,
-            give_up=lambda item, attempts: self._give_up(store, item, attempts),
-        )
-        store = DirectoryStore(str(self.project.state), holder, policy=policy, here=client)
+        store = self.new_store(holder, client, patient=False)
         try:
             yield store
         finally:
             store.close()
+
+    def new_store(self, holder: Holder, here: Identity | None = None, *, patient: bool) -> DirectoryStore:
+        """Open the project's store in the name of *holder*; see `DirectoryStore`."""
+        claims = self.settings["claims"]
+        policy = Policy(
+            attempts=claims["attempts"],
+            lease_seconds=claims["lease_seconds"],
+            patient=patient,
+            effects=write_edits,
+            give_up=lambda item, attempts: self._give_up(store, item, attempts),
+        )
+        store = DirectoryStore(str(self.project.state), holder, policy=policy, here=here)
+        return store
 
     def _give_up(self, store: DirectoryStore, item: str, attempts: list[Attempt]) -> Payload:
         path = os.path.realpath(self.project.root / item)

@@ -48,6 +48,8 @@ class Note:
     #: Tools whose use leaves a receipt, and the other task that gets it too ("" for none).
     receipts: tuple[str, ...] = ()
     receipts_to: str = ""
+    #: Whether a coordinator holds it for the agent: then the agent's end does not end it.
+    commissioned: bool = False
 
     @property
     def claim(self) -> Claim:

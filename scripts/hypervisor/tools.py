@@ -14,10 +14,12 @@ from .answers import (
     claim_answer,
     index_stats,
     matches,
+    reported,
     task_row,
     task_story,
 )
 from .batches import create_of_tasks, open_named, settings_of
+from .commission import Commission
 from .desk import Desk
 from .endings import Ending
 from .errors import UsageError
@@ -160,11 +162,26 @@ class Toolbox:
 
     # ------------------------------------------------------------------ claim
 
+    @property
+    def commission(self) -> Commission | None:
+        """The task for which a coordinator has started this server's client, if one has."""
+        return Commission.of(self.environ)
+
+    def _commissioned(self, arguments: Arguments, commission: Commission) -> Any:
+        """Answer with the coordinator's claim; note it, so that the agent's receipts are kept."""
+        desk = self.desk(arguments, _AGENT)
+        return self._answered(desk, *desk.commissioned(commission))
+
     def _claim_task(self, arguments: Arguments) -> Any:
+        if commission := self.commission:
+            commission.must_be(arguments["id"])
+            return self._commissioned(arguments, commission)
         desk = self.desk(arguments, _named(arguments["caller"]))
         return self._claimed(desk, *desk.claim(arguments["id"]))
 
     def _claim_next_task(self, arguments: Arguments) -> Any:
+        if commission := self.commission:
+            return self._commissioned(arguments, commission)
         desk = self.desk(arguments, _named(arguments["caller"]))
         complexity = arguments.get("complexity")
         if complexity and complexity not in list(Complexity):
@@ -185,6 +202,9 @@ class Toolbox:
     def _claimed(self, desk: Desk, task: Any, hold: Any) -> Any:
         if not desk.caller.agent:
             self._handed_out[task.path] = hold.generation
+        return self._answered(desk, task, hold)
+
+    def _answered(self, desk: Desk, task: Any, hold: Any) -> Any:
         answer = claim_answer(desk, task, hold)
         _cut(answer["task"])
         return answer
@@ -210,11 +230,17 @@ class Toolbox:
 
     def _finish(self, arguments: Arguments, ending: Ending) -> Any:
         desk = self.desk(arguments)
+        if commission := self.commission:
+            commission.must_be(arguments["id"])
+            return reported(desk, commission, ending)
         result = desk.finish(arguments["id"], ending, self._generation(desk, arguments), unclaimed=False)
         return {"task": task_row(desk, desk.find(arguments["id"])), "result": result["status"]}
 
     def _release_task(self, arguments: Arguments) -> Any:
         desk = self.desk(arguments)
+        if commission := self.commission:
+            commission.must_be(arguments["id"])
+            return reported(desk, commission, arguments["reason"])
         task = desk.release(arguments["id"], arguments["reason"], self._generation(desk, arguments))
         return {"task": task_row(desk, task)}
 
@@ -233,7 +259,8 @@ class Toolbox:
         if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
             if not (arguments.get("reason") or body).strip():
                 raise UsageError(f"update_task: status {status} needs a reason")
-            desk.must_hold(arguments["id"], self._generation(desk, arguments))
+            if not self.commission:
+                desk.must_hold(arguments["id"], self._generation(desk, arguments))
         notes = []
         if values or body:
             notes = desk.update(arguments["id"], values, body, arguments.get("generation"))

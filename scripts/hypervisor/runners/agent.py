@@ -1,0 +1,115 @@
+"""The port: how an agent is set to work on one task, and how its end is told.
+
+An agent's end is only what its process and its output say. Whether the task is done is decided from
+evidence by whoever started it: no word of an agent, and no exit code, is evidence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class How(StrEnum):
+    """How an agent's run ended. A client may say exit 0 for any of these."""
+
+    ENDED = "ended"  #: it came to its own end
+    MISSING = "missing"  #: there is no such program
+    LOGGED_OUT = "not logged in"  #: it may not talk to its service; so will no other
+    UNKNOWN_COMMAND = "unknown command"  #: it did not understand its prompt's command and did nothing
+    TURN_LIMIT = "turn limit"  #: its turns were used up
+    BUDGET = "budget"  #: its money was used up
+    RATE_LIMIT = "rate limit"  #: its service said "too many requests"
+    OVERLOAD = "overload"  #: its service has no room
+    USAGE_LIMIT = "usage limit"  #: its user's allowance is used up, until a time
+    REFUSED = "refused permission"  #: it was denied what it needed, and did nothing else
+    EMPTY = "empty answer"  #: it ended without having said anything
+    API_ERROR = "api error"  #: its service failed otherwise
+    KILLED = "killed"  #: a signal that was not ours ended it
+    TIMEOUT = "timed out"  #: we ended it
+    STOPPED = "stopped"  #: we ended it, as its claim was lost or the user said so
+    FAILED = "failed"  #: anything else
+
+    @property
+    def of_machine(self) -> bool:
+        """Whether no agent of this kind can work now: a batch stops instead of trying the next task."""
+        return self in (How.MISSING, How.LOGGED_OUT)
+
+    @property
+    def costs_no_attempt(self) -> bool:
+        """Whether the task had no fair try: it waits again, at no cost in attempts."""
+        return self in (How.RATE_LIMIT, How.OVERLOAD, How.USAGE_LIMIT, How.STOPPED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One task for one agent."""
+
+    task_id: str
+    #: What the agent is told; it goes in by standard input.
+    prompt: str
+    #: Folder in which it works.
+    cwd: str
+    #: Where its output is kept: this path with ``.out`` and ``.err``, and ``.out.1`` ... of what is long.
+    log: str
+    #: Its whole environment.
+    environment: Mapping[str, str]
+    #: Descriptors that it inherits, so that it is seen to live when its coordinator died.
+    inherit: tuple[int, ...] = ()
+    #: Name and value of a variable that marks everything it starts, so that all of it is found and ended.
+    mark: tuple[str, str]
+    #: Seconds after which it is ended; None for never.
+    timeout: float | None = None
+    #: Further tools or commands that it may use, in the agent's own words.
+    allowed: Sequence[str] = ()
+    #: Set when it must end at once.
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentEnd:
+    """How it ended."""
+
+    how: How
+    #: One line: its last word, or the reason.
+    text: str
+    #: The process's exit code, negative for a signal; None if none was started.
+    exit: int | None = None
+    #: When the usage limit ends, in seconds since the epoch; None if unknown.
+    until: float | None = None
+    #: What its service counted; None where nobody did. All of its subagents are in it.
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    turns: int | None = None
+    #: What it was not allowed to do, a line each.
+    denials: tuple[str, ...] = ()
+    #: Pids of what was still running when the agent had ended, and was ended then.
+    survivors: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int | None:
+        """Input and output together, None where nothing was counted."""
+        counted = [n for n in (self.input_tokens, self.output_tokens) if n is not None]
+        return sum(counted) if counted else None
+
+
+class Agent(Protocol):
+    """Sets an agent to work on a task, and waits for its end."""
+
+    @property
+    def name(self) -> str:
+        """What people call it; the assignee of the tasks that it works on."""
+        ...
+
+    @property
+    def permissions(self) -> str:
+        """What it may do without being asked, in one line for people."""
+        ...
+
+    def run(self, assignment: Assignment) -> AgentEnd:
+        """Run it to its end. Afterwards nothing runs any more of what it has started."""
+        ...
