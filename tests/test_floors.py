@@ -17,11 +17,13 @@ PACKAGE = SCRIPTS / "hypervisor"
 #: From the ground up. A module may import those of its own floor (without a circle) and below.
 FLOORS: list[list[str]] = [
     ["errors", "clock", "durable", "paths", "globs", "config", "model", "keys", "vocabulary", "launch"],
-    ["markdown", "frontmatter", "yamltext", "entries", "bodytext", "receipts", "machine"],
+    ["markdown", "frontmatter", "yamltext", "entries", "bodytext", "receipts", "machine", "scopes", "graph"],
     ["claims", "claims.*"],
     ["queue", "tasks", "index", "manifest", "batches", "triage", "triage_*", "preflight", "effects"],
-    ["commission", "events", "sessions", "crowd", "graph", "selection", "endings"],
+    ["git", "checkout", "worktrees", "merging"],
+    ["commission", "orders", "events", "sessions", "crowd", "selection", "endings", "scheduler"],
     ["runners", "runners.*"],
+    ["evidence"],
     [
         "tally",
         "heart",
@@ -35,6 +37,7 @@ FLOORS: list[list[str]] = [
         "operations",
         "doctor",
     ],
+    ["attempt", "collecting", "coordinator", "running"],
     ["answers", "toolspec", "tools", "hooks"],
     ["console", "cli", "cli_*", "server", "hooking"],
 ]

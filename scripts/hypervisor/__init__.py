@@ -4,4 +4,4 @@ The floors of this package, from the ground up, stand in ``docs/architecture.md`
 ``tests/test_floors.py`` holds them.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

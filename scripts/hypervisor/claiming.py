@@ -130,6 +130,8 @@ class Claiming(Keeping):
                 raise
             fresh = read_task(Path(task.path), self.settings)
             self._remember(answer, fresh, number)
+            if self.open_store is not None:
+                self.open_claims[task.id] = answer
             self._tell_taken_over(store, answer, fresh, number)
             self._tell(Happening.CLAIMED, task.id, generation=number)
             return fresh, Hold(generation=number, expires_in=lease)

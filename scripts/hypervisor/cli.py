@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli_tasks, doctor, operations
+from . import cli_run, cli_tasks, doctor, operations
 from .answers import batch_status, dependency_faults, index_stats
 from .batches import Batch, newest, open_folder, open_named, settings_of
 from .claims.directory import DirectoryStore, Policy
@@ -45,6 +45,7 @@ def parser() -> ArgumentParser:
     below = made.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _batch_commands(below)
     cli_tasks.add_commands(below)
+    cli_run.add_commands(below)
     _add(below, "doctor", "find what is missing or wrong here, and say what to type", _doctor)
     return made
 

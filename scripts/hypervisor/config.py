@@ -29,6 +29,7 @@ MORE_THAN_ZERO = frozenset(
         "tasks.max_bytes",
         "agents.per_session",
         "agents.max_ram_percent",
+        "run.verify_seconds",
     }
 )
 

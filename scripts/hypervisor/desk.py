@@ -73,6 +73,7 @@ class Desk(Claiming):
                     store.release(claim, "nothing was changed")
                 raise
             result = store.complete(claim, payload)
+            self.open_claims.pop(task.id, None)
             self._forget(claim, holder)
             self._tell(_HAPPENINGS[ending.status], task.id, generation=author.number, by=author.name,
                        why=ending.text, commit=ending.commit)  # fmt: skip
@@ -166,6 +167,7 @@ class Desk(Claiming):
                 return
             put_back(store, claim.key, below=claim.generation + 1)
             (store.fail if counted else store.release)(claim, reason)
+            self.open_claims.pop(task.id, None)
             self._tell(Happening.RELEASED, task.id, generation=generation, why=reason)
 
     def cancel(self, name: str, reason: str) -> Mapping[str, Any]:

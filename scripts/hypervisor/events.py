@@ -28,7 +28,7 @@ class Happening(StrEnum):
     CANCELLED = "cancelled"  #: it will not be done
     RELEASED = "released"  #: its claim ended without a result; the task is as it was before
     REAPED = "reaped"  #: the same, as its holder was dead or silent
-    LOST = "lost"  #: its holder was told that the claim is no longer his
+    MOVED_ON = "moved on"  #: a batch's work came to the user's branch; `task` is the batch
 
 
 def tell(project: Project, what: Happening, task: str, **details: Any) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .batches import current_life, next_life, task_key
@@ -30,6 +30,8 @@ class Keeping(TaskList):
 
     #: The store of somebody who stays and holds many claims at once; None: one is opened for each act.
     open_store: DirectoryStore | None = None
+    #: The claims made on it that have not ended, by the id of their task.
+    open_claims: dict[str, Claim] = field(default_factory=dict)
 
     def reap(self) -> list[str]:
         """Free what the dead and the silent hold, and put their tasks back as they were.

@@ -12,6 +12,7 @@ import pytest
 from acceptance.api import Reply, ScriptedApi, Turn, calls, say, use, wait_for
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
+from commands import HYPERVISOR
 from hypervisor.toolspec import PREFIX
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
@@ -24,13 +25,20 @@ def git(project: Path, *words: str) -> str:
     return subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout
 
 
-def code_worker(name: str) -> tuple[Reply | Callable[[Turn], Reply], ...]:
+def merge(project: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``hypervisor merge``."""
+    words = [*HYPERVISOR, "merge"]
+    return subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)
+
+
+def code_worker(name: str, file: str = "") -> tuple[Reply | Callable[[Turn], Reply], ...]:
     """Return the script of a worker that writes a file in its worktree, and commits it."""
+    file = file or name
     return (
         calls(claim(name)),
         calls(use("Bash", command="pwd")),
-        lambda turn: calls(use("Write", file_path=f"{turn.results[0].text}/src/{name}.txt", content=name)),
-        calls(use("Bash", command=f"git add src/{name}.txt")),
+        lambda turn: calls(use("Write", file_path=f"{turn.results[0].text}/src/{file}.txt", content=name)),
+        calls(use("Bash", command=f"git add src/{file}.txt")),
         calls(use("Bash", command=f"git commit -m 'Add {name}'")),
         calls(use("Bash", command="git rev-parse HEAD")),
         lambda turn: calls(done(name, f"added {name}", commit=turn.results[0].text, evidence="git log")),
@@ -97,6 +105,42 @@ def test_eight_workers_do_eight_tasks_in_eight_worktrees(
     assert sorted(changed) == [f" M tasks/{name}.md" for name in NAMES]
     claimed = [event["task"] for event in tasks.events if event["event"] == "claimed"]
     assert sorted(claimed) == NAMES
+    # And then the work is brought together, looked at and verified once more.
+    merged = subprocess.run(
+        [*HYPERVISOR, "merge"], cwd=git_project, capture_output=True, text=True, check=False
+    )
+    assert merged.returncode == 0, merged.stdout + merged.stderr
+    assert merged.stdout.count("merged t-") == 8
+    assert sorted(path.name for path in (git_project / "src").iterdir()) == [f"{name}.txt" for name in NAMES]
+    assert sorted(git(git_project, "status", "--porcelain").splitlines()) == sorted(changed)
+
+
+def test_merging_keeps_what_conflicts_or_strays_on_its_branch(
+    api: ScriptedApi, client: NewClient, git_project: Path
+) -> None:
+    names = ["t-1", "t-2", "t-3"]
+    tasks = code_project(git_project, names)
+    for name in ("t-1", "t-2"):  # both write the same file; the third one that its task does not name
+        tasks.add(name, files="[src/t-1.txt]", verify="test -f src/t-1.txt")
+    git(git_project, "commit", "--quiet", "--all", "--message", "Scopes")
+    api.main(
+        calls(tool("preflight", create_batch=True)),
+        lambda turn: calls(*[worker(name, isolation="worktree") for name in turn.results[0].json["run"]]),
+        *[say("they work")] * 8,
+    )
+    for name, file in (("t-1", "t-1"), ("t-2", "t-1"), ("t-3", "other")):
+        api.agent(f"/pull {name}", *code_worker(name, file))
+    plugged(client, git_project).run("batch tasks", *RULES).passed()
+    assert [tasks.status(name) for name in names] == ["done"] * 3
+    merged = subprocess.run(
+        [*HYPERVISOR, "merge"], cwd=git_project, capture_output=True, text=True, check=False
+    )
+    assert merged.returncode == 1, merged.stdout + merged.stderr
+    lines = merged.stdout.splitlines()
+    assert sum(line.startswith("merged") for line in lines) == 1
+    assert sum("conflicts in src/t-1.txt; kept on worktree-agent-" in line for line in lines) == 1
+    assert sum("changes src/other.txt, which its task does not name; kept on" in line for line in lines) == 1
+    assert len(git(git_project, "branch", "--list", "worktree-agent-*").splitlines()) == 3
 
 
 def test_two_sessions_on_one_project_never_do_a_task_twice(

@@ -1,0 +1,465 @@
+"""Merging: one at a time, only what verifies stays, and no crash leaves anything behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT, eventually, gone
+from hypervisor.errors import Refused
+from hypervisor.merging import Conflict, Integration, Merged, Unverified
+from hypervisor.worktrees import Worktrees
+from test_git import NAMES, Repo, make_repo
+
+
+def _good(_: Path) -> None:
+    return None
+
+
+def _never(_: str) -> bool:
+    return False
+
+
+def _is_task(path: str) -> bool:
+    return path.startswith("tasks/")
+
+
+@pytest.fixture(name="repo")
+def _repo(tmp_path: Path) -> Repo:
+    repo = make_repo(tmp_path / "the repo")
+    repo.commit("tasks/t.md", "task\n")
+    repo.commit("src/code.py", "one\n")
+    return repo
+
+
+def _integration(repo: Repo, sub: str = "") -> Integration:
+    start = repo.git("rev-parse", "main")
+    return Integration(repo.top / sub, repo.top / ".hypervisor/trees", "b1", "main", start)
+
+
+def _branch(repo: Repo, task: str, name: str, text: str = "text\n") -> str:
+    tree = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1").open(task, 1, "main")
+    repo.commit(name, text, tree.path)
+    return tree.branch
+
+
+def _is_clean(repo: Repo, made: Integration) -> bool:
+    words = ("status", "--porcelain", "--untracked-files=all")
+    head = repo.git("rev-parse", "HEAD", cwd=made.path)
+    return repo.git(*words, cwd=made.path) == "" and head == made.tip
+
+
+def test_work_is_merged_with_a_merge_commit_of_ours(repo: Repo) -> None:
+    made = _integration(repo)
+    branch = _branch(repo, "a", "src/a.py")
+    seen: list[bool] = []
+
+    def verify(place: Path) -> None:
+        seen.append((place / "src/a.py").exists() and (place / "src/code.py").exists())
+
+    merged = made.merge(branch, "Merge a\n\nbody", verify)
+    assert merged == Merged(commit=made.tip)
+    assert seen == [True]
+    assert repo.git("log", "-1", "--format=%s|%an|%P", made.tip).startswith("Merge a|Hypervisor|")
+    assert len(repo.git("log", "-1", "--format=%P", made.tip).split()) == 2
+    assert _is_clean(repo, made)
+    assert repo.git("status", "--porcelain") == ""
+    assert repo.git("rev-parse", "main") == made.start_commit
+
+
+def test_merging_again_is_merged_with_the_same_commit(repo: Repo) -> None:
+    made = _integration(repo)
+    first, second = _branch(repo, "a", "a"), _branch(repo, "b", "b")
+    merged = made.merge(first, "a", _good)
+    made.merge(second, "b", _good)
+    assert made.merge(first, "a", lambda _: "not asked") == merged
+
+
+def test_a_branch_without_commits_is_merged_as_it_is(repo: Repo) -> None:
+    tree = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1").open("a", 1, "main")
+    made = _integration(repo)
+    assert made.merge(tree.branch, "a", _good) == Merged(commit=made.start_commit)
+
+
+def test_a_conflict_names_its_files_and_leaves_nothing(repo: Repo) -> None:
+    made = _integration(repo)
+    for name in ("src/code.py", *NAMES):
+        repo.commit(name, "start\n")
+    made = _integration(repo)
+    trees = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1")
+    branches = []
+    for task in ("a", "b"):
+        tree = trees.open(task, 1, "main")
+        for name in ("src/code.py", *NAMES):
+            repo.commit(name, f"{task}\n", tree.path)
+        branches.append(tree.branch)
+    made.merge(branches[0], "a", _good)
+    tip = made.tip
+    conflict = made.merge(branches[1], "b", _good)
+    assert isinstance(conflict, Conflict)
+    assert set(conflict.files) == {"src/code.py", *NAMES}
+    assert made.tip == tip
+    assert _is_clean(repo, made)
+
+
+def test_unrelated_history_is_a_conflict_without_files(repo: Repo) -> None:
+    repo.git("checkout", "-q", "--orphan", "lost")
+    repo.commit("x")
+    repo.git("checkout", "-q", "main")
+    conflict = _integration(repo).merge("lost", "m", _good)
+    assert isinstance(conflict, Conflict)
+    assert conflict.files == ()
+    assert "unrelated" in conflict.text
+
+
+def test_what_does_not_verify_is_taken_back(repo: Repo) -> None:
+    made = _integration(repo)
+    branch = _branch(repo, "a", "a")
+
+    def verify(place: Path) -> str:
+        (place / "src/code.py").write_text("broken by the verification")
+        (place / "litter").write_text("x")
+        repo.git("commit", "-qam", "by the verification", cwd=place)
+        return "2 tests failed"
+
+    assert made.merge(branch, "a", verify) == Unverified(text="2 tests failed")
+    assert made.tip == made.start_commit
+    assert _is_clean(repo, made)
+    assert isinstance(made.merge(branch, "a", _good), Merged)
+
+
+def test_a_verification_that_breaks_the_worktree_does_not_break_the_merge(repo: Repo) -> None:
+    made = _integration(repo)
+    first, second = _branch(repo, "a", "a"), _branch(repo, "b", "b")
+
+    def verify(place: Path) -> None:
+        subprocess.run(["rm", "-rf", str(place)], check=True)
+
+    assert isinstance(made.merge(first, "a", verify), Merged)
+    assert isinstance(made.merge(second, "b", _good), Merged)
+    assert _is_clean(repo, made)
+    assert repo.git("status", "--porcelain") == ""
+
+
+def test_a_verification_that_raises_takes_the_merge_back(repo: Repo) -> None:
+    made = _integration(repo)
+    branch = _branch(repo, "a", "a")
+
+    def verify(_: Path) -> str:
+        raise OSError("no such program")
+
+    with pytest.raises(OSError, match="no such program"):
+        made.merge(branch, "a", verify)
+    assert made.tip == made.start_commit
+    assert _is_clean(repo, made)
+
+
+def _merge_some(root: str, start: str, branches: list[str]) -> None:
+    made = Integration(Path(root), Path(root) / ".hypervisor/trees", "b1", "main", start)
+
+    def work(branch: str) -> None:
+        assert isinstance(made.merge(branch, branch, _good), Merged)
+
+    threads = [threading.Thread(target=work, args=(branch,)) for branch in branches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_thirty_branches_merged_by_processes_and_threads_at_once_are_all_there(repo: Repo) -> None:
+    trees = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1")
+    opened = [trees.open(f"t{number}", 1, "main") for number in range(30)]
+    for number, tree in enumerate(opened):
+        repo.commit(f"src/{number}.py", cwd=tree.path)
+    branches = [tree.branch for tree in opened]
+    made = _integration(repo)
+    context = multiprocessing.get_context("spawn")
+    crew = [
+        context.Process(target=_merge_some, args=(str(repo.top), made.start_commit, branches[at::2]))
+        for at in range(2)
+    ]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join(100)
+    assert [process.exitcode for process in crew] == [0, 0]
+    files = repo.git("ls-tree", "-r", "--name-only", made.tip).splitlines()
+    assert {f"src/{number}.py" for number in range(30)} <= set(files)
+    assert len(repo.git("rev-list", "--merges", made.tip).splitlines()) == 30
+    for tree in opened:
+        trees.remove(tree, made.branch)
+    assert made.fast_forward(_never).done
+    made.close()
+    assert repo.git("branch", "--format=%(refname)") == "refs/heads/main"
+    assert len(repo.git("worktree", "list").splitlines()) == 1
+
+
+# Crashes
+
+#: A process that merges, and stops for ever at a step.
+_VICTIM = """
+import sys, time, pathlib
+sys.path.insert(0, sys.argv[1])
+from hypervisor import git
+from hypervisor.merging import Integration
+root, start, branch, step, flag = sys.argv[2:]
+def stop():
+    pathlib.Path(flag).touch()
+    time.sleep(60)
+real = git.Git._run
+seen = []
+def run(self, words, check, text, more):
+    seen.append(words[0])
+    if f"{words[0]} {seen.count(words[0])}" == step:
+        stop()
+    answer = real(self, words, check, text, more)
+    if f"after {words[0]} {seen.count(words[0])}" == step:
+        stop()
+    return answer
+git.Git._run = run
+made = Integration(pathlib.Path(root), pathlib.Path(root) / ".hypervisor/trees", "b1", "main", start)
+made.merge(branch, "m", lambda place: stop() if step == "verify" else None)
+"""
+
+_STEPS = ("update-ref 1", "after update-ref 1", "worktree 3", "after worktree 3", "merge 1", "after merge 1",
+          "verify", "update-ref 2", "after update-ref 2", "checkout 1", "after checkout 1", "clean 1",
+          "after clean 1")  # fmt: skip
+
+
+def _kill_at(repo: Repo, made: Integration, branch: str, step: str, flag: Path) -> None:
+    words = [sys.executable, "-c", _VICTIM, str(ROOT / "scripts"), str(repo.top), made.start_commit, branch]
+    process = subprocess.Popen([*words, step, str(flag)])
+    try:
+        eventually(flag.exists, f"the step {step}")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    gone(process.pid)
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_after_a_kill_at_any_step_the_next_merge_works(repo: Repo, tmp_path: Path, step: str) -> None:
+    made = _integration(repo)
+    first, second = _branch(repo, "a", "a"), _branch(repo, "b", "b")
+    _kill_at(repo, made, first, step, tmp_path / "flag")
+    assert made.tip == made.start_commit or repo.git("ls-tree", "--name-only", made.tip, "a") == "a"
+    assert isinstance(made.merge(second, "b", _good), Merged)
+    assert isinstance(made.merge(first, "a", _good), Merged)
+    assert {"a", "b"} <= set(repo.git("ls-tree", "--name-only", made.tip).splitlines())
+    assert len(repo.git("rev-list", "--merges", made.tip).splitlines()) == 2
+    assert _is_clean(repo, made)
+
+
+def test_a_merge_waits_for_the_git_that_outlives_a_killed_process(repo: Repo, tmp_path: Path) -> None:
+    repo.commit(".gitattributes", "*.py merge=slow\n")
+    made = _integration(repo)
+    first, second = _branch(repo, "a", "src/code.py", "a\n"), _branch(repo, "b", "b")
+    repo.commit("x")
+    other = _branch(repo, "c", "src/code.py", "c\n")
+    made.merge(other, "c", _good)
+    flag, ended = tmp_path / "flag", tmp_path / "ended"
+    repo.git("config", "merge.slow.driver", f"touch '{flag}'; sleep 1; touch '{ended}'; exit 1")
+    _kill_at(repo, made, first, "none", flag)
+    assert not ended.exists()
+    assert isinstance(made.merge(second, "b", _good), Merged)
+    assert ended.exists()
+    assert _is_clean(repo, made)
+
+
+def _merge_begun(repo: Repo, made: Integration) -> None:
+    repo.git("merge", "--no-commit", "--no-ff", "hypervisor/b1/b-1", cwd=made.path)
+
+
+def _dirty(repo: Repo, made: Integration) -> None:
+    repo.write("src/code.py", "x", made.path)
+    repo.write("litter/x", "x", made.path)
+
+
+def _index_lock(repo: Repo, made: Integration) -> None:
+    repo.write(".git/worktrees/merge/index.lock", "")
+    repo.write(".git/refs/heads/hypervisor/b1/merge.lock", "")
+
+
+def _broken_index(repo: Repo, made: Integration) -> None:
+    repo.write(".git/worktrees/merge/index", "not an index")
+
+
+def _no_folder(repo: Repo, made: Integration) -> None:
+    repo.git("worktree", "lock", str(made.path))
+    subprocess.run(["rm", "-rf", str(made.path)], check=True)
+
+
+def _no_entry(repo: Repo, made: Integration) -> None:
+    subprocess.run(["rm", "-rf", str(repo.top / ".git/worktrees/merge")], check=True)
+
+
+def _no_mark(repo: Repo, made: Integration) -> None:
+    (made.path / ".git").unlink()
+
+
+def _elsewhere(repo: Repo, made: Integration) -> None:
+    repo.git("checkout", "-qb", "elsewhere", cwd=made.path)
+    repo.commit("stray", cwd=made.path)
+
+
+@pytest.mark.parametrize(
+    "act", [_merge_begun, _dirty, _index_lock, _broken_index, _no_folder, _no_entry, _no_mark, _elsewhere]
+)
+def test_whatever_is_left_in_the_merge_worktree_the_next_merge_works(
+    repo: Repo, act: Callable[[Repo, Integration], None]
+) -> None:
+    made = _integration(repo)
+    first, second = _branch(repo, "a", "a"), _branch(repo, "b", "b")
+    made.merge(first, "a", _good)
+    repo.write("README.md", "the user's\n")
+    act(repo, made)
+    assert isinstance(made.merge(second, "b", _good), Merged)
+    assert repo.git("ls-tree", "--name-only", made.tip).split() == sorted(
+        ["README.md", "a", "b", "src", "tasks"]
+    )
+    assert _is_clean(repo, made)
+    assert repo.git("status", "--porcelain") == "M README.md"
+
+
+# Home
+
+
+def _ready(repo: Repo) -> Integration:
+    made = _integration(repo)
+    made.merge(_branch(repo, "a", "src/a.py"), "a", _good)
+    return made
+
+
+def test_the_users_branch_and_checkout_come_to_the_tip_and_task_files_stay_modified(repo: Repo) -> None:
+    made = _ready(repo)
+    repo.write("tasks/t.md", "claimed\n")
+    repo.write("notes.txt", "untracked\n")
+    assert made.fast_forward(_is_task).done
+    assert repo.git("rev-parse", "main") == made.tip
+    assert (repo.top / "src/a.py").exists()
+    assert (repo.top / "tasks/t.md").read_text() == "claimed\n"
+    assert repo.git("status", "--porcelain") == "M tasks/t.md\n?? notes.txt"
+    assert made.fast_forward(_is_task).done
+
+
+def _ignored_in_the_way(repo: Repo) -> None:
+    repo.write(".git/info/exclude", "a.py\n")
+    repo.write("src/a.py", "mine\n")
+
+
+def _conflict(repo: Repo) -> None:
+    repo.git("checkout", "-qb", "x")
+    repo.commit("src/code.py", "x\n")
+    repo.git("checkout", "-q", "main")
+    repo.git("merge", "-q", "--no-commit", "--no-ff", "x")
+
+
+HINDRANCES: dict[str, tuple[Callable[[Repo], object], str]] = {
+    "another branch": (lambda r: r.git("checkout", "-qb", "x"), "on x, not on main"),
+    "detached": (lambda r: r.git("checkout", "-q", "--detach"), "detached"),
+    "a merge": (_conflict, "merge is in progress"),
+    "commits": (lambda r: r.commit("more"), "has commits that"),
+    "modified": (lambda r: r.write("README.md", "x"), "README.md is modified"),
+    "deleted": (lambda r: (r.top / "README.md").unlink(), "README.md is modified"),
+    "staged task": (lambda r: (r.write("tasks/t.md", "x"), r.git("add", "-A")), "tasks/t.md is staged"),
+    "staged new": (lambda r: (r.write("n.txt", "x"), r.git("add", "-A")), "n.txt is staged"),
+    "untracked": (lambda r: r.write("src/a.py", "mine\n"), "src/a.py is in the way"),
+    "ignored": (_ignored_in_the_way, "src/a.py is in the way"),
+    "index lock": (lambda r: r.write(".git/index.lock", ""), "index.lock"),
+}
+
+
+@pytest.mark.parametrize("case", HINDRANCES)
+def test_the_users_checkout_is_not_touched_when_anything_is_in_the_way(
+    repo: Repo, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypervisor.git.LOCK_WAIT", 0.1)
+    made = _ready(repo)
+    act, words = HINDRANCES[case]
+    act(repo)
+    look = ("status", "--porcelain=v2", "--branch", "--untracked-files=all", "--ignored")
+    before = repo.git(*look)
+    answer = made.fast_forward(_is_task)
+    assert not answer.done
+    assert words in answer.why
+    assert "\n" not in answer.why
+    assert repo.git(*look) == before
+    if case in ("untracked", "ignored"):
+        assert (repo.top / "src/a.py").read_text() == "mine\n"
+
+
+def test_a_task_file_that_the_work_changed_too_is_not_overwritten(repo: Repo) -> None:
+    made = _integration(repo)
+    made.merge(_branch(repo, "a", "tasks/t.md", "by the agent\n"), "a", _good)
+    repo.write("tasks/t.md", "by the user\n")
+    answer = made.fast_forward(_is_task)
+    assert not answer.done
+    assert "tasks/t.md" in answer.why
+    assert (repo.top / "tasks/t.md").read_text() == "by the user\n"
+
+
+def test_a_users_wish_to_stash_by_itself_does_not_hide_task_files(repo: Repo) -> None:
+    repo.git("config", "merge.autoStash", "true")
+    made = _ready(repo)
+    repo.write("tasks/t.md", "claimed\n")
+    assert made.fast_forward(_is_task).done
+    assert repo.git("stash", "list") == ""
+
+
+def test_a_folder_of_the_work_that_became_a_file_comes_home(repo: Repo) -> None:
+    made = _integration(repo)
+    tree = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1").open("a", 1, "main")
+    repo.git("rm", "-rq", "src", cwd=tree.path)
+    repo.commit("src", "a file now\n", tree.path)
+    made.merge(tree.branch, "a", _good)
+    assert made.fast_forward(_never).done
+    assert (repo.top / "src").is_file()
+
+
+def test_a_project_in_a_folder_of_the_repository_verifies_in_that_folder(repo: Repo) -> None:
+    made = _integration(repo, "src")
+    places: list[Path] = []
+    made.merge(_branch(repo, "a", "src/a.py"), "a", places.append)
+    assert places == [made.path / "src"]
+    repo.write("README.md", "x")
+    assert "../README.md is modified" in made.fast_forward(_never).why
+
+
+def test_closing_keeps_a_branch_that_is_not_home(repo: Repo) -> None:
+    made = _ready(repo)
+    tip = made.tip
+    made.close()
+    assert not made.path.exists()
+    assert repo.git("rev-parse", made.branch) == tip
+    assert made.fast_forward(_never).done
+    made.close()
+    assert made.branch not in repo.git("branch", "--list", "hypervisor/*")
+
+
+@pytest.mark.parametrize("case", ["linked", "bare", "no branch", "no work"])
+def test_what_cannot_be_worked_in_is_refused(repo: Repo, tmp_path: Path, case: str) -> None:
+    root, start = repo.top, repo.git("rev-parse", "main")
+    if case == "linked":
+        root = tmp_path / "linked"
+        repo.git("worktree", "add", "-q", "--detach", str(root))
+    elif case == "bare":
+        root = tmp_path / "bare"
+        repo.git("clone", "-q", "--bare", str(repo.top), str(root))
+    name = "nowhere" if case == "no branch" else "main"
+    made = Integration(root, tmp_path / "trees", "b1", name, start)
+    with pytest.raises(Refused):
+        made.merge("nothing", "m", _good)
+    assert os.listdir(repo.top / ".git/refs/heads") in (
+        ["main"],
+        ["main", "hypervisor"],
+        ["hypervisor", "main"],
+    )

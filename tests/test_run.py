@@ -1,0 +1,336 @@
+"""`hypervisor run` with agents that lie, stray, flood, hang and hide: what is decided, on what evidence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import Gate, Shell, alive, eventually, gone, script, shell, write_task
+
+pytestmark = pytest.mark.acceptance
+
+#: An agent that does its task: writes the file that its task names, and commits it.
+GOOD = """
+set -e
+mkdir -p src
+echo "$HYPERVISOR_TASK_ID" > "src/$HYPERVISOR_TASK_ID.txt"
+git add src
+git commit --quiet -m "Add $HYPERVISOR_TASK_ID"
+"""
+
+STRAYS = "mkdir -p src; echo x > src/other.txt; git add src; git commit -qm x"
+
+
+def git(project: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[Shell]:
+    with shell(tmp_path) as made:
+        git(made.cwd, "init", "--quiet", "--initial-branch=main")
+        git(made.cwd, "config", "user.name", "A User")
+        git(made.cwd, "config", "user.email", "user@example.invalid")
+        (made.cwd / "README.md").write_text("# A project\n")
+        yield made
+
+
+def tasks(user: Shell, *names: str, **keys: str) -> None:
+    """Write tasks, each with a scope of its own, and commit them."""
+    for name in names:
+        write_task(user.cwd / f"tasks/{name}.md", **{"files": f"[src/{name}.txt]", **keys})
+    git(user.cwd, "add", "--all")
+    git(user.cwd, "commit", "--quiet", "-m", "Tasks")
+
+
+def run(user: Shell, text: str, *words: str, names: tuple[str, ...] = ("--all",), **options: Any) -> Any:
+    agent = script(user.home, "agent", text)
+    return user.hypervisor("run", *names, "--agent", "exec", "--exec", agent, *words, **options)
+
+
+def status(user: Shell, name: str) -> str:
+    text = (user.cwd / f"tasks/{name}.md").read_text()
+    return next(line for line in text.splitlines() if line.startswith("status:")).split()[1]
+
+
+def summary(user: Shell) -> dict[str, Any]:
+    (path,) = (user.cwd / ".hypervisor/batches").glob("*/summary.json")
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
+def row(user: Shell, name: str) -> dict[str, Any]:
+    (found,) = [one for one in summary(user)["workers"] if one["task_id"] == name]
+    return dict(found)
+
+
+def branches(user: Shell) -> list[str]:
+    return git(user.cwd, "branch", "--format=%(refname:short)").split()
+
+
+def clean_but_for_tasks(user: Shell) -> None:
+    changed = [line for line in git(user.cwd, "status", "--porcelain").splitlines() if "tasks/" not in line]
+    assert changed == []
+
+
+# ------------------------------------------------------------------------ good
+
+
+def test_verified_work_is_merged_and_nothing_is_left_behind(user: Shell) -> None:
+    names = [f"t-{n}" for n in range(1, 7)]
+    tasks(user, *names, verify="test -f src/$(ls src | head -1)")
+    ended = run(user, GOOD, "-j", "3").passed()
+    assert "6 queued = 6 success" in ended.out
+    assert "branch main moved on" in ended.out
+    assert [status(user, name) for name in names] == ["done"] * 6
+    assert sorted(path.name for path in (user.cwd / "src").iterdir()) == [f"{name}.txt" for name in names]
+    assert branches(user) == ["main"]
+    assert git(user.cwd, "worktree", "list").count("\n") == 1
+    clean_but_for_tasks(user)
+    evidence = row(user, "t-1")["evidence"]
+    assert evidence["commits"] == 1
+    assert evidence["files"] == ["src/t-1.txt"]
+    assert "verify" in evidence
+
+
+def test_what_was_left_uncommitted_in_scope_is_committed_for_the_agent(user: Shell) -> None:
+    tasks(user, "t-1")
+    run(user, 'mkdir -p src; echo x > "src/$HYPERVISOR_TASK_ID.txt"').passed()
+    assert (user.cwd / "src/t-1.txt").exists()
+    assert status(user, "t-1") == "done"
+
+
+def test_task_files_are_committed_when_asked_for(user: Shell) -> None:
+    tasks(user, "t-1")
+    run(user, GOOD, "--commit-tasks").passed()
+    assert git(user.cwd, "status", "--porcelain") == ""
+    assert git(user.cwd, "show", "--stat", "--format=%s", "HEAD").startswith("Tasks: batch ")
+
+
+# ------------------------------------------------------------------------- bad
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "words"),
+    [
+        ("true", "[src/t-1.txt]", "no commit"),
+        ("true", "", "no commit"),
+        ("echo done; exit 0", "", "no commit"),
+        (STRAYS, "[src/t-1.txt]", "src/other.txt"),
+        ("exit 3", "[src/t-1.txt]", "exit 3"),
+    ],
+    ids=["nothing", "nothing, no scope", "says so", "out of scope", "fails"],
+)  # fmt: skip
+def test_exit_0_without_evidence_is_no_success(user: Shell, text: str, files: str, words: str) -> None:
+    tasks(user, "t-1", files=files or "[]")
+    before = git(user.cwd, "rev-parse", "HEAD")
+    ended = run(user, text)
+    assert ended.code == 1, ended.out + ended.err
+    assert "1 success" not in ended.out
+    assert words in ended.out + ended.err
+    assert status(user, "t-1") != "done"
+    assert git(user.cwd, "rev-parse", "HEAD") == before
+    clean_but_for_tasks(user)
+    assert summary(user)["needs_you"][0]["task_id"] == "t-1"
+
+
+def test_good_work_with_a_write_into_the_main_checkout_is_no_success(user: Shell) -> None:
+    tasks(user, "t-1")
+    ended = run(user, GOOD + 'echo stray >> "$HYPERVISOR_ROOT/README.md"')
+    assert ended.code == 1
+    assert status(user, "t-1") != "done"
+    assert "README.md" in row(user, "t-1")["reason"]
+    assert not (user.cwd / "src").exists()
+    # The work is good, and kept: nothing unmerged is ever removed.
+    (branch,) = [name for name in branches(user) if name.endswith("/t-1-1")]
+    assert "src/t-1.txt" in git(user.cwd, "diff", "--name-only", f"main...{branch}")
+
+
+def test_work_that_does_not_verify_is_kept_and_not_merged(user: Shell) -> None:
+    tasks(user, "t-1", verify="false")
+    assert run(user, GOOD).code == 1
+    assert status(user, "t-1") == "review"
+    assert "false" in row(user, "t-1")["reason"]
+    assert not (user.cwd / "src").exists()
+    assert any(name.endswith("/t-1-1") for name in branches(user))
+
+
+def test_a_conflict_keeps_the_branch_and_asks_for_a_look(user: Shell) -> None:
+    tasks(user, "t-1", "t-2", files="[]")
+    text = 'echo "$HYPERVISOR_TASK_ID" > shared.txt; git add shared.txt; git commit -qm x; sleep 0.5'
+    assert run(user, text, "-j", "2").code == 1
+    assert sorted(status(user, name) for name in ("t-1", "t-2")) == ["done", "review"]
+    assert len([name for name in branches(user) if name.startswith("hypervisor/")]) >= 1
+    assert (user.cwd / "shared.txt").exists()
+
+
+def test_a_hanging_agent_and_its_hidden_children_are_ended(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1")
+    gate = Gate(tmp_path, "hang")
+    forever = "while :; do sleep 1; done"
+    hidden = f"setsid sh -c 'trap \"\" TERM; {gate.words}; while :; do sleep 1; done' &\n"
+    try:
+        running = user.start_hypervisor(
+            "run", "--all", "--agent", "exec", "--timeout", "1",
+            "--exec", script(user.home, "agent", f"trap '' TERM\n{hidden}{gate.words}\n{forever}"),
+        )  # fmt: skip
+        pids = gate.wait(2)
+        ended = running.end(60)
+        assert ended.code == 1
+        gone(*pids)
+        assert "timed out" in row(user, "t-1")["reason"]
+        assert status(user, "t-1") != "done"
+    finally:
+        gate.close()
+
+
+def test_a_flood_of_output_is_kept_whole(user: Shell) -> None:
+    tasks(user, "t-1")
+    run(user, f"head -c 150000000 /dev/zero | tr '\\0' x\n{GOOD}", timeout=120).passed()
+    kept = sum(path.stat().st_size for path in (user.cwd / ".hypervisor/batches").glob("*/logs/*.out*"))
+    assert kept >= 150_000_000
+    assert status(user, "t-1") == "done"
+
+
+# --------------------------------------------------------------- the batch's life
+
+
+def test_a_killed_coordinator_is_resumed_and_only_what_was_in_flight_runs_again(
+    user: Shell, tmp_path: Path
+) -> None:
+    names = [f"t-{n}" for n in range(1, 6)]
+    tasks(user, *names)
+    log = tmp_path / "began"
+    gate = Gate(tmp_path, "third")
+    third = '[ "$HYPERVISOR_TASK_ID" = t-3 ] && [ "$HYPERVISOR_GENERATION" = 1 ]'
+    notes = f'echo "$HYPERVISOR_TASK_ID" >> {log}'
+    text = f"{notes}\nif {third}; then {gate.words}; fi\n{GOOD}"
+    try:
+        running = user.start_hypervisor(
+            "run", "--all", "-j", "1", "--agent", "exec", "--exec", script(user.home, "agent", text)
+        )
+        (agent,) = gate.wait()
+        running.kill()
+        (batch,) = os.listdir(user.cwd / ".hypervisor/batches")
+        ended = user.hypervisor("run", "--resume", batch).passed()
+        gone(agent)
+    finally:
+        gate.close()
+    assert "5 queued = 5 success" in ended.out
+    began = log.read_text().split()
+    assert sorted(began) == sorted([*names, "t-3"])
+    assert [status(user, name) for name in names] == ["done"] * 5
+    assert sorted(path.name for path in (user.cwd / "src").iterdir()) == [f"{name}.txt" for name in names]
+
+
+def test_ctrl_c_finishes_what_is_in_hand_and_begins_nothing_more(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1", "t-2", "t-3")
+    gate = Gate(tmp_path, "first")
+    try:
+        running = user.start_hypervisor(
+            "run", "--all", "-j", "1", "--agent", "exec",
+            "--exec", script(user.home, "agent", f"{gate.words}\n{GOOD}"),
+        )  # fmt: skip
+        gate.wait()
+        running.send(signal.SIGINT)
+        gate.open()
+        ended = running.end(60)
+    finally:
+        gate.close()
+    assert ended.code == 1
+    assert "1 success" in ended.out
+    assert "2 waiting" in ended.out
+    assert "stopped by the user" in ended.out
+
+
+def test_failing_canaries_stop_the_batch(user: Shell, tmp_path: Path) -> None:
+    names = [f"t-{n:02}" for n in range(1, 21)]
+    tasks(user, *names)
+    log = tmp_path / "began"
+    ended = run(user, f'echo "$HYPERVISOR_TASK_ID" >> {log}; exit 1', "--canary", "3", "-j", "4")
+    assert ended.code == 1
+    assert len(log.read_text().split()) == 3
+    assert "3 failed" in ended.out
+    assert "17 waiting" in ended.out
+
+
+def test_overlapping_scopes_never_run_at_once(user: Shell, tmp_path: Path) -> None:
+    names = [f"t-{n}" for n in range(1, 9)]
+    tasks(user, *names, files="[shared.txt]")
+    log = tmp_path / "log"
+    change = 'echo "$HYPERVISOR_TASK_ID" >> shared.txt; git add shared.txt; git commit -qm x'
+    text = f"echo + >> {log}; {change}; echo - >> {log}"
+    run(user, text, "-j", "4", timeout=120).passed()
+    assert log.read_text().split() == ["+", "-"] * 8
+    assert sorted((user.cwd / "shared.txt").read_text().split()) == names
+
+
+def test_two_coordinators_on_one_project_do_each_task_once(user: Shell, tmp_path: Path) -> None:
+    names = [f"t-{n:02}" for n in range(1, 21)]
+    tasks(user, *names)
+    log = tmp_path / "began"
+    agent = script(user.home, "agent", f'echo "$HYPERVISOR_TASK_ID" >> {log}\n{GOOD}')
+    words = ("run", "--all", "-j", "2", "--agent", "exec", "--exec", agent)
+    both = [user.start_hypervisor(*words) for _ in range(2)]
+    for one in both:
+        one.end(120)
+    assert sorted(log.read_text().split()) == names
+    assert [status(user, name) for name in names] == ["done"] * 20
+
+
+def test_a_task_that_depends_on_a_failed_one_is_not_begun(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1")
+    write_task(user.cwd / "tasks/t-2.md", depends_on="[t-1]")
+    ended = run(user, "exit 1", names=("t-1", "t-2"))
+    assert ended.code == 1
+    assert status(user, "t-2") == "active"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "say which tasks"),
+        (["run", "--all", "--agent", "exec"], "belong together"),
+        (["run", "--all", "--agent", "exec", "--exec", "/nowhere/x"], "no such program"),
+        (["run", "--all", "-j", "0", "--agent", "exec", "--exec", "true"], "at least 1"),
+        (["run", "--all", "--halt", "20", "--agent", "exec", "--exec", "true"], "must be like fail=20%"),
+        (["run", "--resume", "nope"], "no such batch"),
+        (["run", "--resume", "x", "--all"], "name no others"),
+        (["wait"], "required"),
+    ],
+)
+def test_wrong_words_are_one_line(user: Shell, words: list[str], said: str) -> None:
+    tasks(user, "t-1")
+    user.hypervisor(*words).refused(2, said)
+
+
+def test_a_project_without_git_is_told_what_to_do(tmp_path: Path) -> None:
+    with shell(tmp_path) as user:
+        write_task(user.cwd / "tasks/t-1.md")
+        words = ("run", "--all", "--agent", "exec", "--exec", "true")
+        user.hypervisor(*words).refused(2, "no git repository", "--isolation none")
+
+
+def test_wait_ends_with_the_batch(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1")
+    gate = Gate(tmp_path, "wait")
+    try:
+        running = user.start_hypervisor(
+            "run", "--all", "--agent", "exec", "--exec", script(user.home, "agent", f"{gate.words}\n{GOOD}")
+        )
+        (pid,) = gate.wait()
+        waiting = user.start_hypervisor("wait", "--all")
+        assert user.hypervisor("wait", "--any", "--timeout", "0.5").code == 3
+        gate.open()
+        assert waiting.end(60).code == 0
+        running.end(60)
+        eventually(lambda: not alive(pid), "the agent's end")
+    finally:
+        gate.close()
