@@ -34,7 +34,7 @@ def items(folder: Path, options: argparse.Namespace) -> float:
     (folder / "queue.txt").write_text("".join(f"item {n}\n" for n in range(options.items)))
     script = str(ROOT / "scripts/batch_worker.py")
     words = [sys.executable, script, "--dir", ".", "--all", "--workers", str(options.jobs), "--exec", "true"]
-    return timed(words, folder) / options.items
+    return timed(words, folder) / float(options.items)
 
 
 def tasks(folder: Path, options: argparse.Namespace, *more: str) -> float:
@@ -52,13 +52,13 @@ def tasks(folder: Path, options: argparse.Namespace, *more: str) -> float:
         subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
     script = str(ROOT / "scripts/hypervisor_cli.py")
     words = [sys.executable, script, "run", "--all", "-j", str(options.jobs), "--agent", "exec"]
-    return timed([*words, "--exec", str(folder / "agent"), *more], folder) / options.tasks
+    return timed([*words, "--exec", str(folder / "agent"), *more], folder) / float(options.tasks)
 
 
 def yardstick(words: list[str]) -> Callable[[Path, argparse.Namespace], float]:
     def run(folder: Path, options: argparse.Namespace) -> float:
         text = "".join(f"item{n}\n" for n in range(options.items))
-        return timed(words, folder, text) / options.items
+        return timed(words, folder, text) / float(options.items)
 
     return run
 

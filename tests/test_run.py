@@ -261,6 +261,28 @@ def test_failing_canaries_stop_the_batch(user: Shell, tmp_path: Path) -> None:
     assert "17 waiting" in ended.out
 
 
+def test_a_task_that_is_cancelled_while_its_agent_works_ends_the_agent_and_is_not_merged(
+    user: Shell, tmp_path: Path
+) -> None:
+    tasks(user, "t-1", "t-2")
+    gate = Gate(tmp_path, "cancelled")
+    text = f'{GOOD}\nif [ "$HYPERVISOR_TASK_ID" = t-1 ]; then {gate.words}; fi'
+    try:
+        running = user.start_hypervisor(
+            "run", "t-1", "t-2", "-j", "1", "--agent", "exec", "--exec", script(user.home, "agent", text)
+        )
+        (agent,) = gate.wait()
+        user.hypervisor("task", "update", "t-1", "--status", "cancelled", "--body", "not wanted").passed()
+        gone(agent)
+        running.end(60)
+    finally:
+        gate.close()
+    assert (status(user, "t-1"), status(user, "t-2")) == ("cancelled", "done")
+    assert sorted(path.name for path in (user.cwd / "src").iterdir()) == ["t-2.txt"]
+    # What it had committed is nowhere else, so it is still there.
+    assert any(name.endswith("/t-1-1") for name in branches(user))
+
+
 def test_overlapping_scopes_never_run_at_once(user: Shell, tmp_path: Path) -> None:
     names = [f"t-{n}" for n in range(1, 9)]
     tasks(user, *names, files="[shared.txt]")

@@ -24,7 +24,7 @@ from .claiming import Hold
 from .commission import GENERATION, REPORT, TASK, read_report
 from .desk import Desk
 from .endings import Ending
-from .errors import ClaimLost, HypervisorError, Refused
+from .errors import ClaimLost, HypervisorError, Refused, Taken
 from .events import read
 from .evidence import Facts, Failed, Passed, Reported, Verdict, judge
 from .git import Git, locked
@@ -107,9 +107,8 @@ class Attempt:
         try:
             with self.shop.lock:
                 task, hold = self.shop.desk.claim(self.shop.desk.relative(self.head))
-        except Refused as error:
-            held = " is held by " in str(error) or "taken" in str(error)
-            return Ended(how="held" if held else "gone", text=str(error))
+        except Taken as error:
+            return Ended(how="held", text=str(error))
         except HypervisorError as error:
             return Ended(how="gone", text=str(error))
         self.claimed(task.id, hold.generation)
@@ -137,8 +136,15 @@ class Attempt:
         facts = self._facts(task, tree, end, read_report(report), before)
         verdict = judge(facts)
         if verdict.merge and shop.integration is not None and tree is not None:
+            self._must_hold(task)
             verdict = self._merge(task, tree, verdict)
         return self._finish(task, hold, verdict, end, tree, begun)
+
+    def _must_hold(self, task: Task) -> None:
+        """Hold that the task is still ours: what was cancelled meanwhile is not merged any more."""
+        store, claim = self.shop.desk.open_store, self.shop.desk.open_claims.get(task.id)
+        if store is not None and claim is not None:
+            store.beat(claim)
 
     def _merged_before(self, task: Task) -> Verdict | None:
         """Return the verdict of an attempt that died between its merge and its result."""

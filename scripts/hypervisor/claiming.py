@@ -15,7 +15,7 @@ from .batches import next_life
 from .claims.directory import DirectoryStore
 from .claims.port import MAIN, Busy, Claim, Done, Held
 from .commission import Commission
-from .errors import ClaimLost, Loss, Refused
+from .errors import ClaimLost, Loss, Refused, Taken
 from .events import Happening
 from .graph import graph_of
 from .keeping import Keeping, earlier_claims, put_back
@@ -119,7 +119,7 @@ class Claiming(Keeping):
             self._must_be_claimable(store, key, task, unmet)
             answer = store.claim(key, self.relative(task))
             if isinstance(answer, Busy):
-                raise Refused(f"{task.id} is {answer.detail}; take another, or wait")
+                raise Taken(f"{task.id} is {answer.detail}; take another, or wait")
             if isinstance(answer, Done):
                 continue
             number = earlier_claims(store, key) + answer.generation

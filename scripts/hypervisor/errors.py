@@ -7,6 +7,7 @@
     │   └── ConfigError       a config file that cannot be understood
     ├── NothingToDo           a command that found no work                          (exit 3)
     ├── Refused               a request that the rules turn down                    (exit 1)
+    │   └── Taken             because somebody else has the task now
     ├── ClaimLost             a claim that is no longer yours; it carries a `Loss`
     └── Unreadable            a task file that cannot be read; it is left untouched
 
@@ -45,6 +46,10 @@ class NothingToDo(HypervisorError):
 
 class Refused(HypervisorError):
     """Raised when a request is understood and turned down; the message says why."""
+
+
+class Taken(Refused):
+    """Raised when somebody else holds what is asked for; it may be free later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
