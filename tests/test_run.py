@@ -315,6 +315,94 @@ def test_a_task_that_depends_on_a_failed_one_is_not_begun(user: Shell, tmp_path:
     assert status(user, "t-2") == "active"
 
 
+def test_a_share_of_failures_halts_the_batch(user: Shell, tmp_path: Path) -> None:
+    names = [f"t-{n:02}" for n in range(1, 21)]
+    tasks(user, *names)
+    log = tmp_path / "began"
+    ended = run(user, f'echo "$HYPERVISOR_TASK_ID" >> {log}; exit 1', "--halt", "fail=50%", "-j", "1")
+    assert ended.code == 1
+    assert len(log.read_text().split()) == 5  # so many must have ended before a share says anything
+    assert "15 waiting" in ended.out
+    assert "ended early" in ended.out
+
+
+def test_a_failure_is_tried_again_as_often_as_asked(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1")
+    log = tmp_path / "began"
+    flaky = f'echo x >> {log}; [ "$(wc -l < {log})" -ge 2 ] || exit 75\n{GOOD}'
+    run(user, flaky, "--retries", "1", timeout=120).passed()
+    assert len(log.read_text().split()) == 2
+    assert row(user, "t-1")["attempts"] == 2
+
+
+def test_only_the_tasks_below_a_parent_are_run(user: Shell) -> None:
+    tasks(user, "t-1", parent="big")
+    tasks(user, "t-2")
+    tasks(user, "big", status="blocked")
+    run(user, GOOD, names=("--parent", "big")).passed()
+    assert (status(user, "t-1"), status(user, "t-2")) == ("done", "active")
+
+
+def test_a_batch_of_the_preflight_is_run_as_it_stands(user: Shell) -> None:
+    tasks(user, "t-1", "t-2")
+    made = user.hypervisor("preflight", "t-2", "--batch", "--json").passed().json
+    run(user, GOOD, names=("--batch", made["batch"])).passed()
+    assert (status(user, "t-1"), status(user, "t-2")) == ("active", "done")
+
+
+def test_ignored_files_that_are_named_come_along(user: Shell) -> None:
+    (user.cwd / ".gitignore").write_text(".env\n")
+    (user.cwd / ".worktreeinclude").write_text(".env\n")
+    tasks(user, "t-1", verify="grep -q secret src/t-1.txt")
+    (user.cwd / ".env").write_text("secret\n")
+    run(user, "mkdir -p src; cp .env src/t-1.txt").passed()
+    assert (user.cwd / "src/t-1.txt").read_text() == "secret\n"
+
+
+def test_the_users_command_is_run_at_the_end(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1")
+    told = script(user.home, "told", f'echo "$1" > {tmp_path}/told')
+    ended = run(user, GOOD, "--on-finish", told).passed()
+    assert (tmp_path / "told").read_text().strip().startswith(str(user.cwd / ".hypervisor/batches"))
+    assert f"--on-finish {told}: exit 0" in ended.out
+
+
+def test_work_stays_on_the_batchs_branch_when_asked_to(user: Shell) -> None:
+    tasks(user, "t-1")
+    before = git(user.cwd, "rev-parse", "HEAD")
+    ended = run(user, GOOD, "--merge", "branch").passed()
+    assert git(user.cwd, "rev-parse", "HEAD") == before
+    (branch,) = [name for name in branches(user) if name.endswith("/merge")]
+    assert branch in ended.out
+    assert "src/t-1.txt" in git(user.cwd, "diff", "--name-only", f"main...{branch}")
+
+
+def test_a_user_who_works_in_the_way_loses_nothing(user: Shell) -> None:
+    tasks(user, "t-1")
+    (user.cwd / "src").mkdir()
+    (user.cwd / "src/t-1.txt").write_text("the user's own\n")
+    ended = run(user, GOOD)
+    assert (user.cwd / "src/t-1.txt").read_text() == "the user's own\n"
+    assert "branch main not moved: " in ended.out
+    (branch,) = [name for name in branches(user) if name.endswith("/merge")]
+    assert git(user.cwd, "show", f"{branch}:src/t-1.txt") == "t-1\n"
+
+
+def test_clean_removes_what_holds_nothing_and_names_the_rest(user: Shell) -> None:
+    tasks(user, "t-1")
+    assert run(user, STRAYS).code == 1
+    looked = user.hypervisor("clean", "--dry-run")
+    assert "would" in looked.out
+    assert "1 commit(s)" in looked.out
+    kept = user.hypervisor("clean")
+    assert kept.code == 3
+    assert "kept" in kept.out
+    assert "unmerged commit" in kept.out
+    git(user.cwd, "merge", "--quiet", next(name for name in branches(user) if name.endswith("/t-1-1")))
+    assert "removed" in user.hypervisor("clean").passed().out
+    assert branches(user) == ["main"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

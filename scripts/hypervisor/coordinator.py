@@ -61,6 +61,9 @@ class Coordinator:
                     self._begin(by_id[decision.id])
                 elif isinstance(decision, Finished):
                     if not self._stops:
+                        counts = scheduler.counts()
+                        if any(counts.get(state) for state in ("waiting", "ready", "delayed")):
+                            self.halted = self.halted or decision.why  # by the scheduler's own rules
                         break
                     self._wait(scheduler, None)
                 else:

@@ -163,8 +163,9 @@ def move_on(
     """
     said = []
     if orders.merge == "ff":
-        moved = _fast_forward(project, integration, globs)
         git = Git(project.root)
+        before = git.head()
+        moved = _fast_forward(project, integration, globs)
         if not moved.done and not git.contains(integration.tip, git.commit(orders.start_branch)):
             # Others have moved the branch meanwhile: their work is merged in first.
             def check(folder: Path) -> str | None:
@@ -177,7 +178,10 @@ def move_on(
             if isinstance(news, Merged):
                 moved = _fast_forward(project, integration, globs)
         where = f"branch {orders.start_branch}"
-        said.append(f"{where} moved on" if moved.done else f"{where} not moved: {moved.why}")
+        if not moved.done:
+            said.append(f"{where} not moved: {moved.why}")
+        else:
+            said.append(f"{where} moved on" if git.head() != before else f"nothing to merge into {where}")
     else:
         said.append(f"the work is on the branch {integration.branch}")
     try:
