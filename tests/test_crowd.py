@@ -63,6 +63,25 @@ def test_a_request_counts_until_its_agent_ends(crowd: Crowd) -> None:
     assert crowd.running() == 0
 
 
+def test_an_answer_that_comes_after_the_agents_end_brings_it_not_back(crowd: Crowd) -> None:
+    ask(crowd, "u1", "u2")
+    crowd.started("a1")
+    crowd.ended("a1")
+    crowd.started("a1", "u1", of_main=True)  # the launch is told late, on a busy machine
+    assert crowd.running() == 1
+    crowd.started("a2")
+    assert crowd.running() == 1
+    assert crowd.of_main() == []
+
+
+def test_an_agent_that_is_woken_again_counts_again(crowd: Crowd) -> None:
+    ask(crowd, "u1")
+    crowd.started("a1")
+    crowd.ended("a1")
+    crowd.started("a1")
+    assert crowd.running() == 1
+
+
 def test_the_same_request_twice_is_one(crowd: Crowd) -> None:
     ask(crowd, "u1", "u1")
     assert crowd.running() == 1

@@ -34,6 +34,8 @@ class Crowd:
     def __init__(self, session: Session, silence_seconds: float) -> None:
         self._asked = session.folder / ".asked"
         self._running = session.folder / ".running"
+        #: Agents whose end was told; the answer to their launch may still be on its way.
+        self._over = session.folder / ".over"
         self._silence = silence_seconds
 
     def running(self) -> int:
@@ -63,8 +65,12 @@ class Crowd:
 
     def started(self, agent: str, use: str = "", *, of_main: bool = False) -> None:
         """Give a request's place to the agent that has started: its own, else the oldest."""
-        place = self._running / file_name(agent)
+        place, over = self._running / file_name(agent), self._over / file_name(agent)
         with self.counted():
+            if use and over.exists():
+                self.withdraw(use)
+                return
+            over.unlink(missing_ok=True)  # it was woken again
             new = not place.exists()
             if of_main:
                 place.write_text(_OF_MAIN, "utf-8")
@@ -85,8 +91,12 @@ class Crowd:
 
     def ended(self, agent: str) -> None:
         """Free the place of an agent."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            (self._running / file_name(agent)).unlink()
+        if not self._running.is_dir():
+            return  # this session has started none of ours
+        with self.counted():
+            self._over.mkdir(mode=0o700, exist_ok=True)
+            (self._over / file_name(agent)).touch()
+            (self._running / file_name(agent)).unlink(missing_ok=True)
 
     def of_main(self) -> list[str]:
         """Return the agents that the session's own thread has put into the background."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,8 @@ _MOST = 500
 #: into a file.
 _LONGEST = 40_000
 _LONGEST_NAME = 100
+#: For how long a client whose pipe has closed may still count as living, in seconds.
+_DYING_SECONDS = 5.0
 
 #: What `update_task` sets.
 _KEYS = frozenset({"assignee", "priority", "complexity", "project"})
@@ -323,5 +326,10 @@ def end_of_client(toolbox: Toolbox) -> None:
     client, session = toolbox.client, toolbox.session
     if client is None or not session or not os.path.isdir(toolbox.project.state):
         return
-    if life_of(client, this_process()) == "dead":
-        toolbox.desk({}).end_session(session, "the client of its session was killed")
+    # Its pipes are closed a moment before it counts as dead: the kernel ends a process in that order.
+    deadline = time.monotonic() + _DYING_SECONDS
+    while life_of(client, this_process()) != "dead":
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+    toolbox.desk({}).end_session(session, "the client of its session was killed")
