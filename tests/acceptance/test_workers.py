@@ -189,7 +189,10 @@ def test_two_sessions_on_one_project_never_do_a_task_twice(
     started = [plugged(client, git_project).start(f"session {name}", *RULES) for name in ("one", "two")]
     for running in started:
         running.wait(280).passed()
-    assert len(api.agents) == 16
+    # Where two sessions make worktrees at one moment, git may turn one down; we turn down none.
+    spawned = [one for main in api.mains for one in main.results if one.name == "Agent"]
+    assert not [one.text for one in spawned if "Denied" in one.text]
+    assert len(api.agents) == 16 - sum(one.is_error for one in spawned) > len(NAMES)
     assert [tasks.status(name) for name in NAMES] == ["done"] * 8
     claimed = [event["task"] for event in tasks.events if event["event"] == "claimed"]
     assert sorted(claimed) == NAMES
