@@ -12,6 +12,7 @@ import pytest
 from acceptance.api import Reply, ScriptedApi, Turn, calls, say, use, wait_for
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
+from acceptance.replies import Use
 from commands import HYPERVISOR
 from hypervisor.toolspec import PREFIX
 
@@ -56,10 +57,15 @@ def code_project(project: Path, names: list[str]) -> Tasks:
     return tasks
 
 
-def commits_of(project: Path) -> dict[str, str]:
-    """Return the branches of workers, each with its last commit, and hold that it adds one file."""
+def commits_of(project: Path, but: str = "") -> dict[str, str]:
+    """Return the branches of workers, each with its last commit, and hold that it adds one file.
+
+    Those that the text *but* names are left out.
+    """
     found = {}
     for line in git(project, "branch", "--list", "worktree-agent-*", "--format=%(refname:short)").split():
+        if line in but:
+            continue
         assert git(project, "rev-list", "--count", f"main..{line}").strip() == "1"
         found[line] = git(project, "rev-parse", line).strip()
     return found
@@ -152,14 +158,21 @@ def test_two_sessions_on_one_project_never_do_a_task_twice(
     def next_worker(place: int) -> str:
         return f"Take the next task, as worker {place}."
 
+    def spawn(prompt: str) -> Use:
+        return use("Agent", description="next", subagent_type="hypervisor:worker", run_in_background=True,
+                   prompt=prompt, isolation="worktree")  # fmt: skip
+
     def begin(_turn: Turn) -> Reply:
         both.wait()  # the two sessions start their workers at one time
-        spawns = [
-            use("Agent", description="next", subagent_type="hypervisor:worker", run_in_background=True,
-                prompt=next_worker(place), isolation="worktree")
-            for place in range(8)
-        ]  # fmt: skip
-        return calls(*spawns)
+        return calls(*(spawn(next_worker(place)) for place in range(8)))
+
+    turned_down: list[str] = []
+
+    def go_on(turn: Turn) -> Reply:
+        """Spawn again what could not be spawned, as the skill says."""
+        failed = [one for one in turn.results if one.name == "Agent" and one.is_error]
+        turned_down.extend(one.text for one in failed)
+        return calls(*(spawn(one.arguments["prompt"]) for one in failed)) if failed else say("they work")
 
     def take(turn: Turn) -> Reply:
         answer = turn.results[0].json
@@ -185,18 +198,17 @@ def test_two_sessions_on_one_project_never_do_a_task_twice(
     for place in range(8):
         api.agent(next_worker(place), *script)
     for name in ("one", "two"):
-        api.main(begin, *[say("they work")] * 20, when=f"session {name}")
+        api.main(begin, *[go_on] * 20, when=f"session {name}")
     started = [plugged(client, git_project).start(f"session {name}", *RULES) for name in ("one", "two")]
     for running in started:
         running.wait(280).passed()
-    # Where two sessions make worktrees at one moment, git may turn one down; we turn down none.
-    spawned = [one for main in api.mains for one in main.results if one.name == "Agent"]
-    assert not [one.text for one in spawned if "Denied" in one.text]
-    assert len(api.agents) == 16 - sum(one.is_error for one in spawned) > len(NAMES)
+    # Git itself fails now and then where two processes make worktrees at one moment; we turn down none.
+    assert all("Failed to create worktree" in text for text in turned_down), turned_down
+    assert len(api.agents) == 16
     assert [tasks.status(name) for name in NAMES] == ["done"] * 8
     claimed = [event["task"] for event in tasks.events if event["event"] == "claimed"]
     assert sorted(claimed) == NAMES
-    commits = commits_of(git_project)
+    commits = commits_of(git_project, but=" ".join(turned_down))
     assert len(set(commits.values())) == 8
     results = list((git_project / ".hypervisor/results").iterdir())
     assert len(results) == 8

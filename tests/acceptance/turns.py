@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -41,6 +41,8 @@ class Result:
     text: str
     told: str
     is_error: bool
+    #: What the call was given.
+    arguments: Mapping[str, Any]
 
     @property
     def json(self) -> Any:
@@ -53,19 +55,20 @@ def _results(messages: Sequence[dict[str, Any]], after: int = 0) -> list[Result]
 
     The client sends the results of calls that run side by side as they end; a test has no use for that.
     """
-    names: dict[str, str] = {}
+    uses: dict[str, dict[str, Any]] = {}
     found: dict[str, Result] = {}
     for place, message in enumerate(messages):
         for block in _blocks(message["content"]):
             if block["type"] == "tool_use":
-                names[block["id"]] = block["name"]
+                uses[block["id"]] = block
             elif block["type"] == "tool_result" and place >= after:
                 key = block["tool_use_id"]
                 told = _text(_blocks(block.get("content")))
                 text = _REMINDER.sub("", told).strip()
-                found[key] = Result(key, names.get(key, ""), text, told, bool(block.get("is_error")))
-    order = list(names)
-    return sorted(found.values(), key=lambda one: order.index(one.id) if one.id in names else -1)
+                use, failed = uses.get(key, {}), bool(block.get("is_error"))
+                found[key] = Result(key, use.get("name", ""), text, told, failed, use.get("input", {}))
+    order = list(uses)
+    return sorted(found.values(), key=lambda one: order.index(one.id) if one.id in uses else -1)
 
 
 @dataclass(frozen=True)
