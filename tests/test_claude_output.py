@@ -10,7 +10,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from hypervisor.runners.agent import How
-from hypervisor.runners.claude import ClaudeAgent, Heard, child_environment, classify, reset_time
+from hypervisor.runners.claude import ClaudeAgent, child_environment
+from hypervisor.runners.claude_events import Heard
+from hypervisor.runners.claude_outcome import classify, reset_time
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC).timestamp()
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor.model import Outcome
-from hypervisor.scheduler import Again, Entry, Finished, Rules, Scheduler, Start, Wait
+from hypervisor.schedule import Again, Entry, Finished, Rules, Start, Wait
+from hypervisor.scheduler import Scheduler
 from hypervisor.scopes import overlap
 
 S, B, F, K = Outcome.SUCCESS, Outcome.BLOCKED, Outcome.FAILED, Outcome.SKIPPED
@@ -38,7 +39,6 @@ def all_started(scheduler: Scheduler, now: float = 0.0) -> list[str]:
     """Start all that may start now."""
     found = []
     while isinstance(said := scheduler.next(now), Start):
-        scheduler.started(said.id, now)
         found.append(said.id)
     return found
 
@@ -180,14 +180,6 @@ def test_among_tasks_of_the_same_files_the_most_urgent_goes_first() -> None:
     assert order == ["c", "b", "a"]
 
 
-def test_a_task_found_running_keeps_others_from_its_files() -> None:
-    scheduler = of(("a", {"files": ("x",)}), ("b", {"files": ("x",)}), ("c", {"files": ("x",)}))
-    scheduler.started("a", 0)
-    assert all_started(scheduler) == []
-    scheduler.ended("a", 1, S)
-    assert all_started(scheduler, 1) == ["b"]
-
-
 # -------------------------------------------------------------- again and held
 
 
@@ -226,7 +218,7 @@ def test_an_attempt_that_does_not_count_is_made_again_without_end() -> None:
 
 def test_what_another_coordinator_holds_is_looked_at_later_and_lets_others_pass() -> None:
     scheduler = of(("a", {"files": ("x",)}), ("b", {"files": ("x",)}), held_seconds=5.0, limit=1)
-    assert scheduler.next(0) == Start(id="a")
+    assert all_started(scheduler, 0) == ["a"]
     scheduler.held("a", 0, "host-2")
     assert all_started(scheduler, 0) == ["b"]
     scheduler.ended("b", 1, S)
@@ -243,7 +235,6 @@ def test_a_task_ends_once() -> None:
     assert scheduler.ended("a", 1, S) is S
     assert scheduler.ended("a", 2, F) is S
     scheduler.held("a", 2, "x")
-    scheduler.started("a", 2)
     assert scheduler.counts()["success"] == 1
     assert sum(scheduler.counts().values()) == 2
 
@@ -391,7 +382,7 @@ RULES = st.builds(
 
 @settings(max_examples=400)
 @given(batches(), RULES, st.randoms(use_true_random=False))
-def test_no_rule_is_ever_broken_and_every_batch_ends(  # noqa: PLR0912, PLR0915 - one run, told in order
+def test_no_rule_is_ever_broken_and_every_batch_ends(  # noqa: PLR0912 - one run, told in order
     tasks: list[Entry], rules: Rules, chance: random.Random
 ) -> None:
     by_id = {task.id: task for task in tasks}
@@ -415,7 +406,6 @@ def test_no_rule_is_ever_broken_and_every_batch_ends(  # noqa: PLR0912, PLR0915 
             if step < 1000 and chance.random() < 0.1:
                 scheduler.held(said.id, now, "other")
             else:
-                scheduler.started(said.id, now)
                 running.add(said.id)
             continue
         if isinstance(said, Finished):

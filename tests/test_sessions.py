@@ -13,11 +13,11 @@ import pytest
 
 from commands import tree, write_task
 from hypervisor import config
-from hypervisor.batches import task_key
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.desk import Desk
 from hypervisor.endings import Ending
 from hypervisor.errors import ClaimLost
+from hypervisor.lives import task_key
 from hypervisor.model import Outcome, TaskStatus
 from hypervisor.paths import Project
 from hypervisor.sessions import Fate, Note, Session, fate_of

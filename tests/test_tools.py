@@ -17,13 +17,14 @@ from hypervisor import config
 from hypervisor.batches import open_named
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Claim, Holder, HolderKind
+from hypervisor.departure import end_of_client
 from hypervisor.desk import Desk
 from hypervisor.errors import ClaimLost, HypervisorError, Refused, UsageError
 from hypervisor.machine import Identity, identity_of
 from hypervisor.paths import Project
 from hypervisor.summary import entries
 from hypervisor.tasklist import Caller
-from hypervisor.tools import Toolbox, end_of_client
+from hypervisor.tools import Toolbox
 from hypervisor.toolspec import BY_NAME, TOOLS
 
 A1 = {"caller_session": "s-1", "caller_agent": "a1"}

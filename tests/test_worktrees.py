@@ -15,7 +15,8 @@ import pytest
 from commands import ROOT, eventually
 from hypervisor.errors import Refused
 from hypervisor.git import GitError
-from hypervisor.worktrees import Tree, Worktrees, in_scope
+from hypervisor.work import Tree, in_scope
+from hypervisor.worktrees import Worktrees
 from test_git import NAMES, Repo, make_repo
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from .errors import UsageError
 from .events import read
 from .graph import graph_of
 from .model import Complexity, Priority, Task, TaskHead, TaskStatus
+from .progress import Progress
 from .summary import STATES, Census, count_entry, count_skipped, entries
 from .tasklist import Caller, TaskList
 from .tasks import read_task
@@ -134,6 +136,7 @@ def dependency_faults(stats: Mapping[str, Any]) -> list[str]:
 def batch_status(batch: Batch) -> dict[str, Any]:
     """Return where a batch stands: the census, who runs what, what still waits."""
     census = Census()
+    progress, now = Progress.of(batch.folder), time.time()
     running, waiting = [], []
     names: dict[str, str] = {}
     if batch.project is not None:
@@ -147,7 +150,8 @@ def batch_status(batch: Batch) -> dict[str, Any]:
             who = (
                 {"holder": held.holder.name, "silent_seconds": round(held.silent_seconds, 1)} if held else {}
             )
-            running.append({"item": names.get(entry.place.path, entry.place.item), **who})
+            item = names.get(entry.place.path, entry.place.item)
+            running.append({"item": item, **who, **_at_work(progress, item, now)})
         elif entry is not None and entry.state == "waiting":
             waiting.append(names.get(entry.place.path, entry.place.item))
     count_skipped(census, batch)
@@ -159,6 +163,23 @@ def batch_status(batch: Batch) -> dict[str, Any]:
         "finished": left == 0 and census.closes,
         "running": running,
         "waiting": list(islice(waiting, _NAMES)),
+        **({"held_up": progress.held_up} if progress.held_up else {}),
+        **({"cost_usd": progress.cost_usd} if progress.spent else {}),
+    }
+
+
+def _at_work(progress: Progress, task: str, now: float) -> dict[str, Any]:
+    """Return what is known of the agent that a run has put on a task: since when, and how it does."""
+    agent = progress.at_work.get(task)
+    if agent is None:
+        return {}
+    before = progress.spent.get(task)
+    return {
+        "generation": agent.generation,
+        "seconds": round(agent.seconds(now), 1),
+        "output_seconds_ago": round(agent.silent_seconds(now), 1),
+        "log": agent.log,
+        **({"attempts_before": before.attempts} if before else {}),
     }
 
 

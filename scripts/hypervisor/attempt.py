@@ -8,42 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .batches import Batch
-from .checkout import Snapshot, changed
+from .briefing import RUN_MARK, prompt_for, read_reported, report_path, variables
+from .checkout import Snapshot
+from .checks import verify
 from .claiming import Hold
-from .commission import GENERATION, REPORT, TASK, read_report
 from .desk import Desk
 from .endings import Ending
 from .errors import ClaimLost, HypervisorError, Refused, Taken
-from .events import read
-from .evidence import Facts, Failed, Passed, Reported, Verdict, judge
-from .git import Git, locked
-from .globs import matches_any
+from .events import Log, RunEvent, log_of
+from .evidence import Facts, Failed, Reported, Verdict, judge
+from .git import Git
 from .keys import item_key
-from .machine import WORKER_MARK
 from .merging import Conflict, Integration, Unverified
-from .model import Outcome, Task, TaskHead, TaskStatus
+from .model import Outcome, Task, TaskStatus
 from .orders import Orders
-from .paths import Project
+from .oversight import changed_since, is_ours, look
 from .runners.agent import Agent, AgentEnd, Assignment, How
 from .runners.claude import child_environment
-from .worktrees import Tree, Worktrees, in_scope
-
-#: Marks everything that the agent of one task has started.
-RUN_MARK = "HYPERVISOR_RUN"
-#: What `durable.replace` calls a file that is to take another's place.
-_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
-_PROMPT = Path(__file__).resolve().parent.parent.parent / "prompts/worker.md"
+from .trailers import merge_message, merged_commit
+from .work import Tree, in_scope
+from .worktrees import Worktrees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +46,6 @@ class Ended:
     #: An `Outcome`, ``again`` (no attempt lost), ``retry`` (one lost), ``held`` or ``gone``.
     how: str
     text: str
-    cost_usd: float | None = None
     #: Until when nothing is to be begun, in seconds since the epoch.
     pause_until: float | None = None
     #: Whether the service said "too many".
@@ -82,31 +74,36 @@ class Shop:
     #: Tasks that run now.
     running: set[str] = field(default_factory=set)
 
+    @property
+    def log(self) -> Log:
+        """What happens in the run."""
+        return log_of(self.batch.folder)
+
     def is_ours(self, path: str) -> bool:
         """Tell whether a path below the root is a task file, or the state of a tool, and no work."""
-        folder, _, name = path.rpartition("/")
-        if draft := _DRAFT.fullmatch(name):  # of an edit of ours that is under way
-            path = f"{folder}/{draft[1]}" if folder else draft[1]
-        top = path.split("/", 1)[0]
-        return top in (".hypervisor", ".claude") or matches_any(path, self.desk.settings["tasks"]["globs"])
+        return is_ours(path, self.desk.settings["tasks"]["globs"])
 
 
 class Attempt:
     """One attempt at one task."""
 
-    def __init__(self, shop: Shop, task: TaskHead, stopped: threading.Event, *, may_retry: bool) -> None:
+    def __init__(self, shop: Shop, path: str, stopped: threading.Event, *, may_retry: bool) -> None:
         self.shop = shop
-        self.head = task
+        #: Of the task, below the project's root.
+        self.path = path
         self.stopped = stopped
         #: Whether there is another attempt if this one counts as failed.
         self.may_retry = may_retry
+        #: Called with the task's id and the generation of its claim, once it has one.
         self.claimed: Callable[[str, int], None] = lambda _task, _generation: None
+        #: What the agent cost, None where that is not known.
+        self.cost_usd: float | None = None
 
     def run(self) -> Ended:
         """Carry the attempt through; never raises but for faults of ours."""
         try:
             with self.shop.lock:
-                task, hold = self.shop.desk.claim(self.shop.desk.relative(self.head))
+                task, hold = self.shop.desk.claim(self.path)
         except Taken as error:
             return Ended(how="held", text=str(error))
         except HypervisorError as error:
@@ -130,15 +127,32 @@ class Attempt:
         shop = self.shop
         base = shop.integration.tip if shop.integration else shop.orders.start_commit
         tree = shop.trees.open(task.id, hold.generation, base) if shop.trees else None
-        before = self._snapshot()
-        report = self._report_path(task, hold)
-        end = shop.agent.run(self._assignment(task, hold, tree, report))
-        facts = self._facts(task, tree, end, read_report(report), before)
+        before = look(shop.desk.project, shop.is_ours) if shop.trees else None
+        report = report_path(shop.batch.folder, task.id, hold.generation)
+        end = self._run_agent(self._assignment(task, hold, tree, report), hold.generation)
+        facts = self._facts(task, tree, end, read_reported(report), before)
         verdict = judge(facts)
         if verdict.merge and shop.integration is not None and tree is not None:
             self._must_hold(task)
             verdict = self._merge(task, tree, verdict)
         return self._finish(task, hold, verdict, end, tree, begun)
+
+    def _run_agent(self, assignment: Assignment, generation: int) -> AgentEnd:
+        """Run the agent, and tell of its begin and its end what the summary and `status` need."""
+        begun, task, log = time.monotonic(), assignment.task_id, self.shop.log
+        log.tell(
+            RunEvent.BEGUN,
+            task,
+            generation=generation,
+            log=os.path.relpath(assignment.log, self.shop.batch.folder),
+        )
+        end = self.shop.agent.run(assignment)
+        self.cost_usd = end.cost_usd
+        log.tell(
+            RunEvent.ENDED, task, generation=generation, how=end.how.value, tokens=end.tokens,
+            cost_usd=end.cost_usd, seconds=round(time.monotonic() - begun, 3),
+        )  # fmt: skip
+        return end
 
     def _must_hold(self, task: Task) -> None:
         """Hold that the task is still ours: what was cancelled meanwhile is not merged any more."""
@@ -152,51 +166,26 @@ class Attempt:
         git = Git(self.shop.desk.project.root)
         if integration is None or not git.exists(integration.branch):
             return None
-        span = f"{self.shop.orders.start_commit}..{integration.branch}"
-        found = git.run("log", "--format=%H", "--fixed-strings", f"--grep={_trailer(task)}", span).split()
-        told = [
-            commit
-            for commit in found
-            if _trailer(task) in git.run("log", "-1", "--format=%B", commit).splitlines()
-        ]
-        if not told:
+        commit = merged_commit(git, task.id, f"{self.shop.orders.start_commit}..{integration.branch}")
+        if not commit:
             return None
-        commit = told[0]
         return Verdict(
             outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="merged by an attempt that died after that",
             evidence={"commit": commit, "merged": True}, merge=False, keep=False,
         )  # fmt: skip
-
-    def _snapshot(self) -> Snapshot | None:
-        if not self.shop.trees:
-            return None
-        with checkout_lock(self.shop.desk.project):
-            return Snapshot.take(self.shop.desk.project.root, self.shop.is_ours)
-
-    def _main_changed(self, before: Snapshot) -> list[str]:
-        """Return what changed in the user's checkout, but for work that a coordinator brought there."""
-        after = self._snapshot()
-        assert after is not None  # noqa: S101 - there was one before
-        if after.head != before.head:
-            moved = {
-                event.get("head") for event in read(self.shop.desk.project) if event["event"] == "moved on"
-            }
-            if after.head in moved:
-                after = replace(after, head=before.head)
-        return changed(before, after)
 
     def _facts(
         self,
         task: Task,
         tree: Tree | None,
         end: AgentEnd,
-        report: Mapping[str, Any] | None,
+        reported: Reported | None,
         before: Snapshot | None,
     ) -> Facts:
         shop = self.shop
         common: dict[str, Any] = {
             "end": end,
-            "reported": _reported(report),
+            "reported": reported,
             "names_files": bool(task.files),
             "worktree": tree is not None,
             "accept_reports": bool(shop.desk.settings["run"]["accept_reports"]),
@@ -212,7 +201,6 @@ class Attempt:
         checked = None
         if end.how is How.ENDED and not gathered.begun:
             checked = verify(task, shop.trees.place(tree), shop.desk.settings)
-        lines = self._main_changed(before)
         return Facts(
             **common,
             commits=gathered.commits,
@@ -221,7 +209,7 @@ class Attempt:
             uncommitted_outside=(*gathered.outside, *gathered.left),
             astray=gathered.astray,
             conflicts=gathered.conflicts or ((gathered.begun,) if gathered.begun else ()),
-            main_changed=tuple(lines),
+            main_changed=tuple(changed_since(shop.desk.project, shop.is_ours, before)),
             suspects=tuple(sorted(shop.running - {task.id})),
             verify=checked,
         )
@@ -231,28 +219,10 @@ class Attempt:
 
     # -------------------------------------------------------------- the agent
 
-    def _report_path(self, task: Task, hold: Hold) -> str:
-        folder = os.path.join(self.shop.batch.folder, "reports")
-        os.makedirs(folder, exist_ok=True)
-        path = os.path.join(folder, f"{item_key(task.id)}~{hold.generation}.json")
-        if os.path.lexists(path):
-            os.unlink(path)
-        return path
-
     def _assignment(self, task: Task, hold: Hold, tree: Tree | None, report: str) -> Assignment:
         shop = self.shop
         root = str(shop.desk.project.root)
-        extra = {
-            TASK: task.id,
-            GENERATION: str(hold.generation),
-            REPORT: report,
-            "HYPERVISOR_ITEM": shop.desk.relative(task),
-            "HYPERVISOR_TASK_FILE": task.path,
-            "HYPERVISOR_BATCH": shop.batch.id,
-            "HYPERVISOR_ROOT": root,
-            "HYPERVISOR_HOME": str(shop.desk.project.state),
-            WORKER_MARK: shop.worker,
-        }
+        extra = variables(task, hold.generation, report, shop.desk, shop.batch, shop.worker)
         logs = shop.batch.logs
         os.makedirs(logs, exist_ok=True)
         verify = [f"Bash({task.verify})"] if task.verify else []
@@ -273,13 +243,12 @@ class Attempt:
 
     def _merge(self, task: Task, tree: Tree, verdict: Verdict) -> Verdict:
         assert self.shop.integration is not None  # noqa: S101 - asked before
-        message = f"{task.title}\n\n{_trailer(task)}"
 
         def verified(folder: Path) -> str | None:
             result = verify(task, folder, self.shop.desk.settings)
             return f"{result.command}: {result.line}" if isinstance(result, Failed) else None
 
-        merged = self.shop.integration.merge(tree.branch, message, verified)
+        merged = self.shop.integration.merge(tree.branch, merge_message(task.id, task.title), verified)
         if isinstance(merged, Conflict):
             text = f"conflicts with other work in {', '.join(merged.files[:5])}; kept on {tree.branch}"
         elif isinstance(merged, Unverified):
@@ -300,14 +269,13 @@ class Attempt:
         tree: Tree | None,
         begun: float,
     ) -> Ended:
-        cost = end.cost_usd if end else None
         crowded = end is not None and end.how in (How.RATE_LIMIT, How.OVERLOAD)
         if verdict.again == "no attempt" or (verdict.again == "retry" and self.may_retry):
             counted = verdict.again == "retry"
             self._give_back(task, hold, verdict.text, counted=counted)
             self._tidy(tree)
             return Ended(
-                how="retry" if counted else "again", text=verdict.text, cost_usd=cost,
+                how="retry" if counted else "again", text=verdict.text,
                 pause_until=verdict.pause_until, crowded=crowded, stop_batch=verdict.stop_batch,
             )  # fmt: skip
         details: dict[str, Any] = {
@@ -332,15 +300,12 @@ class Attempt:
         with self.shop.lock:
             self.shop.desk.finish(self.shop.desk.relative(task), ending, hold.generation)
         self._tidy(tree)
-        return Ended(how=verdict.outcome.value, text=verdict.text, cost_usd=cost)
+        return Ended(how=verdict.outcome.value, text=verdict.text)
 
     def _give_back(self, task: Task, hold: Hold, why: str, *, counted: bool) -> None:
-        with self.shop.lock:
-            try:
-                name = self.shop.desk.relative(task)
-                self.shop.desk.give_back(name, why, hold.generation, counted=counted)
-            except ClaimLost:
-                pass  # it was taken from us, which is as good
+        with self.shop.lock, contextlib.suppress(ClaimLost):  # it was taken from us, which is as good
+            name = self.shop.desk.relative(task)
+            self.shop.desk.give_back(name, why, hold.generation, counted=counted)
 
     def _tidy(self, tree: Tree | None) -> None:
         """Take the worktree away; what holds work that is nowhere else stays."""
@@ -354,64 +319,6 @@ class Attempt:
         integration = self.shop.integration
         known = integration is not None and Git(self.shop.desk.project.root).exists(integration.branch)
         return integration.branch if integration is not None and known else None
-
-
-def verify(task: Task, folder: Path, settings: Mapping[str, Any]) -> Passed | Failed | None:
-    """Run a task's `verify` command in *folder*; None if it names none."""
-    return run_check(task.verify, folder, settings["run"]["verify_seconds"]) if task.verify else None
-
-
-def run_check(command: str, folder: Path, seconds: float) -> Passed | Failed:
-    """Run a command that says whether work is good."""
-    begun = time.monotonic()
-    try:
-        # The owner's own command line, read from the file of record before the agent began.
-        done = subprocess.run(
-            ["sh", "-c", command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=seconds, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Failed(command=command, code=None, line=f"did not end within {seconds:g} s")
-    if done.returncode == 0:
-        return Passed(command=command, seconds=round(time.monotonic() - begun, 3))
-    lines = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines()
-    return Failed(command=command, code=done.returncode, line=lines[-1][:300] if lines else "")
-
-
-@contextlib.contextmanager
-def checkout_lock(project: Project) -> Iterator[None]:
-    """Hold that nobody looks at the user's checkout while a coordinator moves it on."""
-    with locked(project.state / "checkout.lock"):
-        yield
-
-
-def _reported(report: Mapping[str, Any] | None) -> Reported | None:
-    if report is None:
-        return None
-    said = {key: str(report.get(key, "")) for key in ("text", "evidence", "next_step", "commit")}
-    return Reported(word=report["kind"], **said)
-
-
-def prompt_for(task: Task, tree: Tree | None) -> str:
-    """Return what an agent is told of its task."""
-    files = ", ".join(task.files)
-    holes = {
-        "{id}": task.id,
-        "{title}": task.title,
-        "{place}": f", a git worktree on the branch {tree.branch}" if tree else "",
-        "{scope}": f"Change only: {files}." if files else "Change only what the task is about.",
-        "{verify}": f"It counts as done when this passes: `{task.verify}`."
-        if task.verify
-        else "Verify what you did before you commit.",
-    }
-    text = _PROMPT.read_text("utf-8")
-    for hole, value in holes.items():
-        text = text.replace(hole, value)
-    return text.replace("{body}", task.body.strip())  # last: a hole in a body is text
-
-
-def _trailer(task: Task) -> str:
-    return f"Hypervisor-Task: {task.id}"
 
 
 def _in_words(evidence: Mapping[str, Any]) -> str:

@@ -22,9 +22,13 @@ from .claims.layout import Layout
 from .errors import UsageError
 from .globs import matches_any
 from .keys import canonical, item_key, life_key, resolve
+from .lives import current_life, next_life, task_key
 from .manifest import SEPARATORS, Manifest, read_manifest, task_manifest, to_json
 from .paths import Project, state_above
 from .queue import Queue
+
+#: So many items of a new batch are pinned at one time: what is in memory of each is more than its line.
+_PINNED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,30 +170,6 @@ class Batch:
         return target
 
 
-def task_key(home: Project, real: str) -> str:
-    """Return the key of a task in its project's store, from its real path."""
-    return item_key(canonical(real, str(home.root)))
-
-
-def current_life(layout: Layout, key: str) -> str:
-    """Return the life of *key* that is worked on: the one after a finished one only if opened."""
-    life = 1
-    while layout.finished(life_key(key, life)):
-        following = life_key(key, life + 1)
-        if not layout.finished(following) and not layout.highest(following):
-            break
-        life += 1
-    return life_key(key, life)
-
-
-def next_life(layout: Layout, key: str) -> str:
-    """Return the first life of *key* that has no result: accepted results so far, plus one."""
-    life = 1
-    while layout.finished(life_key(key, life)):
-        life += 1
-    return life_key(key, life)
-
-
 def open_folder(
     folder: str,
     *,
@@ -246,7 +226,8 @@ def create(folder: Path, items: list[str], manifest: Manifest, project: Project)
     data = b"".join(os.fsencode(item) + separator for item in items)
     durable.write_once(folder / "queue.txt", data)
     batch = Batch(str(folder), manifest, project)
-    batch.pin(items)
+    for at in range(0, len(items), _PINNED):
+        batch.pin(items[at : at + _PINNED])
     durable.write_once(folder / "manifest.json", to_json(manifest))
     durable.sync_directory(folder.parent)
     return batch

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import clock
-from .batches import next_life
 from .claims.directory import DirectoryStore
 from .claims.port import MAIN, Busy, Claim, Done, Held
 from .commission import Commission
@@ -19,6 +18,7 @@ from .errors import ClaimLost, Loss, Refused, Taken
 from .events import Happening
 from .graph import graph_of
 from .keeping import Keeping, earlier_claims, put_back
+from .lives import next_life
 from .model import FileEdit, Task, TaskHead, TaskStatus
 from .preflight import claim_refusal
 from .selection import Wanted, in_turn, nothing_ready

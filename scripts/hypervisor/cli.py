@@ -158,9 +158,16 @@ def _one_batch(options: Namespace) -> int:
             + ", ".join(f"{n} {word}" for word, n in found["census"].items() if n)
         )
         for one in found["running"]:
-            print(f"running  {shown(one['item'])}: {one.get('holder', '-')}")
+            since = ""
+            if "seconds" in one:
+                since = f" for {one['seconds']:.0f} s, last output {one['output_seconds_ago']:.0f} s ago"
+            print(f"running  {shown(one['item'])}: {one.get('holder', '-')}{since}")
         for item in found["waiting"]:
             print(f"waiting  {shown(item)}")
+        if "held_up" in found:
+            print(shown(found["held_up"]))
+        if found.get("cost_usd"):
+            print(f"{found['cost_usd']:.4f} USD spent so far")
     return EXIT_DONE if found["closes"] else EXIT_REFUSED
 
 
@@ -181,8 +188,7 @@ def _claims(root: str) -> list[dict[str, Any]]:
 
 def _summary(options: Namespace) -> int:
     batch = batch_of(options)
-    data = summarise(batch)
-    census = take_census(batch)
+    data, census = summarise(batch)
     if options.json:
         print_json(data)
         return EXIT_DONE if census.closes else EXIT_REFUSED

@@ -15,7 +15,8 @@ from .batches import Batch, settings_of
 from .claims.directory import Policy, plain_failure
 from .claims.port import Attempt, Holder, HolderKind, Payload
 from .claims.workers import new_worker_id
-from .cli_opening import open_batch, sorted_tasks
+from .cli_looking import dry_run, print_stats
+from .cli_opening import open_batch
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
 from .crew import Crew, Membership
 from .effects import write_edits
@@ -23,8 +24,8 @@ from .errors import UsageError
 from .heart import Stop
 from .paths import find_project, state_above
 from .runners.exec import ExecRunner
-from .runners.port import Runner, Work
-from .summary import entries, stats, take_census, write_summary
+from .runners.port import Runner
+from .summary import take_census, write_summary
 from .tally import Tally
 from .worker import Orders, Worker
 
@@ -85,9 +86,9 @@ def main(arguments: Sequence[str]) -> int:
     project = find_project(Path.cwd(), os.environ)
     batch = open_batch(options, project)
     if options.stats:
-        return _stats(batch, as_json=options.json)
+        return print_stats(batch, as_json=options.json)
     if options.dry_run:
-        return _dry_run(options, batch)
+        return dry_run(options, batch, _runner(options, batch))
     stop.listen(signal.SIGINT, signal.SIGTERM)
     if crew is not None:
         crew.attend()
@@ -190,8 +191,9 @@ def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: 
 
 def _drain(options: Namespace, batch: Batch, stop: Stop) -> int:
     small = os.path.getsize(batch.queue.path) < _COUNTED_AT_END * 100
+    counts = small and sys.stdout.isatty() and not options.json  # for the bar
     teller = Teller(
-        options.batch or (take_census(batch).of("waiting") if small else None), quiet=options.json
+        options.batch or (take_census(batch).of("waiting") if counts else None), quiet=options.json
     )
     try:
         if options.workers > 1:
@@ -225,8 +227,7 @@ def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count
     report: dict[str, Any] = {"processed": tally.processed, "results": tally.results, "again": tally.again}
     closes = True
     if count:
-        summary = write_summary(batch)
-        census = take_census(batch)
+        summary, census = write_summary(batch)
         closes = census.closes
         report.update(summary=summary)
     if options.json:
@@ -251,54 +252,3 @@ def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count
 def _has_result(batch: Batch, item: str) -> bool:
     place = batch.place(item, pin=False)
     return batch.layout(place.root).finished(place.key)
-
-
-# ---------------------------------------------------------------------- looking
-
-
-def _stats(batch: Batch, *, as_json: bool) -> int:
-    data = stats(batch)
-    if as_json:
-        print_json(data)
-    else:
-        for name, value in data.items():
-            if name not in ("damaged", "closes"):
-                print(f"{name:12} {value}")
-        for path in data["damaged"]:
-            print(f"damaged      {path}")
-    return EXIT_DONE if data["closes"] else EXIT_REFUSED
-
-
-def _dry_run(options: Namespace, batch: Batch) -> int:
-    """Show what would be done; nothing is claimed or written."""
-    rows: list[dict[str, Any]] = []
-    runner = _runner(options, batch)
-    for item, path in _would(options, batch):
-        if isinstance(runner, ExecRunner):
-            rows.append({"item": item, "command": runner.arguments(item)})
-            continue
-        report = runner.run(Work(item=item, path=path, base=batch.manifest.base, log=os.devnull))
-        rows.append({
-            "item": item,
-            "status": report.status.value,
-            "outcome": report.outcome,
-            "decisions": [{"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions],
-        })  # fmt: skip
-    if options.json:
-        print_json(rows)
-    else:
-        for row in rows:
-            text = shlex.join(row["command"]) if "command" in row else f"{row['status']}: {row['outcome']}"
-            print(f"would {shown(row['item'])}: {shown(text, 500)}")
-    return EXIT_DONE if rows else EXIT_NOTHING
-
-
-def _would(options: Namespace, batch: Batch) -> list[tuple[str, str]]:
-    if not batch.folder:  # of --tasks: not made
-        assert batch.project is not None  # noqa: S101 - `_from_tasks` has set it
-        pairs = [
-            (item, os.path.join(batch.project.root, item)) for item in sorted_tasks(options, batch.project)[0]
-        ]
-    else:
-        pairs = [(e.place.item, e.place.path) for e in entries(batch) if e and e.state == "waiting"]
-    return pairs[: options.batch]

@@ -9,17 +9,10 @@ from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
-from .batches import (
-    Batch,
-    create_of_tasks,
-    newest,
-    next_life,
-    open_folder,
-    settings_of,
-    task_key,
-)
+from .batches import Batch, create_of_tasks, newest, open_folder, settings_of
 from .claims.directory import DirectoryStore, Policy
 from .errors import NothingToDo, Unreadable, UsageError
+from .lives import next_life, task_key
 from .manifest import task_manifest
 from .model import Priority
 from .paths import Project

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .errors import NothingToDo, UsageError
 from .events import read
 from .heart import Stop
 from .merging import Integration
+from .model import TaskHead
 from .orders import Orders
 from .paths import Project, find_project
 from .preflight import Plan, plan
@@ -113,8 +115,7 @@ def _run(options: Namespace) -> int:
             teller.close()
         said = hand_over(shop)
     forget_dead(str(project.state / "workers"))
-    summary = write_summary(batch)
-    census = take_census(batch)
+    summary, census = write_summary(batch)
     if halted:
         said.append(f"ended early: {halted}; `hypervisor run --resume {batch.id}` goes on")
     if orders.on_finish:
@@ -142,12 +143,15 @@ def _begun(project: Project, options: Namespace) -> tuple[Batch, Orders]:
 
 def _planned(project: Project, options: Namespace) -> Batch:
     desk = Desk(project, settings_of(project.state), Caller(name="claude"))
-    tasks = desk.tasks()
-    wanted = tasks if options.all else [desk.find(name, tasks) for name in options.ids]
-    if options.parent:
-        parent = desk.find(options.parent, tasks)
-        wanted = [task for task in tasks if task.parent.lower() == parent.id.lower()]
-    made: Plan = plan(wanted, desk.refusals(tasks))
+    with desk.indexed() as index:
+        # Read task by task: a hundred thousand of them need not be in memory at one time.
+        parent = desk.find(options.parent) if options.parent else None
+        wanted: Iterable[TaskHead] = index.heads() if index else ()
+        if not options.all:
+            wanted = [desk.find(name) for name in options.ids]
+        if parent and index:
+            wanted = (task for task in index.heads() if task.parent.lower() == parent.id.lower())
+        made: Plan = plan(wanted, desk.refusals(index.heads() if index else ()))
     told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
     if not made.run:
         raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")

@@ -1,28 +1,24 @@
-"""`hypervisor preflight` and `hypervisor task ...`: the same verbs as the tools of an agent."""
+"""`hypervisor task ...`, with `hypervisor preflight` beside it: the same verbs as the tools of an agent."""
 
 from __future__ import annotations
 
-import getpass
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from .answers import check_values, claim_answer, matches, reported, task_row, task_story
-from .batches import create_of_tasks, open_named, settings_of
+from .batches import open_named
 from .claiming import Hold
+from .cli_caller import add_caller, desk_of
+from .cli_preflight import add_preflight
 from .commission import Commission
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 from .desk import Desk
 from .endings import Ending
 from .errors import NothingToDo, UsageError
-from .model import Complexity, Outcome, Task, TaskHead, TaskStatus
-from .paths import find_project
-from .preflight import Plan, plan
+from .model import Complexity, Outcome, Task, TaskStatus
 from .selection import Wanted
 from .summary import entries
-from .tasklist import Caller
 
 #: Statuses that `task update` may set by a move of its own.
 _MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
@@ -31,12 +27,7 @@ _EDITABLE = ("assignee", "priority", "complexity", "project", "type", "title")
 
 def add_commands(below: Any) -> None:
     """Add ``preflight`` and ``task`` to the commands."""
-    preflight = below.add_parser("preflight", help="what would run; what is skipped, and why")
-    preflight.add_argument("ids", nargs="*", metavar="ID")
-    preflight.add_argument("--all", action="store_true", help="every task of the project")
-    preflight.add_argument("--parent", metavar="ID", help="the tasks below this one")
-    preflight.add_argument("--batch", action="store_true", help="make a batch of what would run")
-    _common(preflight, _preflight)
+    add_preflight(below)
     task = below.add_parser("task", help="list, show, claim, update, complete, block, release, receipt")
     verbs = task.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     _task_verbs(verbs)
@@ -89,72 +80,15 @@ def _verb(
         made.add_argument("id", metavar="ID", help="a task's id, or its path below the project's root")
     if ends:
         made.add_argument("--generation", type=int, metavar="N", help="of the claim that is meant")
-    _common(made, action)
+    add_caller(made, action)
     return made
-
-
-def _common(command: ArgumentParser, action: Any) -> None:
-    command.add_argument("--caller", metavar="NAME", help="in whose name (default: you)")
-    command.add_argument("--json", action="store_true", help="print one JSON document")
-    command.set_defaults(action=action)
-
-
-def _desk(options: Namespace) -> Desk:
-    project = find_project(Path.cwd(), os.environ)
-    name = options.caller or os.environ.get("HYPERVISOR_CALLER") or getpass.getuser()
-    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
-    return Desk(project, settings_of(project.state), Caller(name=name, session=session))
-
-
-# -------------------------------------------------------------------- preflight
-
-
-def _preflight(options: Namespace) -> int:
-    desk = _desk(options)
-    tasks = desk.tasks()
-    made = plan(_wanted(options, desk, tasks), desk.refusals(tasks))
-    batch = ""
-    if options.batch and made.run:
-        skipped = [(desk.relative(task), why) for task, why in made.skipped]
-        batch = create_of_tasks(desk.project, [desk.relative(task) for task in made.run], skipped).id
-    if options.json:
-        print_json({
-            "run": [task.id for task in made.run],
-            "skipped": [{"task_id": task.id, "reason": reason} for task, reason in made.skipped],
-            "unreadable": desk.unreadable,
-            **({"batch": batch} if batch else {}),
-        })  # fmt: skip
-    else:
-        _print_plan(made, desk.unreadable)
-        if batch:
-            print(f"batch {batch}: {len(made.run)} tasks")
-    return EXIT_DONE if made.run else EXIT_NOTHING
-
-
-def _wanted(options: Namespace, desk: Desk, tasks: list[TaskHead]) -> list[TaskHead]:
-    if not (options.ids or options.all or options.parent):
-        raise UsageError("say which tasks: IDs, --all or --parent ID")
-    if options.parent:
-        parent = desk.find(options.parent, tasks)
-        return [task for task in tasks if task.parent.lower() == parent.id.lower()]
-    return tasks if options.all else [desk.find(name, tasks) for name in options.ids]
-
-
-def _print_plan(made: Plan, unreadable: Sequence[str]) -> None:
-    print(f"{len(made.run)} would run")
-    for task in made.run:
-        print(f"  {task.id}: {shown(task.title)} ({task.priority}, {task.complexity or 'no complexity'})")
-    for reason, ids in made.by_reason().items():
-        print(f"{len(ids)} skipped ({reason}): {', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}")
-    for line in unreadable:
-        print(f"cannot be read: {shown(line)}")
 
 
 # ------------------------------------------------------------------------ verbs
 
 
 def _list(options: Namespace) -> int:
-    desk = _desk(options)
+    desk = desk_of(options)
     tasks = desk.tasks()
     found = [task for task in tasks if matches(vars(options) | {"tags": options.tag}, task)]
     if options.ready:
@@ -170,7 +104,7 @@ def _list(options: Namespace) -> int:
 
 
 def _show(options: Namespace) -> int:
-    desk = _desk(options)
+    desk = desk_of(options)
     story = task_story(desk, desk.find(options.id))
     if options.json:
         print_json(story)
@@ -191,7 +125,7 @@ def _show(options: Namespace) -> int:
 def _claim(options: Namespace) -> int:
     if bool(options.id) == options.next:
         raise UsageError("say which task: its ID, or --next")
-    desk = _desk(options)
+    desk = desk_of(options)
     commission = Commission.of(os.environ)
     taken: tuple[Task, Hold] | str
     if commission:
@@ -223,7 +157,7 @@ def _claim(options: Namespace) -> int:
 
 
 def _update(options: Namespace) -> int:
-    desk = _desk(options)
+    desk = desk_of(options)
     values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
     check_values(values)
     if not values and not options.status and not options.body:
@@ -260,7 +194,7 @@ def _complete(options: Namespace) -> int:
 
 
 def _end(options: Namespace, ending: Ending, word: str) -> int:
-    desk = _desk(options)
+    desk = desk_of(options)
     if commission := Commission.of(os.environ):
         commission.must_be(options.id)
         reported(desk, commission, ending)
@@ -281,7 +215,7 @@ def _block(options: Namespace) -> int:
 
 
 def _release(options: Namespace) -> int:
-    desk = _desk(options)
+    desk = desk_of(options)
     if commission := Commission.of(os.environ):
         commission.must_be(options.id)
         reported(desk, commission, options.reason)
@@ -291,7 +225,7 @@ def _release(options: Namespace) -> int:
 
 
 def _receipt(options: Namespace) -> int:
-    desk = _desk(options)
+    desk = desk_of(options)
     if not options.line.strip():
         raise UsageError("the receipt is empty; say in one line what was done")
     desk.receipt(options.id, options.line)

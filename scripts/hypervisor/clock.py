@@ -8,7 +8,18 @@ from datetime import UTC, datetime
 
 def now_text() -> str:
     """Return the time of day in UTC, as in ``2026-03-01T12:00:00.123Z``."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return text_of(time.time())
+
+
+def text_of(seconds: float) -> str:
+    """Return a time, in seconds since the epoch, as `now_text` does."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_of(text: str) -> float:
+    """Return what `now_text` said as seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def seconds_between(start: str, end: str) -> float:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .attempt import verify
 from .batches import Batch, settings_of
+from .checks import verify
 from .evidence import Failed
 from .git import Git
 from .globs import matches_any
@@ -17,7 +17,8 @@ from .model import Outcome, Task
 from .paths import Project
 from .summary import entries
 from .tasks import read_task
-from .worktrees import in_scope
+from .trailers import merge_message
+from .work import in_scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def _collect_one(
         checked = verify(task, folder, settings)
         return f"{checked.command}: {checked.line}" if isinstance(checked, Failed) else None
 
-    merged = integration.merge(commit, f"{task.title}\n\nHypervisor-Task: {task.id}", verified)
+    merged = integration.merge(commit, merge_message(task.id, task.title), verified)
     if isinstance(merged, Conflict):
         text = f"conflicts in {', '.join(merged.files[:5])}"
         return Collected(task=task.id, merged=False, text=text, branch=branch)

@@ -14,10 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .attempt import Attempt, Ended, Shop
+from .clock import text_of
 from .errors import ClaimLost
+from .events import RunEvent
 from .heart import Stop
-from .model import Outcome, TaskHead
-from .scheduler import Again, Entry, Finished, Rules, Scheduler, Start
+from .model import Outcome
+from .schedule import Again, Entry, Finished, Rules, Start
+from .scheduler import Scheduler
 from .tally import Event, Tally
 
 #: How often it is looked whether claims are still held, in seconds: a cancelled task's agent ends then.
@@ -31,15 +34,17 @@ class Coordinator:
     """One run over the tasks of one batch."""
 
     shop: Shop
-    tasks: list[TaskHead]
+    #: Each with its path below the project's root as its key.
+    tasks: list[Entry]
     rules: Rules
     tell: Callable[[Event], None]
     stop: Stop
     tally: Tally = field(default_factory=Tally)
+    #: What the batch's agents have cost so far, those of earlier runs too.
     spent_usd: float = 0.0
     #: Why nothing more was begun, "" if all was.
     halted: str = ""
-    _ended: queue.Queue[tuple[TaskHead, Ended | BaseException]] = field(default_factory=queue.Queue)
+    _ended: queue.Queue[tuple[str, float | None, Ended | BaseException]] = field(default_factory=queue.Queue)
     _stops: dict[str, threading.Event] = field(default_factory=dict)
     #: Counted attempts of each task that there was another one after.
     _tries: dict[str, int] = field(default_factory=dict)
@@ -48,17 +53,18 @@ class Coordinator:
 
     def run(self) -> Tally:
         """Run until every task has its result, or nothing more may be begun."""
-        by_id = {task.id: task for task in self.tasks}
-        scheduler = Scheduler([_entry(number, task) for number, task in enumerate(self.tasks)], self.rules)
+        scheduler = Scheduler(self.tasks, self.rules)
+        self.shop.log.tell(RunEvent.STARTED, "", limit=self.rules.limit)
+        self._check_budget(scheduler)
         heart = threading.Thread(target=self._beat, daemon=True, name="heart")
         heart.start()
         try:
             while True:
                 self._heed_stop(scheduler)
-                self._block_unreachable(scheduler, by_id)
+                self._block_unreachable(scheduler)
                 decision = scheduler.next(time.time())
                 if isinstance(decision, Start):
-                    self._begin(by_id[decision.id])
+                    self._begin(decision.id, decision.key)
                 elif isinstance(decision, Finished):
                     if not self._stops:
                         counts = scheduler.counts()
@@ -72,28 +78,31 @@ class Coordinator:
             for stopped in self._stops.values():
                 stopped.set()
             while self._stops:
-                self._take(scheduler, self._ended.get())
+                self._take(scheduler, *self._ended.get())
+            self.shop.log.tell(RunEvent.FINISHED, "", why=self.halted)
         return self.tally
 
     # ---------------------------------------------------------------- details
 
-    def _begin(self, task: TaskHead) -> None:
+    def _begin(self, task: str, path: str) -> None:
         stopped = threading.Event()
-        self._stops[task.id] = stopped
-        self.shop.running.add(task.id)
-        may_retry = self._tries.get(task.id, 0) < self.rules.retries
-        attempt = Attempt(self.shop, task, stopped, may_retry=may_retry)
+        self._stops[task] = stopped
+        self.shop.running.add(task)
+        may_retry = self._tries.get(task, 0) < self.rules.retries
+        attempt = Attempt(self.shop, path, stopped, may_retry=may_retry)
         attempt.claimed = lambda name, generation: self.tell(
             Event(kind="begun", item=name, text=f"generation {generation}")
         )
 
         def carry_out() -> None:
+            how: Ended | BaseException
             try:
-                self._ended.put((task, attempt.run()))
+                how = attempt.run()
             except BaseException as error:  # noqa: BLE001 - told and counted by the deciding thread
-                self._ended.put((task, error))
+                how = error
+            self._ended.put((task, attempt.cost_usd, how))
 
-        threading.Thread(target=carry_out, daemon=True, name=f"attempt {task.id}").start()
+        threading.Thread(target=carry_out, daemon=True, name=f"attempt {task}").start()
 
     def _wait(self, scheduler: Scheduler, until: float | None) -> None:
         """Wait for an attempt's end, but at most until something else may be begun."""
@@ -102,67 +111,81 @@ class Coordinator:
             ended = self._ended.get(timeout=patience)
         except queue.Empty:
             return
-        self._take(scheduler, ended)
+        self._take(scheduler, *ended)
 
-    def _take(self, scheduler: Scheduler, ended: tuple[TaskHead, Ended | BaseException]) -> None:
-        task, how = ended
-        self._stops.pop(task.id, None)
-        self.shop.running.discard(task.id)
+    def _take(
+        self, scheduler: Scheduler, task: str, cost_usd: float | None, how: Ended | BaseException
+    ) -> None:
+        self._stops.pop(task, None)
+        self.shop.running.discard(task)
         now = time.time()
+        self.spent_usd += cost_usd or 0.0
+        self._check_budget(scheduler)
         if isinstance(how, BaseException):
-            self.tell(Event(kind="trouble", item=task.id, text=f"{task.id}: {type(how).__name__}: {how}"))
-            scheduler.ended(task.id, now, Again(after=5.0))
-            self.halted = self.halted or f"{task.id} could not be worked on: {how}"
-            scheduler.halt(self.halted)
+            self.tell(Event(kind="trouble", item=task, text=f"{task}: {type(how).__name__}: {how}"))
+            scheduler.ended(task, now, Again(after=5.0))
+            self._halt(scheduler, f"{task} could not be worked on: {how}")
             return
-        self._count_money(scheduler, how)
         if how.pause_until is not None:
             scheduler.pause(how.pause_until, how.text)
-            self.tell(Event(kind="again", item=task.id, text=how.text))
+            self.shop.log.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
+            self.tell(Event(kind="again", item=task, text=how.text))
         if how.crowded:
             scheduler.shrink(now)
+            self.shop.log.tell(RunEvent.LOWERED, task, limit=scheduler.limit(now), why=how.text)
         if how.stop_batch:
-            self.halted = how.stop_batch
-            scheduler.halt(how.stop_batch)
+            self._halt(scheduler, how.stop_batch)
         if how.how == "held":
-            scheduler.held(task.id, now, how.text)
+            scheduler.held(task, now, how.text)
         elif how.how == "gone":
-            scheduler.ended(task.id, now, Outcome.SKIPPED)
-            self.tell(Event(kind="lost", item=task.id, text=how.text))
+            scheduler.ended(task, now, Outcome.SKIPPED)
+            self.tell(Event(kind="lost", item=task, text=how.text))
         else:
-            self._tries[task.id] = self._tries.get(task.id, 0) + (how.how == "retry")
-            scheduler.ended(task.id, now, self._again(task, how) or Outcome(how.how))
+            self._tries[task] = self._tries.get(task, 0) + (how.how == "retry")
+            scheduler.ended(task, now, self._again(task, how) or Outcome(how.how))
             kind = "again" if how.how in ("again", "retry") else how.how
-            event = Event(kind=kind, item=task.id, text=how.text)
+            event = Event(kind=kind, item=task, text=how.text)
             self.tally.count(event)
             self.tell(event)
 
-    def _again(self, task: TaskHead, how: Ended) -> Again | None:
+    def _again(self, task: str, how: Ended) -> Again | None:
         """Return when a task is tried again; None if its attempt was its end."""
         if how.how == "retry":
             return Again(counted=True)
         if how.how != "again":
             return None
         # It costs no attempt, but it must not go round at once either.
-        turns = self._turns[task.id] = self._turns.get(task.id, 0) + 1
+        turns = self._turns[task] = self._turns.get(task, 0) + 1
         return Again(after=min(_LONGEST_DELAY, 2.0**turns))
 
-    def _count_money(self, scheduler: Scheduler, how: Ended) -> None:
-        self.spent_usd += how.cost_usd or 0.0
+    def _check_budget(self, scheduler: Scheduler) -> None:
         budget = self.shop.orders.budget_usd
-        if budget is not None and self.spent_usd >= budget and not self.halted:
-            self.halted = f"the budget of {budget:g} USD is used up ({self.spent_usd:.2f} spent)"
-            scheduler.drain(self.halted)
+        if budget is not None and self.spent_usd >= budget:
+            self._drain(scheduler, f"the budget of {budget:g} USD is used up ({self.spent_usd:.4f} spent)")
 
-    def _block_unreachable(self, scheduler: Scheduler, by_id: dict[str, TaskHead]) -> None:
+    def _halt(self, scheduler: Scheduler, why: str) -> None:
+        """Begin nothing more: something is wrong."""
+        scheduler.halt(why)
+        self._tell_halted(why)
+
+    def _drain(self, scheduler: Scheduler, why: str) -> None:
+        """Begin nothing more: somebody said so."""
+        scheduler.drain(why)
+        self._tell_halted(why)
+
+    def _tell_halted(self, why: str) -> None:
+        if not self.halted:
+            self.halted = why
+            self.shop.log.tell(RunEvent.HALTED, "", why=why)
+
+    def _block_unreachable(self, scheduler: Scheduler) -> None:
         for name, reason in scheduler.unreachable():
             self.tell(Event(kind="again", item=name, text=f"not begun: {reason}"))
-            self.tally.left.append(by_id[name].id)
+            self.tally.left.append(name)
 
     def _heed_stop(self, scheduler: Scheduler) -> None:
         if self.stop.soon.is_set() and not self.halted:
-            self.halted = "stopped by the user"
-            scheduler.drain(self.halted)
+            self._drain(scheduler, "stopped by the user")
         if self.stop.now.is_set():
             for stopped in self._stops.values():
                 stopped.set()
@@ -186,10 +209,3 @@ class Coordinator:
             store.beat(claim)
         except ClaimLost:
             stopped.set()
-
-
-def _entry(order: int, task: TaskHead) -> Entry:
-    return Entry(
-        id=task.id, key=task.path, rank=task.priority.rank, depends_on=task.depends_on, files=task.files,
-        order=order,
-    )  # fmt: skip

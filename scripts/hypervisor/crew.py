@@ -23,6 +23,8 @@ from .tally import Event, Tally
 
 #: Names the three descriptors in a child's environment.
 CREW = "HYPERVISOR_CREW"
+#: By which children are told to end.
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Crew:
         read, write = os.pipe()
         unlimited = self.allowance is None
         # A signal that comes before the child can handle it waits until it does (`attend`).
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process = subprocess.Popen(
                 self.command,
@@ -82,11 +84,12 @@ class Crew:
             os.close(descriptor)
 
     def _pass_on(self, children: list[subprocess.Popen[bytes]]) -> None:
-        for asked in (self.stop.soon, self.stop.now):
+        # Two signals, as one that is sent twice may come once. A child counts each as being asked.
+        for asked, number in ((self.stop.soon, signal.SIGINT), (self.stop.now, signal.SIGTERM)):
             asked.wait()
             for child in children:
                 if child.poll() is None:
-                    child.send_signal(signal.SIGINT)
+                    child.send_signal(number)
 
     def _listen(self, pipes: list[IO[bytes]]) -> None:
         rest = {pipe.fileno(): b"" for pipe in pipes}
@@ -130,7 +133,7 @@ class Membership:
 
     def attend(self) -> None:
         """Take the parent's signals from here on: their handlers are there."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def tell(self, event: Event) -> None:
         """Tell the parent of an event."""

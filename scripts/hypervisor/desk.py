@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .batches import next_life
 from .claiming import Claiming, claim_of
 from .claims.directory import DirectoryStore
 from .claims.port import Busy, Claim
@@ -19,6 +18,7 @@ from .endings import Author, Ending, result_of
 from .errors import ClaimLost, Loss, Refused
 from .events import Happening
 from .keeping import earlier_claims, put_back
+from .lives import next_life
 from .model import CLOSED, MOVES, FileEdit, KeyEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
 from .sessions import fate_of
 from .tasks import append_receipt, edit_file, edit_key, open_task, read_task, status_word

@@ -7,18 +7,16 @@ asked. So a layout that this module does not foresee costs an error, never a fil
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import bodytext, yamltext
+from .delimiters import OPENING, decode, split
 from .entries import CannotEdit, Entry, read_entries, respell, spell_new
 from .errors import Unreadable
 from .model import FileEdit, KeyEdit
 
-_OPENING = re.compile(r"\ufeff?---[ \t]*(?P<end>\r\n|\r|\n)")
-_CLOSING = re.compile(r"(?<=[\r\n])(?:---|\.\.\.)[ \t]*(?:\r\n|\r|\n|\Z)")
 #: Parts the three texts in the `old` of a removal: no YAML can hold it.
 _PART = "\x1e"
 
@@ -114,19 +112,7 @@ def parse(data: bytes, path: str) -> Document:
         Unreadable: It is not UTF-8, has no frontmatter, or one that is no mapping or no YAML;
             the detail says where, as ``line:column`` of the file.
     """
-    return _parse_text(_decode(data, path), path)
-
-
-def body_start(data: bytes, path: str) -> int:
-    """Return the index of the first character (of the decoded text) after the frontmatter.
-
-    0 where there is none; the frontmatter need not be YAML.
-
-    Raises:
-        Unreadable: The file is not UTF-8.
-    """
-    place = _split(_decode(data, path))
-    return place[2] if place else 0
+    return _parse_text(decode(data, path), path)
 
 
 def apply(data: bytes, edit: FileEdit) -> tuple[bytes, list[str]]:
@@ -184,7 +170,7 @@ def revert(data: bytes, edit: FileEdit) -> tuple[bytes, list[str]]:
 
 def _with_body(document: Document, text: str) -> Document:
     # The closing line may gain or lose a line end, so its place is looked up again.
-    place = _split(text)
+    place = split(text)
     if place is None or text[: place[1]] != document.text[: document.bottom]:
         raise _refusal(document, "", "the edit would change the frontmatter")
     return replace(document, text=text, body=text[place[2] :], body_start=place[2])
@@ -265,24 +251,11 @@ def _put_in(document: Document, key: str, new: str) -> str:
     return text[:at] + line + text[at:]
 
 
-def _decode(data: bytes, path: str) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise Unreadable(path, "not utf-8", f"byte {error.start}") from error
-
-
-def _split(text: str) -> tuple[int, int, int] | None:
-    opening = _OPENING.match(text)
-    closing = _CLOSING.search(text, opening.end()) if opening else None
-    return (opening.end(), closing.start(), closing.end()) if opening and closing else None
-
-
 def _parse_text(text: str, path: str) -> Document:
-    opening = _OPENING.match(text)
+    opening = OPENING.match(text)
     if opening is None:
         raise Unreadable(path, "no frontmatter", "the first line is not ---")
-    place = _split(text)
+    place = split(text)
     if place is None:
         raise Unreadable(path, "no frontmatter", "no line --- ends it")
     top, bottom, start = place

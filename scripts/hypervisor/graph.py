@@ -47,9 +47,10 @@ def graph_of(tasks: Iterable[TaskHead]) -> Graph:
     waits: dict[str, list[str]] = {}
     done = set()
     for task in tasks:
-        key = task.id.lower()
+        key = task.id if task.id.islower() else task.id.lower()
         names.setdefault(key, task.id)
-        waits.setdefault(key, []).extend(task.depends_on)
+        if task.depends_on:
+            waits.setdefault(key, []).extend(task.depends_on)
         if task.status is TaskStatus.DONE:
             done.add(key)
     unknown: dict[str, list[str]] = {}

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import sqlite3
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,13 @@ from .paths import Project
 from .tasks import read_task, task_paths
 
 #: Raised with every change of what a row holds; an index of another version is made anew.
-_VERSION = 1
+_VERSION = 2
+#: So many rows are written in one transaction: others wait for it, and memory holds them until then.
+_WRITTEN = 1000
 #: The coarsest step in which a file system in use stamps times, and some more (FAT aside).
 _STEP_NS = 50_000_000
 _BUSY_SECONDS = 30.0
+_REPEATED = ("status_word", "project", "type", "parent", "verify")
 _LISTS = ("assignee", "depends_on", "files", "needs", "tags", "receipts")
 _COLUMNS = tuple(field.name for field in fields(TaskHead) if field.name != "path")
 
@@ -56,7 +61,7 @@ class Index:
         self._path = str(project.state / "index.sqlite3")
         # What a file's words mean depends on these; other settings, other rows.
         tables = {name: settings[name] for name in ("tasks", "status", "priority")}
-        self._words = json.dumps(tables, sort_keys=True)
+        self._words = hashlib.blake2b(json.dumps(tables, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._database: sqlite3.Connection | None = None
 
     def close(self) -> None:
@@ -87,6 +92,12 @@ class Index:
         for row in self._open().execute("SELECT * FROM task WHERE error = '' ORDER BY path"):
             yield self._head(row)
 
+    def at(self, path: str) -> TaskHead | None:
+        """Return the task whose file is at *path* below the root; as of the last `refresh`."""
+        query = "SELECT * FROM task WHERE error = '' AND path = ?"
+        row = self._open().execute(query, (path,)).fetchone()
+        return self._head(row) if row else None
+
     def by_id(self, name: str) -> list[TaskHead]:
         """Return the tasks that bear this id, in whatever case."""
         query = "SELECT * FROM task WHERE error = '' AND id = ? COLLATE NOCASE ORDER BY path"
@@ -108,7 +119,8 @@ class Index:
             row = rows[0]
             file = os.path.join(self._project.root, row["path"])
             stat = os.stat(file)
-            if self._still_so((row["mtime_ns"], row["size"], row["read_ns"], row["words"]), stat):
+            same = _still_so((row["mtime_ns"], row["size"], row["read_ns"]), stat)
+            if same and row["words"] == self._words:
                 return self._head(row)
             task = read_task(Path(file), self._settings)
         except (sqlite3.DatabaseError, OSError, ValueError, Unreadable):
@@ -143,11 +155,12 @@ class Index:
 
     def _refresh(self) -> None:
         database = self._open()
-        known = {
-            row["path"]: (row["mtime_ns"], row["size"], row["read_ns"], row["words"])
-            for row in database.execute("SELECT path, mtime_ns, size, read_ns, words FROM task")
+        # A row in other words stands for no file as it is: its size is none that a file can have.
+        query = "SELECT path, mtime_ns, CASE words WHEN ? THEN size ELSE -1 END, read_ns FROM task"
+        known: dict[str, tuple[int, int, int]] = {
+            path: (mtime, size, read) for path, mtime, size, read in database.execute(query, (self._words,))
         }
-        found, changed = set(), []
+        changed = []
         start = len(os.path.join(self._project.root, ""))
         for path in task_paths(self._project.root, self._settings):
             relative = path[start:]
@@ -159,21 +172,16 @@ class Index:
                 if error.errno not in (errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR):
                     raise
                 stat = os.lstat(path)  # what is wrong with it is told where it is read
-            found.add(relative)
-            row = known.get(relative)
-            if row is None or not self._still_so(row, stat):
+            row = known.pop(relative, None)
+            if row is None or not _still_so(row, stat):
                 changed.append(self._row(path, relative, stat))
-        gone = known.keys() - found
-        if changed or gone:
-            self._write(database, changed, gone)
+                if len(changed) == _WRITTEN:
+                    self._write(database, changed, ())
+                    changed = []
+        if changed or known:
+            self._write(database, changed, known)
 
-    def _still_so(self, row: Sequence[Any], stat: os.stat_result) -> bool:
-        """Tell whether a row (mtime_ns, size, read_ns, words) stands for the file as it is."""
-        mtime_ns, size, read_ns, words = row
-        settled = mtime_ns + _STEP_NS < read_ns
-        return settled and (mtime_ns, size) == (stat.st_mtime_ns, stat.st_size) and words == self._words
-
-    def _write(self, database: sqlite3.Connection, rows: list[dict[str, Any]], gone: set[str]) -> None:
+    def _write(self, database: sqlite3.Connection, rows: list[dict[str, Any]], gone: Iterable[str]) -> None:
         names = ("path", "mtime_ns", "size", "read_ns", "words", "error", *_COLUMNS)
         marks = ", ".join(f":{name}" for name in names)
         insert = f"INSERT OR REPLACE INTO task ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
@@ -204,7 +212,14 @@ class Index:
     def _head(self, row: sqlite3.Row) -> TaskHead:
         values = {name: row[name] for name in _COLUMNS}
         values |= {name: tuple(json.loads(row[name])) if row[name] else () for name in _LISTS}
+        values |= {name: sys.intern(row[name]) for name in _REPEATED}  # of many tasks, once in memory
         values["status"] = TaskStatus(row["status"]) if row["status"] else None
         values["complexity"] = Complexity(row["complexity"]) if row["complexity"] else None
         values["priority"] = Priority(row["priority"])
         return TaskHead(path=os.path.join(self._project.root, row["path"]), **values)
+
+
+def _still_so(row: tuple[int, int, int], stat: os.stat_result) -> bool:
+    """Tell whether a row (mtime_ns, size, read_ns) stands for the file as it is."""
+    mtime_ns, size, read_ns = row
+    return mtime_ns + _STEP_NS < read_ns and (mtime_ns, size) == (stat.st_mtime_ns, stat.st_size)

@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from .batches import current_life, next_life, task_key
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Attempt, Claim, Holder, HolderKind, Payload
 from .effects import write_edits
 from .endings import given_up
 from .errors import ClaimLost, Unreadable
 from .events import Happening, tell
+from .lives import current_life, next_life, task_key
 from .machine import Identity
 from .model import Task, TaskHead
 from .sessions import Note, Session, fate_of

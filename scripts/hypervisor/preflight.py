@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .model import Complexity, TaskHead, TaskStatus
 
@@ -12,12 +12,20 @@ from .model import Complexity, TaskHead, TaskStatus
 UNFIT = frozenset({Complexity.BLOCKED_HUMAN, Complexity.REQUIRES_JUDGMENT, Complexity.NEEDS_DECOMPOSITION})
 
 
+class Named(NamedTuple):
+    """A task by its names alone: a plan may be of a hundred thousand."""
+
+    id: str
+    #: Absolute path.
+    path: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What would run, and what is skipped."""
 
-    run: tuple[TaskHead, ...]
-    skipped: tuple[tuple[TaskHead, str], ...]
+    run: tuple[Named, ...]
+    skipped: tuple[tuple[Named, str], ...]
 
     def by_reason(self) -> dict[str, list[str]]:
         """Return the ids of the skipped tasks by reason, the most frequent reason first."""
@@ -27,16 +35,18 @@ class Plan:
         return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
-def plan(tasks: Sequence[TaskHead], refusal: Callable[[TaskHead], str | None]) -> Plan:
+def plan(tasks: Iterable[TaskHead], refusal: Callable[[TaskHead], str | None]) -> Plan:
     """Sort *tasks* into those that would run, the most urgent first, and those that are skipped."""
-    run, skipped = [], []
+    ranks: dict[int, list[Named]] = {}
+    skipped = []
     for task in tasks:
-        reason = refusal(task)
+        reason, named = refusal(task), Named(task.id, task.path)
         if reason is None:
-            run.append(task)
+            ranks.setdefault(task.priority.rank, []).append(named)
         else:
-            skipped.append((task, reason))
-    return Plan(run=tuple(sorted(run, key=lambda task: task.priority.rank)), skipped=tuple(skipped))
+            skipped.append((named, reason))
+    run = tuple(named for rank in sorted(ranks) for named in ranks[rank])
+    return Plan(run=run, skipped=tuple(skipped))
 
 
 def skip_reason(task: TaskHead, holder: str) -> str | None:

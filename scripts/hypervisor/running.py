@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from . import orders as kept
-from .attempt import Shop, checkout_lock, run_check
+from . import schedule
+from .attempt import Shop
 from .batches import Batch, settings_of
+from .checks import run_check
 from .claims.port import Holder, HolderKind
 from .claims.workers import new_worker_id
 from .coordinator import Coordinator
@@ -25,13 +27,13 @@ from .git import Git
 from .globs import matches_any
 from .heart import Stop
 from .merging import FastForward, Integration, Merged
-from .model import TaskHead
 from .orders import Orders
+from .oversight import checkout_lock
 from .paths import Project
+from .progress import Progress
 from .runners.agent import Agent
 from .runners.claude import ClaudeAgent
 from .runners.command import CommandAgent
-from .scheduler import Rules
 from .summary import entries
 from .tally import Event, Tally
 from .tasklist import Caller
@@ -107,26 +109,36 @@ def shop_of(project: Project, batch: Batch, orders: Orders) -> Iterator[Shop]:
         store.close()
 
 
-def waiting_tasks(desk: Desk, batch: Batch) -> list[TaskHead]:
-    """Return the tasks of *batch* that have no result yet, in its order."""
-    by_path = {os.path.realpath(task.path): task for task in desk.tasks()}
-    return [
-        by_path[entry.place.path]
-        for entry in entries(batch)
-        if entry is not None and entry.result is None and entry.place.path in by_path
-    ]
+def waiting_tasks(desk: Desk, batch: Batch) -> list[schedule.Entry]:
+    """Return the tasks of *batch* that have no result yet, in its order; their keys are their paths."""
+    found: list[schedule.Entry] = []
+    with desk.indexed() as index:
+        for entry in entries(batch):
+            if entry is None or entry.result is not None or index is None:
+                continue
+            path = os.path.relpath(os.path.join(desk.project.root, entry.place.item), desk.project.root)
+            task = index.at(path)
+            if task is not None:
+                one = schedule.Entry(
+                    id=task.id, key=path, rank=task.priority.rank, depends_on=task.depends_on,
+                    files=task.files, order=len(found),
+                )  # fmt: skip
+                found.append(one)
+    return found
 
 
 def carry_out(shop: Shop, tell: Callable[[Event], None], stop: Stop) -> tuple[Tally, str]:
     """Run the agents; return what was done, and why it ended early ("" if it did not)."""
     shop.desk.reap()  # what a dead coordinator had in hand: its agents are ended, its tasks put back
     orders = shop.orders
-    rules = Rules(
+    rules = schedule.Rules(
         limit=orders.limit, canary=orders.canary, halt_fail_percent=orders.halt_percent or None,
         retries=orders.retries, strategy="sequential" if orders.strategy == "sequential" else "parallel",
         scope_gate=orders.scope_gate,
     )  # fmt: skip
-    coordinator = Coordinator(shop, waiting_tasks(shop.desk, shop.batch), rules, tell, stop)
+    spent = Progress.of(shop.batch.folder).cost_usd  # by runs of this batch before
+    tasks = waiting_tasks(shop.desk, shop.batch)
+    coordinator = Coordinator(shop, tasks, rules, tell, stop, spent_usd=spent)
     tally = coordinator.run()
     return tally, coordinator.halted
 

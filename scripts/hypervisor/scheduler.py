@@ -2,119 +2,24 @@
 
 from __future__ import annotations
 
-import random
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from heapq import heappop, heappush
-from typing import Literal
 
 from .model import Outcome
-from .scopes import Scopes
+from .ready import LOOKS, ReadyQueue
+from .schedule import Again, Entry, Finished, Rules, Start, Wait
 
 _WAITING, _READY, _DELAYED, _RUNNING, _ENDED = range(5)
 _OUTCOMES = tuple(Outcome)
 _STATES = ("waiting", "ready", "delayed", "running", *_OUTCOMES)
 _HOW = {Outcome.FAILED: "failed", Outcome.BLOCKED: "is blocked", Outcome.SKIPPED: "was skipped"}
-#: So many tasks must have ended before a share of failures says anything.
-_FEW = 5
-#: How many tasks that conflict with running ones a single decision passes over.
-_LOOKS = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A task of the batch."""
-
-    id: str
-    #: Under which it is claimed; not looked at here.
-    key: str = ""
-    #: 0 for the most urgent.
-    rank: int = 2
-    #: Ids; those that are not of the batch are met already.
-    depends_on: tuple[str, ...] = ()
-    #: Paths and globs that it may touch.
-    files: tuple[str, ...] = ()
-    #: Its place in the batch.
-    order: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """How a batch runs."""
-
-    #: How many run at once.
-    limit: int = 1
-    #: So many run first, alone; if none of them succeeds and one fails, the batch halts.
-    canary: int = 0
-    #: The share of failures that halts the batch, in percent; None for never.
-    halt_fail_percent: float | None = None
-    #: The number of failures that halts it; None for never.
-    halt_fail_count: int | None = None
-    #: How often a task is tried again.
-    retries: int = 2
-    #: Seconds before the second attempt.
-    backoff_base: float = 5.0
-    #: By which that grows with each further attempt.
-    backoff_factor: float = 2.0
-    #: The most that it grows to.
-    backoff_cap: float = 300.0
-    #: The share of a delay that chance may take away.
-    jitter: float = 0.2
-    #: Gives that chance, from 0 to 1.
-    random: Callable[[], float] = random.random
-    #: ``sequential``: one at a time, in batch order whatever the rank.
-    strategy: Literal["parallel", "sequential"] = "parallel"
-    #: In each such period of waiting a task's rank improves by one; 0 for never.
-    age_seconds: float = 600.0
-    #: Whether tasks whose files overlap are kept apart.
-    scope_gate: bool = True
-    #: In each such period without "too many requests" a lowered limit grows by one.
-    grow_seconds: float = 60.0
-    #: "Too many requests" of several agents within this time count as one.
-    settle_seconds: float = 5.0
-    #: After which a task that another coordinator held is looked at again.
-    held_seconds: float = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Start this task; it counts as running from now on."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Nothing starts now; ask again when something ended, and at the latest then."""
-
-    #: None where only the end of a task changes anything.
-    until: float | None
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """Nothing runs, and nothing more will start; `unreachable` tells what never could."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
-    """How an attempt ended that is not the task's end."""
-
-    #: Whether it counts; then the delay follows from the rules.
-    counted: bool = False
-    #: Seconds until the next one, if it does not count.
-    after: float = 0.0
 
 
 class Scheduler:
     """The tasks of a batch, each waiting, ready, delayed, running or ended.
 
-    Ready tasks stand in one queue, those with the same `files` behind the first of them. One that
-    conflicts with a running task is parked, with all that have its files, until that one ends.
+    Ready tasks stand in a `ReadyQueue`, which passes over those that conflict with running ones.
 
     Raises:
         ValueError: Two tasks have the same id.
@@ -129,17 +34,12 @@ class Scheduler:
         total = len(self._tasks)
         self._state = bytearray(total)
         self._count = [total] + [0] * (len(_STATES) - 1)
-        self._place = array("q", bytes(8 * total))  # aged rank * total + number: sorts the queue
+        self._queue = ReadyQueue(self._tasks, scope_gate=rules.scope_gate)
         self._unmet = array("l", bytes(array("l").itemsize * total))
         self._after: dict[int, list[int]] = {}
-        self._ready: list[int] = []
-        self._groups: dict[tuple[str, ...], list[int]] = {}
-        self._parked: dict[tuple[str, ...], int] = {}
-        self._parks: dict[int, list[tuple[str, ...]]] = {}
         self._delayed: list[tuple[float, int]] = []
         self._due: dict[int, tuple[float, str]] = {}
         self._attempts: dict[int, int] = {}
-        self._scopes = Scopes()
         self._lost: list[tuple[str, str]] = []
         self._unstarted = 0
         self._canaries: dict[int, Outcome | None] = {}
@@ -162,13 +62,11 @@ class Scheduler:
     def next(self, now: float) -> Start | Wait | Finished:
         """Decide what happens now."""
         self._wake(now)
-        said = self._gate(now)
-        if said is not None:
+        if (said := self._gate(now)) is not None:
             return said
-        at = self._pick()
-        if at is not None:
+        if (at := self._pick()) is not None:
             self._take(at)
-            return Start(id=self._tasks[at].id)
+            return Start(id=self._tasks[at].id, key=self._tasks[at].key)
         if not any(self._count[_READY : _RUNNING + 1]):
             circle = [at for at, state in enumerate(self._state) if state == _WAITING]
             for at in circle:
@@ -206,13 +104,6 @@ class Scheduler:
 
     # ------------------------------------------------------------------- told
 
-    def started(self, task: str, now: float) -> None:
-        """Note that a task runs, be it that `next` said so or that it was found running."""
-        self._wake(now)
-        at = self._at[task]
-        if self._state[at] < _RUNNING:
-            self._take(at)
-
     def ended(self, task: str, now: float, outcome: Outcome | Again) -> Outcome | None:
         """Note how an attempt ended, or that a task needs none any more.
 
@@ -231,7 +122,7 @@ class Scheduler:
                 self._delay(at, now + outcome.after, "wait to be tried again, at no cost")
                 return None
             if tries <= self._rules.retries:
-                self._delay(at, now + self._backoff(tries), "wait for another attempt")
+                self._delay(at, now + self._rules.backoff(tries), "wait for another attempt")
                 return None
             outcome = Outcome.FAILED
         self._set(at, _ENDED + _OUTCOMES.index(outcome))
@@ -285,12 +176,10 @@ class Scheduler:
         running = self._count[_RUNNING]
         if sum(self._count[_ENDED:]) == len(self._tasks):
             return Finished(why=f"all of {_tasks(len(self._tasks))} ended")
+        if self._over and running:
+            return Wait(until=None, why=f"{self._over}; {running} still run")
         if self._over:
-            return (
-                Wait(until=None, why=f"{self._over}; {running} still run")
-                if running
-                else Finished(why=self._over)
-            )
+            return Finished(why=self._over)
         if now < self._pause:
             return Wait(until=self._pause, why=f"paused: {self._pause_why}")
         if running >= (limit := self.limit(now)):
@@ -303,13 +192,12 @@ class Scheduler:
         until = self._delayed[0][0] if self._delayed else None
         if self._proving and len(self._canaries) >= self._rules.canary:
             why = f"the first {_tasks(self._rules.canary)} run alone until all of them have ended"
-        elif self._ready:
-            until, why = now, f"looked at {_LOOKS} tasks that conflict with running ones; will go on"
+        elif self._queue.looks_on:
+            until, why = now, f"looked at {LOOKS} tasks that conflict with running ones; will go on"
         elif self._count[_READY]:
-            files, by = next(pair for pair in self._parked.items() if self._head(pair[0]) is not None)
-            first = self._tasks[(self._head(files) or 0) % len(self._tasks)].id
+            first, by = self._queue.first_parked()
             why = f"{_tasks(self._count[_READY])} touch files of running ones"
-            why += f" ({first} those of {self._tasks[by].id})"
+            why += f" ({self._tasks[first].id} those of {self._tasks[by].id})"
         elif self._count[_DELAYED]:
             why = f"{_tasks(self._count[_DELAYED])} {self._due[self._delayed[0][1]][1]}"
         else:
@@ -319,51 +207,10 @@ class Scheduler:
     # ------------------------------------------------------------------ queue
 
     def _pick(self) -> int | None:
-        """Return the first ready task that conflicts with nothing, None if there is none."""
+        """Return the task that may start now, None if there is none."""
         if self._proving and len(self._canaries) >= self._rules.canary:
-            ready = [at for at in self._canaries if self._state[at] == _READY and self._conflict(at) is None]
-            return min(ready, key=self._place.__getitem__, default=None)
-        for _ in range(_LOOKS):
-            at = self._top()
-            by = None if at is None else self._conflict(at)
-            if at is None or by is None:
-                return at
-            self._park(self._tasks[at].files, self._at[by])
-        return None
-
-    def _top(self) -> int | None:
-        """Return the first of the queue, without what has left it otherwise."""
-        while self._ready:
-            at = self._ready[0] % len(self._tasks)
-            files = self._tasks[at].files
-            if self._state[at] == _READY and files not in self._parked:
-                return at
-            heappop(self._ready)
-            if files in self._groups and files not in self._parked:
-                self._bring(files)
-        return None
-
-    def _head(self, files: tuple[str, ...]) -> int | None:
-        """Return the place of the first ready task with these files."""
-        group = self._groups.get(files, [])
-        while group and self._state[group[0] % len(self._tasks)] != _READY:
-            heappop(group)
-        return group[0] if group else None
-
-    def _bring(self, files: tuple[str, ...]) -> None:
-        place = self._head(files)
-        if place is None:
-            self._groups.pop(files, None)
-        else:
-            heappush(self._ready, place)
-
-    def _conflict(self, at: int) -> str | None:
-        return self._scopes.conflict(self._tasks[at].files) if self._rules.scope_gate else None
-
-    def _park(self, files: tuple[str, ...], by: int) -> None:
-        if files not in self._parked:
-            self._parked[files] = by
-            self._parks.setdefault(by, []).append(files)
+            return self._queue.first_of(self._canaries)
+        return self._queue.first()
 
     def _admit(self, at: int, now: float | None) -> None:
         """Put a task into the queue for the first time; its age counts from here."""
@@ -373,22 +220,12 @@ class Scheduler:
             if now is not None and rules.age_seconds > 0:
                 # A period more for those that come later is a period of age for those that wait.
                 rank += int((now - self._start(now)) // rules.age_seconds)
-        self._place[at] = rank * len(self._tasks) + at
-        self._enqueue(at)
+        self._set(at, _READY)
+        self._queue.put(at, rank)
 
     def _start(self, now: float) -> float:
         self._origin = now if self._origin is None else self._origin
         return self._origin
-
-    def _enqueue(self, at: int) -> None:
-        self._set(at, _READY)
-        place, files = self._place[at], self._tasks[at].files
-        if not (files and self._rules.scope_gate):
-            heappush(self._ready, place)
-            return
-        heappush(self._groups.setdefault(files, []), place)
-        if files not in self._parked and self._head(files) == place:
-            heappush(self._ready, place)
 
     def _wake(self, now: float) -> None:
         """Queue those whose delay is over."""
@@ -400,7 +237,8 @@ class Scheduler:
                 break
             heappop(self._delayed)
             if valid:
-                self._enqueue(at)
+                self._set(at, _READY)
+                self._queue.put(at)
 
     # ----------------------------------------------------------------- states
 
@@ -413,31 +251,22 @@ class Scheduler:
         return _OUTCOMES[self._state[at] - _ENDED] if self._state[at] >= _ENDED else None
 
     def _take(self, at: int) -> None:
-        files = self._tasks[at].files
         self._set(at, _RUNNING)
         if self._proving and len(self._canaries) < self._rules.canary:
             self._canaries.setdefault(at, None)
-        if files and self._rules.scope_gate:
-            self._scopes.add(self._tasks[at].id, files)
-            self._park(files, at)
+        self._queue.occupy(at)
 
     def _free(self, at: int) -> None:
-        """Let go of what a running task keeps others from."""
+        """Take a task out of the queue, or let go of what it keeps others from as it runs."""
         if self._state[at] == _RUNNING:
-            self._scopes.remove(self._tasks[at].id)
-            for files in self._parks.pop(at, ()):
-                del self._parked[files]
-                self._bring(files)
+            self._queue.release(at)
+        elif self._state[at] == _READY:
+            self._queue.discard(at)
 
     def _delay(self, at: int, until: float, why: str) -> None:
         self._set(at, _DELAYED)
         self._due[at] = (until, why)
         heappush(self._delayed, (until, at))
-
-    def _backoff(self, tries: int) -> float:
-        rules = self._rules
-        grown = rules.backoff_base * rules.backoff_factor ** min(tries - 1, 64)
-        return min(rules.backoff_cap, grown) * (1 - rules.jitter * rules.random())
 
     def _judge(self, at: int, outcome: Outcome) -> None:
         """Look whether the batch goes on after this end."""
@@ -453,13 +282,11 @@ class Scheduler:
                 self.halt(f"none of the first {_tasks(len(ends))} succeeded")
         if outcome is not Outcome.FAILED:
             return
-        rules, failed = self._rules, self._count[_ENDED + _OUTCOMES.index(Outcome.FAILED)]
+        failed = self._count[_ENDED + _OUTCOMES.index(Outcome.FAILED)]
         skipped = self._count[_ENDED + _OUTCOMES.index(Outcome.SKIPPED)]
         tried = sum(self._count[_ENDED:]) - skipped - self._unstarted
-        if rules.halt_fail_count is not None and failed >= rules.halt_fail_count:
-            self.halt(f"{failed} failed, and {rules.halt_fail_count} halt the batch")
-        elif (most := rules.halt_fail_percent) is not None and tried >= _FEW and 100 * failed >= most * tried:
-            self.halt(f"{failed} of {tried} failed, and {most:g} % halt the batch")
+        if why := self._rules.why_halt(failed, tried):
+            self.halt(why)
 
     def _cut_off(self, at: int, how: str) -> None:
         """End all that depend on a task that did not succeed."""

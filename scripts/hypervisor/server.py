@@ -19,9 +19,10 @@ from mcp.types import Tool as WireTool
 
 from . import __version__
 from .console import advice_for
+from .departure import end_of_client
 from .errors import HypervisorError
 from .machine import Identity, identity_of
-from .tools import Toolbox, end_of_client
+from .tools import Toolbox
 from .toolspec import INSTRUCTIONS, SERVER, TOOLS
 
 #: Set by `scripts/with-uv`: the pid of whoever started the server.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from . import clock, durable
 from .batches import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .model import Outcome
+from .progress import Progress, Spent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +128,14 @@ def stats(batch: Batch) -> dict[str, Any]:
     }
 
 
-def summarise(batch: Batch) -> dict[str, Any]:
-    """Return the summary of *batch*, in the shape of ``summary.json``.
+def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
+    """Return the summary of *batch*, in the shape of ``summary.json``, and the census that it holds.
 
     ``runtime_seconds`` runs from the first start to the last finish. Tokens and money are null
     where no runner has reported any: unknown is not zero.
     """
     census = Census()
+    progress = Progress.of(batch.folder)
     workers: list[dict[str, Any]] = []
     needs: list[dict[str, Any]] = []
     for entry in entries(batch):
@@ -141,6 +143,7 @@ def summarise(batch: Batch) -> dict[str, Any]:
         if entry is None or entry.result is None:
             continue
         row = _row(batch, entry, entry.result)
+        _add_spent(row, progress.spent.pop(str(row["task_id"]), None))
         workers.append(row)
         if row["status"] in (Outcome.BLOCKED, Outcome.FAILED):
             needs.append(
@@ -151,15 +154,17 @@ def summarise(batch: Batch) -> dict[str, Any]:
         {"task_id": skip["item"], "status": Outcome.SKIPPED.value, "reason": skip["reason"]}
         for skip in batch.manifest.skipped
     ]
-    return {
+    summary = {
         "batch_id": batch.id,
         "workers": workers,
         "census": census.to_json(),
         "needs_you": needs,
         "runtime_seconds": _runtime(workers),
-        "total_tokens": _total(workers, "tokens"),
-        "total_cost_usd": _total(workers, "cost_usd"),
+        # What was spent on tasks that have no result yet is spent as well.
+        "total_tokens": _total([*workers, *map(asdict, progress.spent.values())], "tokens"),
+        "total_cost_usd": _total([*workers, *map(asdict, progress.spent.values())], "cost_usd"),
     }
+    return summary, census
 
 
 def _row(batch: Batch, entry: Entry, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +189,13 @@ def _row(batch: Batch, entry: Entry, result: Mapping[str, Any]) -> dict[str, Any
     return row
 
 
+def _add_spent(row: dict[str, Any], spent: Spent | None) -> None:
+    """Let a row tell what all attempts of this batch used up, and not only the one with the result."""
+    if spent is not None:
+        row["attempts"] = max(spent.attempts, row["attempts"] or 0)  # one that died is not in the log
+        row |= {"tokens": spent.tokens, "cost_usd": spent.cost_usd}
+
+
 def _next_step(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     if result.get("task_id") and result.get("edit"):
         first = result.get("next_step") or "give what it waits for"
@@ -206,11 +218,11 @@ def _total(rows: list[dict[str, Any]], key: str) -> float | None:
     return sum(known) if known else None
 
 
-def write_summary(batch: Batch) -> dict[str, Any]:
-    """Write ``summary.json`` into the batch's folder, and return what it says."""
-    summary = summarise(batch)
+def write_summary(batch: Batch) -> tuple[dict[str, Any], Census]:
+    """Write ``summary.json`` into the batch's folder, and return what it says, and its census."""
+    summary, census = summarise(batch)
     durable.replace(
         Path(batch.folder, "summary.json"),
         json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "replace"),
     )
-    return summary
+    return summary, census

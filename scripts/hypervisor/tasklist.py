@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .batches import next_life, task_key
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Held, Holder
 from .errors import Unreadable, UsageError
 from .graph import graph_of
 from .index import Index
 from .keys import life_key, split_life
+from .lives import next_life, task_key
 from .machine import Identity
 from .model import FileEdit, TaskHead
 from .paths import Project
-from .preflight import claim_refusal
+from .preflight import Named, claim_refusal
 from .tasks import find_task_files, open_task, revert_file
 
 
@@ -65,13 +66,20 @@ class TaskList:
 
     def tasks(self) -> list[TaskHead]:
         """Return every readable task, in the order of their paths."""
+        with self.indexed() as index:
+            return list(index.heads()) if index else []
+
+    @contextlib.contextmanager
+    def indexed(self) -> Iterator[Index | None]:
+        """Yield the index of the tasks as they are now; None where there is no project of ours."""
         if not self.project.state.is_dir() and not any(find_task_files(self.project.root, self.settings)):
-            return []  # not a project of ours: looking at it leaves nothing behind
+            yield None  # looking at it leaves nothing behind
+            return
         index = Index(self.project, self.settings)
         try:
             index.refresh()
             self.unreadable = index.unreadable()
-            return list(index.heads())
+            yield index
         finally:
             index.close()
 
@@ -97,7 +105,7 @@ class TaskList:
             raise UsageError(f"{name}: {len(found)} tasks bear this id ({paths}); name the path instead")
         raise UsageError(f"{name}: no such task in {self.project.root}; see `hypervisor task list`")
 
-    def relative(self, task: TaskHead) -> str:
+    def relative(self, task: TaskHead | Named) -> str:
         """Return the task's path below the project's root."""
         return os.path.relpath(task.path, self.project.root)
 
@@ -108,7 +116,7 @@ class TaskList:
         held = store.held(key)
         return held and replace(held, generation=earlier_claims(store, key) + held.generation)
 
-    def refusals(self, tasks: list[TaskHead]) -> Callable[[TaskHead], str | None]:
+    def refusals(self, tasks: Iterable[TaskHead]) -> Callable[[TaskHead], str | None]:
         """Return a function that says why an agent may not claim a task now, None if it may.
 
         Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from . import durable, frontmatter
+from . import delimiters, durable, frontmatter
 from .errors import Refused, Unreadable, UnreadableReason
 from .globs import matches_any
 from .markdown import headings
@@ -243,7 +243,7 @@ def append_receipt(path: Path, line: str) -> None:
     receipt = folded if folded.startswith("- ") else f"- {folded}"
 
     def add(data: bytes) -> tuple[bytes, list[str]]:
-        start = frontmatter.body_start(data, str(path))
+        start = delimiters.body_start(data, str(path))
         return with_receipt(data.decode("utf-8"), start, receipt).encode("utf-8"), []
 
     _rewrite(path, add, None)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ from .answers import (
     task_row,
     task_story,
 )
+from .arguments import Arguments, caller_in, status_in
 from .batches import create_of_tasks, open_named, settings_of
 from .commission import Commission
 from .desk import Desk
@@ -40,14 +39,9 @@ _MOST = 500
 #: Characters of an answer that clients put before the model as they are; longer ones they put aside
 #: into a file.
 _LONGEST = 40_000
-_LONGEST_NAME = 100
-#: For how long a client whose pipe has closed may still count as living, in seconds.
-_DYING_SECONDS = 5.0
 
 #: What `update_task` sets.
 _KEYS = frozenset({"assignee", "priority", "complexity", "project"})
-
-Arguments = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -155,7 +149,7 @@ class Toolbox:
 
     def _batch_summary(self, arguments: Arguments) -> Any:
         batch = open_named(self.project, arguments.get("id", ""))
-        summary = write_summary(batch)
+        summary, _ = write_summary(batch)
         if len(json.dumps(summary)) > _LONGEST:
             more = f"too many to show; read {batch.folder}/summary.json"
             summary |= {"workers": more}
@@ -179,13 +173,13 @@ class Toolbox:
         if commission := self.commission:
             commission.must_be(arguments["id"])
             return self._commissioned(arguments, commission)
-        desk = self.desk(arguments, _named(arguments["caller"]))
+        desk = self.desk(arguments, caller_in(arguments["caller"]))
         return self._claimed(desk, *desk.claim(arguments["id"]))
 
     def _claim_next_task(self, arguments: Arguments) -> Any:
         if commission := self.commission:
             return self._commissioned(arguments, commission)
-        desk = self.desk(arguments, _named(arguments["caller"]))
+        desk = self.desk(arguments, caller_in(arguments["caller"]))
         complexity = arguments.get("complexity")
         if complexity and complexity not in list(Complexity):
             raise UsageError(f"claim_next_task: complexity must be one of {', '.join(Complexity)}")
@@ -249,7 +243,7 @@ class Toolbox:
 
     def _update_task(self, arguments: Arguments) -> Any:
         desk = self.desk(arguments)
-        status, body = _status(arguments), arguments.get("body", "")
+        status, body = status_in(arguments), arguments.get("body", "")
         # With a claim the assignee changes by itself.
         keys = _KEYS - {"assignee"} if status is TaskStatus.IN_PROGRESS else _KEYS
         values = {key: arguments[key] for key in sorted(keys) if key in arguments}
@@ -293,43 +287,7 @@ class Toolbox:
         return None
 
 
-def _status(arguments: Arguments) -> TaskStatus | None:
-    if "status" not in arguments:
-        return None
-    word = arguments["status"].strip().lower().replace("-", "_").replace(" ", "_")
-    if word not in list(TaskStatus):
-        raise UsageError(f"update_task: status must be one of {', '.join(TaskStatus)}")
-    return TaskStatus(word)
-
-
-def _named(caller: str) -> str:
-    """Return *caller* if it can be one assignee of a file, and its claim's holder."""
-    name = caller.strip().lstrip("@")
-    if not name or len(name) > _LONGEST_NAME or not name.isprintable() or "," in name:
-        raise UsageError(f"caller {caller[:80]!r}: must be one name of at most {_LONGEST_NAME} characters")
-    return name
-
-
 def _cut(row: dict[str, Any]) -> None:
     if len(row["body"]) > _LONGEST:
         row["body"] = row["body"][:_LONGEST]
         row["cut"] = f"the body is longer; read {row['path']}"
-
-
-def end_of_client(toolbox: Toolbox) -> None:
-    """Release what the agents of a client held that is gone.
-
-    Its own hooks had no say if it was killed; while it lives, its session may go on with another server.
-    """
-    from .machine import life_of, this_process  # noqa: PLC0415
-
-    client, session = toolbox.client, toolbox.session
-    if client is None or not session or not os.path.isdir(toolbox.project.state):
-        return
-    # Its pipes are closed a moment before it counts as dead: the kernel ends a process in that order.
-    deadline = time.monotonic() + _DYING_SECONDS
-    while life_of(client, this_process()) != "dead":
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.02)
-    toolbox.desk({}).end_session(session, "the client of its session was killed")

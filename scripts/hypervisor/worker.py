@@ -35,6 +35,8 @@ BLOCK = 8
 RESCUE_SECONDS = 1.0
 #: How long a full disk is waited for before the worker gives up, in seconds.
 _DISK_PATIENCE = 600.0
+#: After so many lines one sweep tells the others how far it is, and looks how far they are.
+_SHARED = 64
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -166,17 +168,21 @@ class Worker:
         queue = self._batch.queue
         cursor = queue.cursor()
         found: list[Place] = []
-        low = cursor.low
-        for number, line in enumerate(queue.lines(cursor.low)):
+        low = ahead = cursor.low
+        for number, line in enumerate(queue.lines(low)):
             if self._ended():
                 break
+            if line.start < ahead:
+                continue
             place = self._batch.place(line.item)
             if not self._batch.layout(place.root).finished(place.key):
                 found.append(place)
             elif not found:
                 low = line.stop
-                if number % 1024 == 1023:  # so that others who sweep at the same time gain by it
+                if number % _SHARED == _SHARED - 1:  # workers that sweep at the same time share the way
                     queue.raise_low(low, cursor.epoch)
+                    now = queue.cursor()
+                    ahead = now.low if now.epoch == cursor.epoch else low
         queue.raise_low(low, cursor.epoch)
         return found
 

@@ -9,92 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .durable import write_once
 from .errors import Refused
-from .git import Entry, Git, GitError, from_top, locked, main_checkout, prefix_of, shown
-from .globs import matches_any
+from .git import Git, GitError, from_top, locked, main_checkout, prefix_of, shown
 from .paths import STATE
-
-_NAMES = ("--no-renames", "--name-only", "-z")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
-    """A worktree of a task."""
-
-    path: Path
-    branch: str
-    #: The commit that it began from.
-    base: str
-    #: The task's id.
-    task: str
-    #: Branches and tags that were there when it was made, with what they named.
-    known: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What an agent left in its worktree."""
-
-    #: Commits on its branch beyond the base, oldest first.
-    commits: tuple[str, ...] = ()
-    #: Files that they change, all told; of a rename both names.
-    files: tuple[str, ...] = ()
-    #: Those of the files that are gone.
-    deleted: tuple[str, ...] = ()
-    #: Those of the files that are binary.
-    binary: tuple[str, ...] = ()
-    #: Those of the files that are links.
-    symlinks: tuple[str, ...] = ()
-    #: Those of the files that are submodules.
-    submodules: tuple[str, ...] = ()
-    #: Changes that are not committed, untracked files among them; a nested repository ends in "/".
-    uncommitted: tuple[str, ...] = ()
-    #: The branch that is checked out; None if HEAD is detached.
-    on: str | None = None
-    #: Commits that HEAD has and no branch had before, and that are not on the tree's branch.
-    astray: tuple[str, ...] = ()
-    #: Whether the branch no longer contains the base.
-    rewritten: bool = False
-    #: What happened to other branches, tags and the stash, in words.
-    refs: tuple[str, ...] = ()
-    #: Stash entries that were added.
-    stashes: tuple[str, ...] = ()
-    #: What was begun and not ended: "merge", "rebase" ...; "" if nothing.
-    begun: str = ""
-    #: Files in conflict.
-    conflicts: tuple[str, ...] = ()
-    #: Whether the folder is gone.
-    gone: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """What came home, and what did not."""
-
-    #: Commits on the branch beyond the base, oldest first.
-    commits: tuple[str, ...]
-    #: Files that they change.
-    files: tuple[str, ...]
-    #: The commit made for the agent, or "".
-    made: str = ""
-    #: Changes left uncommitted because they are not to be kept.
-    outside: tuple[str, ...] = ()
-    #: Changes left uncommitted because they could not be put on the branch.
-    left: tuple[str, ...] = ()
-    #: Commits elsewhere that could not be put on the branch.
-    astray: tuple[str, ...] = ()
-    #: What was begun and not ended.
-    begun: str = ""
-    conflicts: tuple[str, ...] = ()
+from .work import Gathered, Tree, Work, commit_files, committed, own_commits, ref_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +96,10 @@ class Worktrees:
         prefix = prefix_of(main)
         git = self._mend(main, tree)
         tip = main.commit(f"refs/heads/{tree.branch}")
-        work = _facts(main, tree.base, tip, prefix) if tip else Work()
+        work = committed(main, tree.base, tip, prefix) if tip else Work()
         work = replace(work, rewritten=not tip or not main.contains(tip, tree.base))
         if before is not None:
-            words, stashes = _ref_changes(before, self.refs())
+            words, stashes = ref_changes(before, self.refs())
             work = replace(work, refs=words, stashes=stashes)
         if git is None:
             return replace(work, gone=True)
@@ -182,7 +108,7 @@ class Worktrees:
             work,
             uncommitted=tuple(from_top(entry.path, prefix) for entry in status.entries),
             on=git.branch(),
-            astray=_own(git, tree),
+            astray=own_commits(git, tree),
             begun=git.begun(),
             conflicts=tuple(from_top(e.path, prefix) for e in status.entries if e.code == "uu"),
         )
@@ -207,7 +133,7 @@ class Worktrees:
             if stuck:
                 left = tuple(wanted)
             elif wanted:
-                made = _commit(git, tree, message, [entries[path] for path in wanted])
+                made = commit_files(git, tree, message, [entries[path] for path in wanted])
         after = self.inspect(tree)
         return Gathered(
             commits=after.commits,
@@ -226,7 +152,7 @@ class Worktrees:
         if on == tree.branch:
             return True
         tip = git.commit(full)
-        own = _own(git, tree)
+        own = own_commits(git, tree)
         if not own:
             return git.ok("checkout", "-q", "--no-guess", tree.branch, "--")
         reached = git.lines("rev-list", head, "--not", tip, tree.base, nul=False)
@@ -360,27 +286,6 @@ class Worktrees:
             shutil.copy2(source, target, follow_symlinks=False)
 
 
-def in_scope(path: str, files: Sequence[str], is_task_file: Callable[[str], bool] = lambda _: False) -> bool:
-    """Tell whether a task with *files* may touch *path*; both relative to the project root.
-
-    A folder means all below it. No files at all means everything in the project but task files.
-    What is below ``.hypervisor/`` is in nobody's scope.
-    """
-    path = path.rstrip("/")
-    if path.split("/")[0] == STATE:
-        return False
-    if not files:
-        return not path.startswith("../") and not is_task_file(path)
-    above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
-    for entry in files:
-        plain = posixpath.normpath(entry)
-        if plain == "." and not path.startswith("../"):
-            return True
-        if plain in (path, *above) or any(matches_any(name, [plain]) for name in (path, *above)):
-            return True
-    return False
-
-
 def _is_whole(git: Git, main: Git) -> bool:
     try:
         top = os.path.realpath(git.top_level)
@@ -391,95 +296,3 @@ def _is_whole(git: Git, main: Git) -> bool:
 
 def _listed(main: Git) -> list[str]:
     return main.lines("worktree", "list", "--porcelain", "-z")
-
-
-def _own(git: Git, tree: Tree) -> tuple[str, ...]:
-    """Return the commits of HEAD that are new and not on the tree's branch, oldest first."""
-    head, on = git.head(), git.branch()
-    if not head or on == tree.branch:
-        return ()
-    others = {tree.base, *(at for ref, at in tree.known.items() if ref.startswith("refs/"))}
-    for line in git.lines("for-each-ref", "--format=%(objectname) %(refname)", nul=False):
-        at, _, ref = line.partition(" ")
-        old = ref in tree.known and ref != f"refs/heads/{on}"
-        if old or ref.startswith(("refs/heads/hypervisor/", "refs/remotes/")):
-            others.add(at)
-    asked = "".join(f"^{at}\n" for at in sorted(others))
-    found = git.run("rev-list", "--reverse", "--ignore-missing", "--stdin", input=f"{head}\n{asked}")
-    return tuple(found.split())
-
-
-def _facts(git: Git, base: str, tip: str, prefix: str) -> Work:
-    start = git.run("merge-base", base, tip, check=False) or git.run("hash-object", "-t", "tree", "--stdin")
-    fields = iter(git.lines("diff", "--raw", "--no-renames", "--ignore-submodules=none", "-z", start, tip))
-    kinds: dict[str, list[str]] = {"files": [], "deleted": [], "symlinks": [], "submodules": [], "binary": []}
-    for head, top in zip(fields, fields, strict=True):
-        old, new, _, _, letter = head.removeprefix(":").split()
-        path = from_top(top, prefix)
-        kinds["files"].append(path)
-        if letter == "D":
-            kinds["deleted"].append(path)
-        if "120000" in (old, new):
-            kinds["symlinks"].append(path)
-        if "160000" in (old, new):
-            kinds["submodules"].append(path)
-    for line in git.lines("diff", "--numstat", "--no-renames", "--no-ext-diff", "-z", start, tip):
-        if line.startswith("-\t-\t"):
-            kinds["binary"].append(from_top(line[4:], prefix))
-    commits = git.lines("rev-list", "--reverse", "--topo-order", f"{base}..{tip}", nul=False)
-    return Work(
-        commits=tuple(commits),
-        files=tuple(kinds["files"]),
-        deleted=tuple(kinds["deleted"]),
-        binary=tuple(kinds["binary"]),
-        symlinks=tuple(kinds["symlinks"]),
-        submodules=tuple(kinds["submodules"]),
-    )
-
-
-def _ref_changes(
-    before: Mapping[str, str], after: Mapping[str, str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    words: list[str] = []
-    stashes: list[str] = []
-    for ref in sorted({*before, *after}):
-        old, new = before.get(ref), after.get(ref)
-        if old == new or ref.startswith("refs/heads/hypervisor/"):
-            continue  # the branches of batches move at all times
-        if ref.startswith("stash "):
-            if new is not None:
-                stashes.append(new)
-            else:
-                words.append(f"stash entry {ref[6:18]} ({old}) was dropped")
-            continue
-        kind, name = ("branch", ref[11:]) if ref.startswith("refs/heads/") else ("tag", ref[10:])
-        what = "was made" if old is None else "was deleted" if new is None else "was moved"
-        words.append(f"{kind} {name} {what}")
-    return tuple(words), tuple(stashes)
-
-
-def _commit(git: Git, tree: Tree, message: str, entries: Sequence[Entry]) -> str:
-    """Commit the files of *entries* as they are, and nothing else that the index may have."""
-    gone: list[str] = []
-    there: list[str] = []
-    top = tree.path.resolve()
-    for entry in entries:
-        name = top / entry.path
-        is_there = os.path.lexists(name) and name.parent.resolve() == name.parent
-        (there if is_there else gone).append(f"{entry.path}\0")
-    head = git.head()
-    remove = ("update-index", "--force-remove", "-z", "--stdin")
-    add = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
-    with tempfile.TemporaryDirectory(dir=git.folder) as spare:
-        index = Path(spare) / "index"
-        git.with_index(index, "read-tree", head)
-        git.with_index(index, *remove, input="".join(gone))
-        git.with_index(index, *add, input="".join(there))
-        made = git.with_index(index, "write-tree")
-    if made == git.run("rev-parse", f"{head}^{{tree}}"):
-        return ""
-    commit = git.run("commit-tree", made, "-p", head, input=message)
-    git.run("update-ref", "-m", "hypervisor: gather", f"refs/heads/{tree.branch}", commit, head)
-    git.run(*remove, input="".join(gone))
-    git.run(*add, input="".join(there))
-    return commit

@@ -27,13 +27,16 @@ from hypervisor.toolspec import PREFIX
 pytestmark = pytest.mark.usefixtures("tool_search")
 
 
+#: No longer than a test may take: what looks must not outlive a test that has failed.
+WATCH_SECONDS = 120.0
+
+
 class Watch:
     """Looks when a task is free: its file as before, and nobody's."""
 
     def __init__(self, tasks: Tasks, name: str, before: str) -> None:
         self.tasks, self.name, self.before = tasks, name, before
         self.freed: list[float] = []
-        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def begin(self, after: Callable[[], bool]) -> None:
@@ -42,18 +45,26 @@ class Watch:
         self._thread.start()
 
     def _look(self) -> None:
-        while not self._after():
-            time.sleep(0.01)
+        deadline = time.monotonic() + WATCH_SECONDS
+        if not _comes_true(self._after, deadline):
+            return
         begun = time.monotonic()
-        while self.tasks.text(self.name) != self.before:
-            time.sleep(0.01)
-        self.freed.append(time.monotonic() - begun)
+        if _comes_true(lambda: self.tasks.text(self.name) == self.before, deadline):
+            self.freed.append(time.monotonic() - begun)
 
     def seconds(self) -> float:
         """Return how long it took."""
         self._thread.join(60)
         assert self.freed, f"{self.name} is not as before: {self.tasks.text(self.name)}"
         return self.freed[0]
+
+
+def _comes_true(look: Callable[[], bool], deadline: float) -> bool:
+    while not look():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 @pytest.fixture
@@ -73,6 +84,16 @@ def report(
             print(f"\n    {text}")
 
     return tell
+
+
+def at_work(api: ScriptedApi, client: NewClient, tasks: Tasks) -> RunningSession:
+    """Start a session whose worker holds its claim, and then hangs."""
+    api.main(calls(worker("t-1")), hang(), hang())
+    api.agent("/pull t-1", calls(claim("t-1")), hang())
+    running = plugged(client, tasks.root).start("go", *RULES)
+    eventually(lambda: any(len(one.turns) >= 2 for one in api.agents), "the worker to hold its claim")
+    assert tasks.status("t-1") == "in_progress"
+    return running
 
 
 def claimable(tasks: Tasks, name: str) -> bool:
@@ -165,11 +186,7 @@ def test_a_killed_client_frees_its_tasks_at_once(
     api: ScriptedApi, client: NewClient, tasks: Tasks, report: Callable[[str], None]
 ) -> None:
     before = tasks.text("t-1")
-    api.main(calls(worker("t-1")), hang(), hang())
-    api.agent("/pull t-1", calls(claim("t-1")), hang())
-    running = plugged(client, tasks.root).start("go", *RULES)
-    eventually(lambda: any(len(one.turns) >= 2 for one in api.agents), "the worker to hold its claim")
-    assert tasks.status("t-1") == "in_progress"
+    running = at_work(api, client, tasks)
     begun = time.monotonic()
     running.kill()
     seconds = tasks.free_after(lambda: tasks.text("t-1") == before, begun)
@@ -184,10 +201,7 @@ def test_a_client_killed_with_its_servers_leaves_nothing_that_is_held(
     api: ScriptedApi, client: NewClient, tasks: Tasks, report: Callable[[str], None]
 ) -> None:
     before = tasks.text("t-1")
-    api.main(calls(worker("t-1")), hang(), hang())
-    api.agent("/pull t-1", calls(claim("t-1")), hang())
-    running = plugged(client, tasks.root).start("go", *RULES)
-    eventually(lambda: any(len(one.turns) >= 2 for one in api.agents), "the worker to hold its claim")
+    running = at_work(api, client, tasks)
     family = marked(running.mark)
     begun = time.monotonic()
     for process in sorted(family, key=lambda one: one.pid != running.pid, reverse=True):
@@ -206,10 +220,7 @@ def test_a_session_that_is_told_to_end_releases_its_tasks(
     api: ScriptedApi, client: NewClient, tasks: Tasks, report: Callable[[str], None]
 ) -> None:
     before = tasks.text("t-1")
-    api.main(calls(worker("t-1")), hang(), hang())
-    api.agent("/pull t-1", calls(claim("t-1")), hang())
-    running = plugged(client, tasks.root).start("go", *RULES)
-    eventually(lambda: any(len(one.turns) >= 2 for one in api.agents), "the worker to hold its claim")
+    running = at_work(api, client, tasks)
     begun = time.monotonic()
     running.send(signal.SIGTERM)
     seconds = tasks.free_after(lambda: tasks.text("t-1") == before, begun)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .agent import AgentEnd, Assignment, How
-from .child import ChildEnd, last_line, run_child
+from .child import ChildEnd, run_child
+from .program import last_line
 
 #: In the assignment's environment: what takes the place of ``{}``.
 ITEM = "HYPERVISOR_ITEM"

@@ -6,8 +6,7 @@ import contextlib
 import errno
 import os
 import subprocess
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..machine import WORKER_MARK, end_group, end_orphans
 from ..model import Outcome, Report
 from ..paths import state_above
 from .port import Work
+from .program import last_line, wait_for_end
 
 #: sysexits.h: "temporary failure; the user is invited to retry".
 EX_TEMPFAIL = 75
@@ -24,8 +24,6 @@ EX_TEMPFAIL = 75
 EX_CONFIG = 78
 #: How much of the end of the output is looked at for the last line.
 _TAIL = 8192
-#: How often a running command is looked at, in seconds; short at first, for short commands.
-_FIRST_POLL, _LAST_POLL = 0.001, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +47,7 @@ class ExecRunner:
         """Run the command and wait for it."""
         if "\0" in work.item:
             return Report(status=Outcome.FAILED, outcome="the item holds a NUL: no command can be given it")
-        os.makedirs(os.path.dirname(work.log), exist_ok=True)
-        out, err = work.log + ".out", work.log + ".err"
-        with open(out, "wb") as stdout, open(err, "wb") as stderr:
+        with _output(work.log + ".out") as stdout, _output(work.log + ".err") as stderr:
             try:
                 process = subprocess.Popen(
                     self.arguments(work.item),
@@ -67,11 +63,8 @@ class ExecRunner:
                 report = self._not_started(error)
             else:
                 ended_by = self._watch(process, work)
-                report = self._report(process.returncode, ended_by, _last_line(out) or _last_line(err))
-        for path in (out, err):
-            if os.path.getsize(path) == 0:
-                os.unlink(path)
-        return report
+                report = self._report(process.returncode, ended_by, _last_line(stdout) or _last_line(stderr))
+            return report
 
     def arguments(self, item: str) -> list[str]:
         """Return program and arguments for *item*."""
@@ -81,18 +74,8 @@ class ExecRunner:
 
     def _watch(self, process: subprocess.Popen[bytes], work: Work) -> str:
         """Wait until the command has ended; end it if it must. Return what ended it, "" if itself."""
-        deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        pause, ended_by = _FIRST_POLL, ""
-        # WNOWAIT: the leader stays a zombie until its group is ended, so that the group's number
-        # cannot be given to somebody else's processes meanwhile.
-        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            if work.stopped.wait(pause):
-                ended_by = "stopped"
-            elif deadline is not None and time.monotonic() > deadline:
-                ended_by = f"timed out after {self.timeout:g} s"
-            if ended_by:
-                break
-            pause = min(pause * 2, _LAST_POLL)
+        how = wait_for_end(process.pid, work.stopped, self.timeout)
+        ended_by = f"timed out after {self.timeout:g} s" if how == "timed out" else how
         end_group(process.pid, grace_seconds=5.0 if ended_by else 0.0)
         process.wait()
         if ended_by and work.environment.get(WORKER_MARK):
@@ -136,9 +119,27 @@ def _task_environment(work: Work) -> dict[str, str]:
     return environment
 
 
-def _last_line(path: str) -> str:
-    with open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - _TAIL))
-        lines = file.read().decode("utf-8", "replace").split("\n")
-    full = [line.strip() for line in lines if line.strip()]
-    return full[-1][:500] if full else ""
+@contextlib.contextmanager
+def _output(path: str) -> Iterator[int]:
+    """Yield a descriptor of the new file *path*, which is taken away again if nothing was written."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor = os.open(path, flags, 0o666)
+    try:
+        yield descriptor
+        if os.fstat(descriptor).st_size == 0:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _last_line(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    return (
+        last_line(os.pread(descriptor, _TAIL, max(0, size - _TAIL)).decode("utf-8", "replace"))
+        if size
+        else ""
+    )

@@ -1,0 +1,73 @@
+"""What an agent is told of its task, and what it answers: the prompt, the environment, and the report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .batches import Batch
+from .commission import GENERATION, REPORT, TASK, read_report
+from .desk import Desk
+from .evidence import Reported
+from .keys import item_key
+from .machine import WORKER_MARK
+from .model import Task
+from .work import Tree
+
+#: Marks everything that the agent of one task has started.
+RUN_MARK = "HYPERVISOR_RUN"
+_PROMPT = Path(__file__).resolve().parent.parent.parent / "prompts/worker.md"
+
+
+def prompt_for(task: Task, tree: Tree | None) -> str:
+    """Return what an agent is told of its task."""
+    files = ", ".join(task.files)
+    holes = {
+        "{id}": task.id,
+        "{title}": task.title,
+        "{place}": f", a git worktree on the branch {tree.branch}" if tree else "",
+        "{scope}": f"Change only: {files}." if files else "Change only what the task is about.",
+        "{verify}": f"It counts as done when this passes: `{task.verify}`."
+        if task.verify
+        else "Verify what you did before you commit.",
+    }
+    text = _PROMPT.read_text("utf-8")
+    for hole, value in holes.items():
+        text = text.replace(hole, value)
+    return text.replace("{body}", task.body.strip())  # last: a hole in a body is text
+
+
+def variables(
+    task: Task, generation: int, report: str, desk: Desk, batch: Batch, worker: str
+) -> dict[str, str]:
+    """Return what an agent's environment says of its task; *worker* is the id of the claim's holder."""
+    return {
+        TASK: task.id,
+        GENERATION: str(generation),
+        REPORT: report,
+        "HYPERVISOR_ITEM": desk.relative(task),
+        "HYPERVISOR_TASK_FILE": task.path,
+        "HYPERVISOR_BATCH": batch.id,
+        "HYPERVISOR_ROOT": str(desk.project.root),
+        "HYPERVISOR_HOME": str(desk.project.state),
+        WORKER_MARK: worker,
+    }
+
+
+def report_path(folder: str, task: str, generation: int) -> str:
+    """Return where an agent's report goes, in the *folder* of its batch; nothing is there yet."""
+    folder = os.path.join(folder, "reports")
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"{item_key(task)}~{generation}.json")
+    if os.path.lexists(path):
+        os.unlink(path)
+    return path
+
+
+def read_reported(path: str) -> Reported | None:
+    """Return what an agent has reported, None if nothing that can be read."""
+    report = read_report(path)
+    if report is None:
+        return None
+    said = {key: str(report.get(key, "")) for key in ("text", "evidence", "next_step", "commit")}
+    return Reported(word=report["kind"], **said)

@@ -1,0 +1,96 @@
+"""The stream of events of a Claude Code run: what it has said so far, line by line.
+
+A field that is missing or odd is passed over: the client changes from release to release.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Tools that change nothing: an agent that got no further than these was refused what it needed.
+_READING = frozenset(
+    {"Read", "Glob", "Grep", "LS", "ToolSearch", "Skill", "TodoWrite", "TaskList", "TaskGet", "WebFetch"}
+)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the stream of one run has said so far."""
+
+    result: dict[str, Any] | None = None
+    #: The client's word for what went wrong with the main thread's last message, such as ``rate_limit``.
+    error: str = ""
+    #: The last attempt to repeat a request: ``error_status``, ``error``.
+    retry: Mapping[str, Any] = field(default_factory=dict)
+    #: The limit that rejected a request: ``resetsAt``, in seconds. Only users with a plan are told.
+    limit: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether a tool that may change something has succeeded.
+    worked: bool = False
+    denials: list[str] = field(default_factory=list)
+    _tools: dict[str, str] = field(default_factory=dict)
+
+    def line(self, line: bytes) -> None:
+        """Take one line; what is no event is passed over."""
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(event, dict):
+            return
+        kind = event.get("type")
+        if kind == "result":
+            # A background agent that ends wakes the client: one more result, whose totals hold all.
+            self.result = event
+            self.denials += [_denial(one) for one in list_of(event.get("permission_denials"))]
+        elif kind == "rate_limit_event" and map_of(event.get("rate_limit_info")).get("status") == "rejected":
+            self.limit = map_of(event["rate_limit_info"])
+        elif kind == "system" and event.get("subtype") == "api_retry":
+            self.retry = event
+        elif kind in ("assistant", "user"):
+            if kind == "assistant" and not event.get("parent_tool_use_id"):
+                self.error = str(event.get("error") or "")
+            for block in map(map_of, list_of(map_of(event.get("message")).get("content"))):
+                if block.get("type") == "tool_use":
+                    self._tools[str(block.get("id"))] = str(block.get("name"))
+                elif block.get("type") == "tool_result" and not block.get("is_error"):
+                    self.worked |= self._tools.get(str(block.get("tool_use_id")), "Read") not in _READING
+
+    def counted(self) -> dict[str, Any]:
+        """Return tokens, money and turns, as `AgentEnd` names them; nothing where there is no result."""
+        if self.result is None:
+            return {}
+        # `usage` is the main thread's last turn only; `modelUsage` has the subagents too.
+        models = [map_of(one) for one in map_of(self.result.get("modelUsage")).values()]
+        read = ("inputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
+        cost, turns = self.result.get("total_cost_usd"), self.result.get("num_turns")
+        return {
+            "input_tokens": sum(int(number_of(one.get(name))) for one in models for name in read),
+            "output_tokens": sum(int(number_of(one.get("outputTokens"))) for one in models),
+            "cost_usd": float(number_of(cost)) if cost is not None else None,
+            "turns": int(number_of(turns)) if turns is not None else None,
+        }
+
+
+def list_of(value: object) -> list[Any]:
+    """Return a list as it is, and none where there is something else."""
+    return value if isinstance(value, list) else []
+
+
+def map_of(value: object) -> dict[str, Any]:
+    """Return an object's fields, and none where there is something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def number_of(value: object) -> float:
+    """Return a number as it is, and 0 where there is something else."""
+    return value if isinstance(value, int | float) and value == value else 0  # noqa: PLR0124 - not NaN
+
+
+def _denial(value: object) -> str:
+    what = map_of(value)
+    told = map_of(what.get("tool_input"))
+    detail = next((str(told[key]) for key in ("command", "file_path", "url", "skill") if key in told), "")
+    return " ".join(f"{what.get('tool_name', value)} {detail}".split())[:300]
