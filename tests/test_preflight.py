@@ -92,6 +92,15 @@ def test_the_next_task_is_one_that_an_agent_can_do(complexity: Complexity | None
     assert (unfit_for_next(task(complexity=complexity)) is None) == fit
 
 
+def test_a_plan_takes_in_what_waits_for_others_of_it_each_behind_what_it_waits_for() -> None:
+    waits = {"b": ["C", "a"], "c": ["a"], "e": ["d"], "f": ["a", "d"], "g": ["h"], "h": ["g"]}
+    tasks = [task(id=name, path=f"/p/{name}.md") for name in "bcaefgh"]
+    refusals = {"d": "assigned to ada, a person", **dict.fromkeys(waits, "waits")}
+    made = plan(tasks, lambda each: refusals.get(each.id), lambda each: waits.get(each.id, []))
+    assert [each.id for each in made.run] == ["a", "c", "b"]
+    assert sorted(each.id for each, _ in made.skipped) == ["e", "f", "g", "h"]
+
+
 def test_a_plan_runs_the_urgent_first_and_counts_what_it_skips() -> None:
     tasks = [
         task(id="a", priority=Priority.LOW),

@@ -315,6 +315,16 @@ def test_a_task_that_depends_on_a_failed_one_is_not_begun(user: Shell, tmp_path:
     assert status(user, "t-2") == "active"
 
 
+def test_tasks_that_wait_for_one_another_run_one_after_the_other(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1")
+    write_task(user.cwd / "tasks/t-0.md", depends_on="[T-2]")
+    write_task(user.cwd / "tasks/t-2.md", depends_on="[t-1]")
+    log = tmp_path / "began"
+    ended = run(user, f'echo "$HYPERVISOR_TASK_ID" >> {log}\n{GOOD}', names=("t-0", "t-1", "t-2"))
+    assert ended.code == 0, ended.out + ended.err
+    assert log.read_text().split() == ["t-1", "t-2", "t-0"]
+
+
 def test_a_share_of_failures_halts_the_batch(user: Shell, tmp_path: Path) -> None:
     names = [f"t-{n:02}" for n in range(1, 21)]
     tasks(user, *names)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +133,18 @@ def dependency_faults(stats: Mapping[str, Any]) -> list[str]:
 
 
 def batch_status(batch: Batch) -> dict[str, Any]:
-    """Return where a batch stands: the census, who runs what, what still waits."""
+    """Return where a batch stands: the census, who runs what, what may be begun, what may not and why."""
     census = Census()
     progress, now = Progress.of(batch.folder), time.time()
-    running, waiting = [], []
-    names: dict[str, str] = {}
+    running: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    not_ready: dict[str, str] = {}
+    tasks: dict[str, TaskHead] = {}
+    refusal: Callable[[TaskHead], str | None] = lambda _: None  # noqa: E731 - of items that are no tasks
     if batch.project is not None:
         listed = TaskList(batch.project, settings_of(batch.project.state), Caller(name=""))
-        names = {os.path.realpath(task.path): task.id for task in listed.tasks()}
+        tasks = {os.path.realpath(task.path): task for task in listed.tasks()}
+        refusal = listed.refusals(tasks.values())
     for entry in entries(batch):
         count_entry(census, batch, entry)
         if entry is not None and entry.state == "running":
@@ -150,10 +153,15 @@ def batch_status(batch: Batch) -> dict[str, Any]:
             who = (
                 {"holder": held.holder.name, "silent_seconds": round(held.silent_seconds, 1)} if held else {}
             )
-            item = names.get(entry.place.path, entry.place.item)
+            item = tasks[entry.place.path].id if entry.place.path in tasks else entry.place.item
             running.append({"item": item, **who, **_at_work(progress, item, now)})
         elif entry is not None and entry.state == "waiting":
-            waiting.append(names.get(entry.place.path, entry.place.item))
+            task = tasks.get(entry.place.path)
+            why = refusal(task) if task else None
+            if task is None or why is None:
+                waiting.append(task.id if task else entry.place.item)
+            elif len(not_ready) < _NAMES:
+                not_ready[task.id] = why
     count_skipped(census, batch)
     left = census.of(STATES[-1]) + census.of(STATES[-2])
     return {
@@ -162,7 +170,8 @@ def batch_status(batch: Batch) -> dict[str, Any]:
         "closes": census.closes,
         "finished": left == 0 and census.closes,
         "running": running,
-        "waiting": list(islice(waiting, _NAMES)),
+        "waiting": waiting[:_NAMES],
+        **({"not_ready": not_ready} if not_ready else {}),
         **({"held_up": progress.held_up} if progress.held_up else {}),
         **({"cost_usd": progress.cost_usd} if progress.spent else {}),
     }

@@ -164,6 +164,8 @@ def _one_batch(options: Namespace) -> int:
             print(f"running  {shown(one['item'])}: {one.get('holder', '-')}{since}")
         for item in found["waiting"]:
             print(f"waiting  {shown(item)}")
+        for item, why in found.get("not_ready", {}).items():
+            print(f"waiting  {shown(item)}: {shown(why)}")
         if "held_up" in found:
             print(shown(found["held_up"]))
         if found.get("cost_usd"):

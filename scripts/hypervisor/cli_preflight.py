@@ -28,7 +28,8 @@ def add_preflight(below: Any) -> None:
 def _preflight(options: Namespace) -> int:
     desk = desk_of(options)
     tasks = desk.tasks()
-    made = plan(_wanted(options, desk, tasks), desk.refusals(tasks))
+    refusals = desk.refusals(tasks)
+    made = plan(_wanted(options, desk, tasks), refusals, refusals.waits_for)
     batch = ""
     if options.batch and made.run:
         skipped = [(desk.relative(task), why) for task, why in made.skipped]

@@ -151,7 +151,8 @@ def _planned(project: Project, options: Namespace) -> Batch:
             wanted = [desk.find(name) for name in options.ids]
         if parent and index:
             wanted = (task for task in index.heads() if task.parent.lower() == parent.id.lower())
-        made: Plan = plan(wanted, desk.refusals(index.heads() if index else ()))
+        refusals = desk.refusals(index.heads() if index else ())
+        made: Plan = plan(wanted, refusals, refusals.waits_for)
     told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
     if not made.run:
         raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")

@@ -183,9 +183,9 @@ def _of_work(facts: Facts) -> Verdict:
     said, verify = facts.reported, facts.verify
     if isinstance(verify, Failed):
         code = "came to no exit" if verify.code is None else f"exit {verify.code}"
-        return _failed(
-            f"verify failed: `{verify.command}`, {code}: {verify.line or 'it said nothing'}", facts
-        )
+        text = f"verify failed: `{verify.command}`, {code}: {verify.line or 'it said nothing'}"
+        # Where there are commits, a person may want them: another attempt would begin without them.
+        return _failed(text, facts) if facts.commits else _again("retry", text, facts)
     passed = f"verify passed: `{verify.command}` ({verify.seconds:.0f} s)" if verify else ""
     # A commit that changes no file shows as little as none.
     work = bool(facts.commits and facts.files)
@@ -201,7 +201,8 @@ def _of_work(facts: Facts) -> Verdict:
         return _for_review(Outcome.BLOCKED, f"{word}, but nothing shows it: the task names files, and {none}")
     if said is None:
         # A verification that passes without a change may have passed before as well.
-        return _failed(f"ended without a report, and nothing shows any work: {none}", facts)
+        text = f"ended without a report, and nothing shows any work: {none}"
+        return _failed(text, facts) if facts.commits else _again("retry", text, facts)
     if said.commit and not work:
         return _for_review(Outcome.BLOCKED, f"reported done in {said.commit}, which is not on its branch")
     if passed:

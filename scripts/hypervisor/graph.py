@@ -26,9 +26,11 @@ class Graph:
 
     def unmet(self, task: TaskHead) -> list[str]:
         """Return what *task* waits for, each with its name and what is wrong with it."""
-        return [
-            self._told(task.id.lower(), name) for name in task.depends_on if name.lower() not in self.done
-        ]
+        return [self._told(task.id.lower(), name) for name in self.waits_for(task)]
+
+    def waits_for(self, task: TaskHead) -> list[str]:
+        """Return the ids of what *task* waits for, as it spells them."""
+        return [name for name in task.depends_on if name.lower() not in self.done]
 
     def _told(self, task: str, name: str) -> str:
         if name.lower() in self.unknown:

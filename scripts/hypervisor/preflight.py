@@ -35,18 +35,46 @@ class Plan:
         return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
-def plan(tasks: Iterable[TaskHead], refusal: Callable[[TaskHead], str | None]) -> Plan:
-    """Sort *tasks* into those that would run, the most urgent first, and those that are skipped."""
+def plan(
+    tasks: Iterable[TaskHead],
+    refusal: Callable[[TaskHead], str | None],
+    waits_for: Callable[[TaskHead], Sequence[str]] = lambda _: (),
+) -> Plan:
+    """Sort *tasks* into those that would run and those that are skipped.
+
+    The most urgent come first; behind them those that wait for no others than these, each behind
+    what it waits for.
+
+    Args:
+        tasks: The tasks.
+        refusal: Says why one may not be claimed, None if it may.
+        waits_for: Names the tasks whose end is all that another waits for.
+    """
     ranks: dict[int, list[Named]] = {}
-    skipped = []
+    skipped: list[tuple[Named, str]] = []
+    later: dict[Named, tuple[set[str], str]] = {}
     for task in tasks:
         reason, named = refusal(task), Named(task.id, task.path)
         if reason is None:
             ranks.setdefault(task.priority.rank, []).append(named)
+        elif names := waits_for(task):
+            later[named] = {name.lower() for name in names}, reason
         else:
             skipped.append((named, reason))
-    run = tuple(named for rank in sorted(ranks) for named in ranks[rank])
-    return Plan(run=run, skipped=tuple(skipped))
+    run = [named for rank in sorted(ranks) for named in ranks[rank]]
+    after: dict[str, list[Named]] = {}
+    for named, (waited, _) in later.items():
+        for name in waited:
+            after.setdefault(name, []).append(named)
+    for done in run:  # it grows on the way
+        for named in after.get(done.id.lower(), ()):
+            waited, _ = later[named]
+            waited.discard(done.id.lower())
+            if not waited:
+                run.append(named)
+                del later[named]
+    skipped += [(named, reason) for named, (_, reason) in later.items()]
+    return Plan(run=tuple(run), skipped=tuple(skipped))
 
 
 def skip_reason(task: TaskHead, holder: str) -> str | None:

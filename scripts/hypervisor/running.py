@@ -124,7 +124,14 @@ def waiting_tasks(desk: Desk, batch: Batch) -> list[schedule.Entry]:
                     files=task.files, order=len(found),
                 )  # fmt: skip
                 found.append(one)
-    return found
+    # Ids are the same in whatever case; the scheduler knows them in one.
+    ids = {one.id.lower(): one.id for one in found}
+    return [
+        replace(one, depends_on=tuple(ids.get(name.lower(), name) for name in one.depends_on))
+        if one.depends_on
+        else one
+        for one in found
+    ]
 
 
 def carry_out(shop: Shop, tell: Callable[[Event], None], stop: Stop) -> tuple[Tally, str]:

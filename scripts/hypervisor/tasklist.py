@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Held, Holder
 from .errors import Unreadable, UsageError
-from .graph import graph_of
+from .graph import Graph, graph_of
 from .index import Index
 from .keys import life_key, split_life
 from .lives import next_life, task_key
@@ -52,6 +52,24 @@ class Caller:
         # A claim keeps the first letters of the client's names (`records.Owner.to_text`).
         mine = (self.session[:200], self.agent[:200])
         return bool(self.agent) and mine == (holder.session, holder.agent)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Why an agent may not claim the tasks of a project, as of one look."""
+
+    _graph: Graph
+    #: Of a task, and of what it waits for.
+    _refusal: Callable[[TaskHead, Sequence[str]], str | None]
+
+    def __call__(self, task: TaskHead) -> str | None:
+        """Return why a task may not be claimed now, None if it may."""
+        return self._refusal(task, self._graph.unmet(task))
+
+    def waits_for(self, task: TaskHead) -> list[str]:
+        """Return the ids of the tasks whose end is all that a task waits for; empty if there is more."""
+        names = self._graph.waits_for(task)
+        return names if names and self._refusal(task, ()) is None else []
 
 
 @dataclass(slots=True)
@@ -116,8 +134,8 @@ class TaskList:
         held = store.held(key)
         return held and replace(held, generation=earlier_claims(store, key) + held.generation)
 
-    def refusals(self, tasks: Iterable[TaskHead]) -> Callable[[TaskHead], str | None]:
-        """Return a function that says why an agent may not claim a task now, None if it may.
+    def refusals(self, tasks: Iterable[TaskHead]) -> Refusals:
+        """Return what says why an agent may not claim a task now.
 
         Args:
             tasks: All of the project's, among which dependencies are looked up.
@@ -128,7 +146,7 @@ class TaskList:
         if os.path.isdir(store.layout.locks):
             begun = {split_life(key)[0] for key in store.layout.unfinished()}
 
-        def refusal(task: TaskHead) -> str | None:
+        def refusal(task: TaskHead, unmet: Sequence[str]) -> str | None:
             ours = False
             # Only a task with a claim's directory can be held: the others cost no system call.
             if begun and (name := self._key(task)) in begun:
@@ -137,9 +155,9 @@ class TaskList:
                     held = store.held(key)
                     return f"held by {held.holder.name}" if held else "held"
                 ours = self._begun_by_us(store, key)
-            return claim_refusal(task, self.caller.name, self.settings, unmet=graph.unmet(task), ours=ours)
+            return claim_refusal(task, self.caller.name, self.settings, unmet=unmet, ours=ours)
 
-        return refusal
+        return Refusals(graph, refusal)
 
     def _key(self, task: TaskHead) -> str:
         return task_key(self.project, os.path.realpath(task.path))

@@ -128,7 +128,8 @@ class Toolbox:
         elif arguments.get("parent"):
             parent = desk.find(arguments["parent"], tasks)
             wanted = [task for task in tasks if task.parent.lower() == parent.id.lower()]
-        made = plan(wanted, desk.refusals(tasks))
+        refusals = desk.refusals(tasks)
+        made = plan(wanted, refusals, refusals.waits_for)
         answer = {
             "run": [task.id for task in made.run],
             "skipped": made.by_reason(),

@@ -197,3 +197,72 @@ def test_without_a_login_the_batch_stops_at_once(api: ScriptedApi, runs: Runs) -
     assert "not logged in" in out + err
     assert "12 waiting" in out
     assert [runs.tasks.status(name) for name in NAMES] == ["active"] * 12
+
+
+def test_a_second_attempt_counts_in_attempts_tokens_and_money(api: ScriptedApi, runs: Runs) -> None:
+    runs.add("t-01")
+    tries: list[str] = []
+
+    def first(turn: Turn) -> Reply:
+        tries.append("t-01")
+        if len(tries) == 1:
+            return say("All done.")  # which it is not: nothing verifies
+        return _reply(code_agent("t-01")[0], turn)
+
+    api.main(first, *code_agent("t-01")[1:], when="Task t-01:")
+    code, out, err = runs.run("--all", "--retries", "1", "--model", "claude-sonnet-4-5")
+    assert code == 0, out + err
+    assert len(tries) == 2
+    (row,) = runs.summary["workers"]
+    assert (row["status"], row["attempts"]) == ("success", 2)
+    assert row["tokens"] == api.served.input_tokens + api.served.output_tokens == runs.summary["total_tokens"]
+
+
+def test_a_budget_that_is_used_up_begins_nothing_more_after_a_resume_either(
+    api: ScriptedApi, runs: Runs
+) -> None:
+    runs.add(*NAMES[:4])
+    for name in NAMES[:4]:
+        api.main(*code_agent(name), when=f"Task {name}:")
+    one_agent = "0.002"  # each costs some more than that
+    code, out, err = runs.run("--all", "-j", "1", "--budget-usd", one_agent, "--model", "claude-sonnet-4-5")
+    assert code == 1, out + err
+    assert "4 queued = 1 success + 0 blocked + 0 failed + 0 skipped + 0 running + 3 waiting" in out
+    assert f"the budget of {one_agent} USD is used up" in out
+    assert len(api.mains) == 1
+    (batch,) = os.listdir(runs.project / ".hypervisor/batches")
+    code, out, err = runs.run("--resume", batch)
+    assert code == 1, out + err
+    assert "is used up" in out
+    assert len(api.mains) == 1
+
+
+def test_what_a_user_asks_for_beside_the_work_is_done(api: ScriptedApi, runs: Runs) -> None:
+    (runs.project / ".gitignore").write_text(".env\n")
+    (runs.project / ".worktreeinclude").write_text(".env\n")
+    (runs.project / ".env").write_text("COLOUR=teal\n")
+    runs.add("t-01")
+    runs.add("t-02", depends_on="[t-01]")
+    seen: list[str] = []
+
+    def look(turn: Turn) -> Reply:
+        seen.append(turn.results[0].text)
+        return _reply(code_agent("t-01")[0], turn)
+
+    api.main(calls(use("Bash", command="cat .env")), look, *code_agent("t-01")[1:], when="Task t-01:")
+    api.main(*code_agent("t-02"), when="Task t-02:")
+    told = runs.project.parent / "told"
+    words = ("--merge", "branch", "--canary", "1", "--halt", "fail=50%", "--commit-tasks")
+    finish = f"sh -c 'echo \"$0\" > {told}'"
+    code, out, err = runs.run(
+        "--all", *words, "--on-finish", finish, "--allow", "Bash(cat:*)", "--model", "claude-sonnet-4-5"
+    )
+    assert code == 0, out + err
+    assert seen == ["COLOUR=teal"]
+    (batch,) = os.listdir(runs.project / ".hypervisor/batches")
+    assert told.read_text().strip() == str(runs.project / ".hypervisor/batches" / batch)
+    assert not (runs.project / "src").exists()
+    kept = git(runs.project, "ls-tree", "-r", "--name-only", f"hypervisor/{batch}/merge", "src").split()
+    assert kept == ["src/t-01.txt", "src/t-02.txt"]
+    assert git(runs.project, "status", "--porcelain") == ""
+    assert git(runs.project, "log", "-1", "--format=%s").strip() == f"Tasks: batch {batch}"
