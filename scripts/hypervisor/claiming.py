@@ -52,8 +52,8 @@ class Claiming(Keeping):
             Refused: It is done, cancelled, held, somebody else's, or waits for another task; or
                 the caller is a session's agent that has another one in hand.
         """
-        tasks = self.tasks()
-        task = self.find(name, tasks)
+        task = self.find(name)
+        unmet = self.unmet(task)
         with self._store() as store:
             other = self._in_hand(store)
             if other is not None and other.path != os.path.realpath(task.path):
@@ -61,7 +61,7 @@ class Claiming(Keeping):
                     f"you have {other.task} in hand (generation {other.number}), and a worker does one task; "
                     f"complete, block or release it first"
                 )
-            return self._take(store, task, graph_of(tasks).unmet(task))
+            return self._take(store, task, unmet)
 
     def claim_next(self, wanted: Wanted) -> tuple[Task, Hold] | str:
         """Take the most urgent task that is ready and *wanted*; return why there is none.

@@ -17,7 +17,7 @@ from .index import Index
 from .keys import life_key, split_life
 from .lives import next_life, task_key
 from .machine import Identity
-from .model import FileEdit, TaskHead
+from .model import FileEdit, TaskHead, TaskStatus
 from .paths import Project
 from .preflight import Named, claim_refusal
 from .tasks import find_task_files, open_task, revert_file
@@ -122,6 +122,19 @@ class TaskList:
             paths = ", ".join(self.relative(task) for task in found)
             raise UsageError(f"{name}: {len(found)} tasks bear this id ({paths}); name the path instead")
         raise UsageError(f"{name}: no such task in {self.project.root}; see `hypervisor task list`")
+
+    def unmet(self, task: TaskHead) -> list[str]:
+        """Return what *task* waits for, each with what is wrong with it, as `Graph.unmet` does."""
+        index = Index(self.project, self.settings)
+        try:  # the quick way looks at the files of its dependencies only
+            known = [(name, index.find(name)) for name in task.depends_on]
+        finally:
+            index.close()
+        if all(
+            one and one.id.lower() == name.lower() and one.status is TaskStatus.DONE for name, one in known
+        ):
+            return []
+        return graph_of(self.tasks()).unmet(task)
 
     def relative(self, task: TaskHead | Named) -> str:
         """Return the task's path below the project's root."""
