@@ -4,6 +4,8 @@
 
     uv run bench/storm.py --items 10000 --workers 32 --kill-every 0.2 --seed 1
     uv run bench/storm.py --items 10000 --workers 32 --disk-full 5     # as root: mounts a tmpfs
+    uv run bench/storm.py --items 10000 --workers 32 --skew 3600       # clocks an hour apart; libfaketime
+    uv run bench/storm.py --items 1000000 --workers 64 --deadline 3600 # half an hour, and 5 GB
 
 Half of the workers are plain processes, a quarter holds by lease, a quarter seems to be on
 machines of its own. Exit 0: every invariant held; 1: one did not, each on a line of its own.
@@ -33,13 +35,15 @@ from typing import Any
 sys.path.insert(0, os.environ.get("STORM_SCRIPTS") or str(Path(__file__).resolve().parents[1] / "scripts"))
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from bench.storm_worker import Scene, Told, Wound, recovery
+from bench.storm_worker import Scene, Told, Wound, digest, recovery
 
 from hypervisor.keys import canonical, item_key
 
 WORKER = str(Path(__file__).resolve().with_name("storm_worker.py"))
 KINDS = ("local", "lease", "local", "foreign")
 _TICK = 0.01
+#: As Debian's package faketime installs it.
+_FAKETIME = f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketime.so.1"
 _SAMPLE = 0.2
 
 
@@ -55,6 +59,8 @@ class Plan:
     seed: str = "1"
     deadline: float = 600.0
     disk_full: float = 0.0
+    #: By so much the clocks of every third and every fourth worker are ahead, and behind.
+    skew: float = 0.0
 
 
 class Storm:
@@ -68,7 +74,7 @@ class Storm:
         self.broken: list[str] = []
         self.counts: Counter[str] = Counter()
         self.wounds: list[Wound] = []
-        #: Each result as it was when it was first seen.
+        #: A digest of each result as it was when it was first seen.
         self.results: dict[str, bytes] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.stopped: dict[str, float] = {}
@@ -115,8 +121,21 @@ class Storm:
         name = f"{kind}-{self._started:05d}"
         words = [sys.executable, "-I", WORKER, self.scene.folder, "--logs", self.logs, "--id", name]
         words += ["--kind", kind, "--lease", str(self.plan.lease), "--seed", self.plan.seed]
+        environment = {**os.environ, **self._clock()}
         with open(os.path.join(self.logs, f"{name}.err"), "wb") as errors:
-            self.running[name] = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=errors)
+            self.running[name] = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stderr=errors, env=environment
+            )
+
+    def _clock(self) -> dict[str, str]:
+        """Return what makes the next worker's time of day another one; its files keep the machine's."""
+        skew = {2: self.plan.skew, 3: -self.plan.skew}.get(self._started % 4, 0.0)
+        if not skew:
+            return {}
+        return {
+            "LD_PRELOAD": _FAKETIME, "FAKETIME": f"{skew:+.0f}s", "NO_FAKE_STAT": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
 
     def _blow(self, begun: float) -> None:
         kill_at, stop_at = (begun + every for every in (self.plan.kill_every, self.plan.stop_every))
@@ -181,14 +200,19 @@ class Storm:
 
     def _sample(self) -> None:
         """Read each result once, soon after it has appeared; watch the queue's low mark."""
+        took, line = 0.0, 0
         try:
-            while not self.over.wait(_SAMPLE):
+            while not self.over.wait(max(_SAMPLE, 4 * took)):  # it must not be what most of the time goes to
+                begun = time.monotonic()
                 low = self.scene.cursor().low
-                for key in self.scene.finished() - self.results.keys():
-                    self.results[key] = self.scene.result(key).read_bytes()
-                below = {key for key, stop in self.lines if stop <= low}
-                if early := below - self.scene.finished():
-                    self.broken.append(f"the low mark passed {len(early)} open items")
+                finished = self.scene.finished()
+                for key in finished - self.results.keys():
+                    self.results[key] = digest(self.scene.result(key).read_bytes())
+                while line < len(self.lines) and self.lines[line][1] <= low:
+                    if self.lines[line][0] not in finished:
+                        self.broken.append(f"the low mark passed {self.lines[line][0]}, which is open")
+                    line += 1
+                took = time.monotonic() - begun
         except OSError as error:
             self.broken.append(f"the sampler failed: {error}")
 
@@ -277,6 +301,9 @@ def main() -> int:
     plan = Plan(**words)
     if plan.disk_full and os.geteuid() != 0:
         print("storm.py: --disk-full mounts a small disk, which only root may; start it as root")
+        return 2
+    if plan.skew and not os.path.exists(_FAKETIME):
+        print("storm.py: --skew needs libfaketime: apt-get install faketime")
         return 2
     scratch = folder or tempfile.mkdtemp(prefix="storm-")
     with ground(plan, os.path.join(scratch, "store")) as place:

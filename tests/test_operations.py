@@ -359,15 +359,15 @@ def test_preflight_says_what_would_run_and_counts_what_is_skipped(user: Shell) -
     user.hypervisor("task", "claim", "t-7", "--caller", "gemini").passed()
     told = user.hypervisor("preflight", "--all").passed().lines
     assert told[:3] == [
-        "2 would run",
+        "3 would run",
         "  t-1: Task t-1 (critical, no complexity)",
         "  t-0: Task t-0 (low, no complexity)",
     ]
-    assert told[3] == "2 skipped (already complete): t-2, t-3"
-    assert set(told[4:]) == {
+    assert told[3] == "  t-6: Task t-6 (medium, no complexity)"  # behind t-0, for which it waits
+    assert told[4] == "2 skipped (already complete): t-2, t-3"
+    assert set(told[5:]) == {
         "1 skipped (cancelled): t-4",
         "1 skipped (assigned to zoe, a person): t-5",
-        "1 skipped (waits for t-0): t-6",
         "1 skipped (held by gemini): t-7",
     }
     data = user.hypervisor("preflight", "t-2", "T-0", "--json").passed().json

@@ -921,7 +921,18 @@ def test_r13_a_revocation_is_synced_before_the_next_generation_is_made(world: Wo
     files = Steps()
     taken(world.open(files=files))
     order = [call.name for call in files.calls if call.name in ("symlink", "sync", "mkdir")]
-    assert order == ["symlink", "sync", "mkdir", "symlink"]
+    # Once by whoever revokes, as that is told; once by whoever builds on what he has read.
+    assert order == ["symlink", "sync", "sync", "mkdir", "symlink"]
+
+
+def test_r13_an_end_that_another_made_is_synced_before_the_next_generation_is_made(world: World) -> None:
+    giving_up = world.open()
+    giving_up.release(taken(giving_up), "enough")
+    files = Steps()
+    taken(world.open(files=files))
+    order = [(call.name, call.path) for call in files.calls if call.name in ("symlink", "sync", "mkdir")]
+    assert [name for name, _ in order] == ["sync", "mkdir", "symlink"]
+    assert order[0][1] == giving_up.layout.claim_path("k", 1)
 
 
 # ----------------------------------- R14 an error, or death, at every system call

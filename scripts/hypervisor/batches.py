@@ -21,7 +21,7 @@ from .claims.files import Files
 from .claims.layout import Layout
 from .errors import UsageError
 from .globs import matches_any
-from .keys import canonical, item_key, life_key, resolve
+from .keys import canonical, item_key, life_key, resolve, split_life
 from .lives import current_life, next_life, task_key
 from .manifest import SEPARATORS, Manifest, read_manifest, task_manifest, to_json
 from .paths import Project, state_above
@@ -158,7 +158,10 @@ class Batch:
         return os.path.basename(target).removesuffix(".json")
 
     def _make_view(self, name: str, life: int, home: Project, real: str) -> str:
-        key = next_life(self.layout(str(home.state)), task_key(home, real))
+        store = self.layout(str(home.state))
+        key = next_life(store, task_key(home, real))
+        if split_life(key)[1] > 1:
+            store.files.sync(store.results)  # the result before it counts from here on, come what may
         target = os.path.join(home.state, "results", key + ".json")
         folder = os.path.join(self.folder, "results")
         if _below(os.path.realpath(folder), os.path.realpath(home.state)):

@@ -125,11 +125,11 @@ class Claiming(Keeping):
             number = earlier_claims(store, key) + answer.generation
             try:
                 self._begin(store, answer, task, unmet)
+                fresh = read_task(Path(task.path), self.settings)
+                self._remember(answer, fresh, number)
             except BaseException:
                 store.release(answer, "could not be begun")
                 raise
-            fresh = read_task(Path(task.path), self.settings)
-            self._remember(answer, fresh, number)
             if self.open_store is not None:
                 self.open_claims[task.id] = answer
             self._tell_taken_over(store, answer, fresh, number)

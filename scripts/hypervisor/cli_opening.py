@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 from argparse import Namespace
 from collections import Counter
+from io import FileIO
 from pathlib import Path
 
 from .batches import Batch, create_of_tasks, newest, open_folder, settings_of
@@ -64,19 +66,33 @@ def _take_in(options: Namespace) -> None:
         )
         if begun.manifest.separator == "nul" and not options.nul:
             raise UsageError(f"{folder}: this queue was begun with items that end with NUL; add -0")
-    with open(folder / "queue.txt", "a+b") as queue:
-        if queue.tell() and os.pread(queue.fileno(), 1, queue.tell() - 1) != end:
-            queue.write(end)  # else the last line and the first new one were one item
-        last = b""
+    # Unbuffered: what could not be written must not be tried again when the file is closed.
+    with open(folder / "queue.txt", "a+b", buffering=0) as queue:
+        fcntl.flock(queue, fcntl.LOCK_EX)  # else half of ours could not be told from another's items
+        size = queue.seek(0, os.SEEK_END)
+        if size and os.pread(queue.fileno(), 1, size - 1) != end:
+            _write(queue, end)  # else the last line and the first new one were one item
+        pending = b""
         while chunk := sys.stdin.buffer.read(1 << 16):
-            queue.write(chunk)
-            last = chunk
-        if last and not last.endswith(end):
-            queue.write(end)
-        queue.flush()
+            whole, mark, pending = (pending + chunk).rpartition(end)
+            _write(queue, whole + mark)
+        if pending:
+            _write(queue, pending + end)
         os.fsync(queue.fileno())
     # For the workers that a crew starts: the items are in the folder now.
     options.queue = None
+
+
+def _write(queue: FileIO, data: bytes) -> None:
+    """Append whole items, or nothing: half of one may be the path of something else."""
+    start, done = os.fstat(queue.fileno()).st_size, 0
+    try:
+        while done < len(data):
+            done += queue.write(data[done:])
+    except OSError:
+        if os.fstat(queue.fileno()).st_size == start + done:  # nobody else has written behind it
+            queue.truncate(start)
+        raise
 
 
 def _from_tasks(options: Namespace, project: Project) -> Batch:

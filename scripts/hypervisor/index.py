@@ -203,7 +203,9 @@ class Index:
                 raise Unreadable(path, "not a file", "a link that leads out of the project")
             task = read_task(Path(path), self._settings)
         except Unreadable as error:
-            return row | {"error": str(error)}
+            # Whether a file may be read does not show in its time: it is looked at again.
+            unsettled = {"read_ns": 0} if error.reason == "no access" else {}
+            return row | {"error": str(error)} | unsettled
         for name in _COLUMNS:
             value = getattr(task, name)
             row[name] = (json.dumps(value) if value else "") if name in _LISTS else value

@@ -130,9 +130,10 @@ class Keeping(TaskList):
 
     def _tell(self, what: Happening, task: str, **details: Any) -> None:
         caller = self.caller
-        tell(self.project, what, task, **{
-            "by": caller.name, "session": caller.session, "agent": caller.agent, **details,
-        })  # fmt: skip
+        with suppress(OSError):  # it decides nothing, and what it tells of has happened
+            tell(self.project, what, task, **{
+                "by": caller.name, "session": caller.session, "agent": caller.agent, **details,
+            })  # fmt: skip
 
     def _tell_taken_over(self, store: DirectoryStore, claim: Claim, task: Task, number: int) -> None:
         """Tell of the holder from whom this claim was taken over, if it was."""

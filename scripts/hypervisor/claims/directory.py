@@ -132,6 +132,8 @@ class DirectoryStore(DirectoryView):
                 elif end.how == "done":
                     self._publish(key, generation)
                 else:
+                    # Else a power loss might take the end back and leave its successor: two open claims.
+                    self._files.sync(self.layout.claim_path(key, generation))
                     return self._take(key, generation + 1, item)
             except FileNotFoundError:
                 continue  # the directory is gone: collected, or lost with the power
@@ -147,6 +149,10 @@ class DirectoryStore(DirectoryView):
         except FileExistsError:
             self._intend("")  # or it would speak for whoever did make it, and may die there
             return Busy(key=key, detail="taken this moment by another worker")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._intend("")  # or it would speak, while it lives, for whoever dies there next
+            raise
         claim = Claim(key=key, generation=generation, token=secrets.token_hex(16), holder=self.holder.id)
         if not self._sign(path, claim, self.holder, item):  # c5
             return Busy(key=key, detail="taken over before it was signed")
@@ -172,6 +178,10 @@ class DirectoryStore(DirectoryView):
             self.complete(claim, self.policy.give_up(item, spent))
         except ClaimLost:  # somebody else did
             return False
+        except OSError as error:
+            with contextlib.suppress(OSError, ClaimLost):
+                self.release(claim, f"the store failed: {error.strerror}")
+            raise
         return True
 
     def _intend(self, name: str, item: str = "") -> None:
@@ -192,9 +202,12 @@ class DirectoryStore(DirectoryView):
             return False
         except OSError:
             # Not held: give the newborn back, unless it was revoked meanwhile and is not empty.
-            self._intend("")
             with contextlib.suppress(OSError):
                 self._files.rmdir(path)
+            with contextlib.suppress(OSError, ClaimLost):
+                self.release(claim, "it could not be signed")  # and was, all the same
+            with contextlib.suppress(OSError):
+                self._intend("")
             raise
         return True
 

@@ -62,10 +62,12 @@ class WorkerFile:
             owes_nothing: Whether no claim is open in this worker's name. Else the file stays: free,
                 it shows that those claims are nobody's.
         """
-        if owes_nothing:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
-        os.close(self.descriptor)
+        try:
+            if owes_nothing:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path)
+        finally:
+            os.close(self.descriptor)
 
 
 LockState = Literal["held", "free", "missing"]
