@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,8 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Return the identity as plain data."""
-        return asdict(self)
+        # Not `asdict`, which copies: it is on the way of every claim.
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def _read(path: str) -> str:
