@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from . import bodytext, yamltext
@@ -79,6 +80,14 @@ class Document:
             if key in after.values if value is None else not after._says(key, value):
                 raise _refusal(self, key, "the edit would not say what was asked")
         return edit
+
+    def after(self, edit: KeyEdit) -> Document:
+        """Return the document with *edit*, which `edit` has made of it, applied.
+
+        Raises:
+            Unreadable: It cannot be applied without loss.
+        """
+        return _step(self, edit, [])
 
     def _says(self, key: str, value: str | Sequence[str]) -> bool:
         now = self.values.get(key)
@@ -251,6 +260,8 @@ def _put_in(document: Document, key: str, new: str) -> str:
     return text[:at] + line + text[at:]
 
 
+# An edit is tried out when it is made, and carried out later: most of its texts are read twice.
+@lru_cache(maxsize=8)
 def _parse_text(text: str, path: str) -> Document:
     opening = OPENING.match(text)
     if opening is None:

@@ -72,6 +72,7 @@ def plan_edit(
         if decision.field == "status":
             value = status_word(task, TaskStatus(value), settings)
         keys.append(edit_key(document, decision.field, value, settings))
+        document = document.after(keys[-1])
     return FileEdit(path=task.path, keys=tuple(keys), lines=tuple(lines))
 
 
