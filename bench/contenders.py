@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ def number(item: str) -> int:
     return int(item[5:])
 
 
-class Contender:
+class Contender(ABC):
     """A queue in *folder*, open for the consumer *share* of *shares*."""
 
     #: How it is called on the command line, and on the page.
@@ -60,15 +61,15 @@ class Contender:
         (folder / "queue.txt").write_text("".join(f"{item}\n" for item in items(count)), "utf-8")
         (folder / "locks").mkdir()
 
+    @abstractmethod
     def drain(self, run: Run, *, whole: bool) -> None:
         """Execute items until there are none; with *whole* complete each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kept(self, item: str) -> bool:
         """Tell whether an item is still there, not completed."""
-        raise NotImplementedError
 
-    def wait_for_others(self, *, wait: bool) -> None:
+    def wait_for_others(self, *, wait: bool) -> None:  # noqa: B027 - most cannot
         """Whether to wait for what others hold; for those who can."""
 
 

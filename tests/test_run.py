@@ -325,6 +325,15 @@ def test_tasks_that_wait_for_one_another_run_one_after_the_other(user: Shell, tm
     assert log.read_text().split() == ["t-1", "t-2", "t-0"]
 
 
+def test_a_log_that_cannot_be_written_costs_no_work(user: Shell) -> None:
+    tasks(user, "t-1")
+    batch = user.hypervisor("preflight", "--all", "--batch", "--json").passed().json["batch"]
+    (user.cwd / ".hypervisor/batches" / batch / "events.jsonl").symlink_to("nowhere/events")
+    ended = run(user, GOOD, names=("--batch", batch))
+    assert ended.code == 0, ended.out + ended.err
+    assert status(user, "t-1") == "done"
+
+
 def test_a_share_of_failures_halts_the_batch(user: Shell, tmp_path: Path) -> None:
     names = [f"t-{n:02}" for n in range(1, 21)]
     tasks(user, *names)

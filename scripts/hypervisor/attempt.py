@@ -24,7 +24,7 @@ from .claiming import Hold
 from .desk import Desk
 from .endings import Ending
 from .errors import ClaimLost, HypervisorError, Refused, Taken
-from .events import Log, RunEvent, log_of
+from .events import RunEvent, log_of
 from .evidence import Facts, Failed, Reported, Verdict, judge
 from .git import Git
 from .keys import item_key
@@ -74,10 +74,10 @@ class Shop:
     #: Tasks that run now.
     running: set[str] = field(default_factory=set)
 
-    @property
-    def log(self) -> Log:
-        """What happens in the run."""
-        return log_of(self.batch.folder)
+    def tell(self, what: RunEvent, task: str, **details: Any) -> None:
+        """Tell the batch's log what happens; a disk that is full costs the line, and no agent's work."""
+        with contextlib.suppress(OSError):
+            log_of(self.batch.folder).tell(what, task, **details)
 
     def is_ours(self, path: str) -> bool:
         """Tell whether a path below the root is a task file, or the state of a tool, and no work."""
@@ -139,8 +139,8 @@ class Attempt:
 
     def _run_agent(self, assignment: Assignment, generation: int) -> AgentEnd:
         """Run the agent, and tell of its begin and its end what the summary and `status` need."""
-        begun, task, log = time.monotonic(), assignment.task_id, self.shop.log
-        log.tell(
+        begun, task = time.monotonic(), assignment.task_id
+        self.shop.tell(
             RunEvent.BEGUN,
             task,
             generation=generation,
@@ -148,7 +148,7 @@ class Attempt:
         )
         end = self.shop.agent.run(assignment)
         self.cost_usd = end.cost_usd
-        log.tell(
+        self.shop.tell(
             RunEvent.ENDED, task, generation=generation, how=end.how.value, tokens=end.tokens,
             cost_usd=end.cost_usd, seconds=round(time.monotonic() - begun, 3),
         )  # fmt: skip

@@ -54,7 +54,7 @@ class Coordinator:
     def run(self) -> Tally:
         """Run until every task has its result, or nothing more may be begun."""
         scheduler = Scheduler(self.tasks, self.rules)
-        self.shop.log.tell(RunEvent.STARTED, "", limit=self.rules.limit)
+        self.shop.tell(RunEvent.STARTED, "", limit=self.rules.limit)
         self._check_budget(scheduler)
         heart = threading.Thread(target=self._beat, daemon=True, name="heart")
         heart.start()
@@ -79,7 +79,7 @@ class Coordinator:
                 stopped.set()
             while self._stops:
                 self._take(scheduler, *self._ended.get())
-            self.shop.log.tell(RunEvent.FINISHED, "", why=self.halted)
+            self.shop.tell(RunEvent.FINISHED, "", why=self.halted)
         return self.tally
 
     # ---------------------------------------------------------------- details
@@ -128,11 +128,11 @@ class Coordinator:
             return
         if how.pause_until is not None:
             scheduler.pause(how.pause_until, how.text)
-            self.shop.log.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
+            self.shop.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
             self.tell(Event(kind="again", item=task, text=how.text))
         if how.crowded:
             scheduler.shrink(now)
-            self.shop.log.tell(RunEvent.LOWERED, task, limit=scheduler.limit(now), why=how.text)
+            self.shop.tell(RunEvent.LOWERED, task, limit=scheduler.limit(now), why=how.text)
         if how.stop_batch:
             self._halt(scheduler, how.stop_batch)
         if how.how == "held":
@@ -176,7 +176,7 @@ class Coordinator:
     def _tell_halted(self, why: str) -> None:
         if not self.halted:
             self.halted = why
-            self.shop.log.tell(RunEvent.HALTED, "", why=why)
+            self.shop.tell(RunEvent.HALTED, "", why=why)
 
     def _block_unreachable(self, scheduler: Scheduler) -> None:
         for name, reason in scheduler.unreachable():
