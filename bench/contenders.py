@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,7 @@ def number(item: str) -> int:
     return int(item[5:])
 
 
-class Contender(ABC):
+class Contender:
     """A queue in *folder*, open for the consumer *share* of *shares*."""
 
     #: How it is called on the command line, and on the page.
@@ -61,15 +60,15 @@ class Contender(ABC):
         (folder / "queue.txt").write_text("".join(f"{item}\n" for item in items(count)), "utf-8")
         (folder / "locks").mkdir()
 
-    @abstractmethod
     def drain(self, run: Run, *, whole: bool) -> None:
         """Execute items until there are none; with *whole* complete each."""
+        raise NotImplementedError
 
-    @abstractmethod
     def kept(self, item: str) -> bool:
         """Tell whether an item is still there, not completed."""
+        raise NotImplementedError
 
-    def wait_for_others(self, *, wait: bool) -> None:  # noqa: B027 - most cannot
+    def wait_for_others(self, *, wait: bool) -> None:
         """Whether to wait for what others hold; for those who can."""
 
 
