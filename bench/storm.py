@@ -5,7 +5,8 @@
     uv run bench/storm.py --items 10000 --workers 32 --kill-every 0.2 --seed 1
     uv run bench/storm.py --items 10000 --workers 32 --disk-full 5     # as root: mounts a tmpfs
     uv run bench/storm.py --items 10000 --workers 32 --skew 3600       # clocks an hour apart; libfaketime
-    uv run bench/storm.py --items 1000000 --workers 64 --deadline 3600 # half an hour, and 5 GB
+    uv run bench/storm.py --items 1000000 --workers 64 --kill-every 0.5 --stop-every 2 \
+        --calm-after 600 --deadline 3600                               # half an hour, and 5 GB
 
 Half of the workers are plain processes, a quarter holds by lease, a quarter seems to be on
 machines of its own. Exit 0: every invariant held; 1: one did not, each on a line of its own.
@@ -59,6 +60,8 @@ class Plan:
     seed: str = "1"
     deadline: float = 600.0
     disk_full: float = 0.0
+    #: After so long nobody is killed or stopped any more; 0: until the queue is drained.
+    calm_after: float = 0.0
     #: By so much the clocks of every third and every fourth worker are ahead, and behind.
     skew: float = 0.0
 
@@ -144,17 +147,17 @@ class Storm:
             if now > begun + self.plan.deadline:
                 self.broken.append(f"not drained within {self.plan.deadline:g} s")
                 return
-            drained = len(self.results) >= self.plan.items
+            calm = 0 < self.plan.calm_after < now - begun or len(self.results) >= self.plan.items
             for name, at in list(self.stopped.items()):
-                if drained or now >= at:
+                if calm or now >= at:
                     del self.stopped[name]
                     self.running[name].send_signal(signal.SIGCONT)
             self._bury()
-            if not drained and self.plan.kill_every and now >= kill_at:
+            if not calm and self.plan.kill_every and now >= kill_at:
                 kill_at += self.plan.kill_every
                 self._kill(self.chance.choice(sorted(self.running)))
             able = sorted(set(self.running) - set(self.stopped))
-            if not drained and able and self.plan.stop_every and now >= stop_at:
+            if not calm and able and self.plan.stop_every and now >= stop_at:
                 stop_at += self.plan.stop_every
                 self.running[name := self.chance.choice(able)].send_signal(signal.SIGSTOP)
                 self.stopped[name] = now + self.chance.uniform(1.5, 2.5) * self.plan.lease

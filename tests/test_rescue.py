@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from hypervisor import worker
-from hypervisor.batches import open_folder
+from hypervisor.batches import Batch, Place, open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
 from hypervisor.heart import Stop
 from hypervisor.model import Outcome, Report
+from hypervisor.operations import retry
 from hypervisor.runners.port import Work
 
 
@@ -60,3 +61,57 @@ def test_what_a_dead_worker_held_is_done_before_the_queue_is_empty(
     assert drain.run().processed == 100
     assert sorted(runner.items) == sorted(f"item-{number}" for number in range(100))
     assert runner.items.index("item-0") < 75
+
+
+def test_a_sweep_does_what_it_finds_before_it_looks_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else workers that are killed more often than a long queue can be looked through get nowhere.
+    (tmp_path / "queue.txt").write_text("".join(f"item-{number}\n" for number in range(100)))
+    batch = open_folder(str(tmp_path), cwd=str(tmp_path))
+    batch.queue.take(100)  # by somebody who died of it
+    looked: list[str] = []
+    place = Batch.place
+
+    def look(batch: Batch, item: str) -> Place:
+        looked.append(item)
+        return place(batch, item)
+
+    monkeypatch.setattr(Batch, "place", look)
+    seen: list[int] = []
+
+    class Looking(Order):
+        def run(self, work: Work) -> Report:
+            seen.append(len(looked))
+            return super().run(work)
+
+    drain = worker.Worker(
+        batch,
+        runner := Looking(),
+        holder("living"),
+        policy=Policy(),
+        orders=worker.Orders(),
+        tell=lambda event: None,
+        stop=Stop(),
+    )
+    assert drain.run().processed == 100
+    assert seen == list(range(1, 101))
+    assert runner.items == [f"item-{number}" for number in range(100)]
+    assert batch.queue.cursor().low == os.path.getsize(tmp_path / "queue.txt")
+
+
+def test_a_glance_takes_no_open_item_for_finished(tmp_path: Path) -> None:
+    (tmp_path / "queue.txt").write_text("done\nopened again\nnever begun\n")
+    batch = open_folder(str(tmp_path), cwd=str(tmp_path))
+    assert not batch.glance()("done")  # where nobody was before
+    store = DirectoryStore(str(tmp_path), holder("one"))
+    for item in ("done", "opened again"):
+        claim = store.claim(batch.place(item).key, item)
+        assert isinstance(claim, Claim)
+        store.complete(claim, {"item": item, "status": "failed", "outcome": ""})
+    assert retry(batch, ["opened again"], {"failed"}) == ["opened again"]
+    finished = batch.glance()
+    assert [finished(item) for item in ("done", "./done", "opened again", "never begun")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    store.close()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from .claims.files import Files
 from .claims.layout import Layout
 from .errors import UsageError
 from .globs import matches_any
-from .keys import canonical, item_key, life_key, resolve, split_life
+from .keys import canonical, item_key, life_key, resolve, split_generation, split_life
 from .lives import current_life, next_life, task_key
 from .manifest import SEPARATORS, Manifest, read_manifest, task_manifest, to_json
 from .paths import Project, state_above
@@ -109,6 +110,29 @@ class Batch:
         if any(place.task for place in places):
             durable.sync_directory(os.path.join(self.folder, "results"))
         return places
+
+    def glance(self) -> Callable[[str], bool]:
+        """Return a quick look, good for one pass over the queue, that knows most finished items.
+
+        "No" is not known: then `place` says more. An item is finished if the batch's own store has its
+        result, and no later life of it is open as the pass begins.
+        """
+        own = self.layout(self.folder)
+        names: list[str] = []
+        with contextlib.suppress(FileNotFoundError):  # the store of a project's tasks alone
+            names = own.files.names(own.locks)
+        lives = (split_life(split_generation(name)[0]) for name in names)
+        again = {name for name, life in lives if life > 1}
+
+        def finished(item: str) -> bool:
+            name = item_key(canonical(item, self.manifest.base))
+            try:
+                found = own.files.lstat(own.result_path(name))
+            except FileNotFoundError:
+                return False
+            return stat.S_ISREG(found.st_mode) and name not in again  # a link is the view of a task
+
+        return finished
 
     def find(self, root: str, key: str, item: str) -> Place | None:
         """Return the place of *item* if its life *key*, in the store at *root*, is this batch's."""

@@ -142,12 +142,14 @@ class Worker:
         Returns:
             Whether the drain is at its end; False if the queue has grown.
         """
-        pending = self._unsettled()
-        while pending and not self._ended():
+        pending = self._sweep_lines()
+        while True:
+            if not self._ended() and self._batch.queue.grown():
+                return False
+            if not pending or self._ended():
+                break
             before = len(pending)
             pending = [place for place in pending if self._ended() or not self._try_in_sweep(place)]
-            if self._batch.queue.grown():
-                return False
             if len(pending) == before:
                 if not self._orders.wait:
                     break
@@ -163,10 +165,17 @@ class Worker:
         self._rescue()  # one pass may take long, and what others drop meanwhile may lie behind it
         return self._try(place)
 
-    def _unsettled(self) -> list[Place]:
-        """Return the items without a result, and move the mark below which there are none."""
+    def _sweep_lines(self) -> list[Place]:
+        """Try each line without a result; move the mark below which all have one.
+
+        Tried as they are found: a worker may not live long enough to see the end of a long queue.
+
+        Returns:
+            What has no result still: others hold it, or it waits for another try.
+        """
         queue = self._batch.queue
         cursor = queue.cursor()
+        settled = self._batch.glance()
         found: list[Place] = []
         low = ahead = cursor.low
         for number, line in enumerate(queue.lines(low)):
@@ -174,15 +183,18 @@ class Worker:
                 break
             if line.start < ahead:
                 continue
-            place = self._batch.place(line.item)
-            if not self._batch.layout(place.root).finished(place.key):
-                found.append(place)
-            elif not found:
-                low = line.stop
-                if number % _SHARED == _SHARED - 1:  # workers that sweep at the same time share the way
-                    queue.raise_low(low, cursor.epoch)
-                    now = queue.cursor()
-                    ahead = now.low if now.epoch == cursor.epoch else low
+            if not settled(line.item):
+                place = self._batch.place(line.item)
+                finished = self._batch.layout(place.root).finished(place.key)
+                if not finished and not self._try_in_sweep(place):
+                    found.append(place)
+            if found:
+                continue
+            low = line.stop
+            if number % _SHARED == _SHARED - 1:  # workers that sweep at the same time share the way
+                queue.raise_low(low, cursor.epoch)
+                now = queue.cursor()
+                ahead = now.low if now.epoch == cursor.epoch else low
         queue.raise_low(low, cursor.epoch)
         return found
 
