@@ -357,7 +357,7 @@ def test_every_entry_starts_the_guard_without_a_shell_and_ends_in_time() -> None
         assert set(entry) == {"type", "command", "args", "timeout"}
         assert (entry["type"], entry["command"]) == ("command", "sh")
         script, mode = entry["args"]
-        assert mode in ("always", "project", "session"), event
+        assert mode in ("always", "start", "project", "session"), event
         assert Path(script.replace("${CLAUDE_PLUGIN_ROOT}", str(ROOT))) == GUARD
         assert "${CLAUDE_PLUGIN_ROOT}/" in script
         assert 10 <= entry["timeout"] <= 60, "the client gives the end of a session 60 s at most"

@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 
 from commands import ROOT, tree, write_task
-from hypervisor import config, hooking
+from hypervisor import config, hooking, pulse, telling
 from hypervisor.claims.port import MAIN
 from hypervisor.crowd import Crowd
 from hypervisor.desk import Desk
 from hypervisor.endings import Ending
+from hypervisor.inbox import Inbox
 from hypervisor.model import Outcome, TaskStatus
 from hypervisor.paths import Project
 from hypervisor.sessions import Session
@@ -49,6 +50,8 @@ class Client:
     project: Project
     capsys: pytest.CaptureFixture[str]
     session: str = "s-1"
+    #: Whether a call comes to `pulse` first, as from `scripts/hook.py`.
+    pulse: bool = False
 
     @property
     def environ(self) -> dict[str, str]:
@@ -56,16 +59,17 @@ class Client:
 
     def raw(self, data: bytes) -> tuple[str, str]:
         """Return what a hook says to *data*, on standard output and on standard error."""
-        assert hooking.main(io.BytesIO(data), self.environ) == 0
+        if not (self.pulse and pulse.is_all(data, str(self.project.state))):
+            assert hooking.main(io.BytesIO(data), self.environ) == 0
         said = self.capsys.readouterr()
         return said.out, said.err
 
     def call(self, event: str, agent: str = MAIN, **fields: Any) -> Any:
-        """Return the answer to a call, None if there is none; there is no fault."""
+        """Return the answer to a call but for notices (`test_notices`), None if there is none; no fault."""
         out, err = self.raw(json.dumps(self.payload(event, agent, **fields)).encode())
         assert err == ""
         assert len(out.splitlines()) <= 1
-        return json.loads(out) if out else None
+        return without_notices(json.loads(out)) if out else None
 
     def payload(self, event: str, agent: str = MAIN, **fields: Any) -> dict[str, Any]:
         who = {} if agent == MAIN else {"agent_id": agent, "agent_type": WORKER}
@@ -101,9 +105,21 @@ def project(tmp_path: Path) -> Project:
     return Project(root, root / ".hypervisor")
 
 
-@pytest.fixture
-def client(project: Project, capsys: pytest.CaptureFixture[str]) -> Client:
-    return Client(project, capsys)
+@pytest.fixture(params=[False, True], ids=["whole", "pulse-first"])
+def client(project: Project, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Client:
+    return Client(project, capsys, pulse=bool(request.param))
+
+
+def without_notices(answer: Any) -> Any:
+    """Return an answer without what it tells of ends, None if that is all."""
+    said = answer.get("hookSpecificOutput", answer)
+    key = "additionalContext" if "additionalContext" in said else "reason"
+    if "[notice " not in said.get(key, ""):
+        return answer
+    lines = said[key].split("\n")
+    first = next(number for number, line in enumerate(lines) if "[notice " in line)
+    said[key] = "\n".join(lines[:first])
+    return answer if said[key] else None
 
 
 def reason(answer: Any) -> str:
@@ -195,6 +211,55 @@ def test_every_tool_call_of_the_holder_renews_its_claim_and_no_other(
     assert client.tool(event, "Bash", agent, tool_input={"command": "true"}) is None
     assert place(project, "t-1").stat().st_mtime > then + 50
     assert place(project, "t-2").stat().st_mtime == others
+
+
+@pytest.mark.parametrize("event", ["PreToolUse", "PostToolUse", "PostToolUseFailure"])
+def test_the_pulse_is_all_that_a_workers_call_comes_to(project: Project, client: Client, event: str) -> None:
+    hold(project, "t-1", "a1")
+    then = age(project, "t-1")
+
+    def beaten(agent: str = "a1", tool: str = "Bash", state: str = "", **fields: Any) -> bool:
+        call = client.payload(event, agent, **{"tool_name": tool, "tool_input": {}, **fields})
+        return pulse.is_all(json.dumps(call).encode(), state or str(project.state))
+
+    assert beaten()
+    assert place(project, "t-1").stat().st_mtime > then + 50
+    assert beaten("a2")  # holds nothing
+    more = [
+        beaten(MAIN), beaten(tool="Agent"), beaten(tool="Task"), beaten(tool=f"{PREFIX}complete_task"),
+        beaten("../a1"), beaten("a1/"), beaten(""), beaten("unknown"), beaten(session_id="../s-1"),
+        beaten(hook_event_name="SubagentStop"), pulse.is_all(b"{", str(project.state)), pulse.is_all(b"[]"),
+    ]  # fmt: skip
+    assert more == [False] * len(more)
+
+
+@pytest.mark.parametrize(
+    "wound", ["revoked", "released", "finished", "another's", "gone", "bad note", "receipts"]
+)
+def test_the_pulse_leaves_a_claim_that_is_not_as_it_was_to_the_hook(
+    project: Project, client: Client, wound: str
+) -> None:
+    keys = {"receipts": "[Bash]"} if wound == "receipts" else {}
+    hold(project, "t-1", "a1", **keys)
+    then, claim = age(project, "t-1"), place(project, "t-1")
+    (note,) = (project.state / "sessions/s-1/a1").iterdir()
+    match wound:
+        case "revoked" | "released":
+            (claim / "end").symlink_to('{"how": "revoked"}')
+        case "finished":
+            os.link(note, claim / "end")
+        case "another's":
+            (claim / "owner").unlink()
+            (claim / "owner").symlink_to('{"token": "0"}')
+        case "gone":
+            shutil.rmtree(claim)
+        case "bad note":
+            note.write_bytes(note.read_bytes()[:40])
+    if claim.exists():
+        os.utime(claim, (then, then))
+    call = json.dumps(client.payload("PostToolUse", "a1", tool_name="Bash", tool_input={})).encode()
+    assert not pulse.is_all(call, str(project.state))
+    assert not claim.exists() or claim.stat().st_mtime == then
 
 
 def test_nobody_renews_the_claim_of_another_agent_or_session(project: Project, client: Client) -> None:
@@ -591,7 +656,9 @@ def test_the_end_of_a_session_releases_all_that_it_holds_and_nothing_of_another(
     assert held(project) == {"t-4", "t-5"}
     assert [path.read_bytes() for path in paths] == before
     assert {last(project, f"t-{n}") for n in (1, 2, 3)} == {("released", "its session ended (logout)")}
-    assert os.listdir(project.state / "sessions") == ["s-2"]
+    # What the session was not told is kept, as it may be gone on with; all else is forgotten.
+    kept = os.listdir(project.state / "sessions/s-1")
+    assert sorted(kept) == sorted(Inbox.FILES)
     assert client.call("SessionEnd", reason="logout") is None
 
 
@@ -876,9 +943,9 @@ def told_once(client: Client, payload: Mapping[str, Any], words: str) -> None:
 def test_settings_that_cannot_be_read_stop_no_tool(project: Project, client: Client) -> None:
     hold(project, "t-1", "a1")
     set_config(project, "[agents\n")
-    told_once(client, client.payload("PreToolUse", "a1", tool_name="Edit", tool_input={}), "config.toml")
+    told_once(client, client.payload("PreToolUse", tool_name="Edit", tool_input={}), "config.toml")
     other = Client(project, client.capsys, "s-2")
-    data = json.dumps(other.payload("PreToolUse", "a1", tool_name="Edit", tool_input={})).encode()
+    data = json.dumps(other.payload("PreToolUse", tool_name="Edit", tool_input={})).encode()
     out, err = other.raw(data)  # a session that has nothing here is not bothered
     assert out == ""
     assert "config.toml" in err
@@ -1080,11 +1147,14 @@ def must_be_right(payload: Any, out: str, err: str) -> str:
         return "silence"
     assert isinstance(payload, dict)
     assert out.endswith("\n")
-    answer = json.loads(out)
+    answer = without_notices(json.loads(out))
     assert out.count("\n") == 1
     out.encode("ascii")
     event, tool = text_of(payload, "hook_event_name"), text_of(payload, "tool_name")
     who = (text_of(payload, "session_id"), text_of(payload, "agent_id") or MAIN)
+    if answer is None:
+        assert who == ("s-1", MAIN), f"{who} is told what only the session's own thread is"
+        return "silence"
     if "decision" in answer:
         assert set(answer) == {"decision", "reason"}
         assert answer["decision"] == "block"
@@ -1126,6 +1196,7 @@ def test_whatever_the_client_says_nothing_breaks_and_nobody_is_stopped_wrongly(
     project: Project, client: Client, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # the machine does not stop in between
+    monkeypatch.setattr(telling, "_FLUSH_SECONDS", 0.0)  # no client writes the transcripts that are named
     scene, dice, kinds = Scene(project, tmp_path / "before"), random.Random(kind), Counter[str]()
     payload = {**COMMON, "hook_event_name": kind.split(maxsplit=1)[0], **PAYLOADS[kind]}
 
