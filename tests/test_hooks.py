@@ -56,6 +56,7 @@ def test_a_call_says_what_the_client_said() -> None:
     assert hooks.read_call(data) == call(
         "PostToolUse", agent="a1", agent_type="hypervisor:worker", tool="Bash",
         input={"command": "echo hi"}, use="toolu_1", response={"stdout": "hi"}, mode="default",
+        transcript="/x.jsonl",
     )  # fmt: skip
 
 

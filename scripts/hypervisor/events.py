@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -30,6 +30,14 @@ class Happening(StrEnum):
     RELEASED = "released"  #: its claim ended without a result; the task is as it was before
     REAPED = "reaped"  #: the same, as its holder was dead or silent
     MOVED_ON = "moved on"  #: a batch's work came to the user's branch; `task` is the batch
+    LEFT = "left"  #: a session's worker is over that had no task; `task` is the worker
+    RUN_OVER = "run over"  #: a run that a session has begun is over, or dead; `task` is the batch
+
+
+#: What ends a claim; each does so once.
+ENDS = frozenset({
+    Happening.COMPLETED, Happening.BLOCKED, Happening.CANCELLED, Happening.RELEASED, Happening.REAPED,
+})  # fmt: skip
 
 
 class RunEvent(StrEnum):
@@ -38,8 +46,12 @@ class RunEvent(StrEnum):
     STARTED = "started"  #: a coordinator took the batch on; ``limit``
     BEGUN = "begun"  #: an agent got a task; ``generation``, ``log``
     ENDED = "ended"  #: it is over; ``how``, ``why``, ``seconds``, ``tokens``, ``cost_usd``
+    TRIED = "tried"  #: the same, and its verdict: ``how``, ``began``, ``until``; see `learnings`
+    PACED = "paced"  #: of a kind of task, ``type`` and ``pattern``, ``limit`` may run at once; ``why``
     PAUSED = "paused"  #: nothing is begun ``until`` then; ``why``
     LOWERED = "lowered"  #: fewer at once, as a service said "too many"; ``limit``
+    LEVEL = "level"  #: more or fewer may run; ``level``, ``was``, ``room``, ``why``, the machine's figures
+    OVERSEEN = "overseen"  #: an agent is near a limit, or ended; ``act``, ``measure``, ``figure``, ``limit``
     HALTED = "halted"  #: nothing more is begun; ``why``
     FINISHED = "finished"  #: the coordinator is done with the batch
 
@@ -72,6 +84,36 @@ class Log:
         finally:
             os.close(descriptor)
 
+    def size(self) -> int:
+        """Return how long the log is, in bytes: a place from which to read on."""
+        try:
+            return os.stat(self.path).st_size
+        except FileNotFoundError:
+            return 0
+
+    def since(self, place: int, having: bytes = b"") -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the events after *place*, each with the place behind it, and at last where to read on.
+
+        Args:
+            place: What `size` or this has said; in a log that has become shorter, its beginning.
+            having: Only lines with these bytes are looked at: a log may be long.
+
+        Yields:
+            Place and event; the event of the last is empty.
+        """
+        size = self.size()
+        place = place if place <= size else 0
+        if size > place:
+            with open(self.path, "rb") as file:
+                file.seek(place)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # still being written
+                    place += len(line)
+                    if having in line and (event := _event(line)) is not None:
+                        yield place, event
+        yield place, {}
+
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield the events, the oldest first; a torn line is passed over."""
         try:
@@ -80,12 +122,27 @@ class Log:
             return
         with file:
             for line in file:
-                try:
-                    event = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(event, dict):
+                event = _event(line)
+                if event is not None:
                     yield event
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def claim_end(event: Mapping[str, Any]) -> str:
+    """Return which end of which claim an event tells of, "" if it tells of none.
+
+    A line may stand twice: whoever misses one that another is about to write adds it.
+    """
+    if event.get("event") not in ENDS or "generation" not in event:
+        return ""
+    return f"{event.get('task')}#{event['generation']}"
 
 
 def log_of(folder: str | os.PathLike[str]) -> Log:
@@ -99,7 +156,11 @@ def tell(project: Project, what: Happening, task: str, **details: Any) -> None:
 
 
 def read(project: Project, task: str = "") -> Iterator[dict[str, Any]]:
-    """Yield the events of a project, or those of one task, the oldest first."""
+    """Yield the events of a project, or those of one task, the oldest first; each end of a claim once."""
+    ends: set[str] = set()
     for event in log_of(project.state).read():
         if not task or str(event.get("task")).lower() == task.lower():
-            yield event
+            end = claim_end(event)
+            if not end or end not in ends:
+                yield event
+            ends.add(end)

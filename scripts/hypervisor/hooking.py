@@ -15,16 +15,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from . import clock, hooks
+from . import clock, errands, events, hooks
 from .batches import settings_of
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
 from .crowd import Crowd
 from .errors import ClaimLost
+from .events import Happening
 from .hooks import Answer, Call
+from .inbox import Inbox
+from .mending import untold
 from .paths import Project, session_project
 from .sessions import FOLDER, Note, Session, fate_of
+from .telling import confirm, tell
 
+#: Events at which the session's own thread can be told something.
+_TELLING = ("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop")
+#: Touched in a session's folder when it was kept from stopping; `attending` looks for it.
+WENT_ON = ".went-on"
 #: Sessions of which nothing was heard for so long are forgotten.
 _OLD_SECONDS = 7 * 86400.0
 
@@ -81,14 +89,19 @@ class Hook:
             "SessionEnd": self._session_end,
         }
         act = acts.get(self.call.event)
-        return act() if act else None
+        answer = act() if act else None
+        if self.call.agent == MAIN and self.call.event in _TELLING:
+            answer = hooks.told(self.call, answer, self._untold())
+            if self.call.event == "Stop" and answer:
+                (self.session.folder / WENT_ON).touch()
+        return answer
 
     # ---------------------------------------------------------------- session
 
     def _session_start(self) -> Answer | None:
         if not self.project.state.is_dir():
             return self._newcomer()
-        from .answers import index_stats  # noqa: PLC0415 - the YAML loader
+        from .listing import index_stats  # noqa: PLC0415 - SQLite
 
         desk = self._desk()
         desk.reap()
@@ -111,6 +124,10 @@ class Hook:
         return hooks.spoken("SessionStart", text)
 
     def _session_end(self) -> Answer | None:
+        inbox = self._inbox()
+        if inbox.is_there():
+            self._look_for_untold(inbox)
+            confirm(inbox, self.call)
         why = f"its session ended ({self.call.reason or 'no reason given'})"
         self._desk().end_session(self.call.session, why)
         return None
@@ -151,12 +168,11 @@ class Hook:
         from .errors import UsageError  # noqa: PLC0415
 
         desk = self._desk()
-        tasks = desk.tasks()
         try:
-            found = desk.find(task, tasks)
+            found = desk.find(task)
         except UsageError as error:
             return str(error)
-        why = desk.refusals(tasks)(found)
+        why = desk.why_not(found)
         return f"{found.id}: {why}" if why else None
 
     def _edit(self) -> Answer | None:
@@ -207,9 +223,33 @@ class Hook:
                 continue
             from .tasks import append_receipt  # noqa: PLC0415 - the YAML loader
 
-            append_receipt(Path(note.path), line)
+            # By the tool call, as the client, or a second copy of us, may tell of it twice.
+            append_receipt(Path(note.path), line, self.call.use)
             if note.receipts_to:
-                self._desk().receipt(note.receipts_to, f"{line} ({note.task})")
+                item = f"{self.call.use} ({note.task})" if self.call.use else ""
+                self._desk().receipt(note.receipts_to, f"{line} ({note.task})", item)
+
+    # ---------------------------------------------------------------- notices
+
+    def _untold(self) -> str:
+        """Return what the session's own thread has not been told of its agents and runs."""
+        inbox = self._inbox()
+        if self.call.event != "Stop":
+            (self.session.folder / WENT_ON).unlink(missing_ok=True)
+        if not inbox.is_there():
+            return ""
+        self._look_for_untold(inbox)
+        return tell(inbox, self.call, self._crowd().running(), only_waking=self.call.event == "Stop")
+
+    def mend(self) -> None:
+        """Write the lines of ends of which nobody has told."""
+        self._desk().mend(self.call.session)
+
+    def _look_for_untold(self, inbox: Inbox) -> None:
+        """Write the lines of which the log has none, as whoever should have told died."""
+        if next(untold(self.session, self._store(), inbox.known()), None) is not None:
+            self.mend()
+        errands.look(self.project, self.call.session)
 
     # ----------------------------------------------------------------- agents
 
@@ -235,14 +275,25 @@ class Hook:
         return hooks.stop([note for note in held if self.session.first(f"asked {note.token}")])
 
     def _end_agents(self) -> Answer | None:
-        crowd = self._crowd()
-        for agent, why in hooks.ended_agents(self.call, crowd.of_main()).items():
-            crowd.ended(agent)
-            if self.session.notes(agent):
-                self._desk().let_go(self.call.session, agent, why)
+        for agent, why in hooks.ended_agents(self.call, self._crowd().of_main()).items():
+            self.agent_over(agent, why)
         return None
 
+    def agent_over(self, agent: str, why: str) -> None:
+        """Let go of what an agent holds whose end is known; tell of one that never held anything."""
+        was_ours = self._crowd().ended(agent)
+        if self.session.notes(agent):
+            self._desk().let_go(self.call.session, agent, why)
+        elif was_ours:
+            having, log = json.dumps(agent).encode(), events.log_of(self.project.state)
+            if not any(event.get("agent") == agent for _, event in log.since(0, having)):
+                self._inbox().begin()
+                events.tell(self.project, Happening.LEFT, agent, session=self.call.session, agent=agent)
+
     # ---------------------------------------------------------------- details
+
+    def _inbox(self) -> Inbox:
+        return Inbox(self.project.state, self.call.session)
 
     def _crowd(self) -> Crowd:
         return Crowd(self.session, self.settings["claims"]["lease_seconds"])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .claims.port import MAIN
+from .notices import one_line as _line
 from .sessions import Note, file_name
 from .toolspec import BY_NAME, PREFIX
 
@@ -31,6 +32,8 @@ _TASK_ID = re.compile(r"<task-id>\s*([^<\s]+)\s*</task-id>")
 #: Characters of a tool's input that a receipt repeats.
 _INPUT = 240
 _ERROR = 120
+#: PATH_MAX of Linux.
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,9 @@ class Call:
     background: frozenset[str] | None = None
     #: Why a session ends, what an API error was.
     reason: str = ""
+    #: The client's transcript of the session, and the name that it gives to the prompt it works on.
+    transcript: str = ""
+    prompt_id: str = ""
 
 
 def read_call(data: object) -> Call | None:
@@ -83,12 +89,20 @@ def read_call(data: object) -> Call | None:
         asked=given.get("stop_hook_active") is True,
         background=_running(given.get("background_tasks")),
         reason=_line(_text(given, "reason") or _text(given, "error"), _ERROR),
+        transcript=_path(given, "transcript_path"),
+        prompt_id=_text(given, "prompt_id"),
     )
 
 
 def _text(data: Mapping[Any, Any], key: str) -> str:
     value = data.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _path(data: Mapping[Any, Any], key: str) -> str:
+    path = _text(data, key)
+    plain = path.isprintable() and path.encode("utf-8", "replace").decode() == path
+    return path if plain and path.startswith("/") and len(path) < _LONGEST_PATH else ""
 
 
 def _running(tasks: object) -> frozenset[str] | None:
@@ -204,13 +218,6 @@ def receipt(call: Call, note: Note, when: str) -> str | None:
     return f"- {when} {_line(call.tool, _ERROR)} {how}: {_line(said, _INPUT)}"
 
 
-def _line(text: str, length: int) -> str:
-    """Return *text* as one printable line of at most *length* characters."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
-    line = line.encode("utf-8", "backslashreplace").decode()
-    return line if len(line) <= length else f"{line[: length - 1]}…"
-
-
 # ------------------------------------------------------------------------- ends
 
 
@@ -264,6 +271,20 @@ def stop(open_notes: Sequence[Note]) -> Answer | None:
         f"cannot go on; release_task(id={first!r}, reason) if you leave it. If you wait for the user, say "
         f"so and end again."
     )}  # fmt: skip
+
+
+def told(call: Call, answer: Answer | None, text: str) -> Answer | None:
+    """Add *text* to what the client is answered at *call*, in the form in which the model is told it there.
+
+    At `Stop` it makes the client go on; elsewhere it is said beside the rest.
+    """
+    if not text:
+        return answer
+    if call.event == "Stop":
+        before = f"{answer['reason']}\n" if answer else ""
+        return {"decision": "block", "reason": before + text}
+    before = f"{answer['hookSpecificOutput']['additionalContext']}\n" if answer else ""
+    return spoken(call.event, before + text)
 
 
 # ---------------------------------------------------------------------- answers

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,15 @@ from .claims.directory import DirectoryStore, Policy
 from .claims.port import Attempt, Claim, Holder, HolderKind, Payload
 from .effects import write_edits
 from .endings import given_up
+from .errands import FOLDER as ERRANDS
 from .errors import ClaimLost, Unreadable
-from .events import Happening, tell
+from .events import Happening, claim_end, log_of, tell
+from .inbox import Inbox
 from .lives import current_life, next_life, task_key
 from .machine import Identity
+from .mending import end_key, end_of, untold
 from .model import Task, TaskHead
+from .queries import Asked, with_claims
 from .sessions import Note, Session, fate_of
 from .tasklist import TaskList, earlier_claims, put_back
 
@@ -32,6 +37,8 @@ class Keeping(TaskList):
     open_store: DirectoryStore | None = None
     #: The claims made on it that have not ended, by the id of their task.
     open_claims: dict[str, Claim] = field(default_factory=dict)
+    #: What each event says beside the rest: for which session, as a part of which batch.
+    also: Mapping[str, str] = field(default_factory=dict)
 
     def reap(self) -> list[str]:
         """Free what the dead and the silent hold, and put their tasks back as they were.
@@ -55,7 +62,8 @@ class Keeping(TaskList):
                     why = self._why_free(store, key, claim.generation)
                     store.release(claim, "put back after its holder was gone")
                 number = earlier_claims(store, key) + claim.generation - 1
-                self._tell(Happening.REAPED, self._id_at(edit.path), generation=number, why=why)
+                whose = self._holder_at(store, key, claim.generation - 1)
+                self._tell(Happening.REAPED, self._id_at(edit.path), whose, generation=number, why=why)
         return freed
 
     def let_go(self, session: str, agent: str, why: str) -> list[str]:
@@ -67,29 +75,67 @@ class Keeping(TaskList):
         notes = self._session(session)
         freed = []
         for note in notes.notes(agent):
+            told = True
             with self._store() as store:
-                mine = not note.commissioned and fate_of(store, note).how == "open"
-                if mine and self._give_back(store, note, why):
-                    freed.append(note.task)
-            notes.drop(agent, note.key, note.generation)
+                if not note.commissioned and fate_of(store, note).how == "open":
+                    gone, told = self._give_back(store, note, why, session, agent)
+                    freed += [note.task] if gone else []
+                if not note.commissioned and fate_of(store, note).how != "open":
+                    told = self._tell_if_untold(store, session, agent, note)
+            if told:
+                notes.drop(agent, note.key, note.generation)
         return freed
 
     def end_session(self, session: str, why: str) -> list[str]:
-        """Release all that a session's agents hold; forget the session."""
+        """Release all that a session's agents hold; forget the session but for what it was not told.
+
+        A client may go on with a session that has ended.
+        """
         notes = self._session(session)
         freed = [task for agent in notes.agents() for task in self.let_go(session, agent, why)]
-        notes.forget()
+        inbox = Inbox(self.project.state, session)
+        errands = os.path.isdir(notes.folder / ERRANDS) and bool(os.listdir(notes.folder / ERRANDS))
+        kept = () if not errands and inbox.forget_if_told() else (*inbox.FILES, ERRANDS)
+        notes.forget(but=kept)
         return freed
 
-    def _give_back(self, store: DirectoryStore, note: Note, why: str) -> bool:
+    def mend(self, session: str) -> None:
+        """Tell of the ends of a session's claims of which nobody has told, as he died first."""
+        notes, known = self._session(session), Inbox(self.project.state, session).known()
+        with self._store() as store:
+            for agent, note in list(untold(notes, store, known)):
+                told = self._tell_if_untold(store, session, agent, note)
+                if told and fate_of(store, note).how == "ended":
+                    notes.drop(agent, note.key, note.generation)
+
+    def _tell_if_untold(self, store: DirectoryStore, session: str, agent: str, note: Note) -> bool:
+        """Tell of the end of a noted claim that is over, if the log does not; return whether it does now."""
+        key = end_key(note)
+        if key in Inbox(self.project.state, session).known():
+            return True
+        ended = fate_of(store, note).how == "ended"
+        having = json.dumps(note.task).encode()
+        log = log_of(self.project.state)
+        if ended and any(claim_end(event) == key for _, event in log.since(0, having)):
+            return True
+        if ended and store.result(note.key) is None:
+            store.reap([note.key])  # decided by somebody who died before it was published
+        what, why = end_of(store, note)
+        return self._tell(what, note.task, generation=note.number, by=note.name, why=why, session=session,
+                          agent=agent)  # fmt: skip
+
+    def _give_back(
+        self, store: DirectoryStore, note: Note, why: str, session: str, agent: str
+    ) -> tuple[bool, bool]:
+        """Give back a noted claim; return whether it was still held, and whether that was told."""
         try:
             store.beat(note.claim)  # still held: so the file is still this claim's to put back
             put_back(store, note.key, below=note.generation + 1)
             store.release(note.claim, why)
         except ClaimLost:
-            return False
-        self._tell(Happening.RELEASED, note.task, generation=note.number, by=note.name, why=why)
-        return True
+            return False, False
+        return True, self._tell(Happening.RELEASED, note.task, generation=note.number, by=note.name, why=why,
+                                session=session, agent=agent, taken=True)  # fmt: skip
 
     # ------------------------------------------------------------------ notes
 
@@ -102,9 +148,12 @@ class Keeping(TaskList):
         if not caller.session:
             return
         session = self._session(caller.session)
+        Inbox(self.project.state, caller.session).begin()
         for old in session.notes(caller.agent):
             with self._store() as store:
-                if fate_of(store, old).how != "open":
+                if fate_of(store, old).how == "open":
+                    continue
+                if old.commissioned or self._tell_if_untold(store, caller.session, caller.agent, old):
                     session.drop(caller.agent, old.key, old.generation)
         note = Note(
             task=task.id, path=os.path.realpath(task.path), key=claim.key, generation=claim.generation,
@@ -128,18 +177,36 @@ class Keeping(TaskList):
         if holder is not None and holder.session:
             self._session(holder.session).drop(holder.agent, claim.key, claim.generation)
 
-    def _tell(self, what: Happening, task: str, **details: Any) -> None:
+    def _tell(self, what: Happening, task: str, whose: Holder | None = None, **details: Any) -> bool:
+        """Add an event; return whether the log has it.
+
+        Args:
+            what: What happened.
+            task: The id of the task.
+            whose: Who held the claim that has ended, if it was an agent: its session is to be told.
+            details: What else is known.
+        """
         caller = self.caller
-        with suppress(OSError):  # it decides nothing, and what it tells of has happened
-            tell(self.project, what, task, **{
-                "by": caller.name, "session": caller.session, "agent": caller.agent, **details,
-            })  # fmt: skip
+        who: dict[str, Any] = {"session": caller.session, "agent": caller.agent, **self.also}
+        if whose is not None and whose.session:
+            who |= {"session": whose.session, "agent": whose.agent}
+        try:
+            tell(self.project, what, task, **{"by": caller.name, **who, **details})
+        except OSError:  # it decides nothing, and what it tells of has happened
+            return False
+        return True
+
+    def _holder_at(self, store: DirectoryStore, key: str, generation: int) -> Holder | None:
+        """Return who made a claim that may be over, None where that is not known any more."""
+        owner = store.layout.owner(key, generation) if generation > 0 else None
+        return owner.holder if owner is not None else None
 
     def _tell_taken_over(self, store: DirectoryStore, claim: Claim, task: Task, number: int) -> None:
         """Tell of the holder from whom this claim was taken over, if it was."""
         why = self._why_free(store, claim.key, claim.generation)
         if why:
-            self._tell(Happening.REAPED, task.id, generation=number - 1, why=why)
+            whose = self._holder_at(store, claim.key, claim.generation - 1)
+            self._tell(Happening.REAPED, task.id, whose, generation=number - 1, why=why)
 
     def _why_free(self, store: DirectoryStore, key: str, generation: int) -> str:
         """Return why the claim before *generation* was taken away, "" if it was not."""
@@ -148,8 +215,9 @@ class Keeping(TaskList):
         return end.detail if end is not None and end.how == "revoked" and end.counted else ""
 
     def _id_at(self, path: str) -> str:
-        found = [task.id for task in self.tasks() if os.path.realpath(task.path) == path]
-        return found[0] if found else os.path.relpath(path, os.path.realpath(self.project.root))
+        with self.indexed() as index:
+            found = with_claims(index, [task_key(self.project, path)], Asked()) if index else []
+        return found[0].id if found else os.path.relpath(path, os.path.realpath(self.project.root))
 
     # ------------------------------------------------------------------ store
 

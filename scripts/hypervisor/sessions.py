@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,9 +111,17 @@ class Session:
             return False
         return True
 
-    def forget(self) -> None:
-        """Forget all of the session."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def forget(self, but: Collection[str] = ()) -> None:
+        """Forget all of the session, or all *but* the files and folders of these names."""
+        if not but:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
+            if entry.name not in but and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name not in but:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
 
     def _folder(self, agent: str) -> Path:
         return self.folder / (file_name(agent) if agent else _UNKNOWN)

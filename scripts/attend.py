@@ -1,0 +1,24 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pyyaml>=6.0.2", "filelock>=3.16", "psutil>=6.0"]
+# ///
+"""Attends to a session's workers while its own thread rests.
+
+With "monitor" as the second argument: a line, or several at once, whenever something has ended, until the
+client is gone. Else a hook of the client: its `Stop` as JSON on standard input. Exit code 2: something has
+ended, which stands on standard error and wakes the client; 0 otherwise.
+"""
+
+import os
+import sys
+
+from hypervisor.launch import require
+
+if __name__ == "__main__":
+    require(__file__)
+    from hypervisor import attending
+
+    if sys.argv[2:] == ["monitor"]:
+        sys.exit(attending.monitor(os.environ, sys.stdout))
+    sys.exit(attending.attend(sys.stdin.buffer, os.environ))

@@ -1,0 +1,99 @@
+"""The client's transcript of a session: what its model has been given. Reads; changes nothing.
+
+One JSON line for each message, appended as the session goes on (measured with Claude Code 2.1.197). What
+a hook says stands there twice: as it was said (``hook_success``), which proves nothing, and as it was put
+before the model (``hook_additional_context``, or a message of the user's).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+#: Attachments that go before the model.
+_SHOWN = frozenset({"hook_additional_context", "hook_blocking_error", "queued_command"})
+_OVER = re.compile(r"<task-id>\s*([^<\s]+)\s*</task-id>")
+
+
+def length(path: str) -> int:
+    """Return how long the transcript is, in bytes; 0 where there is none yet."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def shown(path: str, place: int, marks: Collection[str]) -> set[str] | None:
+    """Return those of *marks* that the model has been given after *place*; None if it cannot be read."""
+    found: set[str] = set()
+    try:
+        for _, line in _lines(path, place):
+            there = [mark for mark in marks if mark.encode() in line]
+            if there and _is_shown(_entry(line)):
+                found.update(there)
+    except OSError:
+        return None
+    return found
+
+
+def answered(path: str, place: int, use: str) -> bool:
+    """Tell whether the model has spoken after the result of the tool call *use* was put before it."""
+    seen = not use
+    try:
+        for _, line in _lines(path, place):
+            if not seen:
+                seen = use.encode() in line and _entry(line).get("type") == "user"
+            elif b'"assistant"' in line and _entry(line).get("type") == "assistant":
+                return True
+    except OSError:
+        return False
+    return False
+
+
+def ended(path: str, place: int) -> tuple[int, list[str]]:
+    """Return where the transcript ends, and the agents of which the client has noted the end after *place*.
+
+    The client notes that where it queues its own notice, which may be lost later.
+    """
+    found = []
+    try:
+        for end, line in _lines(path, place):
+            place = end
+            if b'"queue-operation"' in line and b"<task-id>" in line:
+                entry = _entry(line)
+                if entry.get("type") == "queue-operation" and entry.get("operation") == "enqueue":
+                    found += _OVER.findall(str(entry.get("content", "")))[:1]
+    except OSError:
+        return place, found
+    return place, found
+
+
+def _lines(path: str, place: int) -> Iterator[tuple[int, bytes]]:
+    with open(path, "rb") as file:
+        file.seek(place)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            place += len(line)
+            yield place, line
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _is_shown(entry: dict[str, Any]) -> bool:
+    if entry.get("isSidechain") is True:
+        return False
+    if entry.get("type") == "user":
+        return True
+    attachment = entry.get("attachment")
+    kind = attachment.get("type") if isinstance(attachment, dict) else None
+    return entry.get("type") == "attachment" and kind in _SHOWN
