@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor import config, index
+from hypervisor import config, tasks
 from hypervisor.index import Index
 from hypervisor.model import Task
 from hypervisor.paths import Project
@@ -59,7 +59,7 @@ def test_a_file_that_did_not_change_is_not_read_again(
         read.append(path.stem)
         return read_task(path, settings)
 
-    monkeypatch.setattr(index, "read_task", noted)
+    monkeypatch.setattr(tasks, "read_task", noted)
     look(project)
     assert read == []
     age(task(project, "b", status="done"), 5)

@@ -57,6 +57,11 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("release_task", {"id": "t-2", "reason": "later"}),
     ("batch_status", {}),
     ("batch_summary", {}),
+    ("share_finding", {"text": "The index is read twice.", "task_id": "t-1"}),
+    ("search_findings", {"query": "index"}),
+    ("learn_parallelization", {"task_type": "audit", "parallel_benefit": 0.85, "resource_cost": {"ram": 50}}),
+    ("get_task_stats", {}),
+    ("spawn_parallel_tasks", {"tasks": [{"description": "Look around."}], "strategy": "parallel"}),
 ]
 
 
@@ -167,6 +172,20 @@ def environment(project: Project, tmp_path: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def spawning(project: Project, command: str) -> None:
+    """Let the tool that spawns run *command*, and no client that may be installed here."""
+    project.prepare()
+    (project.state / "config.toml").write_text(f'[spawn]\nagent = "exec"\ncommand = "{command}"\n', "utf-8")
+
+
+def spawned_is_over(project: Project) -> None:
+    """Wait for the coordinators that were started."""
+    runs = [path.parent / "events.jsonl" for path in project.batches.glob("*/run.json")]
+    assert runs
+    for run in runs:
+        eventually(lambda run=run: '"finished"' in run.read_text("utf-8"), f"the end of {run.parent.name}")
+
+
 @pytest.fixture
 def start(environment: dict[str, str]) -> Iterator[Start]:
     started: list[Wire] = []
@@ -191,7 +210,9 @@ def client() -> Iterator[subprocess.Popen[bytes]]:
 # ------------------------------------------------------------------ clients
 
 
-def test_the_sdks_client_lists_every_tool_and_calls_it(environment: dict[str, str]) -> None:
+def test_the_sdks_client_lists_every_tool_and_calls_it(project: Project, environment: dict[str, str]) -> None:
+    spawning(project, "true")
+
     async def talk() -> None:
         server = StdioServerParameters(command=SERVER[0], args=[SERVER[1]], env=environment)
         async with Client(server) as client:
@@ -215,6 +236,7 @@ def test_the_sdks_client_lists_every_tool_and_calls_it(environment: dict[str, st
             assert [part.text for part in refused.content if part.type == "text"] == ["t-1: already complete"]
 
     anyio.run(talk)
+    spawned_is_over(project)
     assert {name for name, _ in CALLS} == {tool.name for tool in TOOLS}
 
 
@@ -306,6 +328,7 @@ def test_the_inspector_lists_every_tool_and_calls_it(
     for name in ("t-1", "t-2"):
         box.call("claim_task", {"id": name, "caller": "claude"})
     box.call("preflight", {"ids": ["t-3"], "create_batch": True})
+    spawning(project, "true")
     # Each call has a server of its own: none depends on what another one has done.
     own: dict[str, dict[str, Any]] = {
         "claim_task": {"id": "t-3"}, "claim_next_task": {"project": "next"},
@@ -333,6 +356,7 @@ def test_the_inspector_lists_every_tool_and_calls_it(
     assert [tool["name"] for tool in inspect("tools/list")["tools"]] == [tool.name for tool in TOOLS]
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda one: call(*one), CALLS))
+    spawned_is_over(project)
     for (name, _), answer in zip(CALLS, answers, strict=True):
         assert not answer.get("isError"), (name, answer)
         assert isinstance(json.loads(answer["content"][0]["text"]), dict)
@@ -511,6 +535,10 @@ class Fuzz:
             return dice.choice([0, 1, 1, 2, 3, 7, "1", -1, 10**9])
         if kind == "boolean":
             return dice.choice([True, False, "true"])
+        if kind == "number":
+            return dice.choice([0, 0.1, 0.85, 1, 2, -1, "0.5", 10**400])
+        if kind == "object":
+            return dice.choice([{}, {"cpu": 1}, {"ram": 100.0}, {"cpu": self.text()}, {self.text(): 1}])
         return [self.text() for _ in range(dice.randrange(4))] + dice.sample(self.ids, dice.randrange(3))
 
     def call(self) -> tuple[str, dict[str, Any]]:
@@ -570,6 +598,7 @@ def through(wire: Wire) -> Callable[[Calls], list[tuple[str, bool]]]:
 def test_no_call_ends_the_server_or_leads_out_of_the_project(
     start: Start, project: Project, environment: dict[str, str], tmp_path: Path, within: bool
 ) -> None:
+    spawning(project, "there-is-no-such-program")
     fuzz, wire, tasks = Fuzz(tmp_path, SEED + within), start(), project.root / "tasks"
     for name in fuzz.ids:
         write_task(tasks / f"{name}.md")

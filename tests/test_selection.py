@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -124,8 +125,8 @@ def test_looking_for_a_turn_leaves_the_list_as_it_is() -> None:
 # --------------------------------------------------------------- nothing ready
 
 
-def told(*reasons: str | None) -> str:
-    return nothing_ready([(task(f"t-{number}"), reason) for number, reason in enumerate(reasons)])
+def told(*reasons: str) -> str:
+    return nothing_ready(Counter(reasons))
 
 
 def test_who_gets_nothing_is_told_why_the_most_frequent_reason_first() -> None:
@@ -134,9 +135,3 @@ def test_who_gets_nothing_is_told_why_the_most_frequent_reason_first() -> None:
         "nothing is ready: 2 already complete; 1 cancelled"
     )
     assert told(*"aaaabbbccdef") == "nothing is ready: 4 a; 3 b; 2 c; 1 d; 2 for other reasons"
-
-
-def test_of_a_task_that_was_lost_in_the_race_the_last_reason_is_told() -> None:
-    one = task()
-    assert nothing_ready([(one, None), (one, "held by gemini")]) == "nothing is ready: 1 held by gemini"
-    assert nothing_ready([(one, "waits for t-2"), (one, "cancelled")]) == "nothing is ready: 1 cancelled"

@@ -1,24 +1,25 @@
-"""`hypervisor task ...`, with `hypervisor preflight` beside it: the same verbs as the tools of an agent."""
+"""`hypervisor task ...`: the same verbs as the tools of an agent.
+
+What acts on a task is loaded by those who act: a list takes a part of it only.
+"""
 
 from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .answers import check_values, claim_answer, matches, reported, task_row, task_story
-from .batches import open_named
-from .claiming import Hold
-from .cli_caller import add_caller, desk_of
-from .cli_preflight import add_preflight
-from .commission import Commission
+from .cli_caller import add_caller, desk_of, tasks_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
-from .desk import Desk
-from .endings import Ending
 from .errors import NothingToDo, UsageError
+from .listing import asked_of, task_row
+from .looking import look_at
 from .model import Complexity, Outcome, Task, TaskStatus
-from .selection import Wanted
-from .summary import entries
+
+if TYPE_CHECKING:
+    from .claiming import Hold
+    from .desk import Desk
+    from .endings import Ending
 
 #: Statuses that `task update` may set by a move of its own.
 _MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
@@ -26,8 +27,7 @@ _EDITABLE = ("assignee", "priority", "complexity", "project", "type", "title")
 
 
 def add_commands(below: Any) -> None:
-    """Add ``preflight`` and ``task`` to the commands."""
-    add_preflight(below)
+    """Add ``task`` to the commands."""
     task = below.add_parser("task", help="list, show, claim, update, complete, block, release, receipt")
     verbs = task.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     _task_verbs(verbs)
@@ -69,7 +69,9 @@ def _task_verbs(verbs: Any) -> None:
     release = _verb(verbs, "release", "give a task back as it was", _release, ends=True)
     release.add_argument("--reason", required=True)
     receipt = _verb(verbs, "receipt", "append a line to a task's receipts; needs no claim", _receipt)
-    receipt.add_argument("line")
+    receipt.add_argument("line", metavar="LINE", help="what was done, in one line")
+    receipt.add_argument("--item", default="", help="what it is for (default: the line); it gets one receipt")
+    receipt.add_argument("--failed", action="store_true", help="the line says why it was not done")
 
 
 def _verb(
@@ -88,15 +90,13 @@ def _verb(
 
 
 def _list(options: Namespace) -> int:
-    desk = desk_of(options)
-    tasks = desk.tasks()
-    found = [task for task in tasks if matches(vars(options) | {"tags": options.tag}, task)]
-    if options.ready:
-        refusal = desk.refusals(tasks)
-        found = [task for task in found if refusal(task) is None]
-    found = sorted(found, key=lambda task: task.priority.rank)[: options.limit]
+    tasks = tasks_of(options)
+    with look_at(tasks) as look:
+        asked = asked_of(vars(options) | {"tags": options.tag})
+        limit = -1 if options.limit is None else max(options.limit, 0)
+        found, _ = look.listed(asked, limit, ready=options.ready)
     if options.json:
-        print_json([task_row(desk, task) for task in found])
+        print_json([task_row(tasks, task) for task in found])
     for task in found if not options.json else ():
         status = task.status or task.status_word or "no status"
         print(f"{task.id}\t{status}\t{task.priority}\t{', '.join(task.assignee) or '-'}\t{shown(task.title)}")
@@ -104,6 +104,8 @@ def _list(options: Namespace) -> int:
 
 
 def _show(options: Namespace) -> int:
+    from .answers import task_story  # noqa: PLC0415
+
     desk = desk_of(options)
     story = task_story(desk, desk.find(options.id))
     if options.json:
@@ -123,6 +125,12 @@ def _show(options: Namespace) -> int:
 
 
 def _claim(options: Namespace) -> int:
+    from .answers import claim_answer  # noqa: PLC0415
+    from .batches import open_named  # noqa: PLC0415
+    from .commission import Commission  # noqa: PLC0415
+    from .selection import Wanted  # noqa: PLC0415
+    from .summary import entries  # noqa: PLC0415
+
     if bool(options.id) == options.next:
         raise UsageError("say which task: its ID, or --next")
     desk = desk_of(options)
@@ -157,6 +165,8 @@ def _claim(options: Namespace) -> int:
 
 
 def _update(options: Namespace) -> int:
+    from .answers import check_values  # noqa: PLC0415
+
     desk = desk_of(options)
     values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
     check_values(values)
@@ -183,6 +193,8 @@ def _move(desk: Desk, name: str, status: TaskStatus, reason: str) -> None:
 
 
 def _complete(options: Namespace) -> int:
+    from .endings import Ending  # noqa: PLC0415
+
     ending = Ending(
         outcome=Outcome.SUCCESS,
         status=TaskStatus.DONE,
@@ -194,6 +206,9 @@ def _complete(options: Namespace) -> int:
 
 
 def _end(options: Namespace, ending: Ending, word: str) -> int:
+    from .answers import reported  # noqa: PLC0415
+    from .commission import Commission  # noqa: PLC0415
+
     desk = desk_of(options)
     if commission := Commission.of(os.environ):
         commission.must_be(options.id)
@@ -204,6 +219,8 @@ def _end(options: Namespace, ending: Ending, word: str) -> int:
 
 
 def _block(options: Namespace) -> int:
+    from .endings import Ending  # noqa: PLC0415
+
     ending = Ending(
         outcome=Outcome.BLOCKED,
         status=TaskStatus.BLOCKED,
@@ -215,6 +232,9 @@ def _block(options: Namespace) -> int:
 
 
 def _release(options: Namespace) -> int:
+    from .answers import reported  # noqa: PLC0415
+    from .commission import Commission  # noqa: PLC0415
+
     desk = desk_of(options)
     if commission := Commission.of(os.environ):
         commission.must_be(options.id)
@@ -228,7 +248,7 @@ def _receipt(options: Namespace) -> int:
     desk = desk_of(options)
     if not options.line.strip():
         raise UsageError("the receipt is empty; say in one line what was done")
-    desk.receipt(options.id, options.line)
+    desk.receipt(options.id, options.line, options.item, failed=options.failed)
     return _report(options, desk, options.id, "receipt kept in")
 
 

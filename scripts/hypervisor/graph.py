@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,14 +34,25 @@ class Graph:
         return [name for name in task.depends_on if name.lower() not in self.done]
 
     def _told(self, task: str, name: str) -> str:
-        if name.lower() in self.unknown:
-            return f"{name} (no such task)"
-        circle = self.circle_of.get(task)
-        if circle is None or circle != self.circle_of.get(name.lower()):
-            return name
-        cycle = self.cycles[circle]
-        shown = [*cycle, cycle[0]] if len(cycle) <= _SHOWN else [*cycle[:_SHOWN], "..."]
-        return f"{name} (in a circle: {' -> '.join(shown)})"
+        mine, other = self.circle_of.get(task), self.circle_of.get(name.lower())
+        circle = self.cycles[mine] if mine is not None and mine == other else None
+        return told(name, circle, known=name.lower() not in self.unknown)
+
+
+def told(name: str, circle: Sequence[str] | None, *, known: bool) -> str:
+    """Return what a task waits for, with what is wrong with it.
+
+    Args:
+        name: An id, as the task spells it.
+        circle: The circle that both tasks are in, None if they are in none.
+        known: Whether some task bears it.
+    """
+    if not known:
+        return f"{name} (no such task)"
+    if circle is None:
+        return name
+    shown = [*circle, circle[0]] if len(circle) <= _SHOWN else [*circle[:_SHOWN], "..."]
+    return f"{name} (in a circle: {' -> '.join(shown)})"
 
 
 def graph_of(tasks: Iterable[TaskHead]) -> Graph:
@@ -65,7 +77,7 @@ def graph_of(tasks: Iterable[TaskHead]) -> Graph:
         for key, wanted in waits.items()
         if key not in done
     }
-    circles = _cycles(edges)
+    circles, _ = circles_of(edges)
     return Graph(
         done=frozenset(done),
         unknown=unknown,
@@ -74,11 +86,12 @@ def graph_of(tasks: Iterable[TaskHead]) -> Graph:
     )
 
 
-def _cycles(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Return the circles among *edges*: at least one of each knot, every node in at most one.
+def circles_of(edges: Mapping[str, Sequence[str]]) -> tuple[list[list[str]], set[str]]:
+    """Return the circles among *edges*, and all nodes that are in a knot.
 
-    Linear in the number of edges. Within a knot (a strongly connected component) every node waits
-    for another of it, so that going on along any such edge ends in a circle.
+    Of each knot there is at least one circle, and every node is in at most one. Linear in the number of
+    edges. Within a knot (a strongly connected component) every node waits for another of it, so that
+    going on along any such edge ends in a circle.
     """
     knot = _knots(edges)
     cycles, seen = [], set()
@@ -93,7 +106,8 @@ def _cycles(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
             node = next((other for other in edges[node] if knot.get(other) == knot[start]), None)
         if node is not None and node in place:
             cycles.append(path[place[node] :])
-    return cycles
+    sizes = Counter(knot.values())
+    return cycles, {node for node in edges if sizes[knot[node]] > 1 or node in edges[node]}
 
 
 def _knots(edges: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .model import Complexity, TaskHead
@@ -12,7 +12,7 @@ from .preflight import unfit_for_next
 
 #: How many tasks of equal urgency racers spread over. The first of them is always tried first, so
 #: that a single worker goes in order.
-_SPREAD = 32
+SPREAD = 32
 _REASONS = 4
 
 
@@ -54,17 +54,16 @@ def in_turn(ready: Sequence[TaskHead]) -> Iterator[TaskHead]:
     while left:
         yield left[0]
         rank = left[0].priority.rank
-        window = [task for task in left[1 : 1 + _SPREAD] if task.priority.rank == rank]
+        window = [task for task in left[1 : 1 + SPREAD] if task.priority.rank == rank]
         random.shuffle(window)
         left[: 1 + len(window)] = window
 
 
-def nothing_ready(reasons: Sequence[tuple[TaskHead, str | None]]) -> str:
-    """Return in one line why no task could be given out."""
+def nothing_ready(reasons: Mapping[str, int]) -> str:
+    """Return in one line why no task could be given out, from the reasons and how many have each."""
     if not reasons:
         return "there is no task of this kind; see list_tasks or `hypervisor task list`"
-    last = {task.path: reason for task, reason in reasons if reason}
-    counts = Counter(last.values()).most_common()
+    counts = Counter(reasons).most_common()
     told = [f"{count} {reason}" for reason, count in counts[:_REASONS]]
     more = sum(count for _, count in counts[_REASONS:])
     return f"nothing is ready: {'; '.join(told)}{f'; {more} for other reasons' if more else ''}"

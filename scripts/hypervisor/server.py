@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +23,7 @@ from . import __version__
 from .console import advice_for
 from .departure import end_of_client
 from .errors import HypervisorError
+from .live import LiveIndex
 from .machine import Identity, identity_of
 from .tools import Toolbox
 from .toolspec import INSTRUCTIONS, SERVER, TOOLS
@@ -31,19 +34,29 @@ CLIENT_PID = "HYPERVISOR_CLIENT_PID"
 
 def main() -> int:
     """Serve until the client closes standard input; return the exit code."""
-    toolbox = Toolbox(dict(os.environ), client_of(os.environ))
+    toolbox = Toolbox(dict(os.environ), client_of(os.environ), LiveIndex())
 
     def stop(*_: object) -> None:
         # Not by an exception: the thread that waits for a line would keep the process until one comes.
         # The client lives, as it has sent this; its own hooks release what its agents hold.
         os._exit(0)
 
+    threading.Thread(target=_look, args=(toolbox,), name="first look", daemon=True).start()
     signal.signal(signal.SIGINT, stop)  # how a client ends its servers
     try:
         anyio.run(_serve, toolbox)
     finally:
         end_of_client(toolbox)
     return 0
+
+
+def _look(toolbox: Toolbox) -> None:
+    """Look at the tasks before the first call needs them, in a project that is ours already."""
+    with contextlib.suppress(Exception):  # who calls is told
+        desk = toolbox.desk({})
+        if desk.project.state.is_dir():
+            with desk.indexed():
+                pass
 
 
 class _Lines(io.TextIOWrapper):

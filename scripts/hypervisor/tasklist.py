@@ -7,19 +7,21 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Held, Holder
 from .errors import Unreadable, UsageError
-from .graph import Graph, graph_of
+from .graph import graph_of
 from .index import Index
 from .keys import life_key, split_life
+from .live import LiveIndex
 from .lives import next_life, task_key
 from .machine import Identity
 from .model import FileEdit, TaskHead, TaskStatus
 from .paths import Project
 from .preflight import Named, claim_refusal
+from .queries import Edges
 from .tasks import find_task_files, open_task, revert_file
 
 
@@ -54,21 +56,33 @@ class Caller:
         return bool(self.agent) and mine == (holder.session, holder.agent)
 
 
+class Dependencies(Protocol):
+    """What is known of the tasks that others wait for: a `Graph`, or `Edges`."""
+
+    def unmet(self, task: TaskHead) -> list[str]:
+        """Return what *task* waits for, each with its name and what is wrong with it."""
+
+    def waits_for(self, task: TaskHead) -> list[str]:
+        """Return the ids of what *task* waits for, as it spells them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusals:
     """Why an agent may not claim the tasks of a project, as of one look."""
 
-    _graph: Graph
+    dependencies: Dependencies
+    #: Keys of the tasks with a claim's directory: no others can be held.
+    begun: frozenset[str]
     #: Of a task, and of what it waits for.
     _refusal: Callable[[TaskHead, Sequence[str]], str | None]
 
     def __call__(self, task: TaskHead) -> str | None:
         """Return why a task may not be claimed now, None if it may."""
-        return self._refusal(task, self._graph.unmet(task))
+        return self._refusal(task, self.dependencies.unmet(task))
 
     def waits_for(self, task: TaskHead) -> list[str]:
         """Return the ids of the tasks whose end is all that a task waits for; empty if there is more."""
-        names = self._graph.waits_for(task)
+        names = self.dependencies.waits_for(task)
         return names if names and self._refusal(task, ()) is None else []
 
 
@@ -81,9 +95,11 @@ class TaskList:
     caller: Caller
     #: Files that could not be read at the last look, and why.
     unreadable: list[str] = field(default_factory=list)
+    #: The index of somebody who stays; None: one is opened for each look.
+    live: LiveIndex | None = None
 
     def tasks(self) -> list[TaskHead]:
-        """Return every readable task, in the order of their paths."""
+        """Return every readable task, in the order of their paths. For an answer that tells of all."""
         with self.indexed() as index:
             return list(index.heads()) if index else []
 
@@ -93,13 +109,9 @@ class TaskList:
         if not self.project.state.is_dir() and not any(find_task_files(self.project.root, self.settings)):
             yield None  # looking at it leaves nothing behind
             return
-        index = Index(self.project, self.settings)
-        try:
-            index.refresh()
+        with self._opened(refreshed=True) as index:
             self.unreadable = index.unreadable()
             yield index
-        finally:
-            index.close()
 
     def find(self, name: str, among: list[TaskHead] | None = None) -> TaskHead:
         """Return the task with this id, or at this path below the project's root.
@@ -108,14 +120,20 @@ class TaskList:
             UsageError: There is none, or several bear the id.
         """
         if among is None:
-            index = Index(self.project, self.settings)
-            quick = index.find(name)
-            index.close()
+            with self._opened() as index:
+                quick = index.find(name)
             if quick is not None:
                 return quick
-        tasks = self.tasks() if among is None else among
+            with self.indexed() as now:
+                return self.find_in(now, name)
         path = os.path.join(self.project.root, name)
-        found = [task for task in tasks if task.id.lower() == name.lower() or task.path == path]
+        return self._only(name, [t for t in among if t.id.lower() == name.lower() or t.path == path])
+
+    def find_in(self, index: Index | None, name: str) -> TaskHead:
+        """Return the task with this id or path, as `find` does, from an index that is up to date."""
+        return self._only(name, index.named(name) if index else [])
+
+    def _only(self, name: str, found: list[TaskHead]) -> TaskHead:
         if len(found) == 1:
             return found[0]
         if found:
@@ -125,16 +143,34 @@ class TaskList:
 
     def unmet(self, task: TaskHead) -> list[str]:
         """Return what *task* waits for, each with what is wrong with it, as `Graph.unmet` does."""
-        index = Index(self.project, self.settings)
-        try:  # the quick way looks at the files of its dependencies only
+        if not task.depends_on:
+            return []
+        with self._opened() as index:  # the quick way looks at the files of its dependencies only
             known = [(name, index.find(name)) for name in task.depends_on]
-        finally:
-            index.close()
         if all(
             one and one.id.lower() == name.lower() and one.status is TaskStatus.DONE for name, one in known
         ):
             return []
-        return graph_of(self.tasks()).unmet(task)
+        with self.indexed() as now:
+            return Edges(now).unmet(task) if now else list(task.depends_on)
+
+    @contextlib.contextmanager
+    def _opened(self, *, refreshed: bool = False) -> Iterator[Index]:
+        if self.live is not None:
+            with self.live.opened(self.project, self.settings, refreshed=refreshed) as index:
+                yield index
+            return
+        index = Index(self.project, self.settings)
+        try:
+            if refreshed:
+                index.refresh()
+            yield index
+        finally:
+            index.close()
+
+    def why_not(self, task: TaskHead) -> str | None:
+        """Return why an agent may not claim *task* now, None if it may."""
+        return self._claims()[1](task, self.unmet(task))
 
     def relative(self, task: TaskHead | Named) -> str:
         """Return the task's path below the project's root."""
@@ -153,11 +189,17 @@ class TaskList:
         Args:
             tasks: All of the project's, among which dependencies are looked up.
         """
-        graph = graph_of(tasks)
+        return self.refusals_by(graph_of(tasks))
+
+    def refusals_by(self, dependencies: Dependencies) -> Refusals:
+        """Return what says why an agent may not claim a task now."""
+        return Refusals(dependencies, *self._claims())
+
+    def _claims(self) -> tuple[frozenset[str], Callable[[TaskHead, Sequence[str]], str | None]]:
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
-        begun: set[str] = set()
+        begun: frozenset[str] = frozenset()
         if os.path.isdir(store.layout.locks):
-            begun = {split_life(key)[0] for key in store.layout.unfinished()}
+            begun = frozenset(split_life(key)[0] for key in store.layout.unfinished())
 
         def refusal(task: TaskHead, unmet: Sequence[str]) -> str | None:
             ours = False
@@ -170,7 +212,7 @@ class TaskList:
                 ours = self._begun_by_us(store, key)
             return claim_refusal(task, self.caller.name, self.settings, unmet=unmet, ours=ours)
 
-        return Refusals(graph, refusal)
+        return begun, refusal
 
     def _key(self, task: TaskHead) -> str:
         return task_key(self.project, os.path.realpath(task.path))

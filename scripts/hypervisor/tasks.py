@@ -5,78 +5,38 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import filelock
-
-from . import delimiters, durable, frontmatter
+from . import durable
 from .errors import Refused, Unreadable, UnreadableReason
-from .globs import matches_any
-from .markdown import headings
+from .finding import find_task_files, task_paths
 from .model import Complexity, FileEdit, KeyEdit, LineEdit, Task
 from .paths import file_lock_path
-from .receipts import with_receipt
 from .vocabulary import priority_of, spelling, status_of, status_word
 
+if TYPE_CHECKING:
+    from . import frontmatter
+
 __all__ = [
-    "append_receipt", "completion_report", "edit_file", "edit_key", "find_task_files", "open_task",
-    "read_task", "revert_file", "status_word", "task_paths",
+    "append_receipt",
+    "begin_receipt",
+    "completion_report",
+    "edit_file",
+    "edit_key",
+    "find_task_files",
+    "mend_receipts",
+    "open_task",
+    "read_task",
+    "revert_file",
+    "status_word",
+    "task_paths",
 ]  # fmt: skip
 
-#: Folders that hold no tasks of a project: state, history, other checkouts, other people's code.
-_PASSED_OVER = frozenset({".hypervisor", ".git", ".claude", "node_modules", ".venv", "__pycache__"})
 _LOCK_SECONDS = 60.0
 #: How often an edit starts over because an editor saved the file under it.
 _EDIT_TRIES = 20
-
-
-# ------------------------------------------------------------------------- find
-
-
-def find_task_files(root: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the task files below *root*, as `task_paths` finds them."""
-    yield from map(Path, task_paths(root, settings))
-
-
-def task_paths(root: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Return the task files below *root* that the globs of the settings mean, sorted.
-
-    Links to folders are not followed: what they lead to is another project's, or a loop.
-    """
-    globs = list(settings["tasks"]["globs"])
-    start = len(os.path.join(root, ""))
-    found = {
-        path
-        for folder in {_fixed_part(glob) for glob in globs}
-        for path in _walk(os.path.join(root, folder))
-        if matches_any(path[start:], globs)
-    }
-    return sorted(found)
-
-
-def _fixed_part(glob: str) -> str:
-    """Return the folders of *glob* before its first wildcard: where it is worth looking."""
-    parts = []
-    for part in glob.split("/")[:-1]:
-        if any(mark in part for mark in "*?["):
-            break
-        parts.append(part)
-    return "/".join(parts)
-
-
-def _walk(folder: str) -> Iterator[str]:
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name not in _PASSED_OVER:
-                yield from _walk(entry.path)
-        else:
-            yield entry.path
 
 
 # ------------------------------------------------------------------------- read
@@ -97,6 +57,8 @@ def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, frontmatte
     Raises:
         Unreadable: It cannot be read, or is no task; see the reason.
     """
+    from . import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
+
     data = _read(path, settings["tasks"]["max_bytes"])
     document = frontmatter.parse(data, str(path))
     return _task(path, document, settings), document
@@ -148,6 +110,8 @@ def _cannot_open(name: str, error: OSError | ValueError) -> Unreadable:
 
 
 def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any]) -> Task:
+    from .markdown import headings  # noqa: PLC0415 - with the file's text only
+
     values, words = document.values, document.words
 
     def one(key: str) -> str:
@@ -221,37 +185,78 @@ def edit_file(path: Path, edit: FileEdit, *, guard: Callable[[], bool] | None = 
         Unreadable: The file cannot be read or edited; it stays as it was.
         Refused: Another process keeps the file locked.
     """
+    from . import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
+
     return _rewrite(path, lambda data: frontmatter.apply(data, edit), guard)
 
 
 def revert_file(path: Path, edit: FileEdit) -> list[str]:
     """Take *edit* back; see `edit_file`. A file that is gone stays gone, and is reported."""
+    from . import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
+
     try:
         return _rewrite(path, lambda data: frontmatter.revert(data, edit), None)
     except Unreadable as error:
         return [str(error)]
 
 
-def append_receipt(path: Path, line: str) -> None:
+def append_receipt(path: Path, line: str, item: str = "", *, failed: bool = False) -> None:
     """Append one line to the ``## Receipts`` of a file's body; durable on return. Needs no claim.
+
+    Args:
+        path: The file.
+        line: The line.
+        item: What it is for: the same item gets no second one. "" for the line itself.
+        failed: Whether it says that the item was not done, so that it may have another.
 
     Raises:
         Unreadable: The file cannot be read.
         Refused: Another process keeps the file locked.
     """
+    from .ledger import Entry, Ledger  # noqa: PLC0415 - with a file's text only
+
     folded = " ".join(line.split())
     receipt = folded if folded.startswith("- ") else f"- {folded}"
+    entry = Entry(item=item or receipt, phase="failed" if failed else "done", line=receipt)
+    _change_text(path, lambda text, start: Ledger.of(path).enter(text, start, entry))
 
-    def add(data: bytes) -> tuple[bytes, list[str]]:
+
+def begin_receipt(path: Path, item: str, *, again: bool = False) -> str:
+    """Note that what leaves a receipt for *item* is about to be done; see `Ledger.begin`."""
+    from .ledger import Ledger  # noqa: PLC0415
+
+    answers: list[str] = []
+
+    def begin(text: str, _start: int) -> str:
+        answers.append(Ledger.of(path).begin(item, again=again))
+        return text
+
+    _change_text(path, begin)
+    return answers[-1]
+
+
+def mend_receipts(path: Path) -> None:
+    """Put the receipts that the ledger has, and the body has not, into the body."""
+    from .ledger import Ledger  # noqa: PLC0415
+
+    _change_text(path, lambda text, start: Ledger.of(path).mend(text, start))
+
+
+def _change_text(path: Path, change: Callable[[str, int], str]) -> None:
+    from . import delimiters  # noqa: PLC0415 - with a file's text only
+
+    def changed(data: bytes) -> tuple[bytes, list[str]]:
         start = delimiters.body_start(data, str(path))
-        return with_receipt(data.decode("utf-8"), start, receipt).encode("utf-8"), []
+        return change(data.decode("utf-8"), start).encode("utf-8"), []
 
-    _rewrite(path, add, None)
+    _rewrite(path, changed, None)
 
 
 def _rewrite(
     path: Path, change: Callable[[bytes], tuple[bytes, list[str]]], guard: Callable[[], bool] | None
 ) -> list[str]:
+    import filelock  # noqa: PLC0415 - 30 ms, for those who write only
+
     lock = filelock.FileLock(file_lock_path(str(path), os.environ), timeout=_LOCK_SECONDS)
     try:
         with lock:

@@ -1,0 +1,260 @@
+"""The tools and the commands on 1,000 to 100,000 tasks, with 1 and 16 processes: p50 and p99 of each.
+
+A server is the real one, `scripts/mcp_server.py` with uv, spoken to over its pipes, so that a figure is
+what a client waits for. A command is a whole process, from `uv run` on. Every process works as agents do:
+it looks, claims the next task, notes something, and completes it or gives it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.measure import SCRIPTS
+
+Row = dict[str, Any]
+#: What a client would wait for at most, in seconds.
+_PATIENCE = 600.0
+
+
+def uv() -> str:
+    """Return the uv that is run: not a shim of pyenv or the like, which takes longer than uv itself."""
+    for folder in os.environ["PATH"].split(os.pathsep):
+        path = os.path.join(folder, "uv")
+        if os.access(path, os.X_OK) and not folder.endswith("shims"):
+            return path
+    return shutil.which("uv") or "uv"
+
+
+def script(name: str) -> list[str]:
+    """Return the command that runs one of our scripts, as `scripts/with-uv` does."""
+    return [uv(), "run", "--quiet", "--python", ">=3.11", "--script", str(SCRIPTS / name)]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return an environment with nothing that the user has set for the product."""
+    mine = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HYPERVISOR_", "CLAUDE_", "VIRTUAL_ENV"))
+    }
+    return mine | {"CLAUDE_PROJECT_DIR": str(folder), "HYPERVISOR_CALLER": "claude"}
+
+
+class Server:
+    """An MCP server that runs, and its client."""
+
+    def __init__(self, folder: Path, session: str) -> None:
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            script("mcp_server.py"), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment(folder) | {"CLAUDE_CODE_SESSION_ID": session},
+        )  # fmt: skip
+        self._number = 0
+        self._ask("initialize", {
+            "protocolVersion": "2025-06-18", "capabilities": {},
+            "clientInfo": {"name": "bench", "version": "1"},
+        })  # fmt: skip
+        self._say({"method": "notifications/initialized"})
+        #: Seconds from its start to its first answer.
+        self.started = time.perf_counter() - began
+
+    def call(self, tool: str, **arguments: Any) -> Any:
+        """Call a tool; return its answer.
+
+        Raises:
+            RuntimeError: It was refused.
+        """
+        answer = self._ask("tools/call", {"name": tool, "arguments": arguments})
+        text = answer["content"][0]["text"]
+        if answer.get("isError"):
+            raise RuntimeError(f"{tool}: {text}")
+        return json.loads(text)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory in use: of the server's own process, which uv has started."""
+        import psutil  # noqa: PLC0415 - of the environment that runs this
+
+        process = psutil.Process(self._process.pid)
+        return max(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+
+    def close(self) -> None:
+        """End it, as a client does."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def _ask(self, method: str, params: Any) -> Any:
+        self._number += 1
+        self._say({"id": self._number, "method": method, "params": params})
+        assert self._process.stdout is not None
+        while True:
+            line = self._process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the server ended at {method}")
+            message = json.loads(line)
+            if message.get("id") == self._number:
+                return message["result"]
+
+    def _say(self, message: Row) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        self._process.stdin.flush()
+
+
+class Times:
+    """Seconds of each kind of call, from any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: dict[str, list[float]] = {}
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Measure one call."""
+        began = time.perf_counter()
+        yield
+        took = time.perf_counter() - began
+        with self._lock:
+            self._of.setdefault(name, []).append(took)
+
+    def rows(self, **what: Any) -> list[Row]:
+        """Return a row for each kind: how many, p50 and p99 in milliseconds."""
+        return [what | {"name": name, **percentiles(seconds)} for name, seconds in self._of.items()]
+
+
+def percentiles(seconds: Sequence[float]) -> Row:
+    """Return how many there are, their median, and what 99 in 100 stay below; milliseconds."""
+    ordered = sorted(seconds)
+    at = lambda share: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 2)  # noqa: E731
+    return {"calls": len(ordered), "p50_ms": at(0.5), "p99_ms": at(0.99)}
+
+
+def together(count: int, act: Callable[[int], None]) -> None:
+    """Let *count* threads act at once, each with its number; raise what one of them raises."""
+    faults: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            act(number)
+        except BaseException as fault:  # noqa: BLE001 - told below
+            faults.append(fault)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_PATIENCE)
+    if faults:
+        raise faults[0]
+
+
+# ------------------------------------------------------------------------ tools
+
+
+def tools(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
+    """Measure the tools of *processes* servers on the *size* tasks of *folder*, *calls* rounds in all."""
+    opened: list[Server | None] = [None] * processes
+    times = Times()
+
+    def start(number: int) -> None:
+        opened[number] = Server(folder, f"s-{number}")
+        with times.of("first list_tasks"):
+            server(number).call("list_tasks")
+
+    def server(number: int) -> Server:
+        found = opened[number]
+        assert found is not None
+        return found
+
+    together(processes, start)
+    what = {"kind": "tool", "size": size, "processes": processes}
+    began = [one.started for one in opened if one]
+    rows = [what | {"name": "start-up, to the first answer", **percentiles(began)}]
+    together(processes, lambda number: _work(server(number), number, size, max(calls // processes, 3), times))
+    rows += times.rows(**what)
+    memory = sorted(one.memory for one in opened if one)
+    rows.append(what | {"name": "memory of a server", "mib": round(memory[len(memory) // 2] / (1 << 20), 1)})
+    together(processes, lambda number: server(number).close())
+    return rows
+
+
+def _work(server: Server, number: int, size: int, rounds: int, times: Times) -> None:
+    mine = {"caller_session": f"s-{number}", "caller_agent": "main"}
+    for turn in range(rounds):
+        some = f"task-{(turn * 7919 + number * 104729) % size + 1}"
+        with times.of("list_tasks"):
+            server.call("list_tasks", limit=50)
+        with times.of("list_tasks status, project"):
+            server.call("list_tasks", status="active", project="p-3", limit=50)
+        with times.of("list_tasks ready"):
+            server.call("list_tasks", ready=True, limit=50)
+        with times.of("get_task"):
+            server.call("get_task", id=some)
+        with times.of("get_index_stats"):
+            server.call("get_index_stats", include_projects=True)
+        with times.of("preflight 5 ids"):
+            server.call("preflight", ids=[f"task-{(turn * 5 + n) % size + 1}" for n in range(5)])
+        with times.of("claim_next_task"):
+            taken = server.call("claim_next_task", caller="claude", **mine)["task"]
+        if taken is None:
+            return
+        with times.of("update_task"):
+            server.call("update_task", id=taken["id"], body="Half of it is done.", **mine)
+        if turn % 4 == 3:
+            with times.of("release_task"):
+                server.call("release_task", id=taken["id"], reason="not now", **mine)
+        else:
+            with times.of("complete_task"):
+                server.call("complete_task", id=taken["id"], outcome="made it", **mine)
+        if turn % 4 == 1:
+            with times.of("claim_task"), contextlib.suppress(RuntimeError):
+                server.call("claim_task", id=some, caller="claude", **mine)
+            with contextlib.suppress(RuntimeError):
+                server.call("release_task", id=some, reason="only to see", **mine)
+
+
+# --------------------------------------------------------------------- commands
+
+
+def commands(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
+    """Measure whole commands, *processes* at once, with *size* tasks in *folder*, *calls* of each in all."""
+    times = Times()
+    environ = environment(folder)
+
+    def run(name: str, *words: str) -> str:
+        with times.of(name):
+            done = subprocess.run(
+                [*script("hypervisor_cli.py"), *words], cwd=folder, env=environ,
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        if done.returncode not in (0, 3):
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    def work(number: int) -> None:
+        for turn in range(max(calls // processes, 1)):
+            some = str((turn * 7919 + number * 104729) % size + 1)
+            run("--help", "--help")
+            run("task list --limit 50", "task", "list", "--limit", "50")
+            run("task list --ready --limit 50", "task", "list", "--ready", "--limit", "50")
+            run("task show ID", "task", "show", f"task-{some}")
+            run("status", "status")
+            run("preflight ID ID", "preflight", f"task-{some}", "task-1")
+            taken = run("task claim --next", "task", "claim", "--next", "--json")
+            task = json.loads(taken)["task"]
+            if task is not None:
+                claim = str(json.loads(taken)["claim"]["generation"])
+                end = ["--generation", claim, "--outcome", "made it"]
+                run("task complete", "task", "complete", task["id"], *end)
+
+    run("first after a change of all", "task", "list", "--limit", "1")
+    together(processes, work)
+    return times.rows(kind="command", size=size, processes=processes)

@@ -1,0 +1,538 @@
+"""What is kept up with each change says what a look at every file says, at once and to everybody."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import ROOT, eventually, write_task
+from hypervisor import config, live, rows
+from hypervisor import index as index_module
+from hypervisor.desk import Desk
+from hypervisor.errors import HypervisorError, Unreadable
+from hypervisor.finding import find_task_files
+from hypervisor.graph import graph_of
+from hypervisor.index import LOCK, Index
+from hypervisor.listing import index_stats
+from hypervisor.live import LiveIndex
+from hypervisor.looking import look_at
+from hypervisor.model import Complexity, TaskHead, TaskStatus
+from hypervisor.paths import Project
+from hypervisor.preflight import plan
+from hypervisor.queries import Asked
+from hypervisor.selection import Wanted
+from hypervisor.tasklist import Caller
+from hypervisor.tasks import read_task
+
+NAMES = ["t-1", "t-2", "T-2", "t-3", "t-4", "t-5", "Ü-6", "ü-6", "nobody", "t-7"]
+STATUSES = ["active", "active", "active", "inbox", "done", "done", "blocked", "in_progress", "odd", "review"]
+PEOPLE = ["", "", "", "Zoe", "zoe", "claude", "[Zoe, claude]", "[zoe, adam]"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    root = tmp_path / "project"
+    (root / "tasks").mkdir(parents=True)
+    made = Project(root, root / ".hypervisor")
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def kept() -> Iterator[LiveIndex]:
+    made = LiveIndex()
+    yield made
+    made.close()
+
+
+def desk_of(project: Project, kept: LiveIndex | None = None, name: str = "claude") -> Desk:
+    return Desk(project, config.settings_of(project.state), Caller(name=name), live=kept)
+
+
+# --------------------------------------------------------------------- the same
+
+
+def every(desk: Desk) -> list[TaskHead]:
+    """Read every task file, as if there were no index."""
+    found: list[TaskHead] = []
+    for path in find_task_files(desk.project.root, desk.settings):
+        try:
+            found.append(read_task(path, desk.settings))
+        except Unreadable:
+            continue
+    return found
+
+
+def plain(task: TaskHead) -> tuple[Any, ...]:
+    return tuple(getattr(task, name) for name in ("path", *rows.COLUMNS))
+
+
+def asked_for(asked: Asked, task: TaskHead) -> bool:
+    return (
+        asked.status in (None, task.status)
+        and asked.complexity in (None, task.complexity)
+        and (asked.project is None or asked.project.casefold() == task.project.casefold())
+        and (asked.parent is None or asked.parent.lower() == task.parent.lower())
+        and (asked.assignee is None or asked.assignee.lower() in [name.lower() for name in task.assignee])
+        and all(tag in task.tags for tag in asked.tags)
+    )
+
+
+ASKED = [
+    Asked(), Asked(status=TaskStatus.ACTIVE), Asked(project="LOANS"), Asked(complexity=Complexity.MECHANICAL),
+    Asked(parent="T-1"), Asked(assignee="ZOE"), Asked(tags=("a",)), Asked(tags=("a", "b")), Asked(project=""),
+]  # fmt: skip
+WANTED = [
+    Wanted(), Wanted(project="Loans"), Wanted(complexity=Complexity.REQUIRES_JUDGMENT),
+    Wanted(has=frozenset({"mcp:mail"})), Wanted(among=frozenset()),
+]  # fmt: skip
+
+
+def must_be_the_same(desk: Desk) -> None:
+    """Hold that all answers are those that a look at every file gives."""
+    tasks = every(desk)
+    graph, refusal = graph_of(tasks), desk.refusals(tasks)
+    urgent = sorted(tasks, key=lambda task: task.priority.rank)
+    with look_at(desk) as look:
+        for asked in ASKED:
+            wanted = [plain(task) for task in urgent if asked_for(asked, task)]
+            found, total = look.listed(asked)
+            assert ([plain(task) for task in found], total) == (wanted, len(wanted)), asked
+            some, total = look.listed(asked, 2, 1)
+            assert ([plain(task) for task in some], total) == (wanted[1:3], len(wanted)), asked
+            free = [task.path for task in urgent if asked_for(asked, task) and refusal(task) is None]
+            found, total = look.listed(asked, ready=True)
+            assert ([task.path for task in found], total) == (free, len(free)), asked
+        for task in tasks:
+            assert look.edges.unmet(task) == graph.unmet(task)
+            assert look.refusals(task) == refusal(task), task.path
+            assert look.refusals.waits_for(task) == refusal.waits_for(task)
+        assert [list(cycle) for cycle in look.edges.cycles] == [list(cycle) for cycle in graph.cycles]
+        assert list(look.edges.unknown.items()) == list(graph.unknown.items())
+        for want in WANTED:
+            kind = [task for task in urgent if want.asks_for(task)]
+            fit = [task.path for task in kind if want.refusal(task) is None and refusal(task) is None]
+            assert [task.path for task in look.candidates(want, {})] == fit[:33]
+            reasons: Counter[str | None] = Counter(want.refusal(task) or refusal(task) for task in kind)
+            del reasons[None]
+            assert dict(look.why_none(want, {})) == dict(reasons), want
+        parents = {
+            task.parent for task in tasks if [one.id.lower() for one in tasks].count(task.parent.lower()) == 1
+        }
+        for parent in parents:
+            below = [task for task in tasks if task.parent.lower() == parent.lower()]
+            assert look.plan((), parent)[0] == plan(below, refusal, refusal.waits_for)
+    stats = index_stats(desk, projects=True)
+    shown = Counter(str(task.status or task.status_word or "no status") for task in tasks)
+    assert stats["by_status"] == dict(sorted(shown.items()))
+    assert (stats["total"], stats["ready"]) == (len(tasks), sum(refusal(task) is None for task in tasks))
+    assert stats["by_complexity"] == dict(
+        sorted(Counter(str(task.complexity) for task in tasks if task.complexity).items())
+    )
+    by_project: dict[str, Counter[str]] = {}
+    for task in tasks:
+        by_project.setdefault(task.project, Counter())[str(task.status or "no status")] += 1
+    assert stats["by_project"] == {
+        name: dict(sorted(counts.items())) for name, counts in sorted(by_project.items())
+    }
+
+
+class Editor:
+    """Somebody who changes a project's files without a plan."""
+
+    def __init__(self, project: Project, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.project = project
+        self.root = project.root / "tasks"
+
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.root.rglob("*.md") if path.is_file())
+
+    def folder(self) -> Path:
+        folder = self.root / self.random.choice(["", "", "", "one", "one/two", "three"])
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def text(self) -> str:
+        pick = self.random.choice
+        waits = self.random.sample(NAMES, self.random.choice([0, 0, 1, 1, 2, 3]))
+        keys = {
+            "id": pick(NAMES), "title": "T", "status": pick(STATUSES), "assignee": pick(PEOPLE),
+            "priority": pick(["high", "low", "medium"]), "parent": pick(["", "t-1"]),
+            "project": pick(["", "loans", "Loans", "farm"]),
+            "complexity": pick(["", "mechanical", "requires-judgment"]), "needs": pick(["", "", "mcp:mail"]),
+            "tags": pick(["", "[a]", "[b, a]", "ab"]), "depends_on": f"[{', '.join(waits)}]",
+        }  # fmt: skip
+        head = "".join(f"{key}: {value}\n" for key, value in keys.items() if value)
+        return pick([f"---\n{head}---\n\n# T\n"] * 12 + ["no task\n", "---\nno: [end\n---\n"])
+
+    def edit(self) -> None:
+        """Change something."""
+        files = self.files()
+        what = self.random.choice(
+            ["new", "new", "save", "save", "write", "write", "drop", "move", "fold", "claim"]
+        )
+        if what == "new" or not files:
+            (self.folder() / f"f-{self.random.randrange(12)}.md").write_text(self.text(), "utf-8")
+        elif what == "save":  # as editors do it
+            draft = self.root / "draft"
+            draft.write_text(self.text(), "utf-8")
+            draft.rename(self.random.choice(files))
+        elif what == "write":  # in its place
+            self.random.choice(files).write_text(self.text(), "utf-8")
+        elif what == "drop":
+            self.random.choice(files).unlink()
+        elif what == "move":
+            self.random.choice(files).rename(self.folder() / f"f-{self.random.randrange(12)}.md")
+        elif what == "fold":
+            old, new = self.root / "one", self.root / "four"
+            if self.random.random() < 0.3:
+                shutil.rmtree(old, ignore_errors=True)
+            elif old.is_dir() and not new.exists():
+                old.rename(new)
+            elif new.is_dir() and not old.exists():
+                new.rename(old)
+        else:
+            self.claim()
+
+    def claim(self) -> None:
+        desk = desk_of(self.project, name=self.random.choice(["claude", "gemini"]))
+        try:
+            taken = desk.claim_next(Wanted())
+            if not isinstance(taken, str) and self.random.random() < 0.5:
+                desk.release(os.path.relpath(taken[0].path, self.project.root), "not now")
+        except HypervisorError:
+            pass
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_any_edits_the_answers_are_those_of_a_look_at_every_file(
+    project: Project, kept: LiveIndex, seed: int
+) -> None:
+    editor = Editor(project, seed)
+    watched, each = desk_of(project, kept), desk_of(project)
+    for step in range(60):
+        for _ in range(editor.random.choice([1, 1, 2, 5])):
+            editor.edit()
+        must_be_the_same(watched)
+        if step % 10 == 0:  # a command, which shares its cache
+            must_be_the_same(each)
+    with kept.opened(project, watched.settings) as index:
+        fresh = Index(project, watched.settings, kept=False)
+        fresh.refresh()
+        for table, order in (("tally", "of, name, word"), ("depends", "low, path"), ("missing", "low")):
+            rest = " WHERE n > 0" if table == "tally" else ""
+            query = f"SELECT * FROM {table}{rest} ORDER BY {order}"
+            assert [tuple(row) for row in index.database.execute(query)] == [
+                tuple(row) for row in fresh.database.execute(query)
+            ]
+        fresh.close()
+
+
+def test_more_ways_of_waiting_than_can_be_told_are_told_as_one(project: Project, kept: LiveIndex) -> None:
+    for number in range(130):
+        write_task(project.root / f"tasks/t-{number}.md", depends_on=f"[t-{(number + 1) % 130}]")
+    write_task(project.root / "tasks/free.md", priority="high")
+    desk = desk_of(project, kept)
+    taken = desk.claim_next(Wanted())
+    assert not isinstance(taken, str)
+    # Of those that wait alike one has a claim of its own, which is told of.
+    held = project.root / "tasks/t-7.md"
+    text = held.read_text("utf-8")
+    held.write_text(text.replace("depends_on: [t-8]\n", ""), "utf-8")
+    desk.claim("t-7")
+    held.write_text(
+        held.read_text("utf-8").replace("status: in_progress", "status: active\ndepends_on: [t-8]")
+    )
+    answer = desk.claim_next(Wanted())
+    assert answer == "nothing is ready: 129 waits for other tasks; 2 held by claude"
+
+
+# ------------------------------------------------------------------ what is heard
+
+
+def statuses(project: Project, kept: LiveIndex) -> dict[str, str]:
+    with look_at(desk_of(project, kept)) as look:
+        return {task.id: str(task.status) for task in look.listed(Asked())[0]}
+
+
+def looks(kept: LiveIndex, project: Project) -> int:
+    """Return how often all files have been looked at."""
+    with kept.opened(project, config.settings_of(project.state), refreshed=False) as index:
+        return int(rows.get(index.database, "begun") or 0)
+
+
+def set_status(path: Path, status: str) -> None:
+    """Save a task in its place."""
+    path.write_text(path.read_text("utf-8").replace("status: active", f"status: {status}"), "utf-8")
+
+
+def test_what_a_watch_tells_of_needs_no_look_at_all_files(project: Project, kept: LiveIndex) -> None:
+    path = write_task(project.root / "tasks/a.md")
+    assert statuses(project, kept) == {"a": "active"}
+    before = looks(kept, project)
+    for status in ("done", "blocked"):
+        write_task(path, status=status)
+        assert statuses(project, kept) == {"a": status}
+    write_task(project.root / "tasks/deep/er/b.md")
+    assert statuses(project, kept) == {"a": "blocked", "b": "active"}
+    (project.root / "tasks/deep").rename(project.root / "tasks/else")
+    write_task(project.root / "tasks/else/er/c.md")
+    assert statuses(project, kept) == {"a": "blocked", "b": "active", "c": "active"}
+    set_status(project.root / "tasks/else/er/c.md", "done")
+    shutil.rmtree(project.root / "tasks/else")
+    assert statuses(project, kept) == {"a": "blocked"}
+    if sys.platform == "linux":
+        assert looks(kept, project) == before
+
+
+def test_what_is_written_through_a_link_or_another_name_is_seen(project: Project, kept: LiveIndex) -> None:
+    (project.root / "notes").mkdir()
+    (project.root / "aside").mkdir()
+    write_task(project.root / "notes/a.md")
+    write_task(project.root / "tasks/b.md")
+    (project.root / "tasks/a.md").symlink_to("../notes/a.md")
+    (project.root / "aside/b.md").hardlink_to(project.root / "tasks/b.md")
+    assert statuses(project, kept) == {"a": "active", "b": "active"}
+    set_status(project.root / "notes/a.md", "done")
+    set_status(project.root / "aside/b.md", "blocked")
+    assert statuses(project, kept) == {"a": "done", "b": "blocked"}
+
+
+def test_what_comes_without_a_sign_is_found_in_the_background(
+    project: Project, kept: LiveIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(project.root / "tasks/a.md")
+    statuses(project, kept)
+    (project.root / "b.md").hardlink_to(project.root / "tasks/a.md")  # another name, of which no watch tells
+    set_status(project.root / "b.md", "blocked")
+    monkeypatch.setattr(live, "_HEAL_SECONDS", 0.0)
+    eventually(lambda: statuses(project, kept) == {"a": "blocked"}, "a look at all files")
+
+
+def test_more_changes_than_the_kernel_keeps_are_all_seen(project: Project, kept: LiveIndex) -> None:
+    write_task(project.root / "tasks/a.md")
+    write_task(project.root / "tasks/b.md")
+    statuses(project, kept)
+    for number in range(10_000):
+        (project.root / f"tasks/{number % 7}.new").touch()
+        (project.root / f"tasks/{number % 7}.new").unlink()
+    set_status(project.root / "tasks/b.md", "done")
+    assert statuses(project, kept) == {"a": "active", "b": "done"}
+
+
+def test_where_folders_cannot_be_watched_each_call_looks(
+    project: Project, kept: LiveIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "can_watch", lambda _: False)
+    path = write_task(project.root / "tasks/a.md")
+    assert statuses(project, kept) == {"a": "active"}
+    set_status(path, "done")
+    assert statuses(project, kept) == {"a": "done"}
+
+
+def test_a_task_folder_that_comes_goes_or_becomes_a_link_is_followed(
+    project: Project, kept: LiveIndex
+) -> None:
+    (project.root / "tasks").rmdir()
+    assert statuses(project, kept) == {}
+    write_task(project.root / "backlog/tasks/x.md")
+    write_task(project.root / "tasks/a.md")
+    assert statuses(project, kept) == {"a": "active", "x": "active"}
+    (project.root / "tasks").rename(project.root / "kept")
+    assert statuses(project, kept) == {"x": "active"}
+    (project.root / "tasks").symlink_to("kept")
+    assert statuses(project, kept) == {"a": "active", "x": "active"}
+    set_status(project.root / "kept/a.md", "done")
+    assert statuses(project, kept) == {"a": "done", "x": "active"}
+
+
+@pytest.mark.parametrize("how", ["gone", "made anew", "other words", "emptied"])
+def test_a_cache_that_another_process_replaces_is_not_believed(
+    project: Project, kept: LiveIndex, how: str
+) -> None:
+    write_task(project.root / "tasks/a.md", status="parked")
+    write_task(project.root / "tasks/b.md")
+    assert statuses(project, kept) == {"a": "None", "b": "active"}
+    path = project.state / "index.sqlite3"
+    if how in ("gone", "made anew"):
+        for tail in ("", "-wal", "-shm"):
+            Path(f"{path}{tail}").unlink(missing_ok=True)
+    settings = config.settings_of(project.state)
+    if how == "made anew":
+        other = Index(project, settings)
+        assert other.database  # no row in it yet
+        other.close()
+    elif how == "other words":
+        settings = settings | {"status": settings["status"] | {"words": {"parked": "blocked"}}}
+        other = Index(project, settings)
+        other.refresh()
+        other.close()
+    elif how == "emptied":
+        other = Index(project, settings)
+        rows.clear(other.database, "others")
+        other.close()
+    assert statuses(project, kept) == {"a": "None", "b": "active"}
+
+
+def test_other_settings_are_other_answers_at_once(project: Project, kept: LiveIndex) -> None:
+    write_task(project.root / "tasks/a.md", status="parked", assignee="Robbie")
+    assert statuses(project, kept) == {"a": "None"}
+    (project.state / "config.toml").write_text('[status.words]\nparked = "active"\n', "utf-8")
+    assert statuses(project, kept) == {"a": "active"}
+    assert desk_of(project, kept).why_not(desk_of(project, kept).find("a")) == "assigned to Robbie, a person"
+    assert index_stats(desk_of(project, kept), projects=False)["ready"] == 0
+    with (project.state / "config.toml").open("a", encoding="utf-8") as file:
+        file.write('[agents]\nnames = ["claude", "robbie"]\n')
+    assert index_stats(desk_of(project, kept), projects=False)["ready"] == 1
+
+
+def test_a_name_that_is_not_utf_8_hides_no_other_task(project: Project, kept: LiveIndex) -> None:
+    write_task(project.root / "tasks/a.md")
+    odd = os.path.join(os.fsencode(project.root), b"tasks", b"\xff.md")
+    for _ in range(2):
+        with open(odd, "wb") as file:
+            file.write(b"---\nstatus: active\n---\n")
+        assert statuses(project, kept) == {"a": "active"}
+        desk = desk_of(project, kept)
+        stats = index_stats(desk, projects=False)
+        assert [line.partition(": ")[2] for line in stats["unreadable"]] == [
+            "its name is not UTF-8; rename it"
+        ]
+        must_be_the_same_but_for_odd_names = index_stats(desk_of(project), projects=False)
+        assert must_be_the_same_but_for_odd_names == stats
+        os.unlink(odd)
+        assert index_stats(desk, projects=False)["unreadable"] == []
+
+
+@pytest.mark.parametrize("globs", ["tasks/**/*.md", "**/*.md", ".hypervisor/**/*.md"])
+def test_tasks_made_of_free_text_are_seen_whatever_the_globs(
+    project: Project, kept: LiveIndex, globs: str
+) -> None:
+    (project.state / "config.toml").write_text(f'[tasks]\nglobs = ["{globs}"]\n', "utf-8")
+    write_task(project.root / "tasks/a.md")
+    mine = {"a": "active"} if not globs.startswith(".") else {}
+    if globs == "**/*.md":
+        write_task(project.root / "top.md")
+        mine |= {"top": "active"}
+    assert statuses(project, kept) == mine
+    spawned = write_task(project.state / "tasks/batch-1/s.md")
+    assert statuses(project, kept) == mine | {"s": "active"}
+    set_status(spawned, "done")
+    assert statuses(project, kept) == mine | {"s": "done"}
+    set_status(project.root / "tasks/a.md", "blocked")
+    assert statuses(project, kept) == dict.fromkeys(mine, "blocked") | {"s": "done"}
+    must_be_the_same(desk_of(project, kept))
+
+
+# ------------------------------------------------------------------- many at once
+
+
+def test_of_many_who_find_it_stale_at_once_one_looks_for_all(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config.settings_of(project.state)
+    for number in range(20):
+        write_task(project.root / f"tasks/t-{number}.md")
+    first = Index(project, settings)
+    first.refresh()
+    before = rows.get(first.database, "begun")
+    waiting, wait = [], index_module._wait_for
+
+    def noted(descriptor: int, path: str) -> None:
+        waiting.append(descriptor)
+        wait(descriptor, path)
+
+    monkeypatch.setattr(index_module, "_wait_for", noted)
+    set_status(project.root / "tasks/t-3.md", "done")
+    found = []
+
+    def look() -> None:
+        index = Index(project, settings)
+        index.refresh()
+        found.append(sum(head.status is TaskStatus.DONE for head in index.heads()))
+        index.close()
+
+    with (project.state / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threads = [threading.Thread(target=look) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(waiting) == len(threads), "all to wait")
+    for thread in threads:
+        thread.join()
+    assert found == [1] * len(threads)
+    assert rows.get(first.database, "begun") == before + 1
+    first.close()
+
+
+def test_whoever_is_stopped_while_he_refreshes_keeps_nobody_waiting_for_ever(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(project.root / "tasks/a.md")
+    monkeypatch.setattr(index_module, "_STUCK_SECONDS", 0.1)
+    with (project.state / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        index = Index(project, config.settings_of(project.state))
+        index.refresh()
+        assert [head.id for head in index.heads()] == ["a"]
+        assert not index.kept
+        index.close()
+
+
+_SERVER = """
+import json, sys
+sys.path.insert(0, {scripts!r})
+from hypervisor.live import LiveIndex
+from hypervisor.tools import Toolbox
+box = Toolbox({{"CLAUDE_PROJECT_DIR": {root!r}, "CLAUDE_CODE_SESSION_ID": sys.argv[1]}}, None, LiveIndex())
+took = []
+while True:
+    who = {{"caller_session": sys.argv[1], "caller_agent": "main"}}
+    answer = json.loads(box.call("claim_next_task", {{"caller": "claude", **who}}))
+    if answer["task"] is None:
+        break
+    name = answer["task"]["id"]
+    listed = json.loads(box.call("list_tasks", {{"status": "in_progress", "limit": 500}}))
+    assert name in [task["id"] for task in listed["tasks"]], (name, listed)
+    box.call("complete_task", {{"id": name, "outcome": "made", **who}})
+    listed = json.loads(box.call("list_tasks", {{"status": "in_progress", "limit": 500}}))
+    assert name not in [task["id"] for task in listed["tasks"]], (name, listed)
+    took.append(name)
+print(json.dumps(took))
+"""
+
+
+def test_many_servers_hand_out_each_task_once_and_see_their_own_acts_at_once(project: Project) -> None:
+    for number in range(40):
+        waits = f"[t-{number // 2}]" if number % 5 == 4 else "[]"
+        write_task(project.root / f"tasks/t-{number}.md", depends_on=waits)
+    code = _SERVER.format(scripts=str(ROOT / "scripts"), root=str(project.root))
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, f"s-{number}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for number in range(5)
+    ]
+    took: list[str] = []
+    for server in servers:
+        out, error = server.communicate(timeout=90)
+        assert server.returncode == 0, error.decode()
+        took += json.loads(out)
+    # One that waits for another may find nothing while that is in hand: the last one has all.
+    rest = desk_of(project).claim_next(Wanted())
+    assert isinstance(rest, str), rest
+    assert sorted(took) == sorted(f"t-{number}" for number in range(40))
+    must_be_the_same(desk_of(project))
