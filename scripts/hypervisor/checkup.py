@@ -1,0 +1,35 @@
+"""What a check of `hypervisor doctor` has found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: ``failure``: something does not work, or may lose work; ``warning``: some kinds of work go worse, or not.
+Level = Literal["ok", "warning", "failure"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The outcome of one check."""
+
+    check: str
+    text: str
+    level: Level = "ok"
+    #: What to type; "" where nothing helps, or nothing needs help.
+    do: str = ""
+
+
+def found(check: str, text: str) -> Finding:
+    """Return that all is well."""
+    return Finding(check=check, text=text)
+
+
+def warning(check: str, text: str, do: str) -> Finding:
+    """Return what makes some kinds of work go worse, or not at all."""
+    return Finding(check=check, level="warning", text=text, do=do)
+
+
+def failure(check: str, text: str, do: str) -> Finding:
+    """Return what has to be mended before anything else."""
+    return Finding(check=check, level="failure", text=text, do=do)

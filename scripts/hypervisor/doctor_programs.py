@@ -1,0 +1,152 @@
+"""Which programs are there, in which version, and whether they may talk to their services."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .checkup import Finding, failure, found, warning
+from .paths import Project
+
+#: The first that lists worktrees with NUL between them, as their names may hold anything.
+_GIT = (2, 36)
+#: How long a program may take to say its version or its login, in seconds.
+_PATIENCE = 20.0
+_SCRIPTS = Path(__file__).resolve().parent.parent
+
+
+def examine(project: Project, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what is found of Python, uv, git and the clients of agents."""
+    machine = _Machine(project.root if project.root.is_dir() else Path("/"), environ)
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    yield found("python", f"{version}, {sys.executable}")
+    yield _uv(machine)
+    yield _packages(environ)
+    yield _git(machine)
+    yield from _claude(machine)
+    yield from _gemini(machine)
+
+
+class _Machine:
+    """The programs that a command finds in a folder."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self.folder, self.environ = folder, environ
+
+    def find(self, name: str) -> str | None:
+        return shutil.which(name, path=self.environ.get("PATH", os.defpath))
+
+    def ask(self, *words: str) -> tuple[int, str]:
+        """Return exit code and output of a program; -1 and why, if it could not be asked."""
+        try:
+            done = subprocess.run(
+                words, cwd=self.folder, env=dict(self.environ), stdin=subprocess.DEVNULL, text=True,
+                capture_output=True, timeout=_PATIENCE, check=False, errors="replace",
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return -1, f"does not answer within {_PATIENCE:g} s"
+        except OSError as error:
+            return -1, f"does not start: {error.strerror}"
+        return done.returncode, (done.stdout or done.stderr).strip()
+
+    def version(self, path: str) -> str:
+        """Return the version that a program tells, "" if it tells none."""
+        code, text = self.ask(path, "--version")
+        told = re.search(r"\d+(?:\.\d+)+", text) if code == 0 else None
+        return told[0] if told else ""
+
+
+def _uv(machine: _Machine) -> Finding:
+    cache = machine.environ.get("XDG_CACHE_HOME") or os.path.join(machine.environ.get("HOME", ""), ".cache")
+    own = os.path.join(cache, "hypervisor/uv/bin/uv")
+    install = "python3 -m pip install uv"
+    faults = []
+    for path in (machine.find("uv"), own if os.access(own, os.X_OK) else None):
+        if path is None:
+            continue
+        code, text = machine.ask(path, "lock", "--help")
+        if code == 0 and "--script" in text:
+            return found("uv", f"{machine.version(path)}, {path}")
+        version = machine.version(path)
+        faults.append(f"{path} {version}: does not know the locks of scripts" if version
+                      else f"{path} does not run here")  # fmt: skip
+    if faults:
+        return failure("uv", faults[0], "uv self update, or: python3 -m pip install --upgrade uv")
+    return failure("uv", "not found; it starts every command of this plugin", install)
+
+
+def _packages(environ: Mapping[str, str]) -> Finding:
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", ""), ".cache")
+    if os.path.exists(f"{cache}/hypervisor/ready{_SCRIPTS}"):
+        return found("packages", "fetched; a session starts without a network")
+    text = "not fetched yet: the first session may begin before its tools are there"
+    return warning("packages", text, str(_SCRIPTS / "warm-up"))
+
+
+def _git(machine: _Machine) -> Finding:
+    path = machine.find("git")
+    if path is None:
+        text = "not found; it is needed for agents that change code"
+        return warning("git", text, "install git (Debian: apt install git; macOS: xcode-select --install)")
+    version = machine.version(path)
+    if not version:
+        return warning("git", f"{path} does not run here", "git --version")
+    if tuple(int(part) for part in version.split(".")[:2]) < _GIT:
+        text = f"{version}, {path}: worktrees need {'.'.join(map(str, _GIT))} or later"
+        return warning("git", text, "install a newer git")
+    return found("git", f"{version}, {path}")
+
+
+def _claude(machine: _Machine) -> Iterator[Finding]:
+    path = machine.find("claude")
+    if path is None:
+        text = "not found; it is needed for Claude workers"
+        yield warning("claude", text, "npm install -g @anthropic-ai/claude-code")
+        return
+    version = machine.version(path)
+    if not version:
+        yield warning("claude", f"{path} does not run here", "claude --version")
+        return
+    yield found("claude", f"{version}, {path}")
+    # It looks at what it has itself, and calls no service.
+    code, text = machine.ask(path, "auth", "status", "--json")
+    try:
+        said = json.loads(text)
+        logged_in = bool(said["loggedIn"])
+    except (ValueError, TypeError, KeyError):
+        why = (text or f"ended by signal {-code}") if code < 0 else "this version does not tell"
+        yield found("claude login", f"not checked: {why}")
+        return
+    if logged_in:
+        yield found("claude login", f"logged in ({said.get('authMethod', 'method not told')})")
+    else:
+        yield warning(
+            "claude login", "not logged in; `hypervisor run` would stop at once", "claude auth login"
+        )
+
+
+def _gemini(machine: _Machine) -> Iterator[Finding]:
+    path = machine.find("gemini")
+    if path is None:
+        text = "not found; it is needed for Gemini workers"
+        yield warning("gemini", text, "npm install -g @google/gemini-cli")
+        return
+    version = machine.version(path)
+    if not version:
+        yield warning("gemini", f"{path} does not run here", "gemini --version")
+        return
+    yield found("gemini", f"{version}, {path}")
+    # It has no command that tells; whether there is something to log in with can be seen.
+    keys = [name for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY") if machine.environ.get(name)]
+    if keys:
+        yield found("gemini login", f"{keys[0]} is set; not tried")
+    elif os.path.exists(os.path.join(machine.environ.get("HOME", ""), ".gemini/oauth_creds.json")):
+        yield found("gemini login", "logged in once; not tried")
+    else:
+        yield warning("gemini login", "neither a key nor a login is to be seen", "gemini, and log in there")

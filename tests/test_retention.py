@@ -1,0 +1,429 @@
+"""Outputs: kept whole, compressed once their batch is over, removed by a rule only. What the dead left."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT, Gate, Shell, eventually, shell, write_task
+from hypervisor import outputs, retention
+from hypervisor.retention import Kept, Rule
+from hypervisor.runners.pump import Sink
+
+#: Prints 6,000 bytes, which is more than a block.
+LOUD = "yes hello | head -c 6000"
+DAY = 86400.0
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[Shell]:
+    with shell(tmp_path) as made:
+        yield made
+
+
+def text(size: int, seed: int = 1) -> bytes:
+    """Return text that shrinks, but not to nothing."""
+    words = random.Random(seed)
+    return "".join(f"{words.random()} is a line of output\n" for _ in range(size // 40)).encode()
+
+
+def write(path: Path, data: bytes, *, days_ago: float = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    at = time.time() - days_ago * DAY
+    os.utime(path, (at, at))
+    return path
+
+
+# ------------------------------------------------------------------ compressing
+
+
+def test_what_is_compressed_is_read_by_zcat_and_keeps_its_age_and_mode(tmp_path: Path) -> None:
+    data = text(100_000)
+    log = write(tmp_path / "a b~1.out", data, days_ago=3)
+    log.chmod(0o640)
+    when = log.stat().st_mtime_ns
+    packed = outputs.compress(str(tmp_path))
+    assert os.listdir(tmp_path) == ["a b~1.out.gz"]
+    made = tmp_path / "a b~1.out.gz"
+    assert (packed.files, packed.before, packed.after) == (1, len(data), made.stat().st_size)
+    assert (made.stat().st_mtime_ns, made.stat().st_mode & 0o777) == (when, 0o640)
+    assert subprocess.run(["zcat", str(made)], capture_output=True, check=True).stdout == data
+
+
+def test_what_would_not_shrink_and_what_is_not_ours_stays(tmp_path: Path) -> None:
+    data = text(20_000)
+    names = {"t~1.out": b"x" * 4096, "notes.txt": data, "t~2.log": data, "t~1.report.json": data}
+    for name, content in names.items():
+        write(tmp_path / name, content)
+    (tmp_path / "t~3.out").symlink_to(tmp_path / "notes.txt")
+    (tmp_path / "t~4.out").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    assert outputs.compress(str(tmp_path)).files == 0
+    assert outputs.remove(str(tmp_path)).files == 1  # the small one
+    assert sorted(os.listdir(tmp_path)) == sorted(set(before) - {"t~1.out"})
+    assert outputs.compress(str(tmp_path / "none")).files == 0
+
+
+def test_the_parts_of_an_output_are_found_in_their_order_compressed_or_not(tmp_path: Path) -> None:
+    for number in (0, 2, 10):
+        write(tmp_path / ("t~1.out" + (f".{number}" if number else "")), text(9000, number))
+    outputs.compress(str(tmp_path))
+    write(tmp_path / "t~1.out.11", b"the last")
+    write(tmp_path / "t~1.err", b"an error")
+    write(tmp_path / "t~12.out", b"another's")
+    found = outputs.parts(str(tmp_path / "t~1"))
+    names = ["t~1.out.gz", "t~1.out.2.gz", "t~1.out.10.gz", "t~1.out.11", "t~1.err"]
+    assert [os.path.basename(path) for path in found] == names
+    whole = b"".join(piece for path in found for piece in outputs.read(path))
+    assert whole == text(9000, 0) + text(9000, 2) + text(9000, 10) + b"the last" + b"an error"
+
+
+def test_what_an_agent_still_prints_into_is_left(tmp_path: Path) -> None:
+    sink = Sink(str(tmp_path / "t~1.out"), 2**20)
+    sink.take(text(9000))
+    packed = outputs.compress(str(tmp_path))
+    assert packed.left == {"t~1.out": "is being written"}
+    assert outputs.remove(str(tmp_path)).files == 0
+    sink.take(b"and more")
+    sink.close()
+    assert outputs.compress(str(tmp_path)).files == 1
+    assert gzip.decompress((tmp_path / "t~1.out.gz").read_bytes()) == text(9000) + b"and more"
+
+
+def test_a_command_that_outlives_its_worker_still_holds_its_output(user: Shell, tmp_path: Path) -> None:
+    (user.cwd / "work").mkdir()
+    (user.cwd / "work/queue.txt").write_text("a\n")
+    gate = Gate(tmp_path, "gate")
+    words = ["sh", "-c", f"{LOUD}; {gate.words}; echo the end"]
+    running = user.start("--dir", "work", "--all", "--exec", " ".join(f"'{word}'" for word in words))
+    gate.wait()
+    running.kill()
+    logs = user.cwd / "work/logs"
+    assert [*outputs.compress(str(logs)).left.values()] == ["is being written"]
+    gate.open()
+    eventually(lambda: outputs.compress(str(logs)).files == 1, "the end of the command")
+    (made,) = logs.glob("*.gz")
+    assert gzip.decompress(made.read_bytes()).endswith(b"the end\n")
+    gate.close()
+
+
+def test_what_somebody_writes_without_our_lock_is_left(tmp_path: Path) -> None:
+    """A process of a version before the locks may be at work."""
+    log = write(tmp_path / "t~1.out", text(8_000_000))
+    done = threading.Event()
+
+    def append() -> None:
+        while not done.is_set():
+            with open(log, "ab") as file:
+                file.write(b"more\n")
+
+    writer = threading.Thread(target=append)
+    writer.start()
+    try:
+        assert outputs.compress(str(tmp_path)).left == {"t~1.out": "was written to meanwhile"}
+    finally:
+        done.set()
+        writer.join()
+    assert os.listdir(tmp_path) == ["t~1.out"]
+
+
+_COMPRESS = (
+    f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+    + """
+from hypervisor import outputs
+print("begun", flush=True)
+outputs.compress(sys.argv[1])
+"""
+)
+
+
+def test_killed_at_any_moment_it_leaves_one_of_both_whole(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    whole = {f"t-{number}~1.out": text(600_000, number) for number in range(8)}
+    for name, data in whole.items():
+        write(logs / name, data)
+    rounds = 0
+    while any(name in os.listdir(logs) for name in whole):
+        rounds += 1
+        running = subprocess.Popen([sys.executable, "-c", _COMPRESS, str(logs)], stdout=subprocess.PIPE)
+        assert running.stdout is not None
+        running.stdout.readline()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(0.03 * rounds)  # each round gets further than the one before
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        running.stdout.close()
+        for name, data in whole.items():
+            plain, packed = logs / name, logs / f"{name}.gz"
+            if packed.exists():
+                assert gzip.decompress(packed.read_bytes()) == data
+            if plain.exists():
+                assert plain.read_bytes() == data
+            assert plain.exists() or packed.exists()
+    assert rounds > 1
+    outputs.compress(str(logs))  # what the last one that was killed left
+    assert sorted(os.listdir(logs)) == sorted(f"{name}.gz" for name in whole)
+
+
+def test_killed_between_the_new_name_and_the_end_of_the_old_one(tmp_path: Path) -> None:
+    data = text(9000)
+    write(tmp_path / "t~1.out", data)
+    write(tmp_path / "t~1.out.gz", gzip.compress(data))
+    assert outputs.compress(str(tmp_path)).files == 1
+    assert os.listdir(tmp_path) == ["t~1.out.gz"]
+
+
+@pytest.mark.parametrize("other", [gzip.compress(b"of another run"), b"no gzip at all", b""])
+def test_two_that_differ_are_both_left(tmp_path: Path, other: bytes) -> None:
+    write(tmp_path / "t~1.out", text(9000))
+    write(tmp_path / "t~1.out.gz", other)
+    packed = outputs.compress(str(tmp_path))
+    assert packed.left == {"t~1.out": "differs from t~1.out.gz; look at both"}
+    assert (tmp_path / "t~1.out").read_bytes() == text(9000)
+    assert (tmp_path / "t~1.out.gz").read_bytes() == other
+
+
+def test_two_at_once_do_it_once(tmp_path: Path) -> None:
+    for number in range(30):
+        write(tmp_path / f"t-{number}~1.out", text(50_000, number))
+    words = [sys.executable, "-c", _COMPRESS, str(tmp_path)]
+    both = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [one.wait(60) for one in both] == [0, 0]
+    for number in range(30):
+        assert gzip.decompress((tmp_path / f"t-{number}~1.out.gz").read_bytes()) == text(50_000, number)
+    assert len(os.listdir(tmp_path)) == 30
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing(user: Shell, small_disk: Path) -> None:
+    user.cwd = small_disk
+    (small_disk / "queue.txt").write_text("a\n")
+    data = text(500_000)
+    (small_disk.parent / "data").write_bytes(data)
+    user.worker("--dir", ".", "--all", "--exec", f"sh -c 'cat {small_disk.parent}/data; true {{}}'").passed()
+    (log,) = (small_disk / "logs").iterdir()
+    assert log.suffix == ".gz"
+    plain = write(log.with_suffix(""), data)
+    log.unlink()
+    with contextlib.suppress(OSError), open(small_disk / "filler", "wb") as filler:
+        while True:
+            filler.write(b"x" * 4096)
+    ended = user.hypervisor("clean", "--dir", ".")
+    assert ended.code == 1
+    assert "failed" in ended.out
+    assert "No space left on device; make room and start again; nothing is lost" in ended.out
+    assert os.listdir(small_disk / "logs") == [plain.name]
+    assert plain.read_bytes() == data
+    (small_disk / "filler").unlink()
+    assert "compressed" in user.hypervisor("clean", "--dir", ".").passed().out
+
+
+# ------------------------------------------------------------------ the rule
+
+
+def kept(name: str, size: int, newest: float) -> Kept:
+    return Kept(batch=name, folder=name, logs=name, size=outputs.Size(files=1, bytes=size, newest=newest))
+
+
+BATCHES = [kept("old", 500, 10 * DAY), kept("open", 900, 20 * DAY), kept("new", 300, 29 * DAY)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "goes"),
+    [
+        (Rule(), []),
+        (Rule(older_than=30 * DAY), []),
+        (Rule(older_than=19 * DAY), ["old"]),
+        (Rule(older_than=0), ["old", "new"]),
+        (Rule(larger_than=1700), []),
+        (Rule(larger_than=1699), ["old"]),
+        (Rule(larger_than=1000), ["old", "new"]),
+        (Rule(larger_than=0), ["old", "new"]),
+        (Rule(older_than=19 * DAY, larger_than=1200), ["old"]),
+    ],
+)
+def test_the_oldest_go_first_and_never_those_of_a_batch_that_is_not_over(rule: Rule, goes: list[str]) -> None:
+    chosen = retention.choose(BATCHES, rule, 30 * DAY, lambda one: "not over" * (one.batch == "open"))
+    assert [one.kept.batch for one in chosen if not one.stays] == goes
+    assert all(one.why for one in chosen)
+
+
+def batch(user: Shell, name: str, items: str = "a\n", command: str = LOUD) -> Path:
+    """Run a batch of the project to its end; return its folder."""
+    (user.cwd / ".hypervisor").mkdir(mode=0o700, exist_ok=True)
+    (user.cwd / ".hypervisor/.gitignore").write_text("*\n")
+    folder = user.cwd / ".hypervisor/batches" / name
+    folder.mkdir(parents=True)
+    (folder / "queue.txt").write_text(items)
+    user.worker("--dir", str(folder), "--all", "--exec", f"sh -c '{command}; true {{}}'")
+    return folder
+
+
+def age(folder: Path, days: float) -> None:
+    at = time.time() - days * DAY
+    for path in (folder / "logs").iterdir():
+        os.utime(path, (at, at))
+
+
+def test_a_batch_that_is_over_is_compressed_and_its_answers_stay_the_same(user: Shell) -> None:
+    folder = batch(user, "b-1")
+    (log,) = (folder / "logs").iterdir()
+    assert gzip.decompress(log.read_bytes()) == b"hello\n" * 1000
+    assert user.hypervisor("summary", "b-1", "--json").passed().json["workers"][0]["outcome"] == "hello"
+    assert "1 success" in user.hypervisor("status").passed().out
+
+
+def test_switched_off_nothing_is_compressed(user: Shell) -> None:
+    (user.cwd / ".hypervisor").mkdir(mode=0o700)
+    (user.cwd / ".hypervisor/config.toml").write_text("[retention]\ncompress = false\n")
+    folder = batch(user, "b-1")
+    assert user.hypervisor("clean").code == 3
+    assert [path.suffix for path in (folder / "logs").iterdir()] == [".out"]
+
+
+def test_clean_says_first_and_removes_only_outputs(user: Shell) -> None:
+    old, new = batch(user, "b-1"), batch(user, "b-2")
+    age(old, 40)
+    before = {path for path in old.rglob("*") if "logs" not in path.parts}
+    words = ["clean", "--outputs", "--older-than", "30d"]
+    said = user.hypervisor(*words, "--dry-run", "--json").passed().json
+    (row,) = said["rows"]
+    assert (row["name"], row["what"], row["why"]) == ("b-1", "would", "older than 30 days")
+    assert said["bytes"] == row["bytes"] == next((old / "logs").iterdir()).stat().st_size
+    assert "b-2" not in user.hypervisor(*words).passed().out
+    assert not (old / "logs").exists()
+    assert {path for path in old.rglob("*") if "logs" not in path.parts} == before
+    assert list((new / "logs").iterdir())
+    assert user.hypervisor(*words).code == 3
+    assert "1 success" in user.hypervisor("summary", "b-1").passed().out
+
+
+def test_outputs_of_a_batch_that_still_runs_stay(user: Shell, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, "gate")
+    (user.cwd / "work").mkdir()
+    (user.cwd / "work/queue.txt").write_text("a\nb\n")
+    command = f"""sh -c '{LOUD}; [ "$0" = a ] || ({gate.words})' {{}}"""
+    running = user.start("--dir", "work", "--all", "--exec", command)
+    gate.wait()
+    ended = user.hypervisor("clean", "--dir", "work", "--outputs", "--larger-than", "0")
+    assert ended.code == 3
+    assert "kept" in ended.out
+    assert "it is not over: 1 running" in ended.out
+    assert len(list((user.cwd / "work/logs").glob("*.out"))) == 2
+    gate.open()
+    assert running.end().code == 0
+    gate.close()
+    assert len(list((user.cwd / "work/logs").glob("*.out.gz"))) == 2
+
+
+def test_a_batch_whose_results_are_damaged_keeps_its_outputs(user: Shell) -> None:
+    folder = batch(user, "b-1")
+    (result,) = (folder / "results").iterdir()
+    result.unlink()
+    result.write_bytes(b"{")
+    ended = user.hypervisor("clean", "--outputs", "--larger-than", "0")
+    assert ended.code == 3
+    assert "its census does not close" in ended.out
+    assert list((folder / "logs").iterdir())
+
+
+def test_the_settings_hold_for_clean_alone(user: Shell) -> None:
+    old, new = batch(user, "b-1"), batch(user, "b-2")
+    age(old, 8)
+    assert user.hypervisor("clean").code == 3  # nothing vanishes without a rule
+    told = user.hypervisor("clean", "--outputs")
+    assert told.code == 3
+    assert "no output is removed without a rule" in told.err
+    (user.cwd / ".hypervisor/config.toml").write_text("[retention]\noutput_days = 7\n")
+    user.hypervisor("status").passed()
+    user.hypervisor("doctor")
+    assert (old / "logs").exists()
+    assert "removed    outputs b-1" in user.hypervisor("clean").passed().out
+    assert not (old / "logs").exists()
+    assert (new / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--older-than", "30"], "30: must be like 90m, 12h, 30d or 4w"),
+        (["--outputs", "--larger-than", "lots"], "lots: must be like 500M or 2G"),
+        (["--older-than", "30d"], "add --outputs"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused(user: Shell, words: list[str], reason: str) -> None:
+    user.hypervisor("clean", *words).refused(2, reason)
+
+
+# ------------------------------------------------------------------ what the dead left
+
+
+def test_drafts_of_the_dead_and_old_sessions_go(user: Shell) -> None:
+    batch(user, "b-1")
+    state = user.cwd / ".hypervisor"
+    write_task(user.cwd / "tasks/t-1.md")
+    mark = "0123456789abcdef"
+    old = [
+        write(user.cwd / f"tasks/.t-1.md.{mark}.tmp", b"half", days_ago=1),
+        write(state / f"batches/b-1/.summary.json.{mark}.tmp", b"{", days_ago=1),
+        write(state / f"batches/b-1/.manifest.json.{mark}", b"{", days_ago=1),
+    ]
+    young = write(user.cwd / f"tasks/.t-2.md.{mark}.tmp", b"half")
+    others = [
+        write(user.cwd / "tasks/.t-1.md.swp", b"an editor's", days_ago=9),
+        write(user.cwd / f"tasks/.t-1.md.{mark}", b"who knows", days_ago=9),
+        write(user.cwd / f"notes/.x.md.{mark}.tmp", b"no task folder", days_ago=9),
+    ]
+    write(state / "sessions/s-1/main/note.json", b"{}", days_ago=9)
+    os.utime(state / "sessions/s-1", (0, 0))
+    write(state / "sessions/s-2/main/note.json", b"{}")
+    said = user.hypervisor("clean", "--dry-run", "--json").passed().json
+    assert {row["name"] for row in said["rows"]} == {
+        os.path.relpath(path, user.cwd) for path in (*old, state / "sessions/s-1")
+    }
+    assert all(path.exists() for path in old)
+    user.hypervisor("clean").passed()
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in (young, *others))
+    assert os.listdir(state / "sessions") == ["s-2"]
+
+
+def test_a_log_that_is_locked_by_somebody_else_is_no_draft(tmp_path: Path) -> None:
+    draft = write(tmp_path / ".t~1.out.0123456789abcdef.tmp", b"half")
+    with open(draft, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        outputs.compress(str(tmp_path))
+        assert draft.exists()
+    outputs.compress(str(tmp_path))
+    assert not draft.exists()
+
+
+def test_the_answer_is_one_document(user: Shell) -> None:
+    batch(user, "b-1")
+    told = user.hypervisor("clean", "--json")
+    assert json.loads(told.out) == {"dry_run": False, "bytes": 0, "rows": []}
