@@ -7,7 +7,7 @@ evidence by whoever started it: no word of an agent, and no exit code, is eviden
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -31,6 +31,7 @@ class How(StrEnum):
     KILLED = "killed"  #: a signal that was not ours ended it
     TIMEOUT = "timed out"  #: we ended it
     STOPPED = "stopped"  #: we ended it, as its claim was lost or the user said so
+    LIMIT = "beyond a limit"  #: we ended it, as it used up more than it may
     FAILED = "failed"  #: anything else
 
     @property
@@ -42,6 +43,16 @@ class How(StrEnum):
     def costs_no_attempt(self) -> bool:
         """Whether the task had no fair try: it waits again, at no cost in attempts."""
         return self in (How.RATE_LIMIT, How.OVERLOAD, How.USAGE_LIMIT, How.STOPPED)
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a program used of the machine, with all that it has waited for itself; told at its end."""
+
+    #: None where nobody could tell.
+    cpu_seconds: float | None = None
+    #: The most that one of its processes had in memory at one time.
+    ram_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +76,17 @@ class Assignment:
     timeout: float | None = None
     #: Further tools or commands that it may use, in the agent's own words.
     allowed: Sequence[str] = ()
+    #: The command by which the task is verified, "" for none; it may run that as well.
+    verify: str = ""
     #: Set when it must end at once.
     stopped: threading.Event = field(default_factory=threading.Event)
+    #: Filled in by whoever runs the program.
+    usage: Usage = field(default_factory=Usage)
+    #: What it may cost, None for any sum.
+    budget_usd: float | None = None
+    #: Told while it works, from another thread, where its client says so: the tokens of all its answers so
+    #: far, how many conversations it has open, and whether the last answer is followed by another request.
+    used: Callable[[int, int, bool], None] = lambda _tokens, _talks, _again: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +123,11 @@ class Agent(Protocol):
     @property
     def name(self) -> str:
         """What people call it; the assignee of the tasks that it works on."""
+        ...
+
+    @property
+    def briefing(self) -> Sequence[str]:
+        """Which files in ``prompts/`` it is told, one after another."""
         ...
 
     @property

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..machine import LINUX, end_group, start_time
-from .agent import Assignment
+from .agent import Assignment, Usage
 from .program import EndedBy, wait_for_end
 from .pump import LINE_BYTES, PART_BYTES, OnLine, Pump, Sink
 
@@ -89,7 +89,7 @@ def run_child(
             survivors = tuple(one.pid for one in _marked(assignment.mark, floor))
     finally:
         end_group(process.pid, _GRACE_ENDED if ended_by else _GRACE_LEFT)
-        process.wait()
+        _reap(process, assignment.usage)
         end_marked(assignment.mark, floor)
         pump.finish()
     return ChildEnd(
@@ -99,6 +99,18 @@ def run_child(
         stderr=bytes(err.tail).decode("utf-8", "replace"),
         trouble=out.trouble or err.trouble,
     )
+
+
+def _reap(process: subprocess.Popen[bytes], usage: Usage) -> None:
+    """Wait for the end of *process*, and note what it used."""
+    try:
+        _, status, used = os.wait4(process.pid, 0)
+    except ChildProcessError:  # somebody else has
+        process.wait()
+        return
+    process.returncode = os.waitstatus_to_exitcode(status)
+    usage.cpu_seconds = used.ru_utime + used.ru_stime
+    usage.ram_mb = used.ru_maxrss / (2**10 if LINUX else 2**20)  # kilobytes there, bytes on macOS
 
 
 def _now() -> float:

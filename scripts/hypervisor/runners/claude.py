@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .agent import AgentEnd, Assignment, How
 from .child import run_child
@@ -42,6 +42,7 @@ class ClaudeAgent:
     skip_permissions: bool = False
     extra_flags: Sequence[str] = ()
     name: str = "claude"
+    briefing: Sequence[str] = ("worker.md",)
 
     @property
     def permissions(self) -> str:
@@ -68,8 +69,13 @@ class ClaudeAgent:
 
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run the client to its end; `child_environment` makes the environment that it should be given."""
-        heard = Heard()
-        end = run_child(self.words(assignment.allowed), assignment, on_line=heard.line)
+        heard = Heard(used=assignment.used)
+        limited = self
+        if assignment.budget_usd is not None:
+            most = min(assignment.budget_usd, self.max_budget_usd or float("inf"))
+            limited = replace(self, max_budget_usd=round(most, 6))
+        verify = [f"Bash({assignment.verify})"] if assignment.verify else []
+        end = run_child(limited.words([*assignment.allowed, *verify]), assignment, on_line=heard.line)
         until, other = None, ended_otherwise(end, assignment, self.program)
         if other and (other.how is not How.KILLED or not heard.result):
             how, text = other.how, other.text

@@ -6,7 +6,7 @@ A field that is missing or odd is passed over: the client changes from release t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from typing import Any
 _READING = frozenset(
     {"Read", "Glob", "Grep", "LS", "ToolSearch", "Skill", "TodoWrite", "TaskList", "TaskGet", "WebFetch"}
 )
+#: How the result of a call begins that began a subagent in the background.
+_LAUNCHED = "Async agent launched"
 
 
 @dataclass(slots=True)
@@ -30,7 +32,14 @@ class Heard:
     #: Whether a tool that may change something has succeeded.
     worked: bool = False
     denials: list[str] = field(default_factory=list)
+    #: See `Assignment.used`.
+    used: Callable[[int, int, bool], None] = lambda _tokens, _talks, _again: None
     _tools: dict[str, str] = field(default_factory=dict)
+    #: Tokens by answer: each of an answer's events repeats its usage so far.
+    _usage: dict[str, int] = field(default_factory=dict)
+    #: The calls that began subagents which still work, and the tasks that the client made of them.
+    _talks: set[str] = field(default_factory=set)
+    _tasks: dict[str, str] = field(default_factory=dict)
 
     def line(self, line: bytes) -> None:
         """Take one line; what is no event is passed over."""
@@ -49,14 +58,46 @@ class Heard:
             self.limit = map_of(event["rate_limit_info"])
         elif kind == "system" and event.get("subtype") == "api_retry":
             self.retry = event
+        elif kind == "system":
+            self._follow(event)
         elif kind in ("assistant", "user"):
-            if kind == "assistant" and not event.get("parent_tool_use_id"):
-                self.error = str(event.get("error") or "")
-            for block in map(map_of, list_of(map_of(event.get("message")).get("content"))):
-                if block.get("type") == "tool_use":
-                    self._tools[str(block.get("id"))] = str(block.get("name"))
-                elif block.get("type") == "tool_result" and not block.get("is_error"):
-                    self.worked |= self._tools.get(str(block.get("tool_use_id")), "Read") not in _READING
+            self._hear(event, of_agent=kind == "assistant")
+
+    def _hear(self, event: Mapping[str, Any], *, of_agent: bool) -> None:
+        """Take a message, of the agent or to it."""
+        if of_agent and not event.get("parent_tool_use_id"):
+            self.error = str(event.get("error") or "")
+        message = map_of(event.get("message"))
+        for block in map(map_of, list_of(message.get("content"))):
+            if block.get("type") == "tool_use":
+                self._tools[str(block.get("id"))] = str(block.get("name"))
+                if block.get("name") in ("Agent", "Task"):
+                    self._talks.add(str(block.get("id")))
+            elif block.get("type") == "tool_result":
+                call = str(block.get("tool_use_id"))
+                if not block.get("is_error"):
+                    self.worked |= self._tools.get(call, "Read") not in _READING
+                if _LAUNCHED not in str(block.get("content")):
+                    self._talks.discard(call)
+        if of_agent:
+            self._count(message)
+
+    def _count(self, message: Mapping[str, Any]) -> None:
+        """Tell what the answers so far have used."""
+        usage, name = map_of(message.get("usage")), str(message.get("id"))
+        read = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+        tokens = sum(int(number_of(usage.get(key))) for key in read)
+        self._usage[name] = max(tokens, self._usage.get(name, 0))
+        asks = any(map_of(one).get("type") == "tool_use" for one in list_of(message.get("content")))
+        self.used(sum(self._usage.values()), 1 + len(self._talks), asks)
+
+    def _follow(self, event: Mapping[str, Any]) -> None:
+        """Note the end of a subagent in the background."""
+        task, call = str(event.get("task_id")), str(event.get("tool_use_id"))
+        if event.get("subtype") == "task_started":
+            self._tasks[task] = call
+        elif event.get("subtype") == "task_notification":
+            self._talks -= {call, self._tasks.get(task, "")}
 
     def counted(self) -> dict[str, Any]:
         """Return tokens, money and turns, as `AgentEnd` names them; nothing where there is no result."""

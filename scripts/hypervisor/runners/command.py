@@ -29,6 +29,7 @@ class CommandAgent:
     #: Program and arguments; each ``{}`` stands for the item, which is appended if there is none.
     command: Sequence[str]
     name: str = "exec"
+    briefing: Sequence[str] = ("worker.md",)
 
     @property
     def permissions(self) -> str:

@@ -14,6 +14,7 @@ from ..config import load
 from ..errors import Unreadable
 from ..machine import WORKER_MARK, end_group, end_orphans
 from ..model import Outcome, Report
+from ..outputs import hold
 from ..paths import state_above
 from .port import Work
 from .program import last_line, wait_for_end
@@ -128,6 +129,7 @@ def _output(path: str) -> Iterator[int]:
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         descriptor = os.open(path, flags, 0o666)
+    hold(descriptor)  # the command inherits that
     try:
         yield descriptor
         if os.fstat(descriptor).st_size == 0:

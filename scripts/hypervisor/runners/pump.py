@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..outputs import hold
+
 #: Bytes in one file of output. An editor still opens that, and one search does not take minutes; the
 #: output is kept whole in further files.
 PART_BYTES = 64 * 2**20
@@ -78,7 +80,9 @@ class Sink:
         path = self._part(self._parts)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         self._parts, self._room = self._parts + 1, self._part_bytes
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        hold(descriptor)
+        return descriptor
 
     def _add(self, piece: bytes) -> None:
         if self._skips or len(self._line) + len(piece) > self._line_bytes:

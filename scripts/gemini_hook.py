@@ -1,0 +1,21 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pyyaml>=6.0.2", "filelock>=3.16", "psutil>=6.0"]
+# ///
+"""A hook of the Gemini CLI: one call as JSON on standard input, the answer as JSON on standard output.
+
+Exit code 0 always: the client takes 2 for a veto, and a fault of ours is none.
+"""
+
+import os
+import sys
+
+sys.dont_write_bytecode = True  # beside the source; the package says where to instead
+from hypervisor.launch import require  # noqa: E402
+
+if __name__ == "__main__":
+    require(__file__)
+    from hypervisor.gemini_hooks import main
+
+    sys.exit(main(sys.stdin.buffer, os.environ))
