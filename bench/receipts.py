@@ -1,0 +1,152 @@
+"""Kills a bulk action of many items at random moments; compares its receipts with what was done.
+
+    uv run --no-sync python bench/receipts.py --kills 50 --items 200
+
+For each kill: a fresh task, a worker that does something that cannot be undone for each item (one synced
+line in the acting tool's own file) with `begin_receipt` before and `append_receipt` after it, SIGKILL at a
+random moment, `hypervisor receipts verify`, then a second worker to the end, and `verify` again. Prints one
+JSON document; exit 1 if an action was done twice, a receipt stands for what was not done, a file is not
+whole, or `verify` does not name just what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HYPERVISOR = (sys.executable, str(ROOT / "scripts/hypervisor_cli.py"))
+HEAD = "---\nid: t-1\ntitle: archive\nstatus: active\n---\n# archive\n\nArchive them.\n"
+
+#: The worker, and the tool that acts: it knows itself what it has done.
+ACTOR = """
+import os, sys
+from pathlib import Path
+from hypervisor.tasks import append_receipt, begin_receipt
+task, done, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+acted = set(open(done).read().split()) if os.path.exists(done) else set()
+with open(done, "a") as tool:
+    print("ready", flush=True)
+    for number in range(count):
+        item = f"m-{number:04d}"
+        leave = begin_receipt(task, item)
+        if leave == "in doubt":
+            leave = "acted" if item in acted else begin_receipt(task, item, again=True)
+        if leave == "go":
+            tool.write(item + "\\n"); tool.flush(); os.fsync(tool.fileno())
+        if leave != "done":
+            append_receipt(task, f"Archived: 2025-11-03 | a{number}@b.example | Invoice {number}", item)
+"""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the kills came to."""
+
+    kills: int = 0
+    #: As many receipts as actions at once.
+    equal: int = 0
+    #: One action without its receipt, which `verify` names.
+    one_named: int = 0
+    #: Begun, and neither done nor receipted: `verify` names it as in doubt.
+    begun_only: int = 0
+    #: In the ledger, and not yet in the body.
+    in_ledger_only: int = 0
+    resumed_whole: int = 0
+    at_actions: list[int] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def start(task: Path, done: Path, items: int) -> subprocess.Popen[bytes]:
+    """Start a worker; it stands at its first item on return."""
+    words = [sys.executable, "-c", ACTOR, str(task), str(done), str(items)]
+    worker = subprocess.Popen(words, cwd=ROOT / "scripts", stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"ready\n"
+    return worker
+
+
+def receipts(task: Path) -> Counter[str]:
+    """Return the items that have a receipt in the body."""
+    found = [line for line in task.read_text("utf-8").splitlines() if line.startswith("- Archived: ")]
+    return Counter(f"m-{int(line.rsplit(' ', 1)[1]):04d}" for line in found)
+
+
+def verify(folder: Path) -> list[dict[str, str]]:
+    """Return what `receipts verify` names."""
+    words = [*HYPERVISOR, "receipts", "verify", "t-1", "--json"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    found: list[dict[str, str]] = json.loads(done.stdout)["mismatches"]
+    return found
+
+
+def one_kill(tally: Tally, folder: Path, items: int, after: float) -> None:
+    """Kill a worker *after* so many seconds, look, and let another go on."""
+    task, done = folder / "tasks" / "t-1.md", folder / "done"
+    task.parent.mkdir()
+    (folder / ".hypervisor").mkdir()
+    task.write_text(HEAD, "utf-8")
+    worker = start(task, done, items)
+    time.sleep(after)
+    worker.kill()
+    worker.communicate()
+    acted, told = Counter(done.read_text("utf-8").split()), receipts(task)
+    named = verify(folder)
+    text = task.read_text("utf-8")
+    tally.kills += 1
+    tally.at_actions.append(len(acted))
+    tally.equal += acted == told
+    tally.one_named += len(set(acted) - set(told)) == 1
+    tally.begun_only += acted == told and bool(named)
+    tally.in_ledger_only += any(one["kind"] == "missing" for one in named)
+    where = f"kill {tally.kills} after {after:.3f} s, {len(acted)} actions"
+    if not text.startswith(HEAD) or not text.endswith("\n") or os.listdir(task.parent) != ["t-1.md"]:
+        tally.faults.append(f"{where}: the file is not whole")
+    if max([*acted.values(), *told.values(), 1]) > 1 or set(told) - set(acted):
+        tally.faults.append(f"{where}: twice, or a receipt of what was not done")
+    items_named = {one["text"].split(":")[0] for one in named}
+    if not set(acted) - set(told) <= items_named or len(items_named) > 1:
+        tally.faults.append(f"{where}: verify names {sorted(items_named)}")
+    start(task, done, items).communicate()
+    every = Counter(f"m-{number:04d}" for number in range(items))
+    if Counter(done.read_text("utf-8").split()) == receipts(task) == every and not verify(folder):
+        tally.resumed_whole += 1
+    else:
+        tally.faults.append(f"{where}: not whole after it went on")
+
+
+def main() -> int:
+    """Run the kills; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    chance, tally = random.Random(options.seed), Tally()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch, "whole")
+        (whole / "tasks").mkdir(parents=True)
+        (whole / ".hypervisor").mkdir()
+        (whole / "tasks" / "t-1.md").write_text(HEAD, "utf-8")
+        begun = time.monotonic()
+        start(whole / "tasks" / "t-1.md", whole / "done", options.items).communicate()
+        took = time.monotonic() - begun
+        for number in range(options.kills):
+            folder = Path(scratch, str(number))
+            folder.mkdir()
+            one_kill(tally, folder, options.items, chance.uniform(0, took))
+    print(json.dumps({"items": options.items, "seconds_without_a_kill": round(took, 2), **asdict(tally)}))
+    return 1 if tally.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""What the items of a batch are called by people, and which checkpoints wait for them. Reads only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import printable
+from .batches import Batch, settings_of
+from .chunked import ChunkedBatch
+from .errors import HypervisorError
+from .needs import Need
+from .review import where_it_stands
+from .tasklist import Caller, TaskList
+
+#: What can go wrong with a help that is no more than that: it is left out then.
+_FAULTS = (OSError, ValueError, HypervisorError)
+
+
+def titles_of(batch: Batch) -> dict[str, tuple[str, str]]:
+    """Return id and title of the tasks, or of the chunks, of a batch, by the paths of their places."""
+    with contextlib.suppress(*_FAULTS):
+        if batch.project is not None and batch.manifest.tasks:
+            listed = TaskList(batch.project, settings_of(batch.project.state), Caller(name=""))
+            return {os.path.realpath(task.path): (task.id, task.title) for task in listed.tasks()}
+        made = ChunkedBatch(Path(batch.folder))
+        if made.exists():
+            return {
+                batch.place(chunk.id, pin=False).path: (chunk.id, f"{chunk.label}: {len(chunk.items)} items")
+                for chunk in made.plan().chunks
+            }
+    return {}
+
+
+def checkpoints_of(batch: Batch) -> Iterator[Need]:
+    """Yield the checkpoint of a batch of chunks that waits for somebody's word, if one does."""
+    made = ChunkedBatch(Path(batch.folder))
+    with contextlib.suppress(*_FAULTS):
+        at = where_it_stands(made, batch, made.plan()) if made.exists() else None
+        if at is not None and at.wave is not None and at.what in ("open", "stopped"):
+            chunks = printable.line(", ".join(at.wave.chunks), 200)
+            said = "waits for your word" if at.what == "open" else "said stop"
+            yield Need(
+                state="blocked", reason=f"checkpoint {at.wave.number} {said}: {chunks}",
+                next="look at it, then approve or revise",
+                type=f"hypervisor checkpoint --dir {shlex.quote(batch.folder)}",
+            )  # fmt: skip
