@@ -18,6 +18,7 @@ from . import clock
 from .batches import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Busy, Claim, Done, Holder
+from .drain import Drain
 from .errors import ClaimLost
 from .heart import Heart, Stop
 from .keys import generation_name
@@ -89,6 +90,7 @@ class Worker:
         self._open_store = open_store
         self._stores: dict[str, DirectoryStore] = {}
         self._heart = Heart(orders.beat_seconds)
+        self._drain = Drain(batch.folder)
         self._allowed = False
         self._rescue_at = 0.0
         self.tally = Tally()
@@ -188,13 +190,13 @@ class Worker:
                 finished = self._batch.layout(place.root).finished(place.key)
                 if not finished and not self._try_in_sweep(place):
                     found.append(place)
-            if found:
-                continue
-            low = line.stop
-            if number % _SHARED == _SHARED - 1:  # workers that sweep at the same time share the way
-                queue.raise_low(low, cursor.epoch)
-                now = queue.cursor()
-                ahead = now.low if now.epoch == cursor.epoch else low
+            low = low if found else line.stop
+            if number % _SHARED == _SHARED - 1:
+                self._rescue()
+                if not found:  # workers that sweep at the same time share the way
+                    queue.raise_low(low, cursor.epoch)
+                    now = queue.cursor()
+                    ahead = now.low if now.epoch == cursor.epoch else low
         queue.raise_low(low, cursor.epoch)
         return found
 
@@ -317,6 +319,8 @@ class Worker:
         return self._stores[place.root]
 
     def _ended(self) -> bool:
+        if not self._stop.soon.is_set() and self._drain.asked():
+            self._stop.soon.set()
         return self._stop.soon.is_set()
 
     def _say(self, place: Place, kind: str, text: str, seconds: float) -> None:

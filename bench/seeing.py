@@ -1,0 +1,159 @@
+"""Lays out a batch of N items through the real store, to look at: `status`, `watch`, `report`, `serve`.
+
+The items were "done" by W workers within the last hour: most succeed, some fail with a log, some are
+blocked, a few wait, and what agents spent stands in the events. Then it says what looking costs: seconds
+of CPU and the size of the page. A folder that is there is only looked at.
+
+    uv run bench/seeing.py FOLDER [--items 10000] [--workers 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from hypervisor import clock  # noqa: E402
+from hypervisor.batches import Batch, open_folder  # noqa: E402
+from hypervisor.claims.directory import DirectoryStore, Policy  # noqa: E402
+from hypervisor.claims.files import Files  # noqa: E402
+from hypervisor.claims.port import Claim, Holder, HolderKind  # noqa: E402
+from hypervisor.claims.workers import new_worker_id  # noqa: E402
+from hypervisor.page import page  # noqa: E402
+from hypervisor.report import Reporter  # noqa: E402
+
+REASONS = [
+    "exit 1: AssertionError: expected 3 rows, found {}",
+    "exit 2: no such table: orders_{}",
+    "timed out after 60 s",
+    "killed by signal 9",
+]
+
+
+class Hasty(Files):
+    """The store's own calls, but for durability: of a story nothing is lost with the power."""
+
+    def write_new(self, path: str, data: bytes) -> None:
+        with open(path, "xb") as file:
+            file.write(data)
+
+    def sync(self, directory: str) -> None:
+        pass
+
+
+def lay_out(folder: Path, items: int, workers: int) -> Batch:
+    """Make the batch; everything but the last 2 % of its items has a result."""
+    folder.mkdir(parents=True)
+    names = [f"notes/2026/{n % 12 + 1:02}/entry-{n:05}.md" for n in range(items)]
+    (folder / "queue.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
+    (folder / "logs").mkdir()
+    batch = open_folder(str(folder), cwd=str(folder))
+    stores = []
+    for _ in range(workers):
+        holder = Holder(
+            id=new_worker_id("worker", os.getpid()), kind=HolderKind.PROCESS, name="batch-worker",
+            lease_seconds=900,
+        )  # fmt: skip
+        stores.append(DirectoryStore(batch.folder, holder, policy=Policy(patient=False), files=Hasty()))
+    dice = random.Random(7)
+    done = items - items // 50
+    pace = 3600 / max(1, done) * workers
+    free_at = [time.time() - 3600.0 + dice.uniform(0, pace) for _ in stores]
+    events: list[dict[str, Any]] = []
+    for name in names[:done]:
+        number = min(range(workers), key=free_at.__getitem__)
+        start = free_at[number]
+        seconds = dice.uniform(0.6, 1.3) * pace
+        free_at[number] = start + seconds * 1.02
+        _finish(batch, stores[number], name, (start, seconds), dice, events)
+    for store in stores:
+        store.close()
+    # As a run writes them, but at the times of the story.
+    readings = []
+    for minute in range(0, 60, 2):
+        heat = 0.35 + 0.4 * (20 < minute < 40)
+        readings.append({
+            "at": clock.text_of(time.time() - 3600 + minute * 60), "event": "reading",
+            "zone": "warning" if heat > 0.6 else "safe",
+            "cpu_percent": round(100 * (heat + dice.uniform(0, 0.1)), 1),
+            "ram_percent": round(40 + 30 * heat + dice.uniform(0, 3), 1),
+        })  # fmt: skip
+    lines = sorted([*events, *readings], key=lambda event: str(event["at"]))
+    text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in lines)
+    (folder / "events.jsonl").write_text(text, "utf-8")
+    return batch
+
+
+def _finish(
+    batch: Batch,
+    store: DirectoryStore,
+    name: str,
+    when: tuple[float, float],
+    dice: random.Random,
+    events: list[dict[str, Any]],
+) -> None:
+    place = batch.place(name)
+    claim = store.claim(place.key, name)
+    assert isinstance(claim, Claim)
+    start, seconds = when
+    roll = dice.random()
+    status, outcome = "success", f"{dice.randrange(40)} lines changed"
+    if roll < 0.02:
+        status, outcome = "failed", dice.choice(REASONS).format(dice.randrange(90))
+    elif roll < 0.025:
+        status, outcome = "blocked", "which of the two accounts is meant?"
+    if status == "failed":
+        trace = "".join(f'  File "work.py", line {n}, in step_{n}\n' for n in range(80))
+        log = Path(batch.logs, claim.key + ".err")
+        log.write_text(f"\x1b[31mTraceback\x1b[0m (most recent call last):\n{trace}{outcome}\n", "utf-8")
+    tokens, cost = dice.randrange(4_000, 60_000), round(dice.uniform(0.01, 0.2), 4)
+    store.complete(claim, {
+        "item": name, "status": status, "outcome": outcome, "runner": "exec", "batch": batch.id,
+        "worker": store.holder.id if store.holder else "", "started": clock.text_of(start),
+        "finished": clock.text_of(start + seconds), "seconds": round(seconds, 3),
+        "evidence": {"exit": 0 if status == "success" else 1}, "tokens": tokens, "cost_usd": cost,
+    })  # fmt: skip
+    events.append({
+        "at": clock.text_of(start), "event": "begun", "task": name, "generation": 1,
+        "log": f"logs/{claim.key}",
+    })  # fmt: skip
+    events.append({
+        "at": clock.text_of(start + seconds), "event": "ended", "task": name, "generation": 1,
+        "how": "ended", "tokens": tokens, "cost_usd": cost, "seconds": round(seconds, 3),
+    })  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=8)
+    options = parser.parse_args()
+    if not options.folder.exists():
+        lay_out(options.folder, options.items, options.workers)
+    reporter = Reporter.of(open_folder(str(options.folder), cwd=str(options.folder), write=False))
+    for what, act in (
+        ("first look", reporter.look),
+        ("next look, nothing new", reporter.look),
+        ("head", reporter.head),
+        ("news", lambda: reporter.body(reporter.version)),
+        ("page", lambda: page(reporter.report())),
+    ):
+        begun = time.process_time()
+        made = act()
+        size = f"  {len(made) / 2**20:.1f} MiB" if isinstance(made, str) else ""
+        print(f"{what:24} {time.process_time() - begun:8.3f} s of CPU{size}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""How fast a batch goes, and when it may be done. Pure: times in, figures out."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: The window over which items a minute are counted, in seconds.
+WINDOW = 300.0
+#: From so many of the last completions it is judged how long those that are left will take.
+RECENT = 40
+#: They are taken in groups of as many: several workers end at the same moment, so single gaps say little.
+_GROUP = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast items end."""
+
+    #: Completions a minute within the last `window` seconds; None before the first.
+    per_minute: float | None = None
+    #: `WINDOW`, or the time since the batch began where that is less.
+    window: float = 0.0
+    #: Seconds until all are done at the pace of the last `standing_on` completions; None if not known.
+    eta: float | None = None
+    standing_on: int = 0
+    #: Seconds since the last completion; None before the first.
+    quiet: float | None = None
+
+
+def pace_of(starts: Sequence[float], ends: Sequence[float], left: int, now: float) -> Pace:
+    """Return the pace of a batch.
+
+    The time that is left is the number of items that are left, times the median of the time between two
+    completions, as the last `RECENT` show it in groups of eight. A median, so that a night's pause among
+    them counts for nothing; with fewer than nine completions it is their mean since the first start.
+
+    Args:
+        starts: When the items that are over were begun, in seconds since the epoch.
+        ends: When they ended, in any order, as many.
+        left: Items that have no result.
+        now: The time.
+    """
+    if not ends:
+        return Pace()
+    last = sorted(ends)[-RECENT - 1 :]
+    first = min(min(starts, default=last[0]), last[0])
+    window = max(1.0, min(WINDOW, now - first))
+    recent = sum(end > now - window for end in ends)
+    gap, count = _gap(last, first)
+    return Pace(
+        per_minute=round(60 * recent / window, 3), window=round(window, 1),
+        eta=round(gap * left, 1) if left else 0.0, standing_on=count,
+        quiet=round(max(0.0, now - last[-1]), 1),
+    )  # fmt: skip
+
+
+def _gap(last: list[float], first: float) -> tuple[float, int]:
+    """Return the seconds from one completion to the next, and from how many completions that is."""
+    if len(last) <= _GROUP:
+        return (last[-1] - first) / len(last), len(last)
+    # The groups end with the newest completion; what is left over at the other end is the oldest.
+    edges = last[::-1][::_GROUP]
+    groups = [(newer - older) / _GROUP for newer, older in itertools.pairwise(edges)]
+    return statistics.median(groups), _GROUP * len(groups)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: ``45 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"

@@ -1,0 +1,60 @@
+"""Text of strangers made safe to look at: what items, commands and agents have said. Pure.
+
+A log may hold colours, cursor moves, half of a character, a line of a megabyte, or letters that turn
+the direction of what follows. What is shown is plain: such marks are taken out or spelt out.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: ECMA-48: control sequences, strings for the terminal (titles, links) up to their end, other escapes.
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
+)
+_BLANKS = re.compile(r"\s+")
+
+
+def line(text: object, length: int = 200) -> str:
+    """Return *text* as one printable line of at most *length* characters."""
+    # Cut first: of a megabyte only the beginning is ever shown.
+    raw = _ESCAPES.sub("", str(text)[: 8 * length + 64])
+    made = _spelt(_BLANKS.sub(" ", raw).strip())
+    return made if len(made) <= length else f"{made[: length - 1]}…"
+
+
+def block(data: bytes, lines: int, width: int = 2000) -> str:
+    """Return the last *lines* lines of *data* as printable text.
+
+    Of a line that was written over with carriage returns (a progress bar) the last state is shown.
+
+    Args:
+        data: Bytes of a log; what is not UTF-8 is spelt out.
+        lines: How many lines at most.
+        width: Characters after which a line is cut.
+    """
+    text = _ESCAPES.sub("", data.decode("utf-8", "backslashreplace"))
+    rows = text.replace("\r\n", "\n").rstrip("\n").split("\n")[-lines:]
+    return "\n".join(_cut(_row(row), width) for row in rows)
+
+
+def _row(row: str) -> str:
+    return "\t".join(map(_spelt, row.rstrip("\r").rpartition("\r")[2].split("\t")))
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _spelt(text: str) -> str:
+    """Spell out what is no printable character: controls, changes of direction, halves of characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _name(c) for c in text)
+
+
+def _name(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
