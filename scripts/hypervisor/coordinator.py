@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 
 from .attempt import Attempt, Ended, Shop
 from .clock import text_of
+from .drain import Drain
 from .errors import ClaimLost
 from .events import RunEvent
 from .heart import Stop
+from .learner import Lane
+from .minding import Minding
 from .model import Outcome
+from .pacing import Pacing
 from .schedule import Again, Entry, Finished, Rules, Start
 from .scheduler import Scheduler
 from .tally import Event, Tally
@@ -39,13 +43,14 @@ class Coordinator:
     rules: Rules
     tell: Callable[[Event], None]
     stop: Stop
+    pacing: Pacing
     tally: Tally = field(default_factory=Tally)
-    #: What the batch's agents have cost so far, those of earlier runs too.
-    spent_usd: float = 0.0
     #: Why nothing more was begun, "" if all was.
     halted: str = ""
-    _ended: queue.Queue[tuple[str, float | None, Ended | BaseException]] = field(default_factory=queue.Queue)
+    _ended: queue.Queue[tuple[str, Ended | BaseException]] = field(default_factory=queue.Queue)
     _stops: dict[str, threading.Event] = field(default_factory=dict)
+    #: How urgent each task is, 0 for the most.
+    _ranks: dict[str, int] = field(default_factory=dict)
     #: Counted attempts of each task that there was another one after.
     _tries: dict[str, int] = field(default_factory=dict)
     #: How often each task was given back at no cost.
@@ -53,18 +58,24 @@ class Coordinator:
 
     def run(self) -> Tally:
         """Run until every task has its result, or nothing more may be begun."""
-        scheduler = Scheduler(self.tasks, self.rules)
-        self.shop.tell(RunEvent.STARTED, "", limit=self.rules.limit)
-        self._check_budget(scheduler)
+        scheduler = Scheduler(self.tasks, self.rules, self.pacing.limits)
+        drain = Drain(self.shop.batch.folder)
+        self.shop.tell(RunEvent.STARTED, "", limit=self.rules.limit, worker=self.shop.worker)
+        self.pacing.tell()
+        minding = Minding(self.shop.care, self.shop.tell)
+        self._ranks = {task.id: task.rank for task in self.tasks}
+        self.shop.care.open()
         heart = threading.Thread(target=self._beat, daemon=True, name="heart")
         heart.start()
         try:
             while True:
-                self._heed_stop(scheduler)
+                self._heed_stop(scheduler, drain)
                 self._block_unreachable(scheduler)
+                if why := minding.mind(scheduler):
+                    self._drain(scheduler, why)
                 decision = scheduler.next(time.time())
                 if isinstance(decision, Start):
-                    self._begin(decision.id, decision.key)
+                    self._begin(decision.id, decision.key, decision.lane)
                 elif isinstance(decision, Finished):
                     if not self._stops:
                         counts = scheduler.counts()
@@ -79,17 +90,20 @@ class Coordinator:
                 stopped.set()
             while self._stops:
                 self._take(scheduler, *self._ended.get())
+            self.shop.care.close()
             self.shop.tell(RunEvent.FINISHED, "", why=self.halted)
         return self.tally
 
     # ---------------------------------------------------------------- details
 
-    def _begin(self, task: str, path: str) -> None:
+    def _begin(self, task: str, path: str, lane: Lane) -> None:
         stopped = threading.Event()
         self._stops[task] = stopped
         self.shop.running.add(task)
+        self.pacing.begin(task, lane)
         may_retry = self._tries.get(task, 0) < self.rules.retries
         attempt = Attempt(self.shop, path, stopped, may_retry=may_retry)
+        attempt.rank = self._ranks[task]
         attempt.claimed = lambda name, generation: self.tell(
             Event(kind="begun", item=name, text=f"generation {generation}")
         )
@@ -100,7 +114,9 @@ class Coordinator:
                 how = attempt.run()
             except BaseException as error:  # noqa: BLE001 - told and counted by the deciding thread
                 how = error
-            self._ended.put((task, attempt.cost_usd, how))
+            word = how.how if isinstance(how, Ended) else "failed"
+            self.pacing.over(task, word, attempt.usage, refused=attempt.refused)
+            self._ended.put((task, how))
 
         threading.Thread(target=carry_out, daemon=True, name=f"attempt {task}").start()
 
@@ -113,20 +129,17 @@ class Coordinator:
             return
         self._take(scheduler, *ended)
 
-    def _take(
-        self, scheduler: Scheduler, task: str, cost_usd: float | None, how: Ended | BaseException
-    ) -> None:
+    def _take(self, scheduler: Scheduler, task: str, how: Ended | BaseException) -> None:
         self._stops.pop(task, None)
         self.shop.running.discard(task)
+        self.pacing.settle(task, scheduler)
         now = time.time()
-        self.spent_usd += cost_usd or 0.0
-        self._check_budget(scheduler)
         if isinstance(how, BaseException):
             self.tell(Event(kind="trouble", item=task, text=f"{task}: {type(how).__name__}: {how}"))
             scheduler.ended(task, now, Again(after=5.0))
             self._halt(scheduler, f"{task} could not be worked on: {how}")
             return
-        if how.pause_until is not None:
+        if how.pause_until is not None and not self._rests(how):
             scheduler.pause(how.pause_until, how.text)
             self.shop.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
             self.tell(Event(kind="again", item=task, text=how.text))
@@ -134,7 +147,10 @@ class Coordinator:
             scheduler.shrink(now)
             self.shop.tell(RunEvent.LOWERED, task, limit=scheduler.limit(now), why=how.text)
         if how.stop_batch:
-            self._halt(scheduler, how.stop_batch)
+            if self.shop.staff.drop(how.agent, how.stop_batch):
+                self.tell(Event(kind="trouble", item=task, text=f"without {how.agent}: {how.stop_batch}"))
+            else:
+                self._halt(scheduler, how.stop_batch)
         if how.how == "held":
             scheduler.held(task, now, how.text)
         elif how.how == "gone":
@@ -142,6 +158,8 @@ class Coordinator:
             self.tell(Event(kind="lost", item=task, text=how.text))
         else:
             self._tries[task] = self._tries.get(task, 0) + (how.how == "retry")
+            if how.how == "again":
+                self._count_turn(scheduler, task, how)
             scheduler.ended(task, now, self._again(task, how) or Outcome(how.how))
             kind = "again" if how.how in ("again", "retry") else how.how
             event = Event(kind=kind, item=task, text=how.text)
@@ -155,13 +173,19 @@ class Coordinator:
         if how.how != "again":
             return None
         # It costs no attempt, but it must not go round at once either.
-        turns = self._turns[task] = self._turns.get(task, 0) + 1
-        return Again(after=min(_LONGEST_DELAY, 2.0**turns))
+        return Again(after=min(_LONGEST_DELAY, 2.0 ** self._turns[task]))
 
-    def _check_budget(self, scheduler: Scheduler) -> None:
-        budget = self.shop.orders.budget_usd
-        if budget is not None and self.spent_usd >= budget:
-            self._drain(scheduler, f"the budget of {budget:g} USD is used up ({self.spent_usd:.4f} spent)")
+    def _count_turn(self, scheduler: Scheduler, task: str, how: Ended) -> None:
+        """Count a task that came back at no cost; one that always does holds up the batch no longer."""
+        turns = self._turns[task] = self._turns.get(task, 0) + 1
+        most = self.shop.desk.settings["run"]["turns_away"]
+        if turns >= most and how.pause_until is None:
+            self._halt(scheduler, f"{task} came back {turns} times without an attempt: {how.text}")
+
+    def _rests(self, how: Ended) -> bool:
+        """Let an agent rest whose allowance is used up; return whether another goes on meanwhile."""
+        assert how.pause_until is not None  # noqa: S101 - asked before
+        return self.shop.staff.rest(how.agent, how.pause_until, how.text)
 
     def _halt(self, scheduler: Scheduler, why: str) -> None:
         """Begin nothing more: something is wrong."""
@@ -183,8 +207,8 @@ class Coordinator:
             self.tell(Event(kind="again", item=name, text=f"not begun: {reason}"))
             self.tally.left.append(name)
 
-    def _heed_stop(self, scheduler: Scheduler) -> None:
-        if self.stop.soon.is_set() and not self.halted:
+    def _heed_stop(self, scheduler: Scheduler, drain: Drain) -> None:
+        if not self.halted and (self.stop.soon.is_set() or drain.asked()):
             self._drain(scheduler, "stopped by the user")
         if self.stop.now.is_set():
             for stopped in self._stops.values():

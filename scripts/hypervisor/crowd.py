@@ -89,14 +89,21 @@ class Crowd:
         with contextlib.suppress(FileNotFoundError):
             os.utime(self._running / file_name(agent))
 
-    def ended(self, agent: str) -> None:
-        """Free the place of an agent."""
+    def ended(self, agent: str) -> bool:
+        """Free the place of an agent; tell whether it had one."""
         if not self._running.is_dir():
-            return  # this session has started none of ours
+            return False  # this session has started none of ours
         with self.counted():
             self._over.mkdir(mode=0o700, exist_ok=True)
             (self._over / file_name(agent)).touch()
-            (self._running / file_name(agent)).unlink(missing_ok=True)
+            place = self._running / file_name(agent)
+            there = place.exists()
+            place.unlink(missing_ok=True)
+            return there
+
+    def names(self) -> list[str]:
+        """Return the agents that run, as file names."""
+        return [place.name for place in _young(self._running, self._silence)]
 
     def of_main(self) -> list[str]:
         """Return the agents that the session's own thread has put into the background."""

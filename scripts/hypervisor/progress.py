@@ -55,15 +55,21 @@ class Progress:
     #: By the task's id.
     spent: dict[str, Spent] = field(default_factory=dict)
     at_work: dict[str, AtWork] = field(default_factory=dict)
+    #: By the agent's name.
+    by_agent: dict[str, Spent] = field(default_factory=dict)
     #: Why nothing, or less, is begun at the moment; "" where nothing holds.
     held_up: str = ""
+    #: How far the run is from what was asked for, an `admission.Level`; "" while none goes on.
+    level: str = ""
+    #: What the overseer did last about an agent that is at work, in words, by the task's id.
+    overseen: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: str) -> Progress:
         """Read the log in a batch's folder; one without a log has nothing to tell."""
         made = cls()
         for event in log_of(folder).read():
-            made._add(event, folder)
+            made.add(event, folder)
         return made
 
     @property
@@ -71,9 +77,11 @@ class Progress:
         """What all agents together are known to have cost."""
         return sum(one.cost_usd or 0.0 for one in self.spent.values())
 
-    def _add(self, event: Mapping[str, Any], folder: str) -> None:
+    def add(self, event: Mapping[str, Any], folder: str) -> None:
+        """Add one event of the log in *folder*."""
         what, task = event.get("event"), str(event.get("task", ""))
         if what == RunEvent.BEGUN:
+            self.overseen.pop(task, None)
             self.at_work[task] = AtWork(
                 task=task, generation=int(_number(event.get("generation")) or 0),
                 since=str(event.get("at", "")), log=os.path.join(folder, str(event.get("log", ""))),
@@ -81,8 +89,16 @@ class Progress:
         elif what == RunEvent.ENDED:
             self.at_work.pop(task, None)
             self.spent.setdefault(task, Spent()).add(event)
+            if name := event.get("agent"):
+                self.by_agent.setdefault(str(name), Spent()).add(event)
         elif what in (RunEvent.STARTED, RunEvent.FINISHED):
-            self.at_work, self.held_up = {}, ""
+            self.at_work, self.held_up, self.overseen = {}, "", {}
+            self.level = "ideal" if what == RunEvent.STARTED else ""
+        elif what == RunEvent.OVERSEEN:
+            self.overseen[task] = f"{event.get('act')}: {event.get('why')}"
+        elif what == RunEvent.LEVEL:
+            self.level, ideal = str(event.get("level")), event.get("level") == "ideal"
+            self.held_up = "" if ideal else f"{self.level}, {event.get('room')} at once: {event.get('why')}"
         elif what == RunEvent.PAUSED:
             self.held_up = f"paused until {event.get('until')}: {event.get('why')}"
         elif what == RunEvent.LOWERED:

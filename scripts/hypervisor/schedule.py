@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from .learner import Lane
+
 #: So many tasks must have ended before a share of failures says anything.
 _FEW = 5
+_ANY = Lane()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,8 @@ class Entry:
     files: tuple[str, ...] = ()
     #: Its place in the batch.
     order: int = 0
+    #: What it is like; only so many of a lane may run as was said of it.
+    lane: Lane = _ANY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,9 @@ class Rules:
     scope_gate: bool = True
     #: In each such period without "too many requests" a lowered limit grows by one.
     grow_seconds: float = 60.0
+    #: Between two starts; and whether that holds with a machine that is safe, too.
+    stagger_seconds: float = 0.0
+    stagger_always: bool = True
     #: "Too many requests" of several agents within this time count as one.
     settle_seconds: float = 5.0
     #: After which a task that another coordinator held is looked at again.
@@ -87,6 +95,7 @@ class Start:
     id: str
     #: The entry's.
     key: str = ""
+    lane: Lane = _ANY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 
+from .admission import Admission, Throttle
+from .learner import Lane
 from .model import Outcome
 from .ready import LOOKS, ReadyQueue
 from .schedule import Again, Entry, Finished, Rules, Start, Wait
@@ -19,13 +21,19 @@ _HOW = {Outcome.FAILED: "failed", Outcome.BLOCKED: "is blocked", Outcome.SKIPPED
 class Scheduler:
     """The tasks of a batch, each waiting, ready, delayed, running or ended.
 
-    Ready tasks stand in a `ReadyQueue`, which passes over those that conflict with running ones.
+    Ready tasks stand in a `ReadyQueue`, which passes over those that conflict with running ones, and over
+    lanes that are full.
+
+    Args:
+        tasks: The tasks.
+        rules: How they run.
+        lanes: How many of a lane may run at once, for those lanes that are limited; see `pace`.
 
     Raises:
         ValueError: Two tasks have the same id.
     """
 
-    def __init__(self, tasks: Sequence[Entry], rules: Rules) -> None:
+    def __init__(self, tasks: Sequence[Entry], rules: Rules, lanes: Mapping[Lane, int] | None = None) -> None:
         self._rules = rules
         self._tasks = sorted(tasks, key=lambda task: task.order)
         self._at = {task.id: at for at, task in enumerate(self._tasks)}
@@ -34,7 +42,7 @@ class Scheduler:
         total = len(self._tasks)
         self._state = bytearray(total)
         self._count = [total] + [0] * (len(_STATES) - 1)
-        self._queue = ReadyQueue(self._tasks, scope_gate=rules.scope_gate)
+        self._queue = ReadyQueue(self._tasks, scope_gate=rules.scope_gate, lanes=lanes)
         self._unmet = array("l", bytes(array("l").itemsize * total))
         self._after: dict[int, list[int]] = {}
         self._delayed: list[tuple[float, int]] = []
@@ -46,8 +54,14 @@ class Scheduler:
         self._proving = rules.canary > 0
         self._over = ""
         self._pause, self._pause_why = float("-inf"), ""
-        self._most = max(1, 1 if rules.strategy == "sequential" else rules.limit)
-        self._limit, self._grown, self._shrunk = self._most, 0.0, float("-inf")
+        #: How many may run; told of the machine's state by whoever watches that.
+        self.admission = Admission(
+            Throttle(
+                most=max(1, 1 if rules.strategy == "sequential" else rules.limit),
+                grow_seconds=rules.grow_seconds, settle_seconds=rules.settle_seconds,
+                stagger_seconds=rules.stagger_seconds, stagger_always=rules.stagger_always,
+            )
+        )  # fmt: skip
         self._origin: float | None = None
         for at, task in enumerate(self._tasks):
             for other in {self._at[name] for name in task.depends_on if name in self._at}:
@@ -66,7 +80,8 @@ class Scheduler:
             return said
         if (at := self._pick()) is not None:
             self._take(at)
-            return Start(id=self._tasks[at].id, key=self._tasks[at].key)
+            self.admission.started(now)
+            return Start(id=self._tasks[at].id, key=self._tasks[at].key, lane=self._tasks[at].lane)
         if not any(self._count[_READY : _RUNNING + 1]):
             circle = [at for at, state in enumerate(self._state) if state == _WAITING]
             for at in circle:
@@ -88,9 +103,8 @@ class Scheduler:
         return dict(zip(map(str, _STATES), self._count, strict=True))
 
     def limit(self, now: float) -> int:
-        """Return how many may run now."""
-        self.grow(now)
-        return self._limit
+        """Return how many may run now, as far as the service says."""
+        return self.admission.limit(now)
 
     def waits_for(self, task: str) -> list[str]:
         """Return the ids that *task* depends on and that have not succeeded."""
@@ -144,6 +158,10 @@ class Scheduler:
             self._canaries.pop(at, None)
             self._delay(at, now + self._rules.held_seconds, f"are held by others ({task} by {by})")
 
+    def pace(self, lane: Lane, most: int) -> None:
+        """Let so many of a lane run at once; it must have been limited from the start."""
+        self._queue.allow(lane, most)
+
     def pause(self, until: float, why: str) -> None:
         """Start nothing before *until*."""
         if until > self._pause:
@@ -159,16 +177,7 @@ class Scheduler:
 
     def shrink(self, now: float) -> None:
         """Halve the limit: a service said "too many requests"."""
-        self.grow(now)
-        if now - self._shrunk >= self._rules.settle_seconds:
-            self._limit, self._shrunk = max(1, self._limit // 2), now
-        self._grown = now
-
-    def grow(self, now: float) -> None:
-        """Let a lowered limit grow by what time allows."""
-        while self._limit < self._most and now - self._grown >= self._rules.grow_seconds:
-            self._limit += 1
-            self._grown += self._rules.grow_seconds
+        self.admission.crowded(now)
 
     # ---------------------------------------------------------------- reasons
 
@@ -182,10 +191,8 @@ class Scheduler:
             return Finished(why=self._over)
         if now < self._pause:
             return Wait(until=self._pause, why=f"paused: {self._pause_why}")
-        if running >= (limit := self.limit(now)):
-            grows = self._grown + self._rules.grow_seconds if limit < self._most else None
-            lowered = f" (lowered from {self._most}: too many requests)" if grows else ""
-            return Wait(until=grows, why=f"{running} run, and {limit} may{lowered}")
+        if (held := self.admission.held(now, running)) is not None:
+            return Wait(until=held.until, why=held.why)
         return None
 
     def _idle(self, now: float) -> Wait:
@@ -195,9 +202,14 @@ class Scheduler:
         elif self._queue.looks_on:
             until, why = now, f"looked at {LOOKS} tasks that conflict with running ones; will go on"
         elif self._count[_READY]:
-            first, by = self._queue.first_parked()
-            why = f"{_tasks(self._count[_READY])} touch files of running ones"
-            why += f" ({self._tasks[first].id} those of {self._tasks[by].id})"
+            parked, full = self._queue.first_parked(), self._queue.full()
+            why = f"{_tasks(self._count[_READY])} "
+            if parked:
+                first, by = (self._tasks[at].id for at in parked)
+                why += f"touch files of running ones ({first} those of {by})"
+            else:
+                most = ", ".join(f"{number} of {lane}" for lane, number in full.items())
+                why += f"wait, as no more may run at once than {most}"
         elif self._count[_DELAYED]:
             why = f"{_tasks(self._count[_DELAYED])} {self._due[self._delayed[0][1]][1]}"
         else:

@@ -1,0 +1,64 @@
+"""A budget of tokens holds with the real client, whose agents spawn agents as fast as they can."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance import api as service
+from acceptance import replies
+from acceptance.api import Reply, ScriptedApi, calls, say, use
+from acceptance.conftest import NewClient
+from acceptance.test_run import Runs
+
+BUDGET, ANSWER = 100_000, 5_000
+
+
+@pytest.fixture
+def runs(client: NewClient, git_project: Path, claude: str) -> Iterator[Runs]:
+    made = Runs(client(cwd=git_project), git_project, claude)
+    yield made
+    made.close()
+
+
+def spawn(count: int) -> Reply:
+    """Begin so many subagents in one answer."""
+    told: dict[str, Any] = {"subagent_type": "general-purpose", "description": "dig", "prompt": "dig on"}
+    return calls(*(use("Agent", **told) for _ in range(count)))
+
+
+def test_a_budget_of_100000_tokens_holds_under_adversarial_spawning(
+    api: ScriptedApi, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (service, replies):
+        monkeypatch.setattr(module, "INPUT_TOKENS", ANSWER - 100)
+        monkeypatch.setattr(module, "OUTPUT_TOKENS", 100)
+    runs.add("t-01", "t-02", "t-03", "t-04")
+    config = runs.project / ".hypervisor/config.toml"
+    config.write_text(config.read_text() + f"[budget]\nanswer_tokens = {ANSWER}\n")
+    # Two spawn four at once, again and again; one spawns more at once than the whole budget pays for.
+    for name in ("t-01", "t-02", "t-04"):
+        api.main(*[spawn(4)] * 50, say("done"), when=f"Task {name}:")
+    api.main(spawn(60), say("done"), when="Task t-03:")
+    api.agent("dig on", *[calls(use("Bash", command="git add --dry-run ."))] * 100, say("dug"))
+    code, out, err = runs.run(
+        "--all", "-j", "3", "--budget-tokens", str(BUDGET), "--model", "claude-sonnet-4-5"
+    )
+    assert code == 1, out + err
+    assert f"the budget of {BUDGET} tokens" in out, out + err
+    assert "0 success" in out
+    assert "4 waiting" in out  # nobody has failed for want of budget
+    sent = api.served.input_tokens + api.served.output_tokens
+    print(f"{sent} tokens at the stop")
+    assert BUDGET / 2 < sent <= BUDGET
+    (log,) = (runs.project / ".hypervisor/batches").glob("*/events.jsonl")
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    stops = [event for event in told if event["event"] == "overseen"]
+    assert stops
+    assert all((event["act"], event["measure"]) == ("stop", "budget") for event in stops)
+    assert any("no room for" in event["why"] for event in stops)
+    api.take_surprises()  # a client that is killed leaves requests behind
