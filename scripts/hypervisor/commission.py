@@ -18,6 +18,8 @@ from .errors import Refused
 
 #: Names in the agent's environment; none holds KEY, TOKEN or AUTH, which clients filter.
 TASK, GENERATION, REPORT = "HYPERVISOR_TASK_ID", "HYPERVISOR_GENERATION", "HYPERVISOR_REPORT"
+#: Its batch, and the branch of the hive that it shares.
+BATCH, BRANCH = "HYPERVISOR_BATCH", "HYPERVISOR_BRANCH"
 
 Kind = Literal["done", "blocked", "released"]
 

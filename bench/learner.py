@@ -1,0 +1,251 @@
+"""What `--strategy adaptive` comes to beside every fixed number of agents, for four kinds of task.
+
+    python bench/learner.py                 four kinds, simulated: the product's scheduler and learner on
+                                            virtual time, which no other load of the machine disturbs
+    python bench/learner.py --real          the same with `hypervisor run` and agents that are real processes;
+                                            takes a quarter of an hour, and a machine with nothing else to do
+    python bench/learner.py --json
+
+A kind is run at each fixed number from 1 to `-j`, and then in batches with `adaptive` that begin without
+any knowledge. The last batch is compared with the best fixed number: both as tasks per second, from the
+first begin to the last end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from bench import learner_real
+
+from hypervisor.advice import Advice, Room, advise
+from hypervisor.learner import Known, Lane, Observed, Span, Told, Totals, sweep
+from hypervisor.model import Outcome
+from hypervisor.pacer import Pacer
+from hypervisor.schedule import Again, Entry, Finished, Rules, Start
+from hypervisor.scheduler import Scheduler
+
+#: Batches of `adaptive` before the one that is measured.
+LEARNING = 3
+CORES = 2.0
+#: What `adaptive` must come to, of the best fixed number.
+WANTED = 0.95
+
+
+@dataclass(slots=True)
+class Job:
+    """One attempt: parts that pass one after another, each ``free``, ``cpu`` or ``lock``, and its seconds."""
+
+    task: str
+    begin: float
+    parts: list[tuple[str, float]]
+    refused: bool = False
+    cpu: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of task: what an attempt does, given how many of its kind are at work already."""
+
+    name: str
+    parts: Callable[[random.Random, int], tuple[list[tuple[str, float]], bool]]
+    tasks: int = 40
+
+
+def around(dice: random.Random, seconds: float) -> float:
+    """Return *seconds*, a fifth more or less."""
+    return seconds * dice.uniform(0.8, 1.2)
+
+
+def _limited(dice: random.Random, others: int) -> tuple[list[tuple[str, float]], bool]:
+    # A service that serves three at once, and refuses what is more at once.
+    return ([("free", around(dice, 1.0))], False) if others < 3 else ([("free", 0.1)], True)
+
+
+KINDS = (
+    Kind(name="sleep", parts=lambda dice, _: ([("free", around(dice, 1.0))], False)),
+    Kind(name="cpu", parts=lambda dice, _: ([("cpu", around(dice, 1.0))], False)),
+    Kind(name="lock", parts=lambda dice, _: ([("free", 0.1), ("lock", around(dice, 0.9))], False)),
+    Kind(name="half-lock", parts=lambda dice, _: ([("free", around(dice, 0.7)), ("lock", 0.3)], False)),
+    Kind(name="rate limit", parts=_limited),
+)
+
+
+@dataclass(slots=True)
+class World:
+    """A machine on virtual time, and the service behind it."""
+
+    now: float = 0.0
+    jobs: list[Job] = field(default_factory=list)
+
+    def rates(self) -> list[float]:
+        """Return how fast each job's part passes."""
+        busy = sum(job.parts[0][0] == "cpu" for job in self.jobs)
+        first = next((job for job in self.jobs if job.parts[0][0] == "lock"), None)
+        return [
+            min(1.0, CORES / busy) if what == "cpu" else float(what == "free" or job is first)
+            for job in self.jobs
+            for what in (job.parts[0][0],)
+        ]
+
+    def pass_on(self, until: float | None) -> list[Job]:
+        """Let time pass until a job ends, or *until*; return those that have ended."""
+        rates = self.rates()
+        steps = [job.parts[0][1] / rate for job, rate in zip(self.jobs, rates, strict=True) if rate]
+        step = min(steps, default=float("inf"))
+        if until is not None:
+            step = min(step, max(0.0, until - self.now))
+        self.now += step
+        ended = []
+        for job, rate in zip(list(self.jobs), rates, strict=True):
+            what, left = job.parts[0]
+            passed = step * rate
+            job.cpu += passed * (what != "free")
+            job.parts[0] = (what, left - passed)
+            if job.parts[0][1] <= 1e-9:
+                job.parts.pop(0)
+                if what == "free" and job.parts and job.parts[0][0] == "lock":
+                    # Whoever comes to the lock last stands at the end of its queue.
+                    self.jobs.remove(job)
+                    self.jobs.append(job)
+            if not job.parts:
+                self.jobs.remove(job)
+                ended.append(job)
+        return ended
+
+
+def simulate(
+    kind: Kind, strategy: str, limit: int, known: Known, seed: int
+) -> tuple[float, list[Span], list[Advice]]:
+    """Run one batch; return how long it took, its attempts, and what the learner said."""
+    lane = Lane(type=kind.name)
+    tasks = [Entry(id=f"t-{n}", order=n, lane=lane) for n in range(kind.tasks)]
+    room = Room(cores=CORES, ram_mb=8000.0, cap=limit)
+    pacer = Pacer(strategy, room, {lane: known})
+    said = [pacer.advice(lane)] if pacer.advises else []
+    lanes = {lane: said[0].concurrency} if said else {}
+    rules = Rules(
+        limit=limit, retries=10**6, backoff_base=1.0, backoff_factor=1.0, random=random.Random(seed).random
+    )
+    scheduler = Scheduler(tasks, rules, lanes)
+    world, spans = World(), list[Span]()
+    while True:
+        decision = scheduler.next(world.now)
+        if isinstance(decision, Finished):
+            return world.now, spans, said
+        if isinstance(decision, Start):
+            # Of its own chance, so that a task is as long in whatever batch it is run.
+            luck = random.Random(f"{seed} {decision.id}")
+            parts, refused = kind.parts(luck, sum(not job.refused for job in world.jobs))
+            world.jobs.append(Job(decision.id, world.now, parts, refused))
+            pacer.began(decision.id, lane, world.now)
+            continue
+        for job in world.pass_on(decision.until):
+            span = Span(
+                task=job.task, lane=lane, begin=job.begin, end=world.now, refused=job.refused,
+                how="retry" if job.refused else "success", cpu_seconds=job.cpu, ram_mb=50.0,
+            )  # fmt: skip
+            spans.append(span)
+            scheduler.ended(job.task, world.now, Again(counted=True) if job.refused else Outcome.SUCCESS)
+            if (fresh := pacer.ended(span)) is not None:
+                said.append(fresh)
+                scheduler.pace(lane, fresh.concurrency)
+
+
+def learnt(known: Known, spans: Sequence[Span]) -> Known:
+    """Return what is known after one more batch, as the product's store keeps it."""
+    levels = {number: Observed() for number in known.levels}
+    for source in (known.levels, sweep(spans)):
+        for number, seen in source.items():
+            levels.setdefault(number, Observed()).add(seen)
+    totals = Totals()
+    totals.add(known.totals)
+    for span in spans:
+        totals.count(span)
+    return Known(levels=levels, totals=totals)
+
+
+def compare(kind: Kind, limit: int, seed: int) -> dict[str, Any]:
+    """Compare one kind; rates are tasks per second."""
+    fixed = {
+        number: kind.tasks / simulate(kind, "parallel", number, Known(), seed)[0]
+        for number in range(1, limit + 1)
+    }
+    known, rates, last = Known(), [], list[Advice]()
+    for _ in range(LEARNING + 1):
+        seconds, spans, last = simulate(kind, "adaptive", limit, known, seed)
+        rates.append(kind.tasks / seconds)
+        known = learnt(known, spans)
+    final = advise(known, Room(cores=CORES, ram_mb=8000.0, cap=limit), explores=False)
+    return {
+        "kind": kind.name, "fixed": fixed, "adaptive": rates,
+        "says": f"{final.concurrency} at once: {final.why}",
+        "bottleneck": final.bottleneck, "benefit": final.benefit, "steps": [one.concurrency for one in last],
+    }  # fmt: skip
+
+
+def row(found: dict[str, Any]) -> dict[str, Any]:
+    """Add to a comparison what it comes to."""
+    best = max(found["fixed"], key=found["fixed"].__getitem__)
+    return found | {"best": best, "share": found["adaptive"][-1] / found["fixed"][best]}
+
+
+def told_row(benefit: float, limit: int) -> dict[str, Any]:
+    """Return what is advised for a type of which somebody has said a benefit, and nothing was seen."""
+    room = Room(cores=CORES, ram_mb=8000.0, cap=limit)
+    advice = advise(Known(told=Told(benefit=benefit)), room, explores=False)
+    return {"told": benefit, "at_once": advice.concurrency, "why": advice.why}
+
+
+def main() -> int:
+    """Compare, and print a table; return 1 if `adaptive` falls short."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-j", "--jobs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=10, help="how often the simulation is repeated")
+    parser.add_argument("--real", action="store_true", help="with real processes instead")
+    parser.add_argument("--kind", action="append", help="only this kind; may be repeated")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    kinds = [kind for kind in KINDS if not options.kind or kind.name in options.kind]
+    if options.real:
+        rows = [row(learner_real.compare(kind.name, options.jobs, LEARNING)) for kind in kinds]
+    else:
+        rows = [row(compare(kind, options.jobs, seed)) for kind in kinds for seed in range(options.seeds)]
+    told = [told_row(benefit, options.jobs) for benefit in (0.85, 0.1)]
+    if options.json:
+        print(json.dumps({"rows": rows, "told": told}, indent=1))
+    else:
+        _print(rows, told)
+    return 0 if min(one["share"] for one in rows) >= WANTED else 1
+
+
+def _print(rows: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]]) -> None:
+    print("| kind | best fixed | tasks/s | adaptive, batches 1 to 4, of that | least 4th | says |")
+    print("|---|---|---|---|---|---|")
+    for kind in dict.fromkeys(one["kind"] for one in rows):
+        mine = [one for one in rows if one["kind"] == kind]
+        best = statistics.mode(one["best"] for one in mine)
+        rate = statistics.median(one["fixed"][one["best"]] for one in mine)
+        shares = [
+            statistics.median(one["adaptive"][at] / one["fixed"][one["best"]] for one in mine)
+            for at in range(LEARNING + 1)
+        ]
+        least = min(one["share"] for one in mine)
+        adaptive = ", ".join(f"{share:.0%}" for share in shares)
+        print(f"| {kind} | {best} | {rate:.2f} | {adaptive} | {least:.0%} | {mine[0]['says']} |")
+    for one in told:
+        print(f"told {one['told']}: {one['at_once']} at once: {one['why']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
