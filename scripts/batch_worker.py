@@ -7,7 +7,8 @@
 
 import sys
 
-from hypervisor.launch import require
+sys.dont_write_bytecode = True  # beside the source; the package says where to instead
+from hypervisor.launch import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)

@@ -24,9 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock  # noqa: F401 - what acts import is imported before a fault is counted
 import pytest
 
 import hypervisor.cli_opening
+import hypervisor.delimiters
+import hypervisor.ledger
 import hypervisor.machine
 import hypervisor.tasks
 from choreography import Died, Ledger, Steps, World, abandon, taken
@@ -383,7 +386,8 @@ def _receipted(folder: Path, told: Told) -> None:
     assert found != old or not any(outcome.ok for outcome in told.outcomes), "lost"
     append_receipt(path, "- another")
     assert path.read_text().count("- another") == 1
-    assert path.read_text().count(_RECEIPT) == found.count(_RECEIPT)
+    # One that came into the ledger and not into the body is put there by the next one.
+    assert found.count(_RECEIPT) <= path.read_text().count(_RECEIPT) <= 1
     _only_tasks(folder, "t-1")
 
 

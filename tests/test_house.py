@@ -24,6 +24,7 @@ COMMANDS = sorted(
         *(path for path in (ROOT / "bin").iterdir() if path.is_file()),
         ROOT / "scripts/ensure-uv",
         ROOT / "scripts/with-uv",
+        ROOT / "scripts/warm-up",
         ROOT / "examples/try",
         ROOT / "tests/run",
         ROOT / "tests/acceptance/install",

@@ -20,6 +20,7 @@ from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.departure import end_of_client
 from hypervisor.desk import Desk
 from hypervisor.errors import ClaimLost, HypervisorError, Refused, UsageError
+from hypervisor.live import LiveIndex
 from hypervisor.machine import Identity, identity_of
 from hypervisor.paths import Project
 from hypervisor.summary import entries
@@ -45,12 +46,17 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def new_box(project: Project) -> NewBox:
+def new_box(project: Project) -> Iterator[NewBox]:
+    kept: list[LiveIndex] = []
+
     def new(session: str = "s-1", client: Identity | None = None) -> Toolbox:
         environ = {"CLAUDE_PROJECT_DIR": str(project.root), "CLAUDE_CODE_SESSION_ID": session}
-        return Toolbox(environ, client)
+        kept.append(LiveIndex())  # as each server has one
+        return Toolbox(environ, client, kept[-1])
 
-    return new
+    yield new
+    for index in kept:
+        index.close()
 
 
 @pytest.fixture

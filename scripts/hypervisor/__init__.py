@@ -4,4 +4,11 @@ The floors of this package, from the ground up, stand in ``docs/architecture.md`
 ``tests/test_floors.py`` holds them.
 """
 
+import sys
+
+from . import bytecode
+
 __version__ = "0.3.0"
+
+if sys.dont_write_bytecode:  # as each of our scripts says, before anything of the package is written
+    bytecode.use_cache()

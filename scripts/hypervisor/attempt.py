@@ -18,25 +18,33 @@ from typing import Any
 
 from .batches import Batch
 from .briefing import RUN_MARK, prompt_for, read_reported, report_path, variables
+from .care import Care
 from .checkout import Snapshot
 from .checks import verify
 from .claiming import Hold
+from .commission import BRANCH
 from .desk import Desk
 from .endings import Ending
 from .errors import ClaimLost, HypervisorError, Refused, Taken
 from .events import RunEvent, log_of
 from .evidence import Facts, Failed, Reported, Verdict, judge
 from .git import Git
+from .handover import branch_of, handed
 from .keys import item_key
 from .merging import Conflict, Integration, Unverified
 from .model import Outcome, Task, TaskStatus
 from .orders import Orders
 from .oversight import changed_since, is_ours, look
-from .runners.agent import Agent, AgentEnd, Assignment, How
+from .runners.agent import Agent, AgentEnd, Assignment, How, Usage
 from .runners.claude import child_environment
+from .staff import Staff
+from .tasklist import Caller
 from .trailers import merge_message, merged_commit
 from .work import Tree, in_scope
 from .worktrees import Worktrees
+
+#: sysexits.h: "temporary failure"; what a command says that was told "too many".
+_EX_TEMPFAIL = 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +58,10 @@ class Ended:
     pause_until: float | None = None
     #: Whether the service said "too many".
     crowded: bool = False
-    #: Why the whole batch has to stop; "" if it has not.
+    #: Why the agent can be given nothing more, and the batch has to stop if there is no other; "" if it can.
     stop_batch: str = ""
+    #: The agent's name, "" if there was none.
+    agent: str = ""
 
 
 @dataclass(slots=True)
@@ -60,17 +70,21 @@ class Shop:
 
     batch: Batch
     desk: Desk
-    agent: Agent
+    staff: Staff
     orders: Orders
     #: The holder's id: its lock file tells that it lives.
     worker: str
     inherit: tuple[int, ...]
     trees: Worktrees | None
     integration: Integration | None
+    #: What looks after the agents while they work.
+    care: Care
     #: Claims and edits, one at a time: the store signs one intent at a time.
     lock: threading.RLock = field(default_factory=threading.RLock)
     #: Paths of the tasks whose work was merged.
     merged: set[str] = field(default_factory=set)
+    #: What is said at the end of the run, a line each.
+    notes: list[str] = field(default_factory=list)
     #: Tasks that run now.
     running: set[str] = field(default_factory=set)
 
@@ -78,6 +92,14 @@ class Shop:
         """Tell the batch's log what happens; a disk that is full costs the line, and no agent's work."""
         with contextlib.suppress(OSError):
             log_of(self.batch.folder).tell(what, task, **details)
+
+    def desk_of(self, agent: Agent) -> Desk:
+        """Return the desk in the name of *agent*: the same store, and the same claims."""
+        return (
+            self.desk
+            if self.desk.caller.name == agent.name
+            else replace(self.desk, caller=Caller(name=agent.name))
+        )
 
     def is_ours(self, path: str) -> bool:
         """Tell whether a path below the root is a task file, or the state of a tool, and no work."""
@@ -96,14 +118,29 @@ class Attempt:
         self.may_retry = may_retry
         #: Called with the task's id and the generation of its claim, once it has one.
         self.claimed: Callable[[str, int], None] = lambda _task, _generation: None
-        #: What the agent cost, None where that is not known.
-        self.cost_usd: float | None = None
+        #: Who works on it, None until somebody was chosen; and the desk in his name.
+        self.agent: Agent | None = None
+        self.desk = shop.desk
+        #: 0 for the most urgent: in want of memory the others are ended first.
+        self.rank = 2
+        #: What the agent used of the machine, None if none was set to work; and whether it, or its service,
+        #: said "not now".
+        self.usage: Usage | None = None
+        self.refused = False
 
     def run(self) -> Ended:
         """Carry the attempt through; never raises but for faults of ours."""
+        return replace(self._run(), agent=self.agent.name if self.agent else "")
+
+    def _run(self) -> Ended:
         try:
             with self.shop.lock:
-                task, hold = self.shop.desk.claim(self.path)
+                head, now = self.shop.desk.find(self.path), time.time()
+                chosen = self.shop.staff.choose(head, now)
+                if isinstance(chosen, str):
+                    return Ended(how="held" if self.shop.staff.waits(head, now) else "gone", text=chosen)
+                self.agent, self.desk = chosen, self.shop.desk_of(chosen)
+                task, hold = self.desk.claim(self.path)
         except Taken as error:
             return Ended(how="held", text=str(error))
         except HypervisorError as error:
@@ -139,17 +176,21 @@ class Attempt:
 
     def _run_agent(self, assignment: Assignment, generation: int) -> AgentEnd:
         """Run the agent, and tell of its begin and its end what the summary and `status` need."""
-        begun, task = time.monotonic(), assignment.task_id
+        assert self.agent is not None  # noqa: S101 - chosen before the claim
+        begun, task, name = time.monotonic(), assignment.task_id, self.agent.name
         self.shop.tell(
             RunEvent.BEGUN,
             task,
             generation=generation,
+            agent=name,
             log=os.path.relpath(assignment.log, self.shop.batch.folder),
         )
-        end = self.shop.agent.run(assignment)
-        self.cost_usd = end.cost_usd
+        end = self.shop.care.run(self.agent, assignment, self.rank)
+        self.shop.staff.used(name, end.tokens, end.cost_usd)
+        self.usage = assignment.usage
+        self.refused = end.how in (How.RATE_LIMIT, How.OVERLOAD) or end.exit == _EX_TEMPFAIL
         self.shop.tell(
-            RunEvent.ENDED, task, generation=generation, how=end.how.value, tokens=end.tokens,
+            RunEvent.ENDED, task, generation=generation, agent=name, how=end.how.value, tokens=end.tokens,
             cost_usd=end.cost_usd, seconds=round(time.monotonic() - begun, 3),
         )  # fmt: skip
         return end
@@ -188,7 +229,8 @@ class Attempt:
             "reported": reported,
             "names_files": bool(task.files),
             "worktree": tree is not None,
-            "accept_reports": bool(shop.desk.settings["run"]["accept_reports"]),
+            "accept_reports": task.front.get("accept_reports", shop.desk.settings["run"]["accept_reports"])
+            is True,
         }
         if tree is None or shop.trees is None or before is None:
             checked = None
@@ -223,19 +265,22 @@ class Attempt:
         shop = self.shop
         root = str(shop.desk.project.root)
         extra = variables(task, hold.generation, report, shop.desk, shop.batch, shop.worker)
+        branch = branch_of(shop.orders)
+        extra[BRANCH] = branch
         logs = shop.batch.logs
         os.makedirs(logs, exist_ok=True)
-        verify = [f"Bash({task.verify})"] if task.verify else []
+        assert self.agent is not None  # noqa: S101 - chosen before the claim
         return Assignment(
             task_id=task.id,
-            prompt=prompt_for(task, tree),
+            prompt=prompt_for(task, tree, handed(shop.desk, task, branch), self.agent.briefing),
             cwd=str(shop.trees.place(tree)) if tree and shop.trees else root,
             log=os.path.join(logs, f"{item_key(task.id)}~{hold.generation}"),
             environment=child_environment(os.environ, extra),
             inherit=shop.inherit,
             mark=(RUN_MARK, f"{shop.batch.id}/{task.id}~{hold.generation}"),
             timeout=shop.orders.timeout,
-            allowed=(*shop.orders.allowed, *verify),
+            allowed=shop.orders.allowed_for(self.agent.name),
+            verify=task.verify,
             stopped=self.stopped,
         )
 
@@ -283,8 +328,9 @@ class Attempt:
             "evidence": dict(verdict.evidence),
             "seconds": round(time.monotonic() - begun, 3),
         }
-        if end is not None:
+        if end is not None and self.agent is not None:
             details |= {
+                "runner": self.agent.name,
                 "tokens": end.tokens,
                 "cost_usd": end.cost_usd,
                 "turns": end.turns,
@@ -298,14 +344,14 @@ class Attempt:
             commit=commit, evidence=_in_words(verdict.evidence), details=details,
         )  # fmt: skip
         with self.shop.lock:
-            self.shop.desk.finish(self.shop.desk.relative(task), ending, hold.generation)
+            self.desk.finish(self.desk.relative(task), ending, hold.generation)
         self._tidy(tree)
         return Ended(how=verdict.outcome.value, text=verdict.text)
 
     def _give_back(self, task: Task, hold: Hold, why: str, *, counted: bool) -> None:
         with self.shop.lock, contextlib.suppress(ClaimLost):  # it was taken from us, which is as good
-            name = self.shop.desk.relative(task)
-            self.shop.desk.give_back(name, why, hold.generation, counted=counted)
+            name = self.desk.relative(task)
+            self.desk.give_back(name, why, hold.generation, counted=counted)
 
     def _tidy(self, tree: Tree | None) -> None:
         """Take the worktree away; what holds work that is nowhere else stays."""

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from . import clock, config, durable
+from . import clock, durable
 from .claims.files import Files
 from .claims.layout import Layout
+from .config import SPAWNED
+from .config import settings_of as settings_of  # noqa: PLC0414 - many take it from here
 from .errors import UsageError
 from .globs import matches_any
 from .keys import canonical, item_key, life_key, resolve, split_generation, split_life
@@ -249,7 +250,7 @@ def open_folder(
 def create(folder: Path, items: list[str], manifest: Manifest, project: Project) -> Batch:
     """Make a batch of *items*; durable on return, and there for others only once it is whole."""
     separator = SEPARATORS[manifest.separator]
-    (folder / "results").mkdir(parents=True)
+    (folder / "results").mkdir(parents=True)  # the folder may be there, with what else belongs to the batch
     data = b"".join(os.fsencode(item) + separator for item in items)
     durable.write_once(folder / "queue.txt", data)
     batch = Batch(str(folder), manifest, project)
@@ -269,8 +270,17 @@ def create_of_tasks(project: Project, run: list[str], skipped: Iterable[tuple[st
         skipped: Those that are left out, and why.
     """
     project.prepare()
-    name = f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
-    return create(project.batches / name, run, task_manifest(project, skipped), project)
+    return create(project.batches / new_batch_name(), run, task_manifest(project, skipped), project)
+
+
+def new_batch_name() -> str:
+    """Return a batch's id that no other bears; those made later come later."""
+    return f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
+
+
+def spawned_folder(project: Project, batch: str) -> Path:
+    """Return where the tasks lie that were made for *batch*; see `spawning`."""
+    return project.state / SPAWNED / batch
 
 
 def open_named(project: Project, name: str) -> Batch:
@@ -295,20 +305,6 @@ def newest(project: Project) -> Path | None:
         return None
     whole = [name for name in names if (project.batches / name / "manifest.json").is_file()]
     return project.batches / whole[-1] if whole else None
-
-
-def settings_of(state: Path | None) -> dict[str, Any]:
-    """Return the settings of the project with this state folder, as its file says now."""
-    try:
-        stat = os.stat(state / config.FILE) if state else None
-    except OSError:
-        stat = None
-    return _settings(state, stat and (stat.st_mtime_ns, stat.st_size))
-
-
-@lru_cache(maxsize=64)
-def _settings(state: Path | None, _as_of: tuple[int, int] | None) -> dict[str, Any]:
-    return config.load(state)
 
 
 @lru_cache(maxsize=4096)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from .batches import Batch
-from .commission import GENERATION, REPORT, TASK, read_report
+from .commission import BATCH, GENERATION, REPORT, TASK, read_report
 from .desk import Desk
 from .evidence import Reported
 from .keys import item_key
@@ -16,11 +17,16 @@ from .work import Tree
 
 #: Marks everything that the agent of one task has started.
 RUN_MARK = "HYPERVISOR_RUN"
-_PROMPT = Path(__file__).resolve().parent.parent.parent / "prompts/worker.md"
+_PROMPTS = Path(__file__).resolve().parent.parent.parent / "prompts"
 
 
-def prompt_for(task: Task, tree: Tree | None) -> str:
-    """Return what an agent is told of its task."""
+def prompt_for(
+    task: Task, tree: Tree | None, handed: str = "", briefing: Sequence[str] = ("worker.md",)
+) -> str:
+    """Return what an agent is told of its task, and behind it what others have *handed* over.
+
+    *briefing* names the files in ``prompts/`` that say it, one after another.
+    """
     files = ", ".join(task.files)
     holes = {
         "{id}": task.id,
@@ -29,12 +35,12 @@ def prompt_for(task: Task, tree: Tree | None) -> str:
         "{scope}": f"Change only: {files}." if files else "Change only what the task is about.",
         "{verify}": f"It counts as done when this passes: `{task.verify}`."
         if task.verify
-        else "Verify what you did before you commit.",
+        else "Verify what you did before you report it.",
     }
-    text = _PROMPT.read_text("utf-8")
+    text = "".join((_PROMPTS / name).read_text("utf-8") for name in briefing)
     for hole, value in holes.items():
         text = text.replace(hole, value)
-    return text.replace("{body}", task.body.strip())  # last: a hole in a body is text
+    return text.replace("{body}", task.body.strip() + handed)  # last: a hole in a body is text
 
 
 def variables(
@@ -47,7 +53,7 @@ def variables(
         REPORT: report,
         "HYPERVISOR_ITEM": desk.relative(task),
         "HYPERVISOR_TASK_FILE": task.path,
-        "HYPERVISOR_BATCH": batch.id,
+        BATCH: batch.id,
         "HYPERVISOR_ROOT": str(desk.project.root),
         "HYPERVISOR_HOME": str(desk.project.state),
         WORKER_MARK: worker,

@@ -16,9 +16,9 @@ from .claims.port import MAIN, Busy, Claim, Done, Held
 from .commission import Commission
 from .errors import ClaimLost, Loss, Refused, Taken
 from .events import Happening
-from .graph import graph_of
 from .keeping import Keeping, earlier_claims, put_back
 from .lives import next_life
+from .looking import look_at
 from .model import FileEdit, Task, TaskHead, TaskStatus
 from .preflight import claim_refusal
 from .selection import Wanted, in_turn, nothing_ready
@@ -68,24 +68,22 @@ class Claiming(Keeping):
 
         An agent that has a task in hand is answered with that one.
         """
-        tasks = self.tasks()
-        graph = graph_of(tasks)
         with self._store() as store:
             mine = self._in_hand(store)
             if mine is not None:
-                return self._take(store, self.find(self._name_of(mine), tasks), [])
-            refusal = self.refusals(tasks)
-            reasons = [
-                (task, wanted.refusal(task) or refusal(task)) for task in tasks if wanted.asks_for(task)
-            ]
-            for task in in_turn([task for task, reason in reasons if reason is None]):
-                try:
-                    return self._take(store, task, graph.unmet(task))
-                except Refused as error:  # another was quicker, or its owner has just changed it
-                    reasons.append(
-                        (task, str(error).removeprefix(f"{task.id}: ").removeprefix(f"{task.id} is "))
-                    )
-            return nothing_ready(reasons)
+                return self._take(store, self.find(self._name_of(mine)), [])
+            tried: dict[str, str] = {}
+            while True:
+                with look_at(self) as look:
+                    found = look.candidates(wanted, tried)
+                    if not found:
+                        return nothing_ready(look.why_none(wanted, tried))
+                for task in in_turn(found):
+                    try:
+                        return self._take(store, task, [])
+                    except Refused as error:  # another was quicker, or its owner has just changed it
+                        why = str(error).removeprefix(f"{task.id}: ").removeprefix(f"{task.id} is ")
+                        tried[task.path] = why
 
     def commissioned(self, commission: Commission) -> tuple[Task, Hold]:
         """Return the task that a coordinator holds for this agent; note it for the agent's hooks.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import cli_run, cli_tasks, doctor, operations
-from .answers import batch_status, dependency_faults, index_stats
-from .batches import Batch, newest, open_folder, open_named, settings_of
-from .claims.directory import DirectoryStore, Policy
+from . import config
+from .cli_naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, print_json, shown
-from .desk import Desk
 from .errors import UsageError
+from .listing import dependency_faults, index_stats
 from .paths import find_project
-from .summary import summarise, take_census
-from .tasklist import Caller
+from .tasklist import Caller, TaskList
+
+if TYPE_CHECKING:
+    from .desk import Desk
 
 EXAMPLES = """examples:
   hypervisor preflight --all              what would run, and what is skipped and why
@@ -25,6 +26,8 @@ EXAMPLES = """examples:
   hypervisor task claim t-12 --caller claude
   hypervisor task complete t-12 --outcome "added the field" --commit 3f2c1ab --caller claude
   hypervisor status                       batches, claims and tasks of this project
+  hypervisor watch                        the newest batch, live; keys drain or cancel it
+  hypervisor report --html batch.html     the same as one page that works offline; `serve`: live
   hypervisor summary --dir work           what each item came to, and what needs you
   hypervisor retry --dir work --failed    open what failed again
   hypervisor undo 20260301T120000-a1b2c3  put back what that batch changed in task files
@@ -33,8 +36,32 @@ exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to d
 """
 
 
-def parser() -> ArgumentParser:
-    """Return the parser of the command and all that stands below it."""
+#: The modules that add commands, with those that they add: a command loads its own module only, as
+#: loading all of them takes longer than most commands.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "cli_tasks": ("task",),
+    "cli_preflight": ("preflight",),
+    "cli_run": ("run", "merge"),
+    "cli_wait": ("wait",),
+    "cli_watch": ("watch", "drain"),
+    "cli_report": ("report", "serve"),
+    "cli_chunk": ("chunk", "checkpoint"),
+    "cli_receipts": ("receipts",),
+    "cli_clean": ("clean",),
+    "cli_doctor": ("doctor",),
+    "cli_spawn": ("spawn", "stats"),
+    "cli_hive": ("hive",),
+    "cli_learn": ("learn",),
+}
+_OWN = ("status", "summary", "reap", "retry", "cancel", "undo")
+
+
+def parser(only: str = "") -> ArgumentParser:
+    """Return the parser of the command and all that stands below it.
+
+    Args:
+        only: A command; the parser need not know the others.
+    """
     made = Parser(
         prog="hypervisor",
         description="Look at queues of work and put things right. `batch_worker.py` does the work.",
@@ -43,10 +70,11 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     below = made.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    _batch_commands(below)
-    cli_tasks.add_commands(below)
-    cli_run.add_commands(below)
-    _add(below, "doctor", "find what is missing or wrong here, and say what to type", _doctor)
+    one = next((module for module, names in GROUPS.items() if only in names), "")
+    if not one:
+        _own_commands(below)
+    for module in (one,) if one else () if only in _OWN else GROUPS:
+        import_module(f".{module}", __package__).add_commands(below)
     return made
 
 
@@ -57,58 +85,38 @@ def _add(below: Any, name: str, help_text: str, action: Any) -> ArgumentParser:
     return made
 
 
-def _batch_commands(below: Any) -> None:
+def _own_commands(below: Any) -> None:
     status = _add(below, "status", "show the project's batches, claims and tasks; or one batch", _status)
     status.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id: who runs what, what waits")
+    status.add_argument("--dir", metavar="D", help="the folder of a batch")
     summary = _add(below, "summary", "show what each item of a batch came to, and what needs you", _summary)
-    _names_batch(summary)
+    names_batch(summary)
     reap = _add(below, "reap", "free at once what the dead and the silent hold", _reap)
     reap.add_argument("--dir", metavar="D", help="the folder of a batch; without it: this project")
     retry = _add(below, "retry", "open finished items again", _retry)
-    _names_batch(retry)
+    names_batch(retry)
     retry.add_argument("--item", action="append", default=[], help="only this item; may be repeated")
     retry.add_argument("--failed", action="store_true", help="those that failed (the default)")
     retry.add_argument("--blocked", action="store_true", help="those that are blocked")
     cancel = _add(below, "cancel", "give items that have no result yet the result `skipped`", _cancel)
-    _names_batch(cancel)
+    names_batch(cancel)
     cancel.add_argument("--item", action="append", default=[], help="this item; may be repeated")
     cancel.add_argument("--all", action="store_true", help="every item that has no result yet")
     undo = _add(below, "undo", "put back what a batch changed in task files", _undo)
-    _names_batch(undo)
-
-
-def _names_batch(command: ArgumentParser) -> None:
-    command.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id; without it: the newest")
-    command.add_argument("--dir", metavar="D", help="the folder of a batch")
+    names_batch(undo)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(arguments)
+    options = parser(arguments[0] if arguments else "").parse_args(arguments)
     code: int = options.action(options)
     return code
 
 
-def batch_of(options: Namespace) -> Batch:
-    """Return the batch that a command names, or means.
-
-    Raises:
-        UsageError: There is none.
-    """
-    cwd = str(Path.cwd())
-    project = find_project(Path.cwd(), os.environ)
-    if options.dir and options.batch:
-        raise UsageError(f"{options.batch} and --dir {options.dir} name two batches; leave one away")
-    if options.dir:
-        return open_folder(options.dir, cwd=cwd, write=False)
-    if not options.batch and os.path.isfile("queue.txt"):
-        return open_folder(cwd, cwd=cwd, write=False)
-    if not options.batch and newest(project) is None:
-        raise UsageError(f"{project.root} has no batch; name a folder with --dir")
-    return open_named(project, options.batch or "")
-
-
 def _desk() -> Desk:
+    from .batches import settings_of  # noqa: PLC0415 - not for every command
+    from .desk import Desk  # noqa: PLC0415
+
     project = find_project(Path.cwd(), os.environ)
     return Desk(project, settings_of(project.state), Caller(name="hypervisor"))
 
@@ -117,10 +125,14 @@ def _desk() -> Desk:
 
 
 def _status(options: Namespace) -> int:
-    if options.batch:
+    if options.batch or options.dir:
         return _one_batch(options)
-    desk = _desk()
-    state = desk.project.state
+    from .batches import open_folder  # noqa: PLC0415 - not for every command
+    from .summary import take_census  # noqa: PLC0415
+
+    project = find_project(Path.cwd(), os.environ)
+    desk = TaskList(project, config.settings_of(project.state), Caller(name="hypervisor"))
+    state = project.state
     batches: list[dict[str, Any]] = []
     names = sorted(os.listdir(desk.project.batches)) if desk.project.batches.is_dir() else []
     for name in names:
@@ -135,45 +147,47 @@ def _status(options: Namespace) -> int:
     print(f"project  {desk.project.root}")
     counts = ", ".join(f"{n} {word}" for word, n in tasks["by_status"].items())
     print(f"tasks    {counts or 'none'}" + (f"; {tasks['ready']} ready" if counts else ""))
-    for line in desk.unreadable:
-        print(f"         cannot be read: {line}")
-    for line in dependency_faults(tasks):
-        print(f"         {line}")
-    for one in batches:
-        counts = ", ".join(f"{n} {word}" for word, n in one["census"].items() if n)
-        print(f"batch    {one['batch_id']}: {counts}")
-    for claim in claims:
-        print(f"claim    {claim['item']}: {claim['holder']}, generation {claim['generation']}, "
-              f"last sign {claim['silent_seconds']:.0f} s ago")  # fmt: skip
+    faults = [f"         cannot be read: {line}" for line in desk.unreadable]
+    faults += [f"         {line}" for line in dependency_faults(tasks)]
+    _print_some(faults, 5, "more; --json names them")
+    counts_of = [", ".join(f"{n} {word}" for word, n in one["census"].items() if n) for one in batches]
+    told = [f"batch    {one['batch_id']}: {text}" for one, text in zip(batches, counts_of, strict=True)]
+    _print_some(told[::-1], 6, "before those; --json names them")
+    told = [
+        f"claim    {claim['item']}: {claim['holder']}, generation {claim['generation']}, "
+        f"last sign {claim['silent_seconds']:.0f} s ago"
+        for claim in claims
+    ]
+    _print_some(told, 8, "more; --json names them")
     return EXIT_DONE
 
 
+def _print_some(lines: list[str], most: int, rest: str) -> None:
+    """Print at most *most* lines, and how many there are besides: it is to fit one screen."""
+    for line in lines[:most]:
+        print(line)
+    if len(lines) > most:
+        print(f"         and {len(lines) - most} {rest}")
+
+
 def _one_batch(options: Namespace) -> int:
-    found = batch_status(open_named(find_project(Path.cwd(), os.environ), options.batch))
+    batch = batch_of(options)
     if options.json:
+        from .answers import batch_status  # noqa: PLC0415 - not for every command
+
+        found = batch_status(batch)
         print_json(found)
-    else:
-        print(
-            f"batch {found['batch_id']}: "
-            + ", ".join(f"{n} {word}" for word, n in found["census"].items() if n)
-        )
-        for one in found["running"]:
-            since = ""
-            if "seconds" in one:
-                since = f" for {one['seconds']:.0f} s, last output {one['output_seconds_ago']:.0f} s ago"
-            print(f"running  {shown(one['item'])}: {one.get('holder', '-')}{since}")
-        for item in found["waiting"]:
-            print(f"waiting  {shown(item)}")
-        for item, why in found.get("not_ready", {}).items():
-            print(f"waiting  {shown(item)}: {shown(why)}")
-        if "held_up" in found:
-            print(shown(found["held_up"]))
-        if found.get("cost_usd"):
-            print(f"{found['cost_usd']:.4f} USD spent so far")
-    return EXIT_DONE if found["closes"] else EXIT_REFUSED
+        return EXIT_DONE if found["closes"] else EXIT_REFUSED
+    from .cli_watch import status_of  # noqa: PLC0415 - likewise
+
+    lines, closes = status_of(batch)
+    print("\n".join(lines))
+    return EXIT_DONE if closes else EXIT_REFUSED
 
 
 def _claims(root: str) -> list[dict[str, Any]]:
+    from .claims.directory import DirectoryStore, Policy  # noqa: PLC0415 - not for every command
+
     store = DirectoryStore(root, policy=Policy(patient=False))
     if not os.path.isdir(store.layout.locks):
         return []
@@ -189,6 +203,8 @@ def _claims(root: str) -> list[dict[str, Any]]:
 
 
 def _summary(options: Namespace) -> int:
+    from .summary import finding_lines, summarise  # noqa: PLC0415 - not for every command
+
     batch = batch_of(options)
     data, census = summarise(batch)
     if options.json:
@@ -202,12 +218,17 @@ def _summary(options: Namespace) -> int:
     print(census.line())
     for need in data["needs_you"]:
         print(f"needs you: {shown(str(need['task_id']))}: {shown(need['reason'])}; {need['next']}")
+    for line in finding_lines(data):
+        print(line)
     if not census.closes:
         print(f"the census does not close; damaged: {', '.join(census.damaged[:3])}")
     return EXIT_DONE if census.closes else EXIT_REFUSED
 
 
 def _reap(options: Namespace) -> int:
+    from . import operations  # noqa: PLC0415 - for this command only
+    from .batches import open_folder  # noqa: PLC0415
+
     if options.dir:
         batch = open_folder(options.dir, cwd=str(Path.cwd()), write=False)
         with operations.stores("reap") as opened:
@@ -218,6 +239,8 @@ def _reap(options: Namespace) -> int:
 
 
 def _retry(options: Namespace) -> int:
+    from . import operations  # noqa: PLC0415 - for this command only
+
     states = {"blocked"} if options.blocked and not options.failed else {"failed"}
     if options.blocked and options.failed:
         states = {"failed", "blocked"}
@@ -230,6 +253,8 @@ def _retry(options: Namespace) -> int:
 
 
 def _cancel(options: Namespace) -> int:
+    from . import operations  # noqa: PLC0415 - for this command only
+
     if not options.item and not options.all:
         raise UsageError("say which: --item ITEM, or --all for every item that has no result yet")
     cancelled = operations.cancel(batch_of(options), options.item)
@@ -237,6 +262,8 @@ def _cancel(options: Namespace) -> int:
 
 
 def _undo(options: Namespace) -> int:
+    from . import operations  # noqa: PLC0415 - for this command only
+
     put_back, left = operations.undo(batch_of(options))
     if options.json:
         print_json({"put_back": put_back, "left": left})
@@ -258,16 +285,3 @@ def _tell(options: Namespace, word: str, items: list[str], nothing: str) -> int:
     else:
         print(nothing)
     return EXIT_DONE if items else EXIT_NOTHING
-
-
-def _doctor(options: Namespace) -> int:
-    project = find_project(Path.cwd(), os.environ)
-    findings = doctor.examine(project, os.environ)
-    if options.json:
-        print_json([{"check": f.check, "ok": f.ok, "text": f.text, "do": f.do} for f in findings])
-    else:
-        for finding in findings:
-            print(f"{'ok     ' if finding.ok else 'MISSING'} {finding.check}: {finding.text}")
-            if not finding.ok and finding.do:
-                print(f"        do: {finding.do}")
-    return EXIT_DONE if all(f.ok or f.optional for f in findings) else EXIT_REFUSED

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import durable
 from .batches import Batch, settings_of
+from .chunked import PLAN
 from .claims.directory import Policy, plain_failure
 from .claims.port import Attempt, Holder, HolderKind, Payload
 from .claims.workers import new_worker_id
@@ -23,6 +25,7 @@ from .effects import write_edits
 from .errors import UsageError
 from .heart import Stop
 from .paths import find_project, state_above
+from .retention import compress_if_over
 from .runners.exec import ExecRunner
 from .runners.port import Runner
 from .summary import take_census, write_summary
@@ -89,6 +92,11 @@ def main(arguments: Sequence[str]) -> int:
         return print_stats(batch, as_json=options.json)
     if options.dry_run:
         return dry_run(options, batch, _runner(options, batch))
+    if durable.exists(os.path.join(batch.folder, PLAN)):
+        raise UsageError(
+            f"{batch.folder}: cut into chunks, which start as they are approved; "
+            f"use `hypervisor chunk run --dir {batch.folder}`"
+        )
     stop.listen(signal.SIGINT, signal.SIGTERM)
     if crew is not None:
         crew.attend()
@@ -230,6 +238,9 @@ def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count
         summary, census = write_summary(batch)
         closes = census.closes
         report.update(summary=summary)
+        settings = settings_of(batch.project.state if batch.project else None)
+        if told := compress_if_over(batch, census, settings):
+            print(told, file=sys.stderr)
     if options.json:
         print_json(report)
     else:

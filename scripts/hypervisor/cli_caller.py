@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .batches import settings_of
-from .desk import Desk
 from .paths import find_project
-from .tasklist import Caller
+
+if TYPE_CHECKING:
+    from .desk import Desk
+    from .tasklist import Caller, TaskList
 
 
 def add_caller(command: ArgumentParser, action: Any) -> None:
@@ -23,7 +23,26 @@ def add_caller(command: ArgumentParser, action: Any) -> None:
 
 def desk_of(options: Namespace) -> Desk:
     """Return the tasks of the project, to act on in the caller's name."""
+    from .batches import settings_of  # noqa: PLC0415 - to act takes more modules than to look
+    from .desk import Desk  # noqa: PLC0415
+
     project = find_project(Path.cwd(), os.environ)
+    return Desk(project, settings_of(project.state), _caller(options))
+
+
+def tasks_of(options: Namespace) -> TaskList:
+    """Return the tasks of the project, to look at."""
+    from .config import settings_of  # noqa: PLC0415 - to look takes these only
+    from .tasklist import TaskList  # noqa: PLC0415
+
+    project = find_project(Path.cwd(), os.environ)
+    return TaskList(project, settings_of(project.state), _caller(options))
+
+
+def _caller(options: Namespace) -> Caller:
+    import getpass  # noqa: PLC0415
+
+    from .tasklist import Caller  # noqa: PLC0415
+
     name = options.caller or os.environ.get("HYPERVISOR_CALLER") or getpass.getuser()
-    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
-    return Desk(project, settings_of(project.state), Caller(name=name, session=session))
+    return Caller(name=name, session=os.environ.get("CLAUDE_CODE_SESSION_ID", ""))

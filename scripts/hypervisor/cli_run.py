@@ -1,35 +1,36 @@
-"""`hypervisor run`, `merge`, `wait`: agents on tasks, headless."""
+"""`hypervisor run`, `merge`: agents on tasks, headless."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from . import errands
 from . import orders as kept
 from .batches import Batch, create_of_tasks, open_named, settings_of
+from .care import check_settings
 from .claims.workers import forget_dead
 from .collecting import collect
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Teller, print_json, shown
 from .desk import Desk
 from .errors import NothingToDo, UsageError
-from .events import read
 from .heart import Stop
+from .hiring import AGENTS, may_do, must_make_sense
+from .hive import checked_name
 from .merging import Integration
 from .model import TaskHead
-from .orders import Orders
+from .orders import STRATEGIES, Orders
 from .paths import Project, find_project
 from .preflight import Plan, plan
+from .retention import compress_if_over
 from .running import (
-    agent_of,
     carry_out,
     hand_over,
     keep_orders,
@@ -37,28 +38,28 @@ from .running import (
     on_finish,
     shop_of,
     starting_point,
-    tidy_up,
 )
-from .summary import take_census, write_summary
+from .summary import finding_lines, write_summary
 from .tasklist import Caller
-
-#: How often `wait` looks.
-_LOOK_SECONDS = 0.2
 
 
 def add_commands(below: Any) -> None:
-    """Add ``run`` and ``wait`` to the commands."""
+    """Add ``run`` and ``merge`` to the commands."""
     run: ArgumentParser = below.add_parser("run", help="run agents on tasks, each in a worktree of its own")
     run.add_argument("ids", nargs="*", metavar="ID")
     run.add_argument("--all", action="store_true", help="every task of the project that is ready")
     run.add_argument("--parent", metavar="ID", help="the tasks below this one")
     run.add_argument("--batch", metavar="BATCH", help="a batch that `preflight --batch` has made")
     run.add_argument("--resume", metavar="BATCH", help="go on with a run that was ended or killed")
-    run.add_argument("--agent", choices=["claude", "exec"], default="claude")
+    run.add_argument("--agent", choices=AGENTS, default="claude",
+                     help="auto: by the rules of the settings, [[agents.rules]]")  # fmt: skip
     run.add_argument("--exec", metavar="CMD", dest="command", help="with --agent exec; {} is the task's file")
-    run.add_argument("--model", default="", help="for --agent claude")
+    run.add_argument("--model", default="", help="for --agent claude, gemini")
     run.add_argument("-j", "--jobs", type=int, default=4, metavar="N", help="how many at once (default: 4)")
-    run.add_argument("--strategy", choices=["parallel", "sequential"], default="parallel")
+    run.add_argument("--strategy", choices=STRATEGIES, default="parallel",
+                     help="auto, adaptive: as many of each type of task as earlier batches were fastest "
+                     "with; adaptive goes on learning")  # fmt: skip
+    run.add_argument("--branch", default="", help="the branch of the hive that the agents share")
     run.add_argument("--isolation", choices=["worktree", "none"], default="worktree")
     run.add_argument("--merge", choices=["ff", "branch", "none"], default="ff",
                      help="ff: move the current branch on to what is verified, if nothing is in the way; "
@@ -68,10 +69,14 @@ def add_commands(below: Any) -> None:
     run.add_argument("--halt", default="", metavar="fail=P%", help="begin no more at this share of failures")
     run.add_argument("--timeout", type=float, metavar="S", help="seconds after which an agent is ended")
     run.add_argument("--retries", type=int, default=0, metavar="N")
-    run.add_argument("--budget-usd", type=float, metavar="X", help="begin nothing more once this is spent")
+    run.add_argument("--budget-usd", type=float, metavar="N", help="end the batch once so much is spent")
+    run.add_argument("--budget-tokens", type=int, metavar="N", help="the same, in tokens")
+    run.add_argument("--budget-minutes", type=float, metavar="N", help="the same, in minutes")
+    run.add_argument("--budget-attempts", type=int, metavar="N", help="begin at most so many agents")
     run.add_argument("--allow", action="append", default=[], metavar="RULE",
                      help="what else agents may do, in the agent's own words; may be repeated")  # fmt: skip
     run.add_argument("--skip-permissions", action="store_true", help="agents may do everything, unasked")
+    run.add_argument("--sandbox", action="store_true", help="Gemini runs its tools in a container")
     run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end, with the batch's folder")
     run.add_argument("--no-scope-gate", action="store_true", help="run tasks at once whose files overlap")
     run.add_argument("--json", action="store_true", help="print one JSON document")
@@ -81,21 +86,6 @@ def add_commands(below: Any) -> None:
     merge.add_argument("--merge", choices=["ff", "branch"], default="ff", help="as for `run`")
     merge.add_argument("--json", action="store_true", help="print one JSON document")
     merge.set_defaults(action=_merge)
-    clean: ArgumentParser = below.add_parser(
-        "clean", help="remove worktrees in which nothing is left to merge"
-    )
-    clean.add_argument("--dry-run", action="store_true", help="say what is in them; remove nothing")
-    clean.add_argument("--json", action="store_true", help="print one JSON document")
-    clean.set_defaults(action=_clean)
-    wait: ArgumentParser = below.add_parser("wait", help="wait until something of a batch has ended")
-    wait.add_argument("batch", nargs="?", default="", metavar="BATCH")
-    what = wait.add_mutually_exclusive_group(required=True)
-    what.add_argument("--any", action="store_true", help="the next result")
-    what.add_argument("--all", action="store_true", help="every result")
-    what.add_argument("--task", metavar="ID", help="the result of this task")
-    wait.add_argument("--timeout", type=float, metavar="S", help="seconds; then exit 3")
-    wait.add_argument("--json", action="store_true", help="print one JSON document")
-    wait.set_defaults(action=_wait)
 
 
 # -------------------------------------------------------------------------- run
@@ -103,19 +93,30 @@ def add_commands(below: Any) -> None:
 
 def _run(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
+    check_settings(settings_of(project.state))
     batch, orders = _resumed(project, options) if options.resume else _begun(project, options)
+    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")  # of a client in whose shell this is typed
+    with errands.told(project, session, batch.id) as errand:
+        return _carried_out(project, batch, orders, options, errand)
+
+
+def _carried_out(
+    project: Project, batch: Batch, orders: Orders, options: Namespace, errand: errands.Errand
+) -> int:
     stop = Stop()
     stop.listen(signal.SIGINT, signal.SIGTERM)
     teller = Teller(None, quiet=options.json)
-    print(f"batch {batch.id}: {agent_of(orders).permissions}", file=sys.stderr)
     with shop_of(project, batch, orders) as shop:
+        shop.desk.also = errand.also
+        print(f"batch {batch.id}: {may_do(shop.staff)}", file=sys.stderr)
         try:
             _, halted = carry_out(shop, teller.tell, stop)
         finally:
             teller.close()
-        said = hand_over(shop)
+        said = hand_over(shop) + shop.notes
     forget_dead(str(project.state / "workers"))
     summary, census = write_summary(batch)
+    errand.came_to = census.line()
     if halted:
         said.append(f"ended early: {halted}; `hypervisor run --resume {batch.id}` goes on")
     if orders.on_finish:
@@ -124,10 +125,15 @@ def _run(options: Namespace) -> int:
         print_json(summary | {"notes": said})
     else:
         print(census.line())
+        for name, used in summary["by_agent"].items() if len(summary["by_agent"]) > 1 else ():
+            print(f"{name}: {used['attempts']} runs, {used['tokens'] or 'unknown'} tokens")
         for need in summary["needs_you"]:
             print(f"needs you: {shown(str(need['task_id']))}: {shown(need['reason'])}; {shown(need['next'])}")
+        said = finding_lines(summary) + said
         for line in said:
             print(line)
+    if told := compress_if_over(batch, census, settings_of(project.state)):
+        print(told, file=sys.stderr)
     bad = census.of("failed") + census.of("blocked") + census.of("waiting") + census.of("running")
     return EXIT_DONE if census.closes and not bad and not halted else EXIT_REFUSED
 
@@ -136,6 +142,7 @@ def _begun(project: Project, options: Namespace) -> tuple[Batch, Orders]:
     if not (options.ids or options.all or options.parent or options.batch):
         raise UsageError("say which tasks: IDs, --all, --parent ID, --batch BATCH, or --resume BATCH")
     orders = starting_point(project, _orders(options))
+    must_make_sense(orders, settings_of(project.state))
     batch = open_named(project, options.batch) if options.batch else _planned(project, options)
     keep_orders(batch, orders)
     return batch, orders
@@ -167,9 +174,12 @@ def _orders(options: Namespace) -> Orders:
         raise UsageError("--agent exec and --exec CMD belong together")
     if options.jobs < 1:
         raise UsageError(f"-j {options.jobs}: at least 1")
-    program = shlex.split(options.command)[0] if options.command else "claude"
-    if shutil.which(program) is None:
-        raise UsageError(f"{program}: no such program; install it, or put its folder on PATH")
+    for name in ("usd", "tokens", "minutes", "attempts"):
+        value = getattr(options, f"budget_{name}")
+        if value is not None and not value > 0:
+            raise UsageError(f"--budget-{name} {value:g}: must be more than 0")
+    if options.agent == "exec" and (options.budget_tokens or options.budget_usd):
+        raise UsageError("a command tells no tokens and no money: use --budget-minutes or --budget-attempts")
     return Orders(
         agent=options.agent,
         command=tuple(shlex.split(options.command or "")),
@@ -179,13 +189,18 @@ def _orders(options: Namespace) -> Orders:
         merge=options.merge,
         commit_tasks=options.commit_tasks,
         skip_permissions=options.skip_permissions,
+        sandbox=options.sandbox,
         allowed=tuple(options.allow),
         canary=options.canary,
         halt_percent=_percent(options.halt),
         timeout=options.timeout,
         retries=options.retries,
         budget_usd=options.budget_usd,
+        budget_tokens=options.budget_tokens,
+        budget_minutes=options.budget_minutes,
+        budget_attempts=options.budget_attempts,
         strategy=options.strategy,
+        branch=checked_name("--branch", options.branch),
         on_finish=options.on_finish,
         scope_gate=not options.no_scope_gate,
     )
@@ -233,63 +248,3 @@ def _merge(options: Namespace) -> int:
     if not found:
         return EXIT_NOTHING
     return EXIT_DONE if all(one.merged for one in found) else EXIT_REFUSED
-
-
-# ------------------------------------------------------------------------ clean
-
-
-def _clean(options: Namespace) -> int:
-    project = find_project(Path.cwd(), os.environ)
-    found = tidy_up(project, dry_run=options.dry_run)
-    if options.json:
-        print_json(found)
-    for one in found if not options.json else ():
-        print(f"{one['what']:8} {one['worktree']}" + (f": {shown(one['why'])}" if one["why"] else ""))
-    if not found:
-        print("nothing to clean: no worktree of a run is left", file=sys.stderr)
-    return EXIT_DONE if any(one["what"] == "removed" for one in found) else EXIT_NOTHING
-
-
-# ------------------------------------------------------------------------- wait
-
-
-def _wait(options: Namespace) -> int:
-    project = find_project(Path.cwd(), os.environ)
-    deadline = None if options.timeout is None else time.monotonic() + options.timeout
-    if options.task:
-        desk = Desk(project, settings_of(project.state), Caller(name=""))
-        task = desk.find(options.task)
-        before = _ends(project, task.id)
-
-        def over() -> bool:
-            return _ends(project, task.id) > before or desk.held(task) is None
-
-    else:
-        batch = open_named(project, options.batch)
-        first = _results(batch)
-
-        def over() -> bool:
-            census = take_census(batch)
-            left = census.of("running") + census.of("waiting")
-            return left == 0 or (options.any and _results(batch) > first)
-
-    while not over():
-        if deadline is not None and time.monotonic() > deadline:
-            return EXIT_NOTHING
-        time.sleep(_LOOK_SECONDS)
-    if not options.task:
-        census = take_census(batch)
-        print_json(census.to_json()) if options.json else print(census.line())
-    return EXIT_DONE
-
-
-_ENDS = ("completed", "blocked", "cancelled", "released", "reaped")
-
-
-def _ends(project: Project, task: str) -> int:
-    return sum(event["event"] in _ENDS for event in read(project, task))
-
-
-def _results(batch: Batch) -> int:
-    census = take_census(batch)
-    return census.queued - census.of("running") - census.of("waiting")

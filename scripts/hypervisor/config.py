@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from .errors import ConfigError
 
 #: A project's own settings, in its state folder.
 FILE = "config.toml"
+#: Where the tasks of free text are, a folder a batch, in the state folder.
+SPAWNED = "tasks"
 
 #: Tables whose keys are the user's own words, so that any key may be added.
 OPEN_TABLES = frozenset(
@@ -30,13 +31,18 @@ MORE_THAN_ZERO = frozenset(
         "agents.per_session",
         "agents.max_ram_percent",
         "run.verify_seconds",
+        "run.turns_away",
+        "machine.look_seconds",
+        "machine.per_batch",
+        "budget.answer_tokens",
+        "budget.project_hours",
     }
 )
 
 
 @lru_cache(maxsize=1)
 def _defaults() -> Mapping[str, Any]:
-    text = resources.files(__package__).joinpath("defaults.toml").read_text("utf-8")
+    text = Path(__file__).with_name("defaults.toml").read_text("utf-8")
     return tomllib.loads(text)
 
 
@@ -70,11 +76,31 @@ def load(state: Path | None) -> dict[str, Any]:
     return _merge(_defaults(), own, "", path)
 
 
+def settings_of(state: Path | None) -> dict[str, Any]:
+    """Return the settings of the project with this state folder, as its file says now."""
+    try:
+        stat = os.stat(state / FILE) if state else None
+    except OSError:
+        stat = None
+    return _settings(state, stat and (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=64)
+def _settings(state: Path | None, _as_of: tuple[int, int] | None) -> dict[str, Any]:
+    settings = load(state)
+    if state is not None:  # what was spawned is listed like any other task, whatever globs the user has
+        globs = [*settings["tasks"]["globs"], f"{state.name}/{SPAWNED}/*/*.md"]
+        settings["tasks"] = {**settings["tasks"], "globs": globs}
+    return settings
+
+
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Path) -> dict[str, Any]:
     merged = dict(base)
     for key, value in own.items():
         name = f"{where}.{key}" if where else key
         if key not in base and where not in OPEN_TABLES:
+            import difflib  # noqa: PLC0415 - for a fault only
+
             near = difflib.get_close_matches(key, list(base), n=1)
             hint = f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(base)}"
             raise ConfigError(f"{path}: there is no setting `{name}`{hint}")

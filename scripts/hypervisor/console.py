@@ -116,7 +116,7 @@ class Teller:
 
     def tell(self, event: Event) -> None:
         """Tell of one event."""
-        if event.kind == "trouble":
+        if event.kind in ("trouble", "paced"):
             print(f"hypervisor: {event.text}", file=sys.stderr)
             return
         self._done += event.kind not in ("again", "lost")

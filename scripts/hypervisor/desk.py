@@ -21,7 +21,7 @@ from .keeping import earlier_claims, put_back
 from .lives import next_life
 from .model import CLOSED, MOVES, FileEdit, KeyEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
 from .sessions import fate_of
-from .tasks import append_receipt, edit_file, edit_key, open_task, read_task, status_word
+from .tasks import append_receipt, begin_receipt, edit_file, edit_key, open_task, read_task, status_word
 
 _HAPPENINGS = {
     TaskStatus.DONE: Happening.COMPLETED,
@@ -76,9 +76,10 @@ class Desk(Claiming):
                 raise
             result = store.complete(claim, payload)
             self.open_claims.pop(task.id, None)
-            self._forget(claim, holder)
-            self._tell(_HAPPENINGS[ending.status], task.id, generation=author.number, by=author.name,
-                       why=ending.text, commit=ending.commit)  # fmt: skip
+            # The note goes last: as long as it is there, an end that is not in the log is told later.
+            if self._tell(_HAPPENINGS[ending.status], task.id, holder, generation=author.number,
+                          by=author.name, why=ending.text, commit=ending.commit):  # fmt: skip
+                self._forget(claim, holder)
             return result
 
     def must_hold(self, name: str, generation: int | None = None) -> None:
@@ -148,12 +149,16 @@ class Desk(Claiming):
             holder = self._holder(store, claim)
             # Before the claim ends: afterwards another may hold the task, and the file is his.
             put_back(store, claim.key, below=claim.generation + 1)
-            if holder is None or self.caller.holds(holder):
+            mine = holder is None or self.caller.holds(holder)
+            if mine:
                 store.release(claim, reason)
-                self._forget(claim, holder)
             else:  # taken from its holder, who is told so
                 store.revoke(claim.key, f"{author.name} released it: {reason}", claim.generation)
-            self._tell(Happening.RELEASED, task.id, generation=author.number, by=author.name, why=reason)
+            told = self._tell(
+                Happening.RELEASED, task.id, holder, generation=author.number, by=author.name, why=reason
+            )
+            if mine and told:
+                self._forget(claim, holder)
         return read_task(Path(task.path), self.settings)
 
     def give_back(self, name: str, reason: str, generation: int, *, counted: bool) -> None:
@@ -179,6 +184,7 @@ class Desk(Claiming):
         caller = self.caller
         with self._store() as store:
             key = next_life(store.layout, self._key(task))
+            held = store.held(key)
             store.revoke(key, f"cancelled by {caller.name}")
             claim = self._bare_claim(store, task)
             number = earlier_claims(store, claim.key) + claim.generation
@@ -190,7 +196,10 @@ class Desk(Claiming):
                 store.release(claim, "nothing was changed")
                 raise
             result = store.complete(claim, payload)
-            self._tell(Happening.CANCELLED, task.id, why=ending.text)
+            self._tell(
+                Happening.CANCELLED, task.id, held.holder if held else None, why=ending.text,
+                generation=number - claim.generation + held.generation if held else None,
+            )  # fmt: skip
             return result
 
     # ------------------------------------------------------------------- edit
@@ -251,11 +260,18 @@ class Desk(Claiming):
             finally:
                 store.release(claim, f"moved to {status}")
 
-    def receipt(self, name: str, line: str) -> TaskHead:
-        """Append a receipt to a task's body; needs no claim."""
+    def receipt(self, name: str, line: str, item: str = "", *, failed: bool = False) -> TaskHead:
+        """Append a receipt to a task's body; needs no claim. See `tasks.append_receipt`."""
         task = self.find(name)
-        append_receipt(Path(task.path), line)
+        self.project.prepare()
+        append_receipt(Path(task.path), line, item, failed=failed)
         return task
+
+    def begin_receipt(self, name: str, item: str, *, again: bool = False) -> str:
+        """Note that what leaves a receipt for *item* is about to be done; see `Ledger.begin`."""
+        task = self.find(name)
+        self.project.prepare()
+        return begin_receipt(Path(task.path), item, again=again)
 
     # ---------------------------------------------------------------- details
 

@@ -90,3 +90,29 @@ def replace(path: Path, data: bytes) -> None:
             os.unlink(temporary)
         raise
     sync_directory(path.parent)
+
+
+def append_lines(path: str | Path, data: bytes) -> int:
+    """Append whole lines to a file, which is made if missing; durable on return.
+
+    What a dead writer left of a line is ended first, so that it spoils no other. Callers keep each
+    other out.
+
+    Returns:
+        The file's size.
+    """
+    there = exists(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if data and size and os.pread(descriptor, 1, size - 1) != b"\n":
+            data = b"\n" + data
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if not there:
+        sync_directory(os.path.dirname(os.path.abspath(path)))
+    return size

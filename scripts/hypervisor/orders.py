@@ -12,13 +12,14 @@ from . import durable
 from .errors import UsageError
 
 FILE = "run.json"
+STRATEGIES = ("auto", "parallel", "sequential", "adaptive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
     """How agents are to be run on the tasks of a batch."""
 
-    #: ``claude`` or ``exec``.
+    #: ``claude``, ``gemini``, ``exec``, or ``auto``: by the rules of the settings.
     agent: str
     #: For ``exec``: program and arguments.
     command: tuple[str, ...] = ()
@@ -33,7 +34,9 @@ class Orders:
     commit_tasks: bool = False
     #: Whether agents may do everything without being asked.
     skip_permissions: bool = False
-    #: What else they may do, in the agent's own words.
+    #: Whether Gemini's tools run in a container.
+    sandbox: bool = False
+    #: What else they may do, in the agent's own words; with several agents each after a name and a colon.
     allowed: tuple[str, ...] = ()
     #: How many tasks are tried first; 0 for none.
     canary: int = 0
@@ -42,8 +45,15 @@ class Orders:
     #: Seconds after which a task's agent is ended; None for never.
     timeout: float | None = None
     retries: int = 0
+    #: What the batch may spend; None for what the settings say.
     budget_usd: float | None = None
+    budget_tokens: int | None = None
+    budget_minutes: float | None = None
+    budget_attempts: int | None = None
+    #: ``parallel``, ``sequential``, ``auto`` or ``adaptive``; see `pacer`.
     strategy: str = "parallel"
+    #: The branch of the hive that its agents share; "" for the git branch that the run began from.
+    branch: str = ""
     #: A command that is run at the end, with the batch's folder as its argument; "" for none.
     on_finish: str = ""
     #: Whether tasks whose `files` overlap may run at once.
@@ -51,6 +61,13 @@ class Orders:
     #: The branch and the commit that the run began from; "" without git.
     start_branch: str = ""
     start_commit: str = ""
+
+    def allowed_for(self, agent: str) -> tuple[str, ...]:
+        """Return what else the agent of that name may do."""
+        if self.agent != "auto":
+            return self.allowed
+        mark = f"{agent}:"
+        return tuple(rule.removeprefix(mark) for rule in self.allowed if rule.startswith(mark))
 
 
 def write(folder: str, orders: Orders) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -15,25 +16,26 @@ from . import orders as kept
 from . import schedule
 from .attempt import Shop
 from .batches import Batch, settings_of
+from .care import care_of
 from .checks import run_check
 from .claims.port import Holder, HolderKind
 from .claims.workers import new_worker_id
 from .coordinator import Coordinator
 from .desk import Desk
-from .errors import Refused, UsageError
+from .errors import HypervisorError, Refused, UsageError
 from .events import Happening, tell
 from .evidence import Failed
 from .git import Git
 from .globs import matches_any
 from .heart import Stop
+from .hiring import name_of, staff_of
+from .learnings import Learnings
 from .merging import FastForward, Integration, Merged
 from .orders import Orders
 from .oversight import checkout_lock
+from .pacing import pacing_of, with_lanes
 from .paths import Project
 from .progress import Progress
-from .runners.agent import Agent
-from .runners.claude import ClaudeAgent
-from .runners.command import CommandAgent
 from .summary import entries
 from .tally import Event, Tally
 from .tasklist import Caller
@@ -41,8 +43,6 @@ from .worktrees import Worktrees
 
 #: How long each check of all that came together may take.
 _CHECK_SECONDS = 600.0
-#: Where the product lies: the plugin that headless agents are given.
-_PLUGIN = Path(__file__).resolve().parent.parent.parent
 
 
 def starting_point(project: Project, orders: Orders) -> Orders:
@@ -65,28 +65,19 @@ def starting_point(project: Project, orders: Orders) -> Orders:
     return replace(orders, start_branch=branch or "", start_commit=git.head())
 
 
-def agent_of(orders: Orders) -> Agent:
-    """Return the agent that the orders name."""
-    if orders.agent == "exec":
-        return CommandAgent(command=orders.command)
-    return ClaudeAgent(
-        plugin=str(_PLUGIN), model=orders.model or None, skip_permissions=orders.skip_permissions
-    )
-
-
 @contextmanager
 def shop_of(project: Project, batch: Batch, orders: Orders) -> Iterator[Shop]:
     """Open all that a run's attempts share; close it at the end."""
-    agent = agent_of(orders)
     settings = settings_of(project.state)
+    staff = staff_of(orders, settings, Progress.of(batch.folder))
     # The user's word on how often a task is tried again counts more than the project's.
     claims = {**settings["claims"], "attempts": max(settings["claims"]["attempts"], orders.retries + 1)}
-    desk = Desk(project, {**settings, "claims": claims}, Caller(name=agent.name))
+    desk = Desk(project, {**settings, "claims": claims}, Caller(name=name_of(staff)))
     project.prepare()
     holder = Holder(
         id=new_worker_id("run", os.getpid()),
         kind=HolderKind.PROCESS,
-        name=agent.name,
+        name=name_of(staff),
         lease_seconds=claims["lease_seconds"],
     )
     store = desk.new_store(holder, patient=True)
@@ -102,8 +93,9 @@ def shop_of(project: Project, batch: Batch, orders: Orders) -> Iterator[Shop]:
     descriptor = store.lock_descriptor
     try:
         yield Shop(
-            batch=batch, desk=desk, agent=agent, orders=orders, worker=holder.id,
+            batch=batch, desk=desk, staff=staff, orders=orders, worker=holder.id,
             inherit=(descriptor,) if descriptor is not None else (), trees=trees, integration=integration,
+            care=care_of(project, batch, orders, settings, holder.id),
         )  # fmt: skip
     finally:
         store.close()
@@ -112,6 +104,7 @@ def shop_of(project: Project, batch: Batch, orders: Orders) -> Iterator[Shop]:
 def waiting_tasks(desk: Desk, batch: Batch) -> list[schedule.Entry]:
     """Return the tasks of *batch* that have no result yet, in its order; their keys are their paths."""
     found: list[schedule.Entry] = []
+    types: dict[str, str] = {}
     with desk.indexed() as index:
         for entry in entries(batch):
             if entry is None or entry.result is not None or index is None:
@@ -124,29 +117,42 @@ def waiting_tasks(desk: Desk, batch: Batch) -> list[schedule.Entry]:
                     files=task.files, order=len(found),
                 )  # fmt: skip
                 found.append(one)
+                if task.type:
+                    types[task.id] = task.type
     # Ids are the same in whatever case; the scheduler knows them in one.
     ids = {one.id.lower(): one.id for one in found}
-    return [
+    return with_lanes([
         replace(one, depends_on=tuple(ids.get(name.lower(), name) for name in one.depends_on))
         if one.depends_on
         else one
         for one in found
-    ]
+    ], types)  # fmt: skip
 
 
 def carry_out(shop: Shop, tell: Callable[[Event], None], stop: Stop) -> tuple[Tally, str]:
     """Run the agents; return what was done, and why it ended early ("" if it did not)."""
     shop.desk.reap()  # what a dead coordinator had in hand: its agents are ended, its tasks put back
-    orders = shop.orders
+    orders, machine = shop.orders, shop.desk.settings["machine"]
+    limit = orders.limit if orders.agent == "exec" else min(orders.limit, machine["per_batch"])
+    if limit < orders.limit:
+        shop.notes.append(f"at most {limit} agents at once, not {orders.limit} (machine.per_batch)")
     rules = schedule.Rules(
-        limit=orders.limit, canary=orders.canary, halt_fail_percent=orders.halt_percent or None,
+        limit=limit, canary=orders.canary, halt_fail_percent=orders.halt_percent or None,
         retries=orders.retries, strategy="sequential" if orders.strategy == "sequential" else "parallel",
-        scope_gate=orders.scope_gate,
+        scope_gate=orders.scope_gate, grow_seconds=machine["grow_seconds"],
+        # A command may be over before its start shows in any figure; it waits only where that matters.
+        stagger_seconds=machine["stagger_seconds"], stagger_always=orders.agent != "exec",
     )  # fmt: skip
-    spent = Progress.of(shop.batch.folder).cost_usd  # by runs of this batch before
     tasks = waiting_tasks(shop.desk, shop.batch)
-    coordinator = Coordinator(shop, tasks, rules, tell, stop, spent_usd=spent)
+    project = shop.desk.project
+    say = (shop.tell, lambda line: tell(Event(kind="paced", item="", text=line)))
+    pacing = pacing_of(project, shop.desk.settings, orders.strategy, orders.limit, tasks, say)
+    coordinator = Coordinator(shop, tasks, rules, tell, stop, pacing)
     tally = coordinator.run()
+    # Of a run that is killed before this the next one learns.
+    with contextlib.suppress(HypervisorError, OSError):
+        Learnings(project).learn()
+    shop.notes += pacing.explain()
     return tally, coordinator.halted
 
 

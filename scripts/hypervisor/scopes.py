@@ -48,6 +48,12 @@ def overlap(a: Sequence[str], b: Sequence[str]) -> str | None:
     return None
 
 
+def literal(text: str) -> tuple[str, ...] | None:
+    """Return the names of a path that holds no glob and leads nowhere else; None for any other."""
+    scope = _scope(text)
+    return None if scope.rest or not scope.prefix else scope.prefix
+
+
 @lru_cache(maxsize=8192)
 def _scope(text: str) -> _Scope:
     names: list[str] = []

@@ -8,11 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import clock, durable
+from . import clock, durable, printable
 from .batches import Batch, Place
 from .claims.directory import DirectoryStore, Policy
+from .errors import Refused
+from .hive import Hive
 from .model import Outcome
 from .progress import Progress, Spent
+
+#: So many findings are shown to a person.
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +152,7 @@ def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
         workers.append(row)
         if row["status"] in (Outcome.BLOCKED, Outcome.FAILED):
             needs.append(
-                {"task_id": row["task_id"], "reason": row["outcome"], "next": _next_step(row, entry.result)}
+                {"task_id": row["task_id"], "reason": row["outcome"], "next": next_step(row, entry.result)}
             )
     count_skipped(census, batch)
     workers += [
@@ -163,8 +168,33 @@ def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
         # What was spent on tasks that have no result yet is spent as well.
         "total_tokens": _total([*workers, *map(asdict, progress.spent.values())], "tokens"),
         "total_cost_usd": _total([*workers, *map(asdict, progress.spent.values())], "cost_usd"),
+        "by_agent": {name: asdict(spent) for name, spent in sorted(progress.by_agent.items())},
     }
-    return summary, census
+    return summary | _found(batch, workers), census
+
+
+def _found(batch: Batch, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the batch's agents have found, if they have; see `Hive`."""
+    if batch.project is None:
+        return {}
+    try:
+        tasks = [str(row["task_id"]) for row in rows]
+        found = Hive(batch.project).of_batch(batch.id, tasks, batch.manifest.created)
+    except Refused as error:
+        return {"findings_unreadable": str(error)}
+    return {"findings": [one.to_json() for one in found]} if found else {}
+
+
+def finding_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a batch's agents have found as a person reads it, a line each."""
+    found = summary.get("findings", [])
+    told = [f"{one.get('task_id', '-')}: {one['text']}" for one in found[:_SHOWN]]
+    lines = [f"found: {printable.line(one, 300)}" for one in told]
+    if len(found) > _SHOWN:
+        lines.append(f"found: {len(found) - _SHOWN} more; `hypervisor hive search`")
+    if "findings_unreadable" in summary:
+        lines.append(f"findings cannot be read: {summary['findings_unreadable']}")
+    return lines
 
 
 def _row(batch: Batch, entry: Entry, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +208,7 @@ def _row(batch: Batch, entry: Entry, result: Mapping[str, Any]) -> dict[str, Any
         "started": result.get("started"),
         "finished": result.get("finished"),
     }
-    for key in ("commit", "tokens", "cost_usd", "evidence", "decisions", "next_step"):
+    for key in ("commit", "runner", "tokens", "cost_usd", "evidence", "decisions", "next_step"):
         if key in result:
             row[key] = result[key]
     if result.get("batch") not in (None, batch.id):
@@ -196,7 +226,8 @@ def _add_spent(row: dict[str, Any], spent: Spent | None) -> None:
         row |= {"tokens": spent.tokens, "cost_usd": spent.cost_usd}
 
 
-def _next_step(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def next_step(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Return what a person does about a task that is blocked or has failed, in words."""
     if result.get("task_id") and result.get("edit"):
         first = result.get("next_step") or "give what it waits for"
         return f"{first}; then `hypervisor task update {row['task_id']} --status active`"

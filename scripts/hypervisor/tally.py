@@ -13,7 +13,8 @@ class Event:
 
     item: str
     #: ``success``, ``blocked``, ``failed``, ``skipped``: a result; ``again``: it will be tried
-    #: again; ``lost``: another worker took it over; ``trouble``: the machine, not the item.
+    #: again; ``lost``: another worker took it over; ``trouble``: the machine, not the item;
+    #: ``paced``: how many of a kind of task run at once.
     kind: str
     text: str
     seconds: float = 0.0

@@ -5,32 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from .answers import (
-    batch_status,
-    check_values,
-    claim_answer,
-    index_stats,
-    matches,
-    reported,
-    task_row,
-    task_story,
-)
+from . import tools_agents
+from .answers import batch_status, check_values, claim_answer, reported, task_story
 from .arguments import Arguments, caller_in, status_in
 from .batches import create_of_tasks, open_named, settings_of
 from .commission import Commission
 from .desk import Desk
 from .endings import Ending
 from .errors import UsageError
+from .handover import handed
+from .listing import asked_of, index_stats, task_row
+from .live import LiveIndex
+from .looking import look_at
 from .machine import Identity
 from .model import Complexity, Outcome, TaskStatus
 from .paths import Project, session_project
-from .preflight import plan
 from .selection import Wanted
 from .summary import entries, write_summary
 from .tasklist import Caller
-from .toolspec import BY_NAME, read_arguments
+from .toolargs import read_arguments
+from .toolspec import BY_NAME
+from .workload import branch_of_task
 
 #: The name of whoever asks a question and gives none.
 _AGENT = "claude"
@@ -51,10 +49,12 @@ class Toolbox:
     Args:
         environ: The server's environment.
         client: The client's process, if it is known.
+        live: The index of a server that stays.
     """
 
     environ: Mapping[str, str]
     client: Identity | None = None
+    live: LiveIndex | None = None
     #: The generations that this server handed out to callers of whom nothing else is known, by the
     #: path of their task.
     _handed_out: dict[str, int] = field(default_factory=dict)
@@ -79,7 +79,11 @@ class Toolbox:
         if tool is None:
             raise UsageError(f"{name}: no such tool; there are {', '.join(BY_NAME)}")
         arguments = read_arguments(tool, given)
-        act: Callable[[Arguments], Any] = getattr(self, f"_{name}")
+        act: Callable[[Arguments], Any] = (
+            partial(tools_agents.TOOLS[name], self)
+            if name in tools_agents.TOOLS
+            else getattr(self, f"_{name}")
+        )
         answer = json.dumps(act(arguments), ensure_ascii=False, separators=(",", ":"))
         return answer.encode("utf-8", "replace").decode()
 
@@ -92,24 +96,19 @@ class Toolbox:
             agent=arguments.get("caller_agent", ""),
             client=self.client,
         )
-        return Desk(project, settings_of(project.state), caller)
+        return Desk(project, settings_of(project.state), caller, live=self.live)
 
     # ------------------------------------------------------------------- look
 
     def _list_tasks(self, arguments: Arguments) -> Any:
         desk = self.desk(arguments, _AGENT)
-        tasks = desk.tasks()
         for key, known in (("status", TaskStatus), ("complexity", Complexity)):
             if key in arguments and arguments[key] not in list(known):
                 raise UsageError(f"list_tasks: {key} must be one of {', '.join(known)}")
-        found = [task for task in tasks if matches(arguments, task)]
-        if arguments.get("ready"):
-            refusal = desk.refusals(tasks)
-            found = [task for task in found if refusal(task) is None]
-        found.sort(key=lambda task: task.priority.rank)
         start, limit = arguments.get("offset", 0), min(arguments.get("limit", _LIMIT), _MOST)
-        rows = [task_row(desk, task) for task in found[start : start + limit]]
-        return {"tasks": rows, "total": len(found)}
+        with look_at(desk) as look:
+            found, total = look.listed(asked_of(arguments), limit, start, ready=arguments.get("ready", False))
+        return {"tasks": [task_row(desk, task) for task in found], "total": total}
 
     def _get_task(self, arguments: Arguments) -> Any:
         desk = self.desk(arguments, _AGENT)
@@ -119,17 +118,10 @@ class Toolbox:
 
     def _preflight(self, arguments: Arguments) -> Any:
         desk = self.desk(arguments, _AGENT)
-        tasks = desk.tasks()
-        wanted = tasks
         if "ids" in arguments and not arguments["ids"]:
             raise UsageError("preflight: ids is an empty list; leave it away for all tasks")
-        if arguments.get("ids"):
-            wanted = [desk.find(name, tasks) for name in arguments["ids"]]
-        elif arguments.get("parent"):
-            parent = desk.find(arguments["parent"], tasks)
-            wanted = [task for task in tasks if task.parent.lower() == parent.id.lower()]
-        refusals = desk.refusals(tasks)
-        made = plan(wanted, refusals, refusals.waits_for)
+        with look_at(desk) as look:
+            made, _ = look.plan(arguments.get("ids", ()), arguments.get("parent", ""))
         answer = {
             "run": [task.id for task in made.run],
             "skipped": made.by_reason(),
@@ -146,16 +138,14 @@ class Toolbox:
         return index_stats(self.desk(arguments, _AGENT), projects=arguments.get("include_projects", False))
 
     def _batch_status(self, arguments: Arguments) -> Any:
-        return batch_status(open_named(self.project, arguments.get("id", "")))
+        return batch_status(open_named(self.project, arguments.get("id", "")), self.live)
 
     def _batch_summary(self, arguments: Arguments) -> Any:
         batch = open_named(self.project, arguments.get("id", ""))
         summary, _ = write_summary(batch)
-        if len(json.dumps(summary)) > _LONGEST:
-            more = f"too many to show; read {batch.folder}/summary.json"
-            summary |= {"workers": more}
-            if len(json.dumps(summary)) > _LONGEST:
-                summary |= {"needs_you": more}
+        for part in ("workers", "findings", "needs_you"):
+            if part in summary and len(json.dumps(summary)) > _LONGEST:
+                summary |= {part: f"too many to show; read {batch.folder}/summary.json"}
         return summary
 
     # ------------------------------------------------------------------ claim
@@ -205,7 +195,9 @@ class Toolbox:
     def _answered(self, desk: Desk, task: Any, hold: Any) -> Any:
         answer = claim_answer(desk, task, hold)
         _cut(answer["task"])
-        return answer
+        # A commissioned agent has that in its prompt.
+        left = "" if self.commission else handed(desk, task, branch_of_task(task, desk.project, self.environ))
+        return answer | {"from_others": left.strip()} if left else answer
 
     def _generation(self, desk: Desk, arguments: Arguments) -> int | None:
         """Return which claim is meant: the one that is named, else what this server gave out."""

@@ -1,16 +1,13 @@
-"""The tools of an agent: their names, what they take, and how arguments are read. Pure.
+"""The tools of an agent: their names, and what they take. Pure.
 
 The schemas are short on purpose: every session and every worker pays for them in its context.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from .errors import UsageError
 
 SERVER = "task_manager"
 #: What the client calls our tools: plugin, server, tool.
@@ -39,6 +36,18 @@ def _flag(about: str = "") -> Property:
 def _names(about: str = "") -> Property:
     listed = {"type": "array", "items": {"type": "string"}}
     return {**listed, "description": about} if about else listed
+
+
+def _tables(about: str) -> Property:
+    return {"type": "array", "items": {"type": "object"}, "description": about}
+
+
+def _share(about: str) -> Property:
+    return {"type": "number", "description": about}
+
+
+def _table(about: str) -> Property:
+    return {"type": "object", "description": about}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,89 +175,72 @@ TOOLS: tuple[Tool, ...] = (
         read_only=True,
     ),
     Tool(
+        name="wait_for_events",
+        description="Wait until a task or worker has ended; at once if one has that you were not told of.",
+        takes={"since": _text("cursor of the last answer"), "timeout": _number("seconds, 50 at most")},
+        read_only=True,
+    ),
+    Tool(
         name="batch_summary",
         description="What each item came to, and what needs the user; writes summary.json.",
         takes={"id": _BATCH},
     ),
 )
 
+_BRANCH = _text("hive branch; your batch's, or the git branch, if absent")
+
+TOOLS += (
+    Tool(
+        name="spawn_parallel_tasks",
+        description=(
+            "Make tasks of free text and run an agent on each, in the background; answers at once with a "
+            "batch id. See the summary for what came of them."
+        ),
+        takes={
+            "tasks": _tables(
+                "{description, type, priority, files: [paths], verify: command}; description is enough"
+            ),
+            "branch_id": _text("hive branch that they share"),
+            "strategy": _text(
+                "auto parallel sequential adaptive; pipeline: each waits for the one before; "
+                "map-reduce: the last gets all others' results"
+            ),
+        },
+        required=("tasks",),
+    ),
+    Tool(
+        name="get_task_stats",
+        description="What runs, what is queued, per batch and branch; the machine's zone.",
+        read_only=True,
+    ),
+    Tool(
+        name="learn_parallelization",
+        description=(
+            "Advice on how many tasks of a type to run at once, with its sample size; keeps what you say "
+            "of the type, which counts until it is measured."
+        ),
+        takes={
+            "task_type": _text(),
+            "parallel_benefit": _share("0 none, 1 each further agent adds as much as the first"),
+            "notes": _text(),
+            "resource_cost": _table("of one agent: {cpu: cores, ram: MB}"),
+        },
+        required=("task_type",),
+    ),
+    Tool(
+        name="share_finding",
+        description="Tell other agents what you found, and where it stands. Keep it short.",
+        takes={"text": _text(), "branch_id": _BRANCH, "task_id": _text()},
+        required=("text",),
+    ),
+    Tool(
+        name="search_findings",
+        description="What other agents have found, best match first; newest without a query.",
+        takes={"query": _text("words"), "branch_id": _text("all if absent")},
+        read_only=True,
+    ),
+)
+
 BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
 #: Added by the client's hook, not by the model: who calls.
 IDENTITY = ("caller_session", "caller_agent")
-
-
-def read_arguments(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call in the types of the tool's schema.
-
-    Models send ``"5"`` for 5 and ``'["a"]'`` for a list: that is taken as it is meant. Arguments
-    that the tool does not know are left out, as are those that are null.
-
-    Raises:
-        UsageError: One is missing, or of another type.
-    """
-    found = {}
-    for name, schema in tool.takes.items():
-        value = given.get(name)
-        if value is not None:
-            found[name] = _read(f"{tool.name}: {name}", schema["type"], value)
-    for name in tool.required:
-        if found.get(name) in (None, ""):
-            raise UsageError(f"{tool.name}: {name} is missing; it takes {', '.join(tool.takes)}")
-    for name in IDENTITY:
-        if isinstance(given.get(name), str):
-            found[name] = given[name]
-    return found
-
-
-def _read(what: str, kind: str, value: Any) -> Any:
-    if kind == "string":
-        if isinstance(value, str):
-            _must_be_plain(what, value)
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-    elif kind == "integer":
-        return _integer(what, value)
-    elif kind == "boolean":
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-    elif kind == "array":
-        return _list(what, value)
-    raise UsageError(f"{what} must be {_A[kind]}, not {json.dumps(value, default=str)[:80]}")
-
-
-_A = {"string": "a text", "integer": "a whole number", "boolean": "true or false", "array": "a list of texts"}
-
-
-def _integer(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise UsageError(f"{what} must be a whole number, not {json.dumps(value, default=str)[:80]}")
-    try:
-        number = int(value)
-    except (ValueError, OverflowError):
-        number = -1
-    if number < 0 or number > 10**12 or (isinstance(value, float) and value != number):
-        raise UsageError(f"{what} must be a whole number, not {json.dumps(value)[:80]}")
-    return number
-
-
-def _list(what: str, value: Any) -> list[str]:
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = [value]
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise UsageError(f"{what} must be a list of texts")
-    for one in value:
-        _must_be_plain(what, one)
-    return value
-
-
-def _must_be_plain(what: str, value: str) -> None:
-    if "\0" in value:
-        raise UsageError(f"{what} holds a NUL, which no file's text can")

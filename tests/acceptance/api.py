@@ -64,6 +64,9 @@ class Served(NamedTuple):
 class ScriptedApi:
     """The API; open it with ``with``."""
 
+    #: What answers a connection; None for the Messages API alone.
+    handler: type[http.server.BaseHTTPRequestHandler] | None = None
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._mains: list[Script] = []
@@ -193,7 +196,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self, api: ScriptedApi) -> None:
         self.api = api
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), api.handler or Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -216,7 +219,9 @@ class _Server(http.server.ThreadingHTTPServer):
             self.api.surprise(traceback.format_exc())
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers one connection."""
+
     protocol_version = "HTTP/1.1"
     server: socketserver.BaseServer
 

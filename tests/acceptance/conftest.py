@@ -14,6 +14,8 @@ import pytest
 
 from acceptance.api import ScriptedApi
 from acceptance.client import Client, find_client
+from acceptance.gemini import GeminiClient
+from acceptance.gemini_api import GeminiApi
 
 NewClient: TypeAlias = Callable[..., Client]
 
@@ -42,8 +44,10 @@ def claude() -> str:
 
 
 @pytest.fixture(scope="session")
-def uv_environment() -> dict[str, str]:
+def uv_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what makes uv use the cache and the certificates that the test's caller uses.
+
+    Python's cache is one for all tests, as a user has it: each of them has a home of its own.
 
     This is for the whole session, and so looks before each test gets a HOME of its own.
     """
@@ -51,7 +55,7 @@ def uv_environment() -> dict[str, str]:
     if uv := shutil.which("uv"):
         asked = subprocess.run([uv, "cache", "dir"], capture_output=True, text=True, check=True)
         kept["UV_CACHE_DIR"] = asked.stdout.strip()
-    return kept
+    return {**kept, "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("compiled"))}
 
 
 @pytest.fixture
@@ -110,3 +114,31 @@ def git_project(tmp_path: Path) -> Path:
     ):
         subprocess.run(["git", *words], cwd=folder, env=nothing, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def gemini() -> str:
+    """Return the path of the Gemini CLI; where there is none, the test is skipped, but never in CI."""
+    path = find_client("gemini")
+    if path is None:
+        why = "no Gemini CLI here; type: tests/acceptance/install"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    return path
+
+
+@pytest.fixture
+def both_apis() -> Iterator[GeminiApi]:
+    """Give the scripted APIs of both clients, and hold that nothing happened that no script foresaw."""
+    with GeminiApi() as made:
+        yield made
+    assert made.surprises == []
+
+
+@pytest.fixture
+def gemini_user(
+    gemini: str, uv_environment: dict[str, str], both_apis: GeminiApi, tmp_path: Path, git_project: Path
+) -> GeminiClient:
+    """Return a user of the Gemini CLI who stands in a git project."""
+    return GeminiClient(gemini, both_apis, tmp_path / "home", git_project, uv_environment)

@@ -97,7 +97,7 @@ def test_no_login_at_all(run: Run, api: ScriptedApi) -> None:
 def test_a_plan_s_limit_and_when_it_ends(zone: str, hours: int, run: Run, api: ScriptedApi) -> None:
     reset = int(time.time()) + hours * 3600
 
-    class Handler(scripted._Handler):
+    class Handler(scripted.Handler):
         def send_response(self, code: int, message: str | None = None) -> None:
             super().send_response(code, message)
             if code == 429:
