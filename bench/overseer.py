@@ -10,7 +10,7 @@ the kernel killed.
 
 It needs a control group with the memory controller that it may make (v1 or v2): usually root, on Linux.
 
-    uv run bench/overseer.py [--patience 90] [--json FILE]
+    uv run bench/overseer.py [--patience 90] [--rounds 1] [--json FILE]
 """
 
 from __future__ import annotations
@@ -126,12 +126,18 @@ run_out_seconds = 0
 
 
 class Group:
-    """A control group with a limit of memory."""
+    """A control group with a limit of memory, below the one that we are in."""
 
     def __init__(self, size: int) -> None:
         self._v1 = Path("/sys/fs/cgroup/memory").is_dir()
-        base = Path("/sys/fs/cgroup/memory" if self._v1 else "/sys/fs/cgroup")
-        self.folder = base / f"hypervisor-bench-{os.getpid()}"
+        base, own = Path("/sys/fs/cgroup/memory" if self._v1 else "/sys/fs/cgroup"), ""
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == ("memory" if self._v1 else ""):
+                own = path.strip("/")
+        if not self._v1 or not (base / own).is_dir():  # v2: a group that has processes gives no limits on
+            own = ""
+        self.folder = base / own / f"hypervisor-bench-{os.getpid()}"
         try:
             self.folder.mkdir()
             (self.folder / ("memory.limit_in_bytes" if self._v1 else "memory.max")).write_text(str(size))
@@ -243,11 +249,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--patience", type=float, default=90, help="seconds until a batch is given up")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each is done with the overseer")
     parser.add_argument("--json", type=Path, help="write all that was seen to this file")
     options = parser.parse_args()
     found: dict[str, Any] = {}
     for what, tasks, jobs in (("runaways", RUNAWAYS, 4), ("heavy", HEAVY, 6)):
-        for name, config in (("with the overseer", WITH), ("without it", WITHOUT)):
+        ways = [("with the overseer" + f", round {n}" * (n > 1), WITH) for n in range(1, options.rounds + 1)]
+        for name, config in (*ways, ("without it", WITHOUT)):
             one = found[f"{what} {name}"] = measure(config, tasks, jobs, options.patience)
             print(
                 f"{what}, {name}: {one['ended']} after {one['seconds']} s, {one['survivors']} survivors, "

@@ -2,9 +2,11 @@
 
 The items were "done" by W workers within the last hour: most succeed, some fail with a log, some are
 blocked, a few wait, and what agents spent stands in the events. Then it says what looking costs: seconds
-of CPU and the size of the page. A folder that is there is only looked at.
+of CPU and the size of the page; with --browser, what the page's reader waits for in a real Chromium; with
+--serve, how long after its result is written a completion stands on the live page. A folder that is there
+is only looked at.
 
-    uv run bench/seeing.py FOLDER [--items 10000] [--workers 8]
+    uv run bench/seeing.py FOLDER [--items 10000] [--workers 8] [--browser] [--serve]
 """
 
 from __future__ import annotations
@@ -13,14 +15,20 @@ import argparse
 import json
 import os
 import random
+import statistics
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.append(str(ROOT / "tests"))
 
+from chromium import Browser, find_chromium  # noqa: E402
 from hypervisor import clock  # noqa: E402
 from hypervisor.batches import Batch, open_folder  # noqa: E402
 from hypervisor.claims.directory import DirectoryStore, Policy  # noqa: E402
@@ -29,6 +37,7 @@ from hypervisor.claims.port import Claim, Holder, HolderKind  # noqa: E402
 from hypervisor.claims.workers import new_worker_id  # noqa: E402
 from hypervisor.page import page  # noqa: E402
 from hypervisor.report import Reporter  # noqa: E402
+from hypervisor.serving import Server  # noqa: E402
 
 REASONS = [
     "exit 1: AssertionError: expected 3 rows, found {}",
@@ -131,6 +140,94 @@ def _finish(
     })  # fmt: skip
 
 
+#: What a reader does to the page, and what shows that it is done; each is timed within the page.
+ACTS = {
+    "filter by a word": "type('entry-0777')",
+    "filter by two words": "type('entry rows')",
+    "show all again": "type('')",
+    "next page": "document.querySelector('[data-go=Next]').click()",
+    "only what failed": "pick('only', 'failed')",
+    "only one worker": "pick('by', '0')",
+    "sort by time taken": "document.querySelector('[data-sort=seconds]').click()",
+    "open a row": "document.querySelector('#rows button').click()",
+}
+_HANDS = """
+    window.frame = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+    window.told = (id, event) => document.getElementById(id).dispatchEvent(new Event(event, {bubbles: true}));
+    window.type = text => { document.getElementById('text').value = text; told('text', 'input'); };
+    window.pick = (id, word) => { document.getElementById(id).value = word; told(id, 'input'); };
+    window.took = async act => {
+      const changed = new Promise(done => new MutationObserver(done).observe(
+        document.querySelector('#table'), {childList: true, subtree: true, characterData: true}));
+      const begun = performance.now();
+      act();
+      await changed; await frame();
+      return performance.now() - begun;
+    };
+"""
+
+
+def in_browser(document: str, times: int = 5) -> None:
+    """Print how long a reader of the page waits, in milliseconds, the median of some times."""
+    with tempfile.TemporaryDirectory() as folder, Browser(find_chromium()) as browser:
+        path = Path(folder, "page.html")
+        path.write_text(document, "utf-8")
+        opened = []
+        for _ in range(times):
+            browser.open(path.as_uri())
+            browser.run("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+            opened.append(browser.run("performance.now()"))
+        print(f"{'open':24} {statistics.median(opened):8.0f} ms until it is drawn")
+        browser.run(_HANDS)
+        found: dict[str, list[float]] = {what: [] for what in ACTS}
+        for _ in range(times):
+            for what, act in ACTS.items():
+                found[what].append(browser.run(f"took(() => {{ {act} }})"))
+            browser.run("document.getElementById('clear').click(); frame()")
+        for what, took in found.items():
+            print(f"{what:24} {statistics.median(took):8.0f} ms (at most {max(took):.0f})")
+        assert browser.requests == [path.as_uri()] * times, browser.requests
+        assert not browser.complaints, browser.complaints
+
+
+def live(batch: Batch, many: int = 20) -> None:
+    """Print how long after its result is written a completion stands on the live page; *many* are made."""
+    holder = Holder(
+        id=new_worker_id("worker", os.getpid()), kind=HolderKind.PROCESS, name="batch-worker",
+        lease_seconds=900,
+    )  # fmt: skip
+    store = DirectoryStore(batch.folder, holder, policy=Policy(patient=False))
+    late = []
+    with Server(Reporter.of(batch)) as server, Browser(find_chromium()) as browser:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.open(server.address)
+        browser.wait("document.querySelector('#tiles b')")
+        waiting = [line.item for line in batch.queue.lines(0)][-many:]
+        shown = "document.querySelector('#tiles b').textContent"
+        for item in waiting:
+            claim = store.claim(batch.place(item).key, item)
+            if not isinstance(claim, Claim):
+                continue  # another run of this has done it
+            before = browser.run(shown)
+            browser.run(
+                "window.seen = new Promise(done => new MutationObserver((_, one) => {"
+                f"if ({shown} !== {json.dumps(before)}) {{ one.disconnect(); done(Date.now()); }} }})"
+                ".observe(document.querySelector('#tiles'), {subtree: true, childList: true,"
+                " characterData: true})), 1"
+            )
+            now = clock.now_text()
+            told = {"item": item, "status": "success", "outcome": "seen", "started": now, "finished": now}
+            time.sleep(random.uniform(0, 0.5))  # at any moment between two questions of the page
+            written = time.time()
+            store.complete(claim, {**told, "worker": holder.id})
+            late.append(browser.run("window.seen") / 1000 - written)
+        server.shutdown()
+    store.close()
+    if late:
+        late.sort()
+        print(f"seen after {late[len(late) // 2]:.2f} s (median of {len(late)}), at most {late[-1]:.2f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -138,21 +235,31 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--browser", action="store_true")
+    parser.add_argument("--serve", action="store_true")
     options = parser.parse_args()
     if not options.folder.exists():
         lay_out(options.folder, options.items, options.workers)
     reporter = Reporter.of(open_folder(str(options.folder), cwd=str(options.folder), write=False))
-    for what, act in (
+    document = ""
+    acts: tuple[tuple[str, Callable[[], object]], ...] = (
         ("first look", reporter.look),
         ("next look, nothing new", reporter.look),
         ("head", reporter.head),
         ("news", lambda: reporter.body(reporter.version)),
         ("page", lambda: page(reporter.report())),
-    ):
+    )
+    for what, act in acts:
         begun = time.process_time()
         made = act()
-        size = f"  {len(made) / 2**20:.1f} MiB" if isinstance(made, str) else ""
-        print(f"{what:24} {time.process_time() - begun:8.3f} s of CPU{size}")
+        took, size = time.process_time() - begun, ""
+        if isinstance(made, str):
+            document, size = made, f"  {len(made) / 2**20:.1f} MiB"
+        print(f"{what:24} {took:8.3f} s of CPU{size}")
+    if options.browser:
+        in_browser(document)
+    if options.serve:
+        live(open_folder(str(options.folder), cwd=str(options.folder)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A server is the real one, `scripts/mcp_server.py` with uv, spoken to over its pipes, so that a figure is
 what a client waits for. A command is a whole process, from `uv run` on. Every process works as agents do:
-it looks, claims the next task, notes something, and completes it or gives it back.
+it looks, claims the next task, notes something, and completes it or gives it back. Beside the time that
+passes stands the CPU time of the server, or of the command, which other load changes little.
 """
 
 from __future__ import annotations
@@ -12,21 +13,24 @@ import json
 import os
 import shutil
 import subprocess
-import threading
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.measure import SCRIPTS
+from bench.times import Row, Times, percentiles, together
 
-Row = dict[str, Any]
-#: What a client would wait for at most, in seconds.
-_PATIENCE = 600.0
+#: What `uv run` and Python's start take by themselves.
+_EMPTY = '# /// script\n# requires-python = ">=3.11"\n# dependencies = []\n# ///\n'
 
 
 def uv() -> str:
     """Return the uv that is run: not a shim of pyenv or the like, which takes longer than uv itself."""
+    beside = os.path.join(sys.base_prefix, "bin", "uv")
+    if os.access(beside, os.X_OK):
+        return beside
     for folder in os.environ["PATH"].split(os.pathsep):
         path = os.path.join(folder, "uv")
         if os.access(path, os.X_OK) and not folder.endswith("shims"):
@@ -57,6 +61,7 @@ class Server:
             env=environment(folder) | {"CLAUDE_CODE_SESSION_ID": session},
         )  # fmt: skip
         self._number = 0
+        self._server = 0
         self._ask("initialize", {
             "protocolVersion": "2025-06-18", "capabilities": {},
             "clientInfo": {"name": "bench", "version": "1"},
@@ -78,12 +83,35 @@ class Server:
         return json.loads(text)
 
     @property
-    def memory(self) -> int:
-        """Bytes of memory in use: of the server's own process, which uv has started."""
+    def pid(self) -> int:
+        """The server's own process, which uv has started: the largest of them."""
         import psutil  # noqa: PLC0415 - of the environment that runs this
 
-        process = psutil.Process(self._process.pid)
-        return max(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+        if not self._server:
+            first = psutil.Process(self._process.pid)
+            found = [first, *first.children(recursive=True)]
+            self._server = max(found, key=lambda one: one.memory_info().rss).pid
+        return self._server
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory in use."""
+        import psutil  # noqa: PLC0415 - of the environment that runs this
+
+        memory: int = psutil.Process(self.pid).memory_info().rss
+        return memory
+
+    @property
+    def cpu(self) -> float | None:
+        """Seconds of CPU time so far, to the nanosecond; None where the system does not tell."""
+        total = 0
+        try:
+            for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    total += int((thread / "schedstat").read_text("ascii").split()[0])
+        except FileNotFoundError:
+            return None
+        return total / 1e9 if total else None
 
     def close(self) -> None:
         """End it, as a client does."""
@@ -109,53 +137,6 @@ class Server:
         self._process.stdin.flush()
 
 
-class Times:
-    """Seconds of each kind of call, from any number of threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of: dict[str, list[float]] = {}
-
-    @contextlib.contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Measure one call."""
-        began = time.perf_counter()
-        yield
-        took = time.perf_counter() - began
-        with self._lock:
-            self._of.setdefault(name, []).append(took)
-
-    def rows(self, **what: Any) -> list[Row]:
-        """Return a row for each kind: how many, p50 and p99 in milliseconds."""
-        return [what | {"name": name, **percentiles(seconds)} for name, seconds in self._of.items()]
-
-
-def percentiles(seconds: Sequence[float]) -> Row:
-    """Return how many there are, their median, and what 99 in 100 stay below; milliseconds."""
-    ordered = sorted(seconds)
-    at = lambda share: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 2)  # noqa: E731
-    return {"calls": len(ordered), "p50_ms": at(0.5), "p99_ms": at(0.99)}
-
-
-def together(count: int, act: Callable[[int], None]) -> None:
-    """Let *count* threads act at once, each with its number; raise what one of them raises."""
-    faults: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            act(number)
-        except BaseException as fault:  # noqa: BLE001 - told below
-            faults.append(fault)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(_PATIENCE)
-    if faults:
-        raise faults[0]
-
-
 # ------------------------------------------------------------------------ tools
 
 
@@ -178,6 +159,8 @@ def tools(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
     what = {"kind": "tool", "size": size, "processes": processes}
     began = [one.started for one in opened if one]
     rows = [what | {"name": "start-up, to the first answer", **percentiles(began)}]
+    # Warm: the round in which each tool is called for the first time does not count.
+    together(processes, lambda number: _work(server(number), number, size, 2, Times()))
     together(processes, lambda number: _work(server(number), number, size, max(calls // processes, 3), times))
     rows += times.rows(**what)
     memory = sorted(one.memory for one in opened if one)
@@ -188,34 +171,35 @@ def tools(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
 
 def _work(server: Server, number: int, size: int, rounds: int, times: Times) -> None:
     mine = {"caller_session": f"s-{number}", "caller_agent": "main"}
+    of = partial(times.of, server=server)
     for turn in range(rounds):
         some = f"task-{(turn * 7919 + number * 104729) % size + 1}"
-        with times.of("list_tasks"):
+        with of("list_tasks"):
             server.call("list_tasks", limit=50)
-        with times.of("list_tasks status, project"):
+        with of("list_tasks status, project"):
             server.call("list_tasks", status="active", project="p-3", limit=50)
-        with times.of("list_tasks ready"):
+        with of("list_tasks ready"):
             server.call("list_tasks", ready=True, limit=50)
-        with times.of("get_task"):
+        with of("get_task"):
             server.call("get_task", id=some)
-        with times.of("get_index_stats"):
+        with of("get_index_stats"):
             server.call("get_index_stats", include_projects=True)
-        with times.of("preflight 5 ids"):
+        with of("preflight 5 ids"):
             server.call("preflight", ids=[f"task-{(turn * 5 + n) % size + 1}" for n in range(5)])
-        with times.of("claim_next_task"):
+        with of("claim_next_task"):
             taken = server.call("claim_next_task", caller="claude", **mine)["task"]
         if taken is None:
             return
-        with times.of("update_task"):
+        with of("update_task"):
             server.call("update_task", id=taken["id"], body="Half of it is done.", **mine)
         if turn % 4 == 3:
-            with times.of("release_task"):
+            with of("release_task"):
                 server.call("release_task", id=taken["id"], reason="not now", **mine)
         else:
-            with times.of("complete_task"):
+            with of("complete_task"):
                 server.call("complete_task", id=taken["id"], outcome="made it", **mine)
         if turn % 4 == 1:
-            with times.of("claim_task"), contextlib.suppress(RuntimeError):
+            with of("claim_task"), contextlib.suppress(RuntimeError):
                 server.call("claim_task", id=some, caller="claude", **mine)
             with contextlib.suppress(RuntimeError):
                 server.call("release_task", id=some, reason="only to see", **mine)
@@ -228,20 +212,31 @@ def commands(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
     """Measure whole commands, *processes* at once, with *size* tasks in *folder*, *calls* of each in all."""
     times = Times()
     environ = environment(folder)
+    empty = folder / "empty.py"
+    empty.write_text(_EMPTY, "utf-8")
 
     def run(name: str, *words: str) -> str:
-        with times.of(name):
-            done = subprocess.run(
-                [*script("hypervisor_cli.py"), *words], cwd=folder, env=environ,
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-        if done.returncode not in (0, 3):
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
-        return done.stdout
+        return timed(name, *script("hypervisor_cli.py"), *words)
+
+    def timed(name: str, *words: str) -> str:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            words, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            said = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)  # of uv, and of what it has started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        times.add(name, time.perf_counter() - began, used.ru_utime + used.ru_stime)
+        if process.returncode not in (0, 3):
+            raise RuntimeError(f"{' '.join(words)}: {said}")
+        return said
 
     def work(number: int) -> None:
         for turn in range(max(calls // processes, 1)):
             some = str((turn * 7919 + number * 104729) % size + 1)
+            timed("(an empty script)", *script(str(empty)))
             run("--help", "--help")
             run("task list --limit 50", "task", "list", "--limit", "50")
             run("task list --ready --limit 50", "task", "list", "--ready", "--limit", "50")
@@ -255,6 +250,7 @@ def commands(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
                 end = ["--generation", claim, "--outcome", "made it"]
                 run("task complete", "task", "complete", task["id"], *end)
 
-    run("first after a change of all", "task", "list", "--limit", "1")
-    together(processes, work)
+    run("first look at all files", "task", "list", "--limit", "1")
+    if calls:
+        together(processes, work)
     return times.rows(kind="command", size=size, processes=processes)

@@ -3,11 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["pyyaml>=6.0.2", "filelock>=3.16", "psutil>=6.0"]
 # ///
-"""A hook of the client: one call as JSON on standard input, the answer as JSON on standard output.
-
-The project's state folder may be named as an argument. Exit code 0 always: the client takes 2 for a
-veto, and a fault of ours is none.
-"""
+"""A hook of the client: JSON in, JSON out. Exit code 0 always: 2 is a veto, and a fault of ours is none."""
 
 import sys
 
@@ -16,14 +12,13 @@ from hypervisor import pulse  # noqa: E402
 
 if __name__ == "__main__":
     data = sys.stdin.buffer.read()
-    if pulse.is_all(data, *sys.argv[1:2]):
-        sys.exit(0)
-    import io
-    import os
+    if not pulse.is_all(data, *sys.argv[1:2]):
+        import io
+        import os
 
-    from hypervisor.launch import require
+        from hypervisor.launch import require
 
-    require(__file__)
-    from hypervisor.hooking import main
+        require(__file__)
+        from hypervisor.hooking import main
 
-    sys.exit(main(io.BytesIO(data), os.environ))
+        main(io.BytesIO(data), os.environ)

@@ -5,8 +5,10 @@
 # ///
 """The `hypervisor` command; see `--help`. Exit codes: 0 done, 1 refused, 2 usage, 3 nothing to do."""
 
+import gc
 import sys
 
+gc.set_threshold(50_000)  # most commands end before there is anything to collect
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
 from hypervisor.launch import require  # noqa: E402
 

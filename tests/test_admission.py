@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor import config
@@ -296,6 +296,7 @@ def test_what_an_emergency_stopped_waits_again_and_is_done_at_no_cost_in_attempt
     assert scheduler.ended("t-1", 3.0, Outcome.SUCCESS) is Outcome.SUCCESS
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.booleans()), max_size=80), st.integers(1, 8)
 )

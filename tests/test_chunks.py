@@ -336,7 +336,7 @@ def noted(folder: Path, chunk: str = "chunk-01") -> dict[str, Any]:
 
 
 def test_a_note_is_one_however_often_it_is_made(tmp_path: Path) -> None:
-    items = {"a": {}, "b\nc": {}}
+    items: dict[str, Any] = {"a": {}, "b\nc": {}}
     notes = Notes(tmp_path, "chunk-01")
     assert notes.add([Note(item="a", category="keep", rationale="x")], items) == 1
     assert notes.add([Note(item="a", category="keep", rationale="x")], items) == 0

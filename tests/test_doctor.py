@@ -134,6 +134,23 @@ def test_packages_that_are_not_fetched_are_fetched_by_what_it_says(user: Shell) 
     assert look(user)["packages"]["ok"]
 
 
+def test_packages_that_have_gone_since(user: Shell) -> None:
+    """As after `uv cache clean`: the mark that all was fetched is still there."""
+    ready = user.home / f".cache/hypervisor/ready{ROOT}/scripts"
+    ready.parent.mkdir(parents=True)
+    ready.touch()
+    assert look(user)["packages"]["ok"]
+    if (real := shutil.which("uv")) is None:
+        pytest.skip("no uv on PATH")
+    (user.home / "bin/uv").unlink()
+    (user.home / "bin/uv").symlink_to(real)  # its cache, in this home, is empty
+    (user.home / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+    found = look(user)["packages"]
+    assert found["level"] == "warning"
+    assert found["text"] == "those of mcp_server.py were fetched, and have gone (uv cache clean?)"
+    assert found["do"] == str(ROOT / "scripts/warm-up")
+
+
 def test_without_git(user: Shell) -> None:
     project(user)
     (user.home / "bin/git").unlink()
@@ -403,7 +420,7 @@ def test_many_outputs_and_what_the_dead_left(user: Shell) -> None:
     logs = state / "batches/b-1/logs"
     logs.mkdir(parents=True)
     (logs.parent / "manifest.json").write_text("{}")
-    with open(logs / "t-1~1.out", "wb") as file:
+    with open(logs / f"t-1-{0:032}.out", "wb") as file:
         file.truncate(2**31)  # a hole: nothing on the disk
     draft = state / ".config.toml.0123456789abcdef.tmp"
     draft.touch()

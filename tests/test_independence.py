@@ -18,9 +18,10 @@ from hypervisor.scopes import overlap
 
 
 def part(name: str, **known: Any) -> Part:
-    return Part(
-        id=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-    )
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in known.items()
+    }
+    return Part(id=name, **fields)
 
 
 def edges(found: Independence) -> list[tuple[str, str, str, str]]:
@@ -40,6 +41,7 @@ def edges(found: Independence) -> list[tuple[str, str, str, str]]:
         ("https://a.example/src/x.py and [link](docs/a.md) and ../up.js", ()),
         ("```\nsrc/a.py\n```\n<!-- src/b.py -->\nsrc/c.py", ("src/c.py",)),
         ("## Notes\n\nsrc/a.py\n\n### More\n\nsrc/b.py\n\n## Plan\n\nsrc/c.py", ("src/c.py",)),
+        ("Run `bun src/cli.ts edit`; a grep of src/web/ finds none. Change `src/x.ts:3`.", ("src/x.ts",)),
         ("All of `docs/` and src/**", ("docs/", "src/**")),
         ("- add ./tools/Makefile\n- see also lib/x.go", ("tools/Makefile",)),
     ],
@@ -126,9 +128,14 @@ _PATHS = st.sampled_from(
     ["src/", "src/a.py", "src/b.py", "src/*.py", "a.py", "docs/x.md", "**/x.md", "x.md", "", "/"]
 )
 _PARTS = st.lists(
-    st.tuples(st.lists(_PATHS, max_size=2), st.lists(_PATHS, max_size=2), st.sampled_from(["", "p", "q", "i0"]),
-              st.lists(st.sampled_from([f"i{n}" for n in range(6)]), max_size=2)), max_size=9,
-)  # fmt: skip
+    st.tuples(
+        st.lists(_PATHS, max_size=2),
+        st.lists(_PATHS, max_size=2),
+        st.sampled_from(["", "p", "q", "i0"]),
+        st.lists(st.sampled_from([f"i{n}" for n in range(6)]), max_size=2),
+    ),
+    max_size=9,
+)
 
 
 @given(_PARTS)

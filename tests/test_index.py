@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor import config, tasks
+from hypervisor import config, rows, tasks
 from hypervisor.index import Index
 from hypervisor.model import Task
 from hypervisor.paths import Project
@@ -162,20 +164,27 @@ def test_many_processes_may_use_it_while_files_change(project: Project) -> None:
 
 
 def test_an_index_killed_while_it_writes_is_whole_or_made_anew(project: Project) -> None:
-    for number in range(400):
-        task(project, f"t-{number}")
+    paths = [task(project, f"t-{number}") for number in range(400)]
     code = _LOOKER.format(scripts=str(ROOT / "scripts"), root=str(project.root)).replace("== 60", "== 400")
-    for _ in range(5):
+    rolled = random.Random(4)
+    for turn in range(6):
+        status = f"word{turn}"
+        for path in paths if turn % 2 else ():  # there is a cache, and each of its rows is to be written anew
+            path.write_text(path.read_text().replace("status: active", f"status: {status}"))
         looker = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        while not (project.state / "index.sqlite3").exists() and looker.poll() is None:
-            pass
+        while not (project.state / "index.sqlite3-wal").exists() and looker.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rolled.choice([0.0, 0.05, 0.3]))
         looker.kill()
         looker.communicate(timeout=30)
-        assert len(look(project)) == 400
-        for path in project.state.glob("index.sqlite3*"):
-            path.unlink()
+        assert look(project) == {path.stem: "None" if turn % 2 else "active" for path in paths}
+        if turn % 2:
+            for path in paths:
+                path.write_text(path.read_text().replace(f"status: {status}", "status: active"))
+            for path in project.state.glob("index.sqlite3*"):
+                path.unlink()
 
 
 def test_a_project_that_cannot_be_written_to_is_read_all_the_same(
@@ -189,3 +198,58 @@ def test_a_project_that_cannot_be_written_to_is_read_all_the_same(
     monkeypatch.setattr(Project, "prepare", closed)
     assert look(project) == {"a": "active"}
     assert not project.state.exists()
+
+
+def test_where_the_disk_is_full_the_answer_is_right_and_the_cache_stays(project: Project) -> None:
+    for number in range(20):
+        task(project, f"t-{number}")
+    assert len(look(project)) == 20
+    path = project.state / "index.sqlite3"
+    before = path.stat().st_ino
+    for number in range(20, 300):
+        task(project, f"t-{number}", title="x" * 300)
+    task(project, "t-3", status="done")
+    full = Index(project, config.load(project.state))
+    pages = full.database.execute("PRAGMA page_count").fetchone()[0]
+    full.database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says then what it says on a full disk
+    full.refresh()
+    found = {head.id: str(head.status) for head in full.heads()}
+    assert len(found) == 300
+    assert found["t-3"] == "done"
+    assert not full.kept
+    full.close()
+    assert path.stat().st_ino == before
+    assert look(project) == found
+
+
+def test_a_damaged_cache_that_another_has_made_anew_is_left_to_him(project: Project) -> None:
+    task(project, "a")
+    look(project)
+    path = project.state / "index.sqlite3"
+    index = Index(project, config.load(project.state))
+    assert index.database
+    for tail in ("", "-wal", "-shm"):
+        Path(f"{path}{tail}").unlink(missing_ok=True)
+    look(project)
+    anew = path.stat().st_ino
+    index.database.execute("DROP TABLE task")  # of the one that is gone
+    index.refresh()
+    assert [head.id for head in index.heads()] == ["a"]
+    assert index.kept
+    index.close()
+    assert path.stat().st_ino == anew
+
+
+def test_a_cache_that_was_emptied_and_whose_filler_died_is_told_from_the_one_before(project: Project) -> None:
+    task(project, "a")
+    index = Index(project, config.load(project.state))
+    index.refresh()
+    before = index.identity()
+    assert before is not None
+    other = Index(project, config.load(project.state))
+    rows.clear(other.database, "other words")
+    rows.clear(other.database, index.words)  # and no row is put in
+    other.close()
+    assert index.identity() != before
+    index.close()
+    assert look(project) == {"a": "active"}

@@ -183,7 +183,11 @@ def spawned_is_over(project: Project) -> None:
     runs = [path.parent / "events.jsonl" for path in project.batches.glob("*/run.json")]
     assert runs
     for run in runs:
-        eventually(lambda run=run: '"finished"' in run.read_text("utf-8"), f"the end of {run.parent.name}")
+
+        def is_over(run: Path = run) -> bool:
+            return '"finished"' in run.read_text("utf-8")
+
+        eventually(is_over, f"the end of {run.parent.name}")
 
 
 @pytest.fixture

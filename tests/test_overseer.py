@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import alive, eventually, gone
@@ -133,6 +133,7 @@ def test_an_emergency_that_is_over_but_not_yet_trusted_stops_nobody() -> None:
     assert Overseer(Limits()).look(0.0, {"a": Sample(), "b": Sample()}, held) == []
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(
@@ -508,11 +509,12 @@ def test_subagents_count_before_their_first_answer(tmp_path: Path) -> None:
     assert "no room for 10 more answers" in mine.used("a", 10_000, 10, asks_again=True)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_hard_cap_holds_whatever_agents_spawn(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Agents answer in any order and begin subagents at will; a service counts what they are sent."""
+    """Agents answer in any order and begin subagents at will; a service counts what it was asked for."""
     cap, largest = 100_000, 10_000
     mine = purse(tmp_path_factory.mktemp("p"), answer=largest, batch=Caps(tokens=cap))
     agents: dict[str, list[int]] = {}  # told so far, conversations that wait for an answer
@@ -524,16 +526,36 @@ def test_a_hard_cap_holds_whatever_agents_spawn(
         if not agents:
             continue
         mark = data.draw(st.sampled_from(sorted(agents)))
-        cost = data.draw(st.integers(1, largest))
+        cost, asked = data.draw(st.integers(1, largest)), agents[mark][1] - 1
         sent += cost
         agents[mark][0] += cost
         agents[mark][1] += data.draw(st.integers(0, 10))
         if mine.used(mark, agents[mark][0], agents[mark][1], asks_again=True):
-            mine.ended(mark, None, None)  # stopped before it asks again; the others' answers are on their way
+            mine.ended(mark, None, None, cut=True)  # stopped before it asks again
+            sent += largest * asked  # its subagents are answered all the same, and nobody tells of it
             del agents[mark]
-        assert sent <= cap
-    # All that is still on its way arrives at its dearest.
-    assert sent + largest * len(agents) <= cap or not agents
+        elif data.draw(st.integers(0, 9)) == 0:
+            mine.ended(mark, None, None, cut=True)  # killed for another reason
+            sent += largest * agents.pop(mark)[1]
+        # All that is on its way arrives at its dearest.
+        assert sent + largest * sum(talks for _, talks in agents.values()) <= cap
+
+
+def test_answers_on_their_way_to_an_agent_that_is_ended_are_paid_for(tmp_path: Path) -> None:
+    mine = purse(tmp_path, answer=10_000, batch=Caps(tokens=100_000))
+    mine.begun("a")
+    assert mine.used("a", 10_000, 4, asks_again=True) == ""
+    mine.ended("a", None, None, cut=True)  # killed: 10,000, and four answers that nobody tells of
+    assert mine.why_not() == ""
+    mine.begun("b")
+    mine.ended("b", 40_000, 0.1)  # it told its sum
+    assert mine.why_not() == ""
+    mine.begun("c")
+    mine.ended("c", None, None)  # its service turned it away
+    assert mine.why_not() == ""
+    mine.begun("d")
+    mine.ended("d", 1, 0.0)
+    assert "no room for 1 more answer of up to 10000 (90001 spent)" in mine.why_not()
 
 
 def test_runs_of_a_session_and_of_a_project_share_their_budgets(tmp_path: Path) -> None:

@@ -14,19 +14,24 @@ from typing import Any
 import pytest
 
 from chromium import Browser, find_chromium
-from commands import Gate, Shell, script, shell, tree
-from hypervisor import clock, logtail, operations, printable
+from commands import Gate, Shell, script, shell, tree, write_task
+from hypervisor import clock, drain, logtail, operations, printable
 from hypervisor.batches import Batch, open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
+from hypervisor.drain import Drain
 from hypervisor.follow import Follower
+from hypervisor.heart import Stop
+from hypervisor.model import Outcome, Report
 from hypervisor.needs import Case, needs_of
 from hypervisor.pace import RECENT, duration, pace_of
 from hypervisor.page import embedded, page, policy
 from hypervisor.report import Reporter
+from hypervisor.runners.port import Work
 from hypervisor.story import Story
 from hypervisor.summary import take_census
+from hypervisor.worker import Orders, Worker
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from bench import seeing
@@ -407,6 +412,30 @@ def test_every_failure_keeps_the_end_of_its_log_however_many_there_are(
         assert len(log["text"]) <= 512
 
 
+@pytest.mark.acceptance
+def test_a_run_writes_down_how_the_machine_did(user: Shell) -> None:
+    (user.cwd / ".hypervisor").mkdir()
+    write_task(user.cwd / "tasks/t-1.md")
+    command = script(user.home, "agent", "sleep 1")
+    user.hypervisor("run", "--all", "--agent", "exec", "--isolation", "none", "--exec", command)
+    report = user.hypervisor("report", "--json").passed().json
+    (_, cpu, ram, _, zone), *_ = report["readings"]
+    assert 0 <= cpu <= 100
+    assert 0 < ram <= 100
+    assert zone in ("safe", "warning", "danger", "emergency")
+    assert report["zone"]["word"]
+
+
+def test_a_zone_that_is_read_takes_the_place_of_a_level(tmp_path: Path) -> None:
+    story, at = Story(str(tmp_path)), clock.text_of(1e9)
+    level = {"at": at, "event": "level", "level": "starved", "cpu_percent": 90}
+    story.hear([level])
+    assert (story.zone, story.zone_holds(1e9 + 3600)) == ("starved", True)
+    story.hear([level, {"at": at, "event": "reading", "zone": "danger", "cpu_percent": 91}, level])
+    assert [zone for *_, zone in story.readings] == ["starved", "danger", ""]
+    assert (story.zone, story.zone_holds(1e9 + 5), story.zone_holds(1e9 + 3600)) == ("danger", True, False)
+
+
 # ------------------------------------------------------------------- page
 
 
@@ -488,6 +517,51 @@ def test_the_page_of_ten_thousand_items_is_usable_and_asks_nobody_for_anything(
 
 
 @pytest.mark.acceptance
+def test_the_page_is_used_with_the_keyboard_alone_and_all_in_it_has_a_name(
+    user: Shell, chromium: str
+) -> None:
+    batch = batch_in(user.cwd / "b", "a", "b", "c")
+    hands = Hands(batch)
+    hands.do("a")
+    hands.do("b", "failed", outcome="mend `it`")
+    user.hypervisor("report", "--dir", "b", "--html", "r.html").passed()
+    with Browser(chromium) as browser:
+        browser.open((user.cwd / "r.html").as_uri())
+        browser.press("Tab", 9)
+        assert browser.run("document.activeElement.className") == "skip"
+        browser.press("Enter", 13, "\r")
+        browser.wait("document.activeElement.id === 'items'")
+        reached: list[str] = []
+        while browser.run("document.activeElement.tagName") != "BODY" and len(reached) < 60:
+            browser.press("Tab", 9)
+            reached.append(browser.run("document.activeElement.id || document.activeElement.textContent"))
+        assert reached[:5] == ["text", "only", "by", "clear", "open"]
+        assert {"a", "b", "c"} <= set(reached)
+        # What a screen reader is told: nothing that can be worked is without a name.
+        browser.call("Accessibility.enable")
+        nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+        kinds = {
+            "button",
+            "link",
+            "searchbox",
+            "combobox",
+            "image",
+            "table",
+            "region",
+            "navigation",
+            "search",
+        }
+        found = [
+            (node["role"]["value"], node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node["ignored"] and node["role"]["value"] in kinds
+        ]
+        assert {kind for kind, _ in found} == kinds
+        assert [kind for kind, told in found if not told.strip()] == []
+        assert ("button", "1 failed: show them") in found
+
+
+@pytest.mark.acceptance
 def test_what_strangers_wrote_is_shown_and_never_run(user: Shell, chromium: str) -> None:
     items = [f"i{n} {text[:200]}".replace("\n", " ") for n, text in enumerate(HOSTILE)]
     batch = batch_in(user.cwd / "b", *items)
@@ -546,6 +620,46 @@ def test_status_is_one_screen(user: Shell) -> None:
 
 
 # ------------------------------------------------------------------ drain
+
+
+def test_a_sweep_asks_for_a_drain_now_and_then_and_a_claim_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_in(tmp_path / "b", *(f"i{n}" for n in range(500)))
+    holder = Hands(batch).store.holder
+    assert holder is not None
+    monkeypatch.setattr("hypervisor.drain.time.monotonic", lambda: 1e6)  # no moment passes
+    looks: list[Drain] = []
+    look = Drain._stamp
+
+    def counted(one: Drain) -> tuple[int, int] | None:
+        looks.append(one)
+        return look(one)
+
+    monkeypatch.setattr(Drain, "_stamp", counted)
+    done: list[str] = []
+
+    class Runner:
+        name = "test"
+
+        def run(self, work: Work) -> Report:
+            done.append(work.item)
+            if len(done) == 3:
+                drain.ask(batch.folder)
+            return Report(status=Outcome.SUCCESS, outcome="")
+
+    def worker() -> Worker:
+        return Worker(
+            batch, Runner(), holder, policy=Policy(patient=False), orders=Orders(), tell=lambda _: None,
+            stop=Stop(),
+        )  # fmt: skip
+
+    worker().run()
+    assert len(done) == 3  # the word counts for the very next item
+    looks.clear()
+    monkeypatch.setattr(Batch, "glance", lambda _: lambda _: True)
+    assert worker()._sweep_lines() == []  # five hundred lines that have their results
+    assert len(looks) <= 2
 
 
 @pytest.mark.acceptance

@@ -23,6 +23,8 @@ from hypervisor import outputs, retention
 from hypervisor.retention import Kept, Rule
 from hypervisor.runners.pump import Sink
 
+#: What an item is called on disk.
+T = "t-" + "0" * 32
 #: Prints 6,000 bytes, which is more than a block.
 LOUD = "yes hello | head -c 6000"
 DAY = 86400.0
@@ -40,6 +42,10 @@ def text(size: int, seed: int = 1) -> bytes:
     return "".join(f"{words.random()} is a line of output\n" for _ in range(size // 40)).encode()
 
 
+def key(number: int) -> str:
+    return f"t-{number:032}"
+
+
 def write(path: Path, data: bytes, *, days_ago: float = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -53,12 +59,12 @@ def write(path: Path, data: bytes, *, days_ago: float = 0) -> Path:
 
 def test_what_is_compressed_is_read_by_zcat_and_keeps_its_age_and_mode(tmp_path: Path) -> None:
     data = text(100_000)
-    log = write(tmp_path / "a b~1.out", data, days_ago=3)
+    log = write(tmp_path / f"{T}~1.out", data, days_ago=3)
     log.chmod(0o640)
     when = log.stat().st_mtime_ns
     packed = outputs.compress(str(tmp_path))
-    assert os.listdir(tmp_path) == ["a b~1.out.gz"]
-    made = tmp_path / "a b~1.out.gz"
+    assert os.listdir(tmp_path) == [f"{T}~1.out.gz"]
+    made = tmp_path / f"{T}~1.out.gz"
     assert (packed.files, packed.before, packed.after) == (1, len(data), made.stat().st_size)
     assert (made.stat().st_mtime_ns, made.stat().st_mode & 0o777) == (when, 0o640)
     assert subprocess.run(["zcat", str(made)], capture_output=True, check=True).stdout == data
@@ -66,42 +72,41 @@ def test_what_is_compressed_is_read_by_zcat_and_keeps_its_age_and_mode(tmp_path:
 
 def test_what_would_not_shrink_and_what_is_not_ours_stays(tmp_path: Path) -> None:
     data = text(20_000)
-    names = {"t~1.out": b"x" * 4096, "notes.txt": data, "t~2.log": data, "t~1.report.json": data}
-    for name, content in names.items():
+    ours = f"{T}~1.out"
+    theirs = ["notes.txt", "make.out", "make.err.gz", f"{T}~2.log", f"{T}~1.report.json", f"{T}~1.out.bak"]
+    for name, content in {ours: b"x" * 4096, **dict.fromkeys(theirs, data)}.items():
         write(tmp_path / name, content)
-    (tmp_path / "t~3.out").symlink_to(tmp_path / "notes.txt")
-    (tmp_path / "t~4.out").mkdir()
+    (tmp_path / f"{T}~3.out").symlink_to(tmp_path / "notes.txt")
+    (tmp_path / f"{T}~4.out").mkdir()
     before = sorted(os.listdir(tmp_path))
     assert outputs.compress(str(tmp_path)).files == 0
     assert outputs.remove(str(tmp_path)).files == 1  # the small one
-    assert sorted(os.listdir(tmp_path)) == sorted(set(before) - {"t~1.out"})
+    assert sorted(os.listdir(tmp_path)) == sorted(set(before) - {ours})
     assert outputs.compress(str(tmp_path / "none")).files == 0
 
 
-def test_the_parts_of_an_output_are_found_in_their_order_compressed_or_not(tmp_path: Path) -> None:
-    for number in (0, 2, 10):
-        write(tmp_path / ("t~1.out" + (f".{number}" if number else "")), text(9000, number))
-    outputs.compress(str(tmp_path))
-    write(tmp_path / "t~1.out.11", b"the last")
-    write(tmp_path / "t~1.err", b"an error")
-    write(tmp_path / "t~12.out", b"another's")
-    found = outputs.parts(str(tmp_path / "t~1"))
-    names = ["t~1.out.gz", "t~1.out.2.gz", "t~1.out.10.gz", "t~1.out.11", "t~1.err"]
-    assert [os.path.basename(path) for path in found] == names
-    whole = b"".join(piece for path in found for piece in outputs.read(path))
-    assert whole == text(9000, 0) + text(9000, 2) + text(9000, 10) + b"the last" + b"an error"
+def test_the_parts_of_a_long_output_are_compressed_each(tmp_path: Path) -> None:
+    sink = Sink(str(tmp_path / f"{T}~2.out"), 9000)
+    data = text(20_000)
+    sink.take(data)
+    sink.close()
+    assert outputs.compress(str(tmp_path)).files == 2
+    names = [f"{T}~2.out.gz", f"{T}~2.out.1.gz", f"{T}~2.out.2"]
+    assert sorted(os.listdir(tmp_path)) == sorted(names)  # the last is too small to shrink
+    packed = b"".join(gzip.decompress((tmp_path / name).read_bytes()) for name in names[:2])
+    assert packed + (tmp_path / names[2]).read_bytes() == data
 
 
 def test_what_an_agent_still_prints_into_is_left(tmp_path: Path) -> None:
-    sink = Sink(str(tmp_path / "t~1.out"), 2**20)
+    sink = Sink(str(tmp_path / f"{T}~1.out"), 2**20)
     sink.take(text(9000))
     packed = outputs.compress(str(tmp_path))
-    assert packed.left == {"t~1.out": "is being written"}
+    assert packed.left == {f"{T}~1.out": "is being written"}
     assert outputs.remove(str(tmp_path)).files == 0
     sink.take(b"and more")
     sink.close()
     assert outputs.compress(str(tmp_path)).files == 1
-    assert gzip.decompress((tmp_path / "t~1.out.gz").read_bytes()) == text(9000) + b"and more"
+    assert gzip.decompress((tmp_path / f"{T}~1.out.gz").read_bytes()) == text(9000) + b"and more"
 
 
 def test_a_command_that_outlives_its_worker_still_holds_its_output(user: Shell, tmp_path: Path) -> None:
@@ -123,7 +128,7 @@ def test_a_command_that_outlives_its_worker_still_holds_its_output(user: Shell, 
 
 def test_what_somebody_writes_without_our_lock_is_left(tmp_path: Path) -> None:
     """A process of a version before the locks may be at work."""
-    log = write(tmp_path / "t~1.out", text(8_000_000))
+    log = write(tmp_path / f"{T}~1.out", text(8_000_000))
     done = threading.Event()
 
     def append() -> None:
@@ -134,11 +139,11 @@ def test_what_somebody_writes_without_our_lock_is_left(tmp_path: Path) -> None:
     writer = threading.Thread(target=append)
     writer.start()
     try:
-        assert outputs.compress(str(tmp_path)).left == {"t~1.out": "was written to meanwhile"}
+        assert outputs.compress(str(tmp_path)).left == {f"{T}~1.out": "was written to meanwhile"}
     finally:
         done.set()
         writer.join()
-    assert os.listdir(tmp_path) == ["t~1.out"]
+    assert os.listdir(tmp_path) == [f"{T}~1.out"]
 
 
 _COMPRESS = (
@@ -153,7 +158,7 @@ outputs.compress(sys.argv[1])
 
 def test_killed_at_any_moment_it_leaves_one_of_both_whole(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
-    whole = {f"t-{number}~1.out": text(600_000, number) for number in range(8)}
+    whole = {f"{key(number)}~1.out": text(600_000, number) for number in range(8)}
     for name, data in whole.items():
         write(logs / name, data)
     rounds = 0
@@ -181,30 +186,30 @@ def test_killed_at_any_moment_it_leaves_one_of_both_whole(tmp_path: Path) -> Non
 
 def test_killed_between_the_new_name_and_the_end_of_the_old_one(tmp_path: Path) -> None:
     data = text(9000)
-    write(tmp_path / "t~1.out", data)
-    write(tmp_path / "t~1.out.gz", gzip.compress(data))
+    write(tmp_path / f"{T}~1.out", data)
+    write(tmp_path / f"{T}~1.out.gz", gzip.compress(data))
     assert outputs.compress(str(tmp_path)).files == 1
-    assert os.listdir(tmp_path) == ["t~1.out.gz"]
+    assert os.listdir(tmp_path) == [f"{T}~1.out.gz"]
 
 
 @pytest.mark.parametrize("other", [gzip.compress(b"of another run"), b"no gzip at all", b""])
 def test_two_that_differ_are_both_left(tmp_path: Path, other: bytes) -> None:
-    write(tmp_path / "t~1.out", text(9000))
-    write(tmp_path / "t~1.out.gz", other)
+    write(tmp_path / f"{T}~1.out", text(9000))
+    write(tmp_path / f"{T}~1.out.gz", other)
     packed = outputs.compress(str(tmp_path))
-    assert packed.left == {"t~1.out": "differs from t~1.out.gz; look at both"}
-    assert (tmp_path / "t~1.out").read_bytes() == text(9000)
-    assert (tmp_path / "t~1.out.gz").read_bytes() == other
+    assert packed.left == {f"{T}~1.out": f"differs from {T}~1.out.gz; look at both"}
+    assert (tmp_path / f"{T}~1.out").read_bytes() == text(9000)
+    assert (tmp_path / f"{T}~1.out.gz").read_bytes() == other
 
 
 def test_two_at_once_do_it_once(tmp_path: Path) -> None:
     for number in range(30):
-        write(tmp_path / f"t-{number}~1.out", text(50_000, number))
+        write(tmp_path / f"{key(number)}~1.out", text(50_000, number))
     words = [sys.executable, "-c", _COMPRESS, str(tmp_path)]
     both = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [one.wait(60) for one in both] == [0, 0]
     for number in range(30):
-        assert gzip.decompress((tmp_path / f"t-{number}~1.out.gz").read_bytes()) == text(50_000, number)
+        assert gzip.decompress((tmp_path / f"{key(number)}~1.out.gz").read_bytes()) == text(50_000, number)
     assert len(os.listdir(tmp_path)) == 30
 
 
@@ -241,6 +246,126 @@ def test_a_full_disk_loses_nothing(user: Shell, small_disk: Path) -> None:
     assert plain.read_bytes() == data
     (small_disk / "filler").unlink()
     assert "compressed" in user.hypervisor("clean", "--dir", ".").passed().out
+
+
+# ------------------------------------------------------------------ removing
+
+
+def test_what_was_written_after_the_decision_stays(tmp_path: Path) -> None:
+    write(tmp_path / f"{T}.out", b"old", days_ago=40)
+    decided = outputs.measure(str(tmp_path)).newest
+    write(tmp_path / f"{T}~2.out", b"of a retry that began meanwhile")
+    assert outputs.remove(str(tmp_path), decided).files == 1
+    assert os.listdir(tmp_path) == [f"{T}~2.out"]
+
+
+_REMOVE = (
+    f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+    + """
+from hypervisor import outputs
+print("begun", flush=True)
+while True:
+    outputs.remove(sys.argv[1])
+"""
+)
+
+
+def test_what_is_begun_while_another_removes_is_not_lost(tmp_path: Path) -> None:
+    """The name may be there already, the folder may go, and the lock comes after the file."""
+    logs = tmp_path / "logs"
+    remover = subprocess.Popen([sys.executable, "-c", _REMOVE, str(logs)], stdout=subprocess.PIPE)
+    assert remover.stdout is not None
+    remover.stdout.readline()
+    removed = 0
+    try:
+        for number in range(2000):
+            path = logs / f"{key(number % 2)}.out"
+            removed += not path.exists()
+            descriptor = outputs.begin(str(path))
+            os.write(descriptor, b"whole")
+            assert path.read_bytes() == b"whole"
+            assert os.fstat(descriptor).st_ino == path.stat().st_ino
+            os.close(descriptor)
+    finally:
+        remover.kill()
+        remover.wait()
+        remover.stdout.close()
+    assert removed > 1, "nothing was removed meanwhile"
+
+
+def many(user: Shell, count: int) -> Path:
+    """Run a batch to its end, and give it the outputs of *count* items more; return its folder."""
+    folder = batch(user, "b-1")
+    for number in range(count):
+        write(folder / "logs" / f"{key(number)}.out", text(9000, number))
+    write(folder / "logs/mine.out", b"mine" * 2000)
+    return folder
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    """Return what lies below *folder*, but for outputs of items."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        str(path): path.read_bytes() for path in found if path.parent.name != "logs" or "mine" in path.name
+    }
+
+
+@pytest.mark.parametrize("rule", [["--larger-than", "0"], []], ids=["remove", "compress"])
+def test_two_that_clean_at_once_do_it_once_and_both_pass(user: Shell, rule: list[str]) -> None:
+    folder = many(user, 200)
+    before = below(folder)
+    both = [user.start_hypervisor("clean", "--outputs", *rule, "--json") for _ in range(2)]
+    said = [one.end() for one in both]
+    assert {one.code for one in said} <= {0, 3}, [one.err for one in said]
+    assert {row["what"] for one in said for row in one.json["rows"]} <= {"removed", "compressed", "kept"}
+    left = sorted(path.name for path in (folder / "logs").iterdir())
+    if rule:
+        assert left == ["mine.out"]
+    else:
+        assert len(left) == 202
+        assert [name for name in left if not name.endswith(".gz")] == ["mine.out"]
+        for number in range(200):
+            packed = folder / "logs" / f"{key(number)}.out.gz"
+            assert gzip.decompress(packed.read_bytes()) == text(9000, number)
+    assert below(folder) == before
+
+
+#: `hypervisor clean` that is killed before and after each removal, at the one whose number it is given.
+_KILLED = (
+    f"import os, sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+    + """
+from hypervisor.cli import main
+last, real, left = sys.argv[1] == "after", os.unlink, int(sys.argv[2])
+def unlink(path, **more):
+    global left
+    left -= "/logs/" in str(path)
+    if left or last:
+        real(path, **more)
+    if not left:
+        os.kill(os.getpid(), 9)
+os.unlink = unlink
+main(["clean", "--outputs", "--larger-than", "0"])
+"""
+)
+
+
+@pytest.mark.parametrize(("when", "number"), [("before", 1), ("after", 1), ("before", 20), ("after", 41)])
+def test_killed_while_it_removes_it_has_removed_outputs_only_and_the_next_goes_on(
+    user: Shell, when: str, number: int
+) -> None:
+    folder = many(user, 40)  # and one of the batch itself
+    before = below(folder)
+    assert user.run([sys.executable, "-c", _KILLED, when, str(number)]).code == -signal.SIGKILL
+    left = [path for path in (folder / "logs").iterdir() if path.name != "mine.out"]
+    assert len(left) == 41 - number + (when == "before")
+    for path in left:
+        if path.suffix == ".out":
+            assert path.read_bytes() == text(9000, int(path.stem.removeprefix("t-")))
+    assert below(folder) == before
+    assert user.hypervisor("clean", "--outputs", "--larger-than", "0").code == (0 if left else 3)
+    assert os.listdir(folder / "logs") == ["mine.out"]
+    assert below(folder) == before
+    assert "1 success" in user.hypervisor("summary", "b-1").passed().out
 
 
 # ------------------------------------------------------------------ the rule
@@ -414,7 +539,7 @@ def test_drafts_of_the_dead_and_old_sessions_go(user: Shell) -> None:
 
 
 def test_a_log_that_is_locked_by_somebody_else_is_no_draft(tmp_path: Path) -> None:
-    draft = write(tmp_path / ".t~1.out.0123456789abcdef.tmp", b"half")
+    draft = write(tmp_path / f".{T}~1.out.0123456789abcdef.tmp", b"half")
     with open(draft, "rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         outputs.compress(str(tmp_path))

@@ -206,10 +206,12 @@ def test_eight_workers_are_seen_drained_and_left_on_a_real_terminal(user: Shell,
         assert len(screen) == 24
         assert sum(bool(re.match(r"worker-\d+-\w+ +item-\d+ ", line)) for line in screen) == 8
         assert "0 of 20 (0 %)" in screen[1]
+        terminal.see("  machine ")  # nobody tells its state in this batch's log: it is looked at
         gate.open(1)
         terminal.see("1 of 20 (5 %)")
         terminal.press("d")
         terminal.see("draining")
+        terminal.see("--all")  # the whole command, wherever the folder lies
         gate.open(20)
         running.end()
         terminal.see("nobody is at work")

@@ -25,6 +25,8 @@ from .zones import Bounds, Gauge
 
 #: The session that a run was started from, handed on to the runs that its agents start.
 SESSION = "HYPERVISOR_SESSION"
+#: How an agent ends that does not come to its own end.
+_CUT = (How.TIMEOUT, How.STOPPED, How.KILLED)
 
 
 @dataclass(slots=True)
@@ -75,8 +77,9 @@ class Care:
             end = agent.run(replace(assignment, environment=told, used=used, budget_usd=left))
         finally:
             survivors = self.watch.leave(watched)
-            cost = end.cost_usd if end else None
-            self.purse.ended(mark, end.tokens if end else None, cost)
+            tokens, cost = (end.tokens, end.cost_usd) if end else (None, None)
+            cut = end is None or watched.act is not None or end.how in _CUT
+            self.purse.ended(mark, tokens, cost, cut=cut)
         if end.tokens is None and watched.tokens:
             end = replace(end, input_tokens=watched.tokens)  # it was ended before it could say its sum
         act = watched.act

@@ -63,6 +63,11 @@ class Wave:
     decisions: tuple[Decision, ...] = ()
 
     @property
+    def is_dry_run(self) -> bool:
+        """Whether nothing is done in it: it shows what is planned, and waits for a word."""
+        return not self.chunks
+
+    @property
     def decided(self) -> Decision | None:
         """The decision that holds; None while there is none."""
         last: Decision | None = None

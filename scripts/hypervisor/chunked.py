@@ -46,6 +46,8 @@ class Plan:
     chunks: tuple[Chunk, ...]
     #: Ids that are in no chunk because somebody wants it so.
     left_out: tuple[str, ...] = ()
+    #: Tools that act on the items, and wait for an approval; see `gates`.
+    bulk: tuple[str, ...] = ()
 
     @property
     def cut(self) -> Cut:
@@ -67,7 +69,8 @@ class Plan:
         """Return what stands in the file: a line for each id, so that it can be edited."""
         data = {
             "by": self.by, "zone": self.zone, "max": self.most, "id": self.id_field, "base": self.base,
-            "task": self.task, "chunks": chunks_json(self.chunks), "left_out": list(self.left_out),
+            "task": self.task, **({"bulk": list(self.bulk)} if self.bulk else {}),
+            "chunks": chunks_json(self.chunks), "left_out": list(self.left_out),
         }  # fmt: skip
         return json.dumps(data, indent=1, ensure_ascii=True).encode() + b"\n"
 
@@ -228,7 +231,7 @@ class ChunkedBatch:
             more = [chunk.id for chunk in plan.chunks if chunk.id.encode() not in there]
             durable.append_lines(queue, "".join(f"{name}\n" for name in more).encode())
             # Its own base, so that a chunk's id is nothing but that, wherever the commands run.
-            manifest = Manifest(base=str(self.chunks.resolve()), created=clock.now_text())
+            manifest = Manifest(base=str(self.chunks.resolve()), created=clock.now_text(), bulk=plan.bulk)
             durable.write_once(self.folder / "manifest.json", to_json(manifest))
         return open_folder(str(self.folder), cwd=str(self.folder), project=project)
 
@@ -252,6 +255,7 @@ def _plan_from(data: Mapping[str, Any]) -> Plan:
         by=str(data["by"]), zone=str(data["zone"]), most=int(data["max"]), id_field=str(data["id"]),
         base=str(data["base"]), task=str(data.get("task", "")), chunks=tuple(chunks),
         left_out=tuple(str(item) for item in data.get("left_out", ())),
+        bulk=tuple(str(pattern) for pattern in data.get("bulk", ())),
     )  # fmt: skip
     plan.cut  # noqa: B018 - an edited `by` is told here, not where it is used
     return plan

@@ -6,25 +6,26 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import clock, durable
+from . import durable
 from .batches import Batch, settings_of
-from .checkpoints import Decision, Mode, Standing, Told, Verdict, Wave, Waves
+from .bulk import begin_dry_run, must_be_shown
+from .checkpoints import Mode, Standing, Told, Wave, Waves
 from .chunked import ChunkedBatch, Plan
 from .claims.directory import Policy, plain_failure
 from .claims.port import Attempt, Holder, HolderKind, Payload
 from .claims.workers import new_worker_id
 from .crew import Crew
-from .errors import Refused, UsageError
+from .errors import UsageError
 from .events import log_of
 from .heart import Stop
 from .model import Outcome, Report
 from .operations import retry
 from .queue import Queue
-from .review import notes_of, result_of, where_it_stands
+from .review import notes_of, where_it_stands
 from .runners.exec import ExecRunner
 from .runners.port import Work
 from .tally import Event
@@ -144,15 +145,17 @@ def advance(made: ChunkedBatch, batch: Batch, orders: Orders) -> Standing:
     with made.changing():
         plan, waves = made.plan(), Waves(made.folder)
         made.check(plan)
+        begin_dry_run(made, plan)
         at = where_it_stands(made, batch, plan)
         if at.what == "redo":
             # Each step is harmless when it is done again, so that a kill between them is, too.
             retry(batch, list(at.chunks), {outcome.value for outcome in Outcome})
             waves.begin(at.chunks, waves.criteria(orders.criteria), checkpoint=True)
         elif at.what == "next":
-            first = not waves.all()
+            first = not any(wave.chunks for wave in waves.all())
             few = orders.mode == Mode.EACH or (orders.mode == Mode.FIRST and first)
             chunks = at.chunks[: orders.jobs] if few else at.chunks
+            must_be_shown(made, plan, chunks)
             made.begin(plan, chunks)
             waves.begin(chunks, waves.criteria(orders.criteria), checkpoint=few)
         else:
@@ -244,71 +247,3 @@ def _of_wave(made: ChunkedBatch, batch: Batch, number: int) -> WaveBatch:
 def tell_opened(made: ChunkedBatch, wave: Wave) -> None:
     """Add to the batch's log that a wave waits for a decision."""
     log_of(made.folder).tell(Told.OPENED, str(wave.number), chunks=", ".join(wave.chunks))
-
-
-# -------------------------------------------------------------------- decisions
-
-
-def decide(
-    made: ChunkedBatch,
-    batch: Batch,
-    verdict: Verdict,
-    by: str,
-    *,
-    criteria: str = "",
-    chunks: Sequence[str] = (),
-) -> Wave:
-    """Keep what somebody has decided of the last wave; durable on return.
-
-    Args:
-        made: The batch's folder.
-        batch: The batch.
-        verdict: What.
-        by: Who.
-        criteria: Of ``revise``: what holds from now on.
-        chunks: Of ``revise``: what is done again; without any, the whole wave.
-
-    Raises:
-        Refused: There is nothing to decide, or somebody has decided already.
-        UsageError: Words are missing, or there is no such chunk.
-    """
-    with made.changing():
-        plan = made.plan()
-        at = where_it_stands(made, batch, plan)
-        wave = at.wave
-        if wave is None:
-            raise Refused("there is no checkpoint: nothing has run; `hypervisor chunk run` begins")
-        if verdict == "revise":
-            chosen = _to_redo(batch, plan, wave, criteria, chunks)
-            decision = Decision(verdict=verdict, by=by, at=clock.now_text(), criteria=criteria, chunks=chosen)
-        else:
-            _must_be_decidable(at, wave, verdict)
-            midway = verdict == "stop" and bool(at.chunks)
-            decision = Decision(verdict=verdict, by=by, at=clock.now_text(), midway=midway)
-        decided = Waves(made.folder).decide(wave, decision, named=bool(chunks))
-    log_of(made.folder).tell(Told.DECIDED, str(wave.number), verdict=verdict, by=by)
-    return decided
-
-
-def _to_redo(batch: Batch, plan: Plan, wave: Wave, criteria: str, chunks: Sequence[str]) -> tuple[str, ...]:
-    if not criteria.strip():
-        raise UsageError("revise needs --criteria TEXT, or --criteria @FILE: what is to be done otherwise")
-    chosen = tuple(dict.fromkeys(plan.chunk(name).id for name in chunks)) or wave.chunks
-    for name in chosen:
-        if result_of(batch, name) is None:
-            raise Refused(f"{name} has no result yet; revise what is done, or stop the wave first")
-    return chosen
-
-
-def _must_be_decidable(at: Standing, wave: Wave, verdict: Verdict) -> None:
-    if at.what == "run" and verdict == "approve":
-        raise Refused(f"checkpoint {wave.number} is not open yet: {', '.join(at.chunks[:5])} has no result")
-    if at.what in ("next", "finished", "redo") and (before := wave.decided):
-        raise Refused(
-            f"checkpoint {wave.number}: {before.by} has decided already "
-            f"({before.verdict}, {before.at[:19]}); `hypervisor chunk run` goes on"
-        )
-    if at.what in ("next", "finished"):
-        raise Refused(f"wave {wave.number} has no checkpoint: there is nothing to decide")
-    if at.what == "stopped" and verdict == "stop":
-        raise Refused(f"checkpoint {wave.number} is stopped already")

@@ -16,6 +16,7 @@ from .claims.port import MAIN, Busy, Claim, Done, Held
 from .commission import Commission
 from .errors import ClaimLost, Loss, Refused, Taken
 from .events import Happening
+from .gates import gates_of, shut_for_task
 from .keeping import Keeping, earlier_claims, put_back
 from .lives import next_life
 from .looking import look_at
@@ -139,6 +140,7 @@ class Claiming(Keeping):
         fresh = read_task(Path(task.path), self.settings)
         ours = self._begun_by_us(store, key)
         why = claim_refusal(fresh, self.caller.name, self.settings, unmet=unmet, ours=ours)
+        why = why or shut_for_task(gates_of(self.project.state), task.id)
         if why:
             raise Refused(f"{task.id}: {why}")
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import cli_chunk_run, clock
+from . import cli_checkpoint, cli_chunk_run, clock, gates
+from .bulk import begin_dry_run, must_be_approved, must_be_shown, read_noted
 from .chunked import PLAN, ChunkedBatch, Plan, chunks_json
 from .chunks import Chunk, Cut, cut, unplaced
 from .cli_chunk_batch import chunked_of, task_folder
@@ -30,6 +31,12 @@ def add_commands(below: Any) -> None:
     what.add_argument("--records", metavar="FILE", help="a .jsonl, .csv or .tsv file; - for JSON lines")
     what.add_argument("--queue", metavar="FILE", help="a file with an item a line")
     what.add_argument("--tasks", metavar="GLOB", help="task files")
+    what.add_argument("--noted", metavar="D", help="what the workers of that batch have noted")
+    command.add_argument("--as", dest="noted_as", action="append", default=[], metavar="CATEGORY",
+                         help="of --noted: only this category; may be repeated")  # fmt: skip
+    command.add_argument("--bulk", action="append", default=[], metavar="TOOL",
+                         help="this tool acts on the items, and waits for an approval of a dry run: a name "
+                         "with *, or 'Bash(COMMAND *)'; may be repeated")  # fmt: skip
     command.add_argument("-0", dest="nul", action="store_true", help="items of --queue end with NUL")
     command.add_argument("--by", metavar="BY", help="day:FIELD, week:FIELD, month:FIELD, FIELD or size:N; "
                          "without it: equal parts of at most 50")  # fmt: skip
@@ -51,7 +58,7 @@ def add_commands(below: Any) -> None:
     note.add_argument("item", metavar="ITEM", help="an id; - reads JSON lines with item, category, rationale")
     note.add_argument("--category", metavar="C")
     note.add_argument("--rationale", default="", metavar="R")
-    cli_chunk_run.add_checkpoint(below)
+    cli_checkpoint.add_checkpoint(below)
 
 
 def _verb(verbs: Any, name: str, text: str, action: Any) -> ArgumentParser:
@@ -68,18 +75,17 @@ def _verb(verbs: Any, name: str, text: str, action: Any) -> ArgumentParser:
 
 
 def _chunk(options: Namespace) -> int:
-    if not (options.records or options.queue or options.tasks):
-        raise UsageError("say what to cut: --records FILE, --queue FILE or --tasks GLOB")
+    if not (options.records or options.queue or options.tasks or options.noted):
+        raise UsageError("say what to cut: --records FILE, --queue FILE, --tasks GLOB or --noted D")
+    if options.noted_as and not options.noted:
+        raise UsageError("--as names a category of --noted D; give both")
     made = _destination(options)
+    if options.bulk and made is None:
+        raise UsageError("--bulk needs a batch that is kept: --dir D, or --task ID")
     if made is None:
         plan, fresh, reading = _planned(options, None, {})
     else:
-        with made.changing():
-            before = made.plan() if made.exists() else None
-            known = made.items()
-            plan, fresh, reading = _planned(options, before, known)
-            if fresh or before is None:
-                made.keep(plan, [record for record in reading.records if record.id not in known])
+        plan, fresh, reading = _kept(options, made)
     for line in reading.notes:
         print(f"hypervisor: {shown(line)}", file=sys.stderr)
     if options.json:
@@ -91,6 +97,31 @@ def _chunk(options: Namespace) -> int:
         print(f"{len(fresh)} {'new ' if made else ''}chunk(s) of {count} items, by {plan.cut.text}"
               + (f"; the plan is {made.folder / PLAN}" if made else ""))  # fmt: skip
     return EXIT_DONE if fresh else EXIT_NOTHING
+
+
+def _kept(options: Namespace, made: ChunkedBatch) -> tuple[Plan, list[Chunk], Reading]:
+    """Keep what is new in a plan; return the plan, the chunks that are new in it, and what was read."""
+    # Before the folder is made: what cannot be cut leaves nothing behind.
+    first = None if made.folder.exists() else _planned(options, None, {})
+    with made.changing():
+        before = made.plan() if made.exists() else None
+        known = made.items()
+        plan, fresh, reading = first if first and before is None else _planned(options, before, known)
+        if before is not None and plan.bulk and fresh:
+            raise UsageError(
+                f"{made.folder}: acts in bulk, and takes in nothing more; cut what is new in another folder"
+            )
+        if plan.bulk:  # the gate first: whatever dies from here on, nothing is done unapproved
+            project = find_project(Path.cwd(), os.environ)
+            project.prepare()
+            gates.put(project.state, gates.Gate(folder=str(made.folder), task=plan.task))
+        if fresh or before is None:
+            made.keep(plan, [record for record in reading.records if record.id not in known])
+    if plan.bulk:
+        made.open()
+        with made.changing():
+            begin_dry_run(made, plan)
+    return plan, fresh, reading
 
 
 def _planned(
@@ -105,6 +136,9 @@ def _planned(
         reading = read_records(options.records, id_field, digests)
     elif options.queue:
         reading = read_queue(options.queue, nul=options.nul, cwd=cwd)
+    elif options.noted:
+        sorted_in = chunked_of(Namespace(dir=options.noted))
+        reading = read_noted(sorted_in, sorted_in.open(), options.noted_as)
     else:
         reading = read_tasks(find_project(Path.cwd(), os.environ), options.tasks)
     if not reading.records and before is None:
@@ -126,7 +160,7 @@ def _planned(
         by=before.by if before else options.by or "", zone=how.zone, most=how.most,
         id_field=reading.id_field if options.records else (before.id_field if before else ""),
         base=before.base if before else cwd, task=(before.task if before else options.task) or "",
-        chunks=(*existing, *fresh), left_out=left_out,
+        chunks=(*existing, *fresh), left_out=left_out, bulk=before.bulk if before else tuple(options.bulk),
     )  # fmt: skip
     return plan, fresh, reading
 
@@ -142,6 +176,8 @@ def _how(options: Namespace, before: Plan | None) -> Cut:
         if said is not None and said != was:
             raise UsageError(f"{name} {said}: this plan was made with {was or 'none'}; leave {name} away, "
                              f"or name another folder")  # fmt: skip
+    if options.bulk and tuple(options.bulk) != before.bulk:
+        raise UsageError("--bulk: this plan was made with other tools, or none; name another folder")
     return before.cut
 
 
@@ -190,6 +226,8 @@ def _note(options: Namespace) -> int:
         with made.changing():
             plan = made.plan()
             made.check(plan)
+            must_be_approved(made, plan)
+            must_be_shown(made, plan, [name])
             made.begin(plan, [plan.chunk(name).id])
     items = made.begun(name)
     notes = notes_of(made, name)

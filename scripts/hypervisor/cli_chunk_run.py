@@ -1,8 +1,7 @@
-"""`hypervisor chunk run` and `hypervisor checkpoint`: waves of chunks, and what a person says of each."""
+"""`hypervisor chunk run`: waves of chunks, until somebody has to decide, or nothing is left."""
 
 from __future__ import annotations
 
-import getpass
 import os
 import shlex
 import shutil
@@ -13,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from .batches import Batch
-from .checkpoints import Mode, Standing, Wave, Waves
+from .checkpoints import Mode, Standing, Waves
 from .chunked import ChunkedBatch
-from .chunkrun import Orders, advance, decide, drain, run_wave, tell_opened
+from .chunkrun import Orders, advance, drain, run_wave, tell_opened
+from .cli_checkpoint import ask, criteria_of, names_chunked, print_review
 from .cli_chunk_batch import chunked_of
-from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
+from .console import EXIT_DONE, EXIT_REFUSED, Teller, print_json, shown
 from .crew import Membership
-from .errors import Refused, UsageError
+from .errors import UsageError
+from .gates import remove
 from .heart import Stop
-from .review import in_lines, review, where_it_stands
-from .summary import take_census, write_summary
+from .paths import find_project
+from .review import review, where_it_stands
+from .summary import write_summary
 
 #: How often `--wait` looks for a decision.
 _LOOK_SECONDS = 0.5
@@ -32,7 +34,7 @@ def add_run(verbs: Any) -> None:
     """Add ``run`` to the verbs of ``chunk``."""
     text = "have a command do the chunks, a wave at a time"
     run: ArgumentParser = verbs.add_parser("run", help=text, description=text, allow_abbrev=False)
-    _names_batch(run)
+    names_chunked(run)
     run.add_argument(
         "--exec", metavar="'CMD {}'", help="run CMD for each chunk; {} is the file with its items"
     )
@@ -47,43 +49,6 @@ def add_run(verbs: Any) -> None:
     run.add_argument("--wave", type=int, help=SUPPRESS)  # a worker of a crew
     run.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
     run.set_defaults(action=_run)
-
-
-def add_checkpoint(below: Any) -> None:
-    """Add ``checkpoint`` to the commands."""
-    text = "look at what a wave of chunks came to, and say whether it goes on"
-    command: ArgumentParser = below.add_parser("checkpoint", help=text, description=text, allow_abbrev=False)
-    command.add_argument("--dir", metavar="D", help="the batch's folder")
-    command.add_argument("--task", metavar="ID", help="the batch for this task")
-    command.add_argument("--json", action="store_true", help="print one JSON document")
-    command.set_defaults(action=_show)
-    verbs = command.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-    for name, help_text, action in (
-        ("show", "counts by category, samples of each, what failed", _show),
-        ("approve", "go on", _decide),
-        ("revise", "do it again with other criteria", _decide),
-        ("stop", "begin nothing more", _decide),
-    ):
-        verb: ArgumentParser = verbs.add_parser(
-            name, help=help_text, description=help_text, allow_abbrev=False
-        )
-        _names_batch(verb)
-        verb.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
-        verb.set_defaults(action=action)
-        if name != "show":
-            verb.add_argument("--by", metavar="NAME", help="who decides (default: you)")
-        if name == "revise":
-            verb.add_argument("--criteria", default="", metavar="TEXT", help="the new ones; @FILE reads them")
-            verb.add_argument(
-                "--chunk", action="append", default=[], metavar="CHUNK", help="only this one; may be repeated"
-            )
-
-
-def _names_batch(command: ArgumentParser) -> None:
-    command.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id; without it: the newest")
-    # Suppressed, or they would overwrite what stands before the verb.
-    command.add_argument("--dir", metavar="D", default=SUPPRESS, help="the batch's folder")
-    command.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch for this task")
 
 
 # -------------------------------------------------------------------------- run
@@ -115,8 +80,8 @@ def _orders(options: Namespace, made: ChunkedBatch) -> Orders:
     kept = Orders.of(made.folder)
     if kept is None and not options.exec:
         raise UsageError("say what does the work: --exec 'CMD {}'")
-    criteria = _criteria(options.criteria) if options.criteria is not None else None
-    begun = bool(Waves(made.folder).all())
+    criteria = criteria_of(options.criteria) if options.criteria is not None else None
+    begun = any(not wave.is_dry_run for wave in Waves(made.folder).all())
     if kept and begun and criteria not in (None, kept.criteria):
         raise UsageError(
             "the batch was begun with other criteria; `hypervisor checkpoint revise` changes them"
@@ -153,15 +118,6 @@ def _check_command(text: str, made: ChunkedBatch) -> None:
         raise UsageError(f"{words[0]}: no such program (commands run in {base})")
 
 
-def _criteria(text: str) -> str:
-    if not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--criteria {text}: cannot be read ({error})") from None
-
-
 def _waves(options: Namespace, made: ChunkedBatch, batch: Batch, orders: Orders, stop: Stop) -> int:
     """Run wave after wave until somebody has to decide, or nothing is left."""
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
@@ -183,7 +139,7 @@ def _waves(options: Namespace, made: ChunkedBatch, batch: Batch, orders: Orders,
                 return _close(options, made, batch, after)
             continue
         if at.what in ("open", "stopped") and at.wave is not None:
-            if terminal and _ask(made, batch, at.wave, midway=bool(at.chunks)):
+            if terminal and ask(made, batch, at.wave, again=not at.chunks and not at.wave.is_dry_run):
                 continue
             if not terminal and options.wait and not stop.soon.is_set():
                 _wait(options, made, batch, at, stop)
@@ -193,7 +149,7 @@ def _waves(options: Namespace, made: ChunkedBatch, batch: Batch, orders: Orders,
 
 def _wait(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing, stop: Stop) -> None:
     if not options.json:
-        _print_review(made, batch, at)
+        print_review(made, batch, at)
         sys.stdout.flush()  # whoever reads along may be the one who decides
     while not stop.soon.wait(_LOOK_SECONDS):
         now = where_it_stands(made, batch, made.plan())
@@ -201,39 +157,10 @@ def _wait(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing, st
             return
 
 
-def _ask(made: ChunkedBatch, batch: Batch, wave: Wave, *, midway: bool) -> bool:
-    """Show a wave to the person at the terminal, and do what he says; False if he says nothing."""
-    for line in in_lines(review(made, batch, wave)):
-        print(shown(line, 400))
-    if wave.decided is not None:
-        print(f"stopped by {wave.decided.by}")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        while True:
-            answer = input("[g]o on, [r]edo with new criteria, [s]top? ").strip().lower()[:1]
-            if answer in ("g", "s"):
-                if answer == "s" and wave.decided is not None:
-                    return False
-                decide(made, batch, "approve" if answer == "g" else "stop", getpass.getuser())
-                return answer == "g"
-            if answer == "r" and not midway:
-                criteria = _criteria(input("new criteria (@FILE reads them): "))
-                if criteria.strip():
-                    decide(made, batch, "revise", getpass.getuser(), criteria=criteria)
-                    return True
-            print("g, r or s" + ("; what still waits cannot be done again" if midway else ""))
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return False
-    except (Refused, UsageError) as error:  # somebody else was first, or there is no such file
-        print(f"hypervisor: {error}")
-        return True
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _close(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing) -> int:
     """Say where the batch stands."""
+    if at.what == "finished" and made.plan().bulk:
+        remove(find_project(Path.cwd(), os.environ).state, str(made.folder))
     census = write_summary(batch)[1]
     if options.json:
         data: dict[str, Any] = {"standing": at.what, "census": census.to_json()}
@@ -241,68 +168,7 @@ def _close(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing) -
             data["checkpoint"] = review(made, batch, at.wave)
         print_json(data)
     else:
-        _print_review(made, batch, at)
+        print_review(made, batch, at)
         print(census.line())
     bad = census.of("failed") + census.of("blocked") + census.of("waiting") + census.of("running")
     return EXIT_REFUSED if bad or at.what in ("open", "stopped") else EXIT_DONE
-
-
-def _print_review(made: ChunkedBatch, batch: Batch, at: Standing) -> None:
-    if at.wave is None or at.what not in ("open", "stopped"):
-        return
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if not terminal or at.what == "stopped":
-        for line in in_lines(review(made, batch, at.wave)):
-            print(shown(line, 400))
-    if at.what == "stopped":
-        by = at.wave.decided.by if at.wave.decided else ""
-        print(f"stopped by {by}; `hypervisor checkpoint approve --dir {made.folder}` lifts that")
-    else:
-        print(
-            f"open: `hypervisor checkpoint approve|revise|stop --dir {made.folder}`, "
-            f"then `hypervisor chunk run`"
-        )
-
-
-# ------------------------------------------------------------------- checkpoint
-
-
-def _show(options: Namespace) -> int:
-    made, batch = _opened(options)
-    at = where_it_stands(made, batch, made.plan())
-    begun = tuple(chunk.id for chunk in made.plan().chunks if made.path(chunk.id).exists())
-    # Workers of a session have no waves: then all is shown that was begun.
-    wave = at.wave or Wave(number=0, chunks=begun, criteria="", checkpoint=False)
-    report = review(made, batch, wave)
-    decided = wave.decided
-    if options.json:
-        told = decided and {"verdict": decided.verdict, "by": decided.by, "at": decided.at}
-        print_json({"standing": at.what, "decided": told, **report})
-    else:
-        for line in in_lines(report):
-            print(shown(line, 400))
-        how = f"{decided.verdict} by {decided.by}" if decided else at.what
-        print(f"{how}; {take_census(batch).line()}")
-    return EXIT_DONE if wave.chunks else EXIT_NOTHING
-
-
-def _decide(options: Namespace) -> int:
-    made, batch = _opened(options)
-    revise = options.verb == "revise"
-    wave = decide(
-        made, batch, options.verb, options.by or getpass.getuser(),
-        criteria=_criteria(options.criteria) if revise else "", chunks=options.chunk if revise else (),
-    )  # fmt: skip
-    at = where_it_stands(made, batch, made.plan())
-    if options.json:
-        print_json({"checkpoint": wave.number, "verdict": options.verb, "standing": at.what})
-    else:
-        then = {"approve": "go on", "revise": "do it again", "stop": "begins nothing more"}[options.verb]
-        word = "" if options.verb == "stop" else f"; `hypervisor chunk run --dir {made.folder}` goes on"
-        print(f"checkpoint {wave.number}: {then}{word}")
-    return EXIT_DONE
-
-
-def _opened(options: Namespace) -> tuple[ChunkedBatch, Batch]:
-    made = chunked_of(options)
-    return made, made.open()

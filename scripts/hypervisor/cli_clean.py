@@ -127,11 +127,11 @@ def _outputs(found: list[Kept], rule: Rule, settings: dict[str, Any], *, dry_run
 
 def _removed(kept: Kept, why: str) -> Row:
     try:
-        freed = outputs.remove(kept.logs)
+        freed = outputs.remove(kept.logs, kept.size.newest)
     except OSError as error:
         return {"what": "failed", "why": f"{error.strerror}; {advice_for(error)}"}
     if freed.files < kept.size.files:
-        why = f"{why}; {kept.size.files - freed.files} file(s) are being written, and stay"
+        why = f"{why}; {kept.size.files - freed.files} file(s) are in use, and stay"
     return {"what": "removed", "why": why, "bytes": freed.bytes}
 
 

@@ -14,6 +14,7 @@ from . import durable
 from .cli_naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_REFUSED, print_json
 from .errors import UsageError
+from .here import Here
 from .page import page
 from .report import Reporter
 from .serving import Server
@@ -61,6 +62,7 @@ def _serve(options: Namespace) -> int:
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port {options.port}: must be 0 to 65535")
     reporter = Reporter.of(batch_of(options))
+    reporter.here = Here.of(reporter.batch)
     try:
         server = Server(reporter, options.port)
     except OSError as error:

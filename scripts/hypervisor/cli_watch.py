@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import termios
+import textwrap
 import threading
 import time
 import tty
@@ -18,12 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import drain, operations
+from . import drain, operations, printable
 from .answers import batch_status
 from .batches import Batch
 from .cli_naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json, shown
 from .errors import HypervisorError, UsageError
+from .here import Here
 from .report import Reporter
 from .screen import frame, one_line, text_of
 
@@ -76,6 +78,7 @@ def _watch(options: Namespace) -> int:
     if options.every is not None and not options.every > 0:
         raise UsageError(f"--every {options.every:g}: must be more than 0 seconds")
     reporter = Reporter.of(batch_of(options))
+    reporter.here = Here.of(reporter.batch)
     if options.json or not sys.stdout.isatty():
         return _lines(reporter, options)
     return _Screen(reporter, options.every or _DRAW_SECONDS).run()
@@ -171,12 +174,16 @@ class _Screen:
     def _drawn(self, width: int, height: int) -> Any:
         from rich.text import Text  # noqa: PLC0415
 
-        lines = frame(self._head, self.reporter.failures(height), width, height - 2)
-        lines += [[] for _ in range(height - 2 - len(lines))]
         style = "bold" if self.asks else "blocked" if self.said else "dim"
-        lines += [[], [(self.said or _KEYS, style)]]
+        # What is said may name a folder, and a command to type is no use cut off.
+        said = textwrap.wrap(printable.line(self.said, 500), max(8, width), break_on_hyphens=False)
+        foot = said[: max(1, height // 4)] or [_KEYS]
+        room = max(0, height - 1 - len(foot))
+        lines = frame(self._head, self.reporter.failures(height), width, room)
+        lines += [[] for _ in range(room + 1 - len(lines))]
+        lines += [[(text, style)] for text in foot]
         made = Text(no_wrap=True, overflow="crop", end="")
-        for number, line in enumerate(lines):
+        for number, line in enumerate(lines[-height:]):
             made.append("\n" if number else "")
             for text, word in line:
                 made.append(text, _STYLES[word])

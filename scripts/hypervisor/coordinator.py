@@ -30,7 +30,7 @@ from .tally import Event, Tally
 #: How often it is looked whether claims are still held, in seconds: a cancelled task's agent ends then.
 _LOOK_SECONDS = 1.0
 #: The longest that a task waits which is tried again at no cost, in seconds.
-_LONGEST_DELAY = 300.0
+LONGEST_DELAY = 300.0
 
 
 @dataclass(slots=True)
@@ -173,7 +173,7 @@ class Coordinator:
         if how.how != "again":
             return None
         # It costs no attempt, but it must not go round at once either.
-        return Again(after=min(_LONGEST_DELAY, 2.0 ** self._turns[task]))
+        return Again(after=min(LONGEST_DELAY, 2.0 ** self._turns[task]))
 
     def _count_turn(self, scheduler: Scheduler, task: str, how: Ended) -> None:
         """Count a task that came back at no cost; one that always does holds up the batch no longer."""

@@ -18,6 +18,8 @@ from .paths import Project
 _GIT = (2, 36)
 #: How long a program may take to say its version or its login, in seconds.
 _PATIENCE = 20.0
+#: The scripts whose packages `warm-up` fetches.
+_FETCHED = ("mcp_server.py", "hypervisor_cli.py", "hook.py", "attend.py")
 _SCRIPTS = Path(__file__).resolve().parent.parent
 
 
@@ -26,8 +28,9 @@ def examine(project: Project, environ: Mapping[str, str]) -> Iterator[Finding]:
     machine = _Machine(project.root if project.root.is_dir() else Path("/"), environ)
     version = ".".join(str(part) for part in sys.version_info[:3])
     yield found("python", f"{version}, {sys.executable}")
-    yield _uv(machine)
-    yield _packages(environ)
+    uv, path = _uv(machine)
+    yield uv
+    yield _packages(machine, path)
     yield _git(machine)
     yield from _claude(machine)
     yield from _gemini(machine)
@@ -38,6 +41,12 @@ class _Machine:
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         self.folder, self.environ = folder, environ
+
+    @property
+    def cache(self) -> str:
+        """Our folder in the user's cache."""
+        home = os.path.join(self.environ.get("HOME", ""), ".cache")
+        return os.path.join(self.environ.get("XDG_CACHE_HOME") or home, "hypervisor")
 
     def find(self, name: str) -> str | None:
         return shutil.which(name, path=self.environ.get("PATH", os.defpath))
@@ -62,31 +71,37 @@ class _Machine:
         return told[0] if told else ""
 
 
-def _uv(machine: _Machine) -> Finding:
-    cache = machine.environ.get("XDG_CACHE_HOME") or os.path.join(machine.environ.get("HOME", ""), ".cache")
-    own = os.path.join(cache, "hypervisor/uv/bin/uv")
-    install = "python3 -m pip install uv"
+def _uv(machine: _Machine) -> tuple[Finding, str]:
+    """Return what is found of uv, and the path of one that will do, "" for none."""
+    own = os.path.join(machine.cache, "uv/bin/uv")
     faults = []
     for path in (machine.find("uv"), own if os.access(own, os.X_OK) else None):
         if path is None:
             continue
         code, text = machine.ask(path, "lock", "--help")
         if code == 0 and "--script" in text:
-            return found("uv", f"{machine.version(path)}, {path}")
+            return found("uv", f"{machine.version(path)}, {path}"), path
         version = machine.version(path)
         faults.append(f"{path} {version}: does not know the locks of scripts" if version
                       else f"{path} does not run here")  # fmt: skip
     if faults:
-        return failure("uv", faults[0], "uv self update, or: python3 -m pip install --upgrade uv")
-    return failure("uv", "not found; it starts every command of this plugin", install)
+        return failure("uv", faults[0], "uv self update, or: python3 -m pip install --upgrade uv"), ""
+    text = "not found; it starts every command of this plugin"
+    return failure("uv", text, "python3 -m pip install uv"), ""
 
 
-def _packages(environ: Mapping[str, str]) -> Finding:
-    cache = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", ""), ".cache")
-    if os.path.exists(f"{cache}/hypervisor/ready{_SCRIPTS}"):
-        return found("packages", "fetched; a session starts without a network")
-    text = "not fetched yet: the first session may begin before its tools are there"
-    return warning("packages", text, str(_SCRIPTS / "warm-up"))
+def _packages(machine: _Machine, uv: str) -> Finding:
+    do = str(_SCRIPTS / "warm-up")
+    if not os.path.exists(f"{machine.cache}/ready{_SCRIPTS}"):
+        text = "not fetched yet: the first session may begin before its tools are there"
+        return warning("packages", text, do)
+    ask = ("sync", "--offline", "--check", "--python", ">=3.11", "--script")
+    for name in _FETCHED if uv else ():
+        # 2 is of a uv that does not know how to tell.
+        if machine.ask(uv, *ask, str(_SCRIPTS / name))[0] == 1:
+            text = f"those of {name} were fetched, and have gone (uv cache clean?)"
+            return warning("packages", text, do)
+    return found("packages", "fetched; a session starts without a network")
 
 
 def _git(machine: _Machine) -> Finding:

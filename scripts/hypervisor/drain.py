@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import clock, durable
 
 FILE = "drain"
+#: How old what is known may be where a sweep asks at each of a million lines, in seconds.
+_LATELY = 0.2
 
 
 def ask(folder: str) -> None:
@@ -28,6 +31,7 @@ class Drain:
 
     folder: str
     _before: tuple[int, int] | None = field(init=False)
+    _look_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._before = self._stamp()
@@ -36,6 +40,14 @@ class Drain:
         """Tell whether it was asked since this one began; costs one system call."""
         now = self._stamp()
         return now is not None and now != self._before
+
+    def asked_lately(self) -> bool:
+        """Tell the same, but look only now and then: False where the last look was a moment ago."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + _LATELY
+        return self.asked()
 
     def _stamp(self) -> tuple[int, int] | None:
         # A file that was put in the place of another has another inode, or another time.

@@ -18,6 +18,8 @@ from . import clock
 from .paths import Project
 
 FILE = "events.jsonl"
+#: Bytes by which a place in a log is known again: the end of a line, with what tells it from others.
+_TAIL = 96
 
 
 class Happening(StrEnum):
@@ -51,6 +53,7 @@ class RunEvent(StrEnum):
     PAUSED = "paused"  #: nothing is begun ``until`` then; ``why``
     LOWERED = "lowered"  #: fewer at once, as a service said "too many"; ``limit``
     LEVEL = "level"  #: more or fewer may run; ``level``, ``was``, ``room``, ``why``, the machine's figures
+    READING = "reading"  #: the machine's figures, now and then while agents run; ``zone``, ``why``
     OVERSEEN = "overseen"  #: an agent is near a limit, or ended; ``act``, ``measure``, ``figure``, ``limit``
     HALTED = "halted"  #: nothing more is begun; ``why``
     FINISHED = "finished"  #: the coordinator is done with the batch
@@ -90,6 +93,15 @@ class Log:
             return os.stat(self.path).st_size
         except FileNotFoundError:
             return 0
+
+    def before(self, place: int) -> str:
+        """Return what stands right before *place*: by that a log is known that was replaced by another."""
+        try:
+            with open(self.path, "rb") as file:
+                start = max(0, place - _TAIL)
+                return os.pread(file.fileno(), place - start, start).decode("latin-1")
+        except FileNotFoundError:
+            return ""
 
     def since(self, place: int, having: bytes = b"") -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the events after *place*, each with the place behind it, and at last where to read on.

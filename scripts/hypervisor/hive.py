@@ -10,7 +10,7 @@ from typing import Any
 
 from . import clock
 from .errors import UsageError
-from .hivefile import opened, writing
+from .hivefile import ask, keep, plain
 from .paths import Project
 
 #: A finding is a note, and no report: it is read by agents that have other work to do.
@@ -76,21 +76,21 @@ class Hive:
         clean = {name: checked_name(name, value) for name, value in names.items()}
         if not clean["branch_id"]:
             raise UsageError("share_finding: branch_id is missing")
-        row = (clock.now_text(), *clean.values(), text)
-        with opened(self.project, make=True) as database:
-            assert database is not None  # noqa: S101 - made where there is none
-            with writing(database):
-                cursor = database.execute(
-                    "INSERT INTO finding (at, branch, task, batch, who, text) VALUES (?, ?, ?, ?, ?, ?)"
-                    " ON CONFLICT DO NOTHING",
-                    row,
-                )
-                if cursor.rowcount:
-                    words = "INSERT INTO finding_words (rowid, text) VALUES (?, ?)"
-                    database.execute(words, (cursor.lastrowid, text))
-            key = (clean["branch_id"], clean["task_id"], text)
-            found = database.execute("SELECT * FROM finding WHERE (branch, task, text) = (?, ?, ?)", key)
-            return _finding(found.fetchone())
+        key = (clean["branch_id"], clean["task_id"], text)
+        if (same := self._same(key)) is not None:
+            return same
+        keep(self.project, {
+            "kind": "finding", "at": clock.now_text(), "branch": clean["branch_id"], "task": clean["task_id"],
+            "batch": clean["batch"], "who": clean["caller"], "text": text,
+        })  # fmt: skip
+        found = self._same(key)
+        assert found is not None  # noqa: S101 - the cache is asked as of now
+        return found
+
+    def _same(self, key: tuple[str, str, str]) -> Finding | None:
+        return next(
+            iter(self._rows("SELECT * FROM finding WHERE (branch, task, text) = (?, ?, ?)", key)), None
+        )
 
     def search(self, query: str, *, branch: str = "", limit: int = 20, task: str = "") -> list[Finding]:
         """Return what was found that has words of *query*, what fits best first; for "" the newest first.
@@ -137,15 +137,11 @@ class Hive:
 
     def branches(self) -> dict[str, int]:
         """Return how many findings each branch has."""
-        with opened(self.project, make=False) as database:
-            if database is None:
-                return {}
-            rows = database.execute("SELECT branch, count(*) FROM finding GROUP BY branch ORDER BY branch")
-            return dict(map(tuple, rows.fetchall()))
+        count = "SELECT branch, count(*) FROM finding GROUP BY branch ORDER BY branch"
+        return dict(map(tuple, ask(self.project, lambda cache: cache.execute(count).fetchall()) or ()))
 
     def _rows(self, select: str, values: Sequence[Any]) -> list[Finding]:
-        with opened(self.project, make=False) as database:
-            return [] if database is None else list(map(_finding, database.execute(select, values)))
+        return ask(self.project, lambda cache: list(map(_finding, cache.execute(select, values)))) or []
 
 
 def words_of(text: str, *, shortest: int, common: frozenset[str]) -> list[str]:
@@ -173,8 +169,3 @@ def _match(words: Sequence[str]) -> str:
 
 def _finding(row: sqlite3.Row) -> Finding:
     return Finding(**{key: row[key] for key in row.keys()})  # noqa: SIM118 - a row is no mapping
-
-
-def plain(text: str) -> str:
-    """Return *text* without halves of letters, which SQLite takes for none, and without NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from . import clock, errands, events, hooks
+from . import clock, errands, events, gates, hooks
 from .batches import settings_of
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
@@ -141,9 +141,12 @@ class Hook:
     # ------------------------------------------------------------------ tools
 
     def _before_tool(self) -> Answer | None:
+        main = self.call.agent == MAIN
+        if why := gates.shut_for_tool(self.project.state, self.call.tool, self.call.input, main=main):
+            return hooks.denied(why)
         if self.call.tool in ("Agent", "Task"):
             return self._spawn()
-        return hooks.own_tool(self.call) or self._edit()
+        return hooks.own_tool(self.call) or (self._edit() if self.call.tool in hooks.CHANGING else None)
 
     def _spawn(self) -> Answer | None:
         if not hooks.is_worker(self.call):

@@ -23,6 +23,8 @@ Answer = dict[str, Any]
 
 #: What the client calls our worker.
 WORKER = "hypervisor:worker"
+#: The client's tools that change something; a worker that has lost its task is stopped there.
+CHANGING = ("Edit", "MultiEdit", "Write", "NotebookEdit", "Bash")
 #: The events in which an agent ends.
 ENDINGS = ("SubagentStop", "StopFailure")
 _PULL = re.compile(r"\s*/(?:hypervisor:)?pull[ \t]+[\"'`]?([^\s\"'`]+)")
@@ -177,6 +179,11 @@ def spawn(call: Call, refusal: str | None, room: Room) -> Answer | None:
             f"{room.max_ram:g} %. {stays}spawn again when one has ended."
         ))  # fmt: skip
     return None
+
+
+def denied(why: str) -> Answer:
+    """Return the answer that keeps a tool from running."""
+    return _before_tool("deny", why)
 
 
 def edit(lost: Sequence[tuple[Note, str]]) -> Answer | None:

@@ -56,6 +56,8 @@ class Box:
     log: Log
     #: Up to where the log has been read, in bytes.
     read: int = 0
+    #: What stood before that place: a log that was replaced is read from its beginning.
+    seen: str = ""
     #: What has not been told, the oldest first; what is on offer too.
     waiting: list[Notice] = field(default_factory=list)
     offers: list[Offer] = field(default_factory=list)
@@ -67,13 +69,21 @@ class Box:
 
     def collect(self) -> None:
         """Take in what the log has since the last time."""
+        if self.is_up_to_date():
+            return
         known = {notice.key for notice in self.waiting} | set(self.told)
-        for place, event in self.log.since(self.read, needle(self.session)):
+        start = self.read if self.log.before(self.read) == self.seen else 0
+        for place, event in self.log.since(start, needle(self.session)):
             self.read = place
             notice = notice_of(event, self.session)
             if notice is not None and notice.key not in known:
                 self.waiting.append(notice)
                 known.add(notice.key)
+        self.seen = self.log.before(self.read)
+
+    def is_up_to_date(self) -> bool:
+        """Tell whether the log has been read to its end."""
+        return self.read == self.log.size() and self.seen == self.log.before(self.read)
 
     def pending(self) -> list[Notice]:
         """Return what is neither told nor on offer."""
@@ -108,7 +118,7 @@ class Box:
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain data."""
         return {
-            "read": self.read, "waiting": [asdict(one) for one in self.waiting],
+            "read": self.read, "seen": self.seen, "waiting": [asdict(one) for one in self.waiting],
             "offers": [asdict(one) for one in self.offers], "told": self.told, "blocks": self.blocks,
             "transcript": self.transcript,
         }  # fmt: skip
@@ -137,7 +147,8 @@ class Inbox:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             if not (self.folder / _STATE).exists():
-                self._write(Box(self.session, self._log, read=self._log.size()))
+                size = self._log.size()
+                self._write(Box(self.session, self._log, read=size, seen=self._log.before(size)))
 
     def is_there(self) -> bool:
         """Tell whether this session has one."""
@@ -149,7 +160,7 @@ class Inbox:
             box = self._read()
         except FileNotFoundError:
             return True
-        return box.read == self._log.size() and not (box.waiting or box.offers or box.blocks)
+        return box.is_up_to_date() and not (box.waiting or box.offers or box.blocks)
 
     def known(self) -> set[str]:
         """Return the keys of all that the session was told, or is to be told."""
@@ -208,7 +219,7 @@ class Inbox:
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
             known = json.loads(data)
             return Box(
-                self.session, self._log, read=int(known["read"]),
+                self.session, self._log, read=int(known["read"]), seen=str(known["seen"]),
                 waiting=[Notice(**one) for one in known["waiting"]],
                 offers=[Offer(**one) for one in known["offers"]],
                 told=[str(key) for key in known["told"]], blocks=int(known["blocks"]),

@@ -1,4 +1,4 @@
-"""What the items of a batch are called by people, and which checkpoints wait for them. Reads only."""
+"""What a batch and its items are called by people, and which checkpoints wait for them. Reads only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from . import printable
 from .batches import Batch, settings_of
@@ -35,13 +36,33 @@ def titles_of(batch: Batch) -> dict[str, tuple[str, str]]:
     return {}
 
 
+def called(batch: Batch) -> str:
+    """Return how a command names a batch."""
+    if batch.project is not None and os.path.dirname(batch.folder) == str(batch.project.batches):
+        return shlex.quote(batch.id)
+    return f"--dir {shlex.quote(batch.folder)}"
+
+
+def names_of(batch: Batch) -> dict[str, Any]:
+    """Return what a batch is called, where it lies, and the command that goes on with it."""
+    by = called(batch)
+    go_on = f"batch_worker.py {by} --all"
+    if not by.startswith("--dir"):
+        begun = os.path.isfile(os.path.join(batch.folder, "run.json"))
+        go_on = f"hypervisor run {'--resume' if begun else '--batch'} {by}"
+    return {
+        "id": printable.line(batch.id), "folder": printable.line(batch.folder, 1000),
+        "created": batch.manifest.created or None, "called": by, "go_on": go_on,
+    }  # fmt: skip
+
+
 def checkpoints_of(batch: Batch) -> Iterator[Need]:
     """Yield the checkpoint of a batch of chunks that waits for somebody's word, if one does."""
     made = ChunkedBatch(Path(batch.folder))
     with contextlib.suppress(*_FAULTS):
         at = where_it_stands(made, batch, made.plan()) if made.exists() else None
         if at is not None and at.wave is not None and at.what in ("open", "stopped"):
-            chunks = printable.line(", ".join(at.wave.chunks), 200)
+            chunks = printable.line(", ".join(at.wave.chunks), 200) or "the dry run of what acts in bulk"
             said = "waits for your word" if at.what == "open" else "said stop"
             yield Need(
                 state="blocked", reason=f"checkpoint {at.wave.number} {said}: {chunks}",

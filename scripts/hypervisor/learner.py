@@ -136,43 +136,47 @@ Levels = dict[int, Observed]
 class LaneClock:
     """Watches one lane: how many run, and for which number of them each attempt counts.
 
-    It counts if it took the place of one that had ended. Those that are begun to make it more meet no crowd
-    yet: the first of eight that wait for each other does not wait.
+    It counts if it took the place of one that had ended, and so many ran then as later. Those that are begun
+    to make it more meet no crowd yet: the first of eight that wait for each other does not wait. And what was
+    begun among fewer stands before those that come.
     """
 
     def __init__(self) -> None:
         self.levels: Levels = {}
         #: Of each attempt that runs: for how long so many ran.
         self._running: dict[str, dict[int, float]] = {}
-        #: Those of them that took the place of one that had ended.
-        self._steady: set[str] = set()
-        #: How many ran when one ended last.
+        #: Those of them that took the place of one that had ended, and how many ran then.
+        self._steady: dict[str, int] = {}
+        #: How many ran when the last one ended, or the first of several that ended one after the other.
         self._settled = 0
+        self._ends = False
         self._since = 0.0
 
     def began(self, task: str, now: float) -> None:
         """Note that an attempt begins."""
         self._advance(now)
+        self._ends = False
         self._running[task] = {}
         if len(self._running) <= self._settled:
-            self._steady.add(task)
+            self._steady[task] = self._settled
 
     def ended(self, span: Span, now: float | None = None) -> None:
         """Note that an attempt is over; *now* is until when it was watched, if that is not its end."""
-        self._advance(span.end if now is None else now)
-        self._settled = len(self._running)
-        spent = self._running.pop(span.task, {})
+        spent = self._leave(span.task, span.end if now is None else now)
         number, seconds = max(spent.items(), key=lambda one: one[1], default=(0, 0.0))
-        if span.task in self._steady and seconds >= _MOSTLY * span.seconds:
+        if self._steady.pop(span.task, None) == number and seconds >= _MOSTLY * span.seconds:
             self.levels.setdefault(number, Observed()).count(span)
-        self._steady.discard(span.task)
 
     def dropped(self, task: str, now: float) -> None:
         """Note that one runs no more of which nothing is learnt."""
+        self._leave(task, now)
+        self._steady.pop(task, None)
+
+    def _leave(self, task: str, now: float) -> dict[int, float]:
         self._advance(now)
-        self._settled = len(self._running)
-        self._running.pop(task, None)
-        self._steady.discard(task)
+        if not self._ends:
+            self._settled, self._ends = len(self._running), True
+        return self._running.pop(task, {})
 
     def _advance(self, now: float) -> None:
         passed, number = now - self._since, len(self._running)

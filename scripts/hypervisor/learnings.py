@@ -16,8 +16,8 @@ from typing import Any
 from . import clock
 from .errors import UsageError
 from .events import FILE, RunEvent, log_of
-from .hive import checked_name, plain
-from .hivefile import opened, writing
+from .hive import checked_name
+from .hivefile import ask, keep, plain, writing
 from .learner import Known, Lane, Observed, Span, Told, Totals, sweep
 from .paths import Project
 
@@ -51,35 +51,27 @@ class Learnings:
                 raise UsageError(
                     f"resource_cost {name} {value:g}: must be 0 or more (cpu in cores, ram in MB)"
                 )
-        row = (
-            task_type, clock.now_text(), checked_name("caller", told.by), plain(told.notes).strip()[:2000],
-            told.benefit, told.cpu, told.ram_mb,
-        )  # fmt: skip
-        with opened(self.project, make=True) as database:
-            assert database is not None  # noqa: S101 - made where there is none
-            with writing(database):
-                database.execute(
-                    "INSERT INTO told VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                    " at = excluded.at, who = excluded.who,"
-                    " notes = CASE excluded.notes WHEN '' THEN notes ELSE excluded.notes END,"
-                    " benefit = coalesce(excluded.benefit, benefit), cpu = coalesce(excluded.cpu, cpu),"
-                    " ram_mb = coalesce(excluded.ram_mb, ram_mb)",
-                    row,
-                )
-            return _told(database)[task_type]
+        keep(self.project, {
+            "kind": "told", "at": clock.now_text(), "type": task_type, "who": checked_name("caller", told.by),
+            "notes": plain(told.notes).strip()[:2000], "benefit": told.benefit, "cpu": told.cpu,
+            "ram_mb": told.ram_mb,
+        })  # fmt: skip
+        return (ask(self.project, _told) or {})[task_type]
 
     def learn(self) -> int:
         """Read the logs of batches that have changed since they were read last; return how many that were."""
         sizes = dict(_sizes(self.project))
         if not sizes:
             return 0
-        with opened(self.project, make=True) as database:
-            assert database is not None  # noqa: S101 - made where there is none
-            read = dict(map(tuple, database.execute("SELECT batch, size FROM learnt_batch").fetchall()))
-            changed = [batch for batch, size in sizes.items() if read.get(batch) != size]
+
+        def read(cache: sqlite3.Connection) -> int:
+            known = dict(map(tuple, cache.execute("SELECT batch, size FROM learnt_batch").fetchall()))
+            changed = [batch for batch, size in sizes.items() if known.get(batch) != size]
             for batch in changed:
-                self._learn_batch(database, batch, sizes[batch])
-        return len(changed)
+                self._learn_batch(cache, batch, sizes[batch])
+            return len(changed)
+
+        return ask(self.project, read, make=True) or 0
 
     def _learn_batch(self, database: sqlite3.Connection, batch: str, size: int) -> None:
         runs = list(_runs(self.project, batch))
@@ -96,23 +88,23 @@ class Learnings:
                         ),
                     )  # fmt: skip
             # The size that was seen before the log was read: what came after is read the next time.
-            row = (batch, clock.now_text(), size)
+            row = (batch, _ended(self.project, batch), size)
             database.execute("INSERT OR REPLACE INTO learnt_batch VALUES (?, ?, ?)", row)
 
     # ------------------------------------------------------------------ asked
 
     def known(self) -> dict[Lane, Known]:
         """Return what is known of each lane, by attempts or by word."""
-        with opened(self.project, make=False) as database:
-            if database is None:
-                return {}
-            told = _told(database)
-            oldest = clock.text_of(time.time() - _DAYS * 86400)
-            rows = database.execute(
-                "SELECT learnt.*, learnt_batch.at AS read_at FROM learnt JOIN learnt_batch USING (batch)"
+        oldest = clock.text_of(time.time() - _DAYS * 86400)
+
+        def look(cache: sqlite3.Connection) -> tuple[dict[str, Told], list[sqlite3.Row]]:
+            return _told(cache), cache.execute(
+                "SELECT learnt.* FROM learnt JOIN learnt_batch USING (batch)"
                 " WHERE learnt_batch.at >= ? ORDER BY batch DESC",
                 (oldest,),
             ).fetchall()
+
+        told, rows = ask(self.project, look) or ({}, [])
         found: dict[Lane, Known] = {}
         batches: dict[Lane, set[str]] = {}
         for row in rows:
@@ -185,6 +177,14 @@ def _sizes(project: Project) -> Iterator[tuple[str, int]]:
             yield name, os.stat(project.batches / name / FILE).st_size
         except (FileNotFoundError, NotADirectoryError):
             continue
+
+
+def _ended(project: Project, batch: str) -> str:
+    """Return when a batch's log was last added to; now, if it is gone."""
+    try:
+        return clock.text_of(os.stat(project.batches / batch / FILE).st_mtime)
+    except OSError:
+        return clock.now_text()
 
 
 def _runs(project: Project, batch: str) -> Iterator[list[Span]]:

@@ -23,7 +23,10 @@ _DRAFT_SECONDS = 3600.0
 #: After which a session of which nothing was heard is over.
 _SESSION_SECONDS = 7 * 86400.0
 #: Folders of the state folder in which files are written with drafts.
-_WRITTEN = ("batches/*", "batches/*/reports", "worktrees/*/.trees")
+_WRITTEN = (
+    *("batches/*", "batches/*/reports", "batches/*/chunks", "batches/*/waves", "bulk"),
+    "worktrees/*/.trees",
+)
 
 
 def find(state: Path, task_folders: Iterable[str]) -> list[Path]:

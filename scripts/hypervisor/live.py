@@ -81,13 +81,19 @@ class LiveIndex:
             index.close()  # another may have taken its place
             self._look(index)
             return
+        vouched, self._vouched = self._vouched, None  # what was heard and not heeded would be lost
         try:
             self._hear(index, self._watch)
         except (Lost, OSError):
             self._look(index)
             return
+        self._vouched = vouched
         if time.monotonic() - self._looked > _HEAL_SECONDS:
-            self._heal(index.project, settings)
+            ago = index.looked()
+            if ago is not None and ago < _HEAL_SECONDS:  # another process has
+                self._looked = time.monotonic() - ago
+            else:
+                self._heal(index.project, settings)
 
     def _look(self, index: Index) -> None:
         """Look at all files; hear of what changes from before that on."""
@@ -126,7 +132,7 @@ class LiveIndex:
         def look() -> None:
             index = Index(project, settings)
             with contextlib.suppress(Exception):  # the next one looks again
-                index.refresh()
+                index.look()
             index.close()
 
         if self._healing is None or not self._healing.is_alive():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Manifest:
     created: str = ""
     #: Items left out before the start, and why: ``{"item": ..., "reason": ...}``.
     skipped: tuple[Mapping[str, str], ...] = ()
+    #: Tools that act on many items, as `gates.matches` reads them: nobody uses one before it is approved.
+    bulk: Sequence[str] = ()
 
 
 def task_manifest(project: Project, skipped: Iterable[tuple[str, str]]) -> Manifest:

@@ -25,11 +25,15 @@ def end_key(note: Note) -> str:
 
 
 def untold(session: Session, store: DirectoryView, known: Collection[str]) -> Iterator[tuple[str, Note]]:
-    """Yield the agents and noted claims of *session* that have ended, whose end is not *known*."""
+    """Yield the agents and noted claims of *session* that are over and leave something to do.
+
+    Either their end is not *known*, or it is and whoever told it died before he dropped the note. Of one that
+    was taken away the note stays, so that its worker can be told.
+    """
     for agent in session.agents():
         for note in session.notes(agent):
-            over = not note.commissioned and fate_of(store, note).how != "open"
-            if over and end_key(note) not in known:
+            how = "open" if note.commissioned else fate_of(store, note).how
+            if how == "ended" or (how == "lost" and end_key(note) not in known):
                 yield agent, note
 
 

@@ -2,7 +2,7 @@
 
 A guess, made only of a task that has no `files:`. Code blocks, comments, links and asides (notes,
 references, what was left out) count for nothing, as does what a sentence says is not to be touched, or
-only to be looked at.
+only to be looked at, and what a command in a code span is run with.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ _URL = re.compile(r"\b[a-z][a-z0-9+.\-]*://\S+|\]\([^)\s]*\)")
 _NOT = re.compile(
     r"\b(?:without (?:touching|changing|editing)"
     r"|(?:do not|don't|never|must not) (?:touch|change|edit|modify)"
-    r"|(?:as|like|same as) in|see|compare|unlike|similar to|mirror(?:s|ing)?|such as|e\.g\."
+    r"|(?:as|like|same as) in|grep(?:s|ped|ping)?"
+    r"|see|compare|unlike|similar to|mirror(?:s|ing)?|such as|e\.g\."
     r"|out of scope|unchanged|unaffected|remains? as)\b",
     re.IGNORECASE,
 )
+#: What is typed in a code span: `bun src/cli.ts edit` runs that file, and does not change it.
+_SPAN = re.compile(r"`([^`\n]*)`")
 _SENTENCE = re.compile(r"(?<=[.;!?])\s+|\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)")
 
 
@@ -49,13 +52,18 @@ def paths_in(title: str, body: str, asides: Sequence[str] = ()) -> tuple[str, ..
     """
     found: dict[str, None] = {}
     for text in [title, *_working_texts(body, _ASIDES | {name.casefold() for name in asides})]:
-        for sentence in _SENTENCE.split(_URL.sub(" ", text)):
+        for sentence in _SENTENCE.split(_SPAN.sub(_without_commands, _URL.sub(" ", text))):
             first_not = _NOT.search(sentence)
             heard = sentence[: first_not.start()] if first_not else sentence
             for match in _PATH.finditer(heard):
                 if _is_one(match[1], heard, match.start(1)):
                     found[match[1].removeprefix("./")] = None
     return tuple(found)
+
+
+def _without_commands(span: re.Match[str]) -> str:
+    first, _, more = span[1].strip().partition(" ")
+    return " " if more and not _PATH.match(first) else span[0]
 
 
 def _is_one(path: str, text: str, at: int) -> bool:

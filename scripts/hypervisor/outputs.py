@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import re
 import secrets
@@ -25,9 +26,13 @@ _CHUNK = 2**20
 #: Nearly as small as the highest level makes it, in a third of the time.
 _LEVEL = 6
 _ENDING = ".gz"
-#: ``NAME.out``, its further parts, and both compressed.
-_OUTPUT = re.compile(r".+\.(?:out|err)(?:\.\d+)?(?:\.gz)?", re.DOTALL)
-_DRAFT = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
+#: How often `begin` may find that a file or its folder has gone before it was locked.
+_TRIES = 20
+#: An attempt's name (see `keys`), ``.out`` or ``.err``, its further parts, and all of them compressed. The
+#: hash in it keeps apart what is the user's: nothing else is looked at.
+_NAME = r"[a-z0-9-]+-[0-9a-f]{32}(?:\.r\d+)?(?:~\d+)?\.(?:out|err)(?:\.\d+)?"
+_OUTPUT = re.compile(_NAME + r"(?:\.gz)?")
+_DRAFT = re.compile(rf"\.{_NAME}\.[0-9a-f]{{16}}\.tmp")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,10 +57,31 @@ class Size:
     newest: float
 
 
-def hold(descriptor: int) -> None:
-    """Say that an output is being written, for as long as anybody has this descriptor or a copy of it."""
-    with contextlib.suppress(OSError):  # a file system without locks: nobody compresses there either
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+def begin(path: str, flags: int = os.O_WRONLY) -> int:
+    """Open the output *path*, empty, and say that it is being written for as long as anybody has it open.
+
+    Args:
+        path: The file; its folder is made if there is none.
+        flags: How to open it; it is made and emptied in any case.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    flags |= os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    for left in reversed(range(_TRIES)):
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except FileNotFoundError:  # no folder; or `remove` has taken it away just now
+            if not left:
+                raise
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks: nobody compresses there either
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink or not left:
+            break
+        os.close(descriptor)  # `remove` had it in hand between the two calls: what is written would be lost
+    return descriptor
 
 
 def measure(folder: str) -> Size:
@@ -99,54 +125,29 @@ def compress(folder: str, *, dry_run: bool = False) -> Packed:
     return packed
 
 
-def remove(folder: str) -> Size:
+def remove(folder: str, until: float = math.inf) -> Size:
     """Remove the outputs in *folder* that nobody writes, and the folder if it is empty then.
+
+    Args:
+        folder: The folder of outputs.
+        until: What was written to after this stays, in seconds since the epoch: whoever decided knew nothing
+            of it.
 
     Returns:
         What was removed.
     """
     _remove_drafts(folder)
     files = freed = 0
-    for name, state in list(_outputs(folder)):
+    for name, _ in list(_outputs(folder)):
         path = os.path.join(folder, name)
         with _alone(path) as descriptor:
-            if descriptor is not None:
+            # Looked at only now: it may have been written to since it was found.
+            if descriptor is not None and (state := os.fstat(descriptor)).st_mtime <= until:
                 os.unlink(path)
                 files, freed = files + 1, freed + state.st_size
     with contextlib.suppress(OSError):  # there is something of the user's in it, or it was never there
         os.rmdir(folder)
     return Size(files=files, bytes=freed, newest=0.0)
-
-
-def parts(log: str) -> list[str]:
-    """Return the files of one output, in the order in which they were written, compressed or not.
-
-    Args:
-        log: Its path without ``.out`` and what follows; standard output comes before standard error.
-    """
-    folder, stem = os.path.split(log)
-    found = {}
-    for name, _ in _outputs(folder):
-        rest = name.removeprefix(stem)
-        if rest != name and (parsed := re.fullmatch(r"\.(out|err)(?:\.(\d+))?(\.gz)?", rest)):
-            kind, number, packed = parsed.groups()
-            key = (kind == "err", int(number or 0))
-            if not (packed and key in found):  # both are there: a compression was cut short
-                found[key] = os.path.join(folder, name)
-    return [found[key] for key in sorted(found)]
-
-
-def read(path: str) -> Iterator[bytes]:
-    """Yield the content of an output, compressed or not, in pieces.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    import gzip  # noqa: PLC0415 - not where outputs are written, which every worker does
-
-    with gzip.open(path, "rb") if path.endswith(_ENDING) else open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
 
 
 # ---------------------------------------------------------------------- details
@@ -248,9 +249,18 @@ def _same(plain: str, packed: str) -> bool:
 
     try:
         # As far as the longer of the two goes.
-        return all(one == other for one, other in zip_longest(read(plain), read(packed)))
+        return all(one == other for one, other in zip_longest(_read(plain), _read(packed)))
     except (OSError, EOFError, zlib.error):  # not one that we have written
         return False
+
+
+def _read(path: str) -> Iterator[bytes]:
+    """Yield the content of an output, compressed or not, in pieces."""
+    import gzip  # noqa: PLC0415 - not where outputs are written, which every worker does
+
+    with gzip.open(path, "rb") if path.endswith(_ENDING) else open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
 
 
 def _remove_drafts(folder: str) -> None:

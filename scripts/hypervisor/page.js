@@ -78,14 +78,22 @@ function head() {
     ["Last end", pace.quiet === null ? none() : `${duration(pace.quiet)} ago`, ""],
     ["Tokens", spent.tokens === null ? none() : short(spent.tokens), known(spent.tokens_known, spent.of)],
     ["Cost", spent.cost_usd === null ? none() : money(spent.cost_usd), known(spent.cost_known, spent.of)],
-    ["Machine", data.zone.word || none(), data.zone.at !== null && data.at - data.zone.at > 60 ? `as of ${clock(data.zone.at, true)}` : data.zone.why],
+    ["Machine", data.zone.word || none(), data.zone.at !== null && data.at - data.zone.at > 60 ? `as of ${clock(data.zone.at, true)}` : machine(data.zone)],
   ];
   byId("facts").replaceChildren(...facts.map(([word, value, more]) => el("div", {}, el("dt", {}, word), el("dd", {}, value, more ? el("small", {}, more) : null))));
   byId("work-section").hidden = !data.at_work.length && !data.idle.length;
   byId("work").replaceChildren(table(`${count(data.at_work.length)} at work, ${count(data.idle.length)} between two items`, ["Who", "Item", "For", "Generation", "Last output"],
-    [...data.at_work.slice(0, 50).map((one) => [name(one.id.startsWith("worker-") ? one.id : one.holder), name(one.name), one.since === null ? none() : duration(Math.max(0, data.at - one.since)), one.generation ? count(one.generation) : none(), one.output_ago === undefined ? none() : `${duration(one.output_ago)} ago`]),
+    [...data.at_work.slice(0, 50).map((one) => [who(one) ? name(who(one)) : none(), name(one.name), one.since === null ? none() : duration(Math.max(0, data.at - one.since)), one.generation ? count(one.generation) : none(), one.output_ago === undefined ? none() : `${duration(one.output_ago)} ago`]),
       ...data.idle.slice(0, 20).map((id) => [name(id), none(), none(), none(), none()])], [3]));
   byId("made").textContent = `${data.batch.folder}${data.duplicates ? `; ${count(data.duplicates)} line(s) named an item that another line names` : ""}`;
+}
+const machine = (zone) => [zone.why, ...[["CPU", zone.cpu_percent], ["RAM", zone.ram_percent]]
+  .filter(([word, value]) => typeof value === "number" && !zone.why.includes(word)).map(([word, value]) => `${word} ${Math.round(value)} %`)].filter(Boolean).join(", ");
+const who = (one) => (one.id.startsWith("worker-") ? one.id : one.holder);
+// The command stands below, to be copied: it is not said twice.
+function unlessTyped(need) {
+  const [before, command] = need.next.split("`");
+  return command && need.type.startsWith(command) ? `${before.trim()}:` : need.next;
 }
 const known = (n, of) => (n && n < of ? `known of ${count(n)} of ${count(of)}` : "");
 
@@ -108,7 +116,7 @@ function needs() {
     const items = need.items.slice(0, 200), more = need.items.length - items.length;
     nodes.push(el("div", { class: "need" },
       el("h3", {}, stateWord(need.state), ` ${count(need.items.length)} × `, name(need.reason)),
-      el("p", {}, need.next), need.type ? toCopy(need.type) : null,
+      el("p", {}, prose(unlessTyped(need))), need.type ? toCopy(need.type) : null,
       el("details", { "data-key": `${need.state} ${need.reason}` }, el("summary", {}, `${count(need.items.length)} item(s)`),
         el("ul", { class: "names" }, items.map((number) => el("li", {}, el("a", { href: `#item=${encodeURIComponent(app.rows[number].name)}` }, name(app.rows[number].name))))),
         more > 0 ? el("p", {}, `and ${count(more)} more: filter the items below`) : null)));

@@ -33,10 +33,13 @@ function plot(width, height, time, top, label) {
   box.append(svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: base, y2: base }));
   return { box, x, y, base, inner };
 }
+// Lines at round figures: two to four of them.
 function scale(p, top, unit) {
-  for (const share of [0.5, 1]) {
-    p.box.append(svg("line", { class: "axis", x1: LEFT, x2: LEFT + p.inner, y1: p.y(top * share), y2: p.y(top * share) }));
-    p.box.append(svg("text", { x: LEFT - 5, y: p.y(top * share) + 4, "text-anchor": "end" }, unit(top * share)));
+  const ten = 10 ** Math.floor(Math.log10(top)), step = [0.5, 1, 2, 5].map((n) => n * ten).find((s) => top / s < 5);
+  for (let n = 1; n * step <= top * 1.0001; n += 1) {
+    const y = p.y(n * step);
+    p.box.append(svg("line", { class: "axis", x1: LEFT, x2: LEFT + p.inner, y1: y, y2: y }));
+    p.box.append(svg("text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" }, unit(n * step)));
   }
 }
 function figure(title, sentence, drawn, behind) {
@@ -60,7 +63,7 @@ function throughput(rows, time, width) {
   if (!most) return null;
   const sentence = `At most ${short(Math.round(rate(most) * 10) / 10)} items a minute, at ${clock((first + at) * step, true)}; in steps of ${duration(step)}.`;
   const top = rate(most) * 1.05, p = plot(width, 150, time, top, `Throughput. ${sentence}`);
-  scale(p, top, (v) => (v < 10 ? v.toFixed(1) : short(Math.round(v))));
+  scale(p, top, axis);
   const data = [];
   bins.forEach((bin, n) => {
     const from = Math.max(p.x((first + n) * step), LEFT), to = Math.min(p.x((first + n + 1) * step), LEFT + p.inner);
@@ -79,7 +82,7 @@ function curve(points, p, kind) {
   let path = "", pen = false;
   for (const [at, value] of points) {
     if (value === null) { pen = false; continue; }
-    path += `${pen ? "L" : "M"}${p.x(at).toFixed(1)} ${p.y(value).toFixed(1)}`;
+    path += `${pen ? "L" : "M"}${p.x(at).toFixed(1)} ${p.y(value).toFixed(1)}${pen ? "" : "h.1"}`; // one alone is a dot
     pen = true;
   }
   p.box.append(svg("path", { class: `curve ${kind}`, d: path }));
@@ -123,7 +126,7 @@ function spending(title, sums, n, missing, say, time, width) {
   const sum = all[all.length - 1][1];
   const sentence = `${say(sum)} in all${missing ? `, as far as known: ${count(missing)} did not tell` : ""}.`;
   const top = sum * 1.05 || 1, p = plot(width, 110, time, top, `${title}. ${sentence}`);
-  scale(p, top, (v) => say(v).replace(" USD", ""));
+  scale(p, top, axis);
   curve([[time.from, 0], ...points], p, "sum");
   const few = Math.ceil(points.length / 40);
   return figure(title, sentence, p.box,
@@ -147,7 +150,7 @@ function lanesOf(rows, workers, tries, now, atWork) {
     spans.push({ who: "attempts before", from, to, state: "try", row: rows[number], how: `attempt ${generation}: ${how}` });
   for (const one of atWork)
     if (one.since !== null && now !== null)
-      spans.push({ who: one.id.startsWith("worker-") ? one.id : one.holder, from: one.since, to: now, state: "running", row: rows[one.row] });
+      spans.push({ who: who(one), from: one.since, to: now, state: "running", row: rows[one.row] });
   spans.sort((a, b) => a.from - b.from);
   const groups = new Map();
   for (const one of spans) {
@@ -187,12 +190,13 @@ function timeline(lanes, time, width) {
     count(lane.spans.filter((one) => one.state === "failed").length), moment(lane.spans[0].from),
     moment(Math.max(...lane.spans.slice(-50).map((one) => one.to))),
     `${Math.min(100, Math.round((100 * busy(lane)) / (time.to - time.from)))} %`]);
-  return figure("Workers", `${sentence} Coloured by how each ended; outlined: attempts that were not the last.`,
+  return figure("Workers", `${sentence} Coloured by how each ended, taller where it did not succeed; outlined: attempts that were not the last.`,
     el("div", { class: "lanes" }, p.box),
     table("Workers", ["Lane", "Worker", "Items", "Failed", "First start", "Last end", "Busy"], data, [0, 2, 3, 6]));
 }
 function drawBar(box, bar, y, tall) {
   const text = bar.many > 1 ? `${bar.many} items` : `${bar.one.row ? bar.one.row.name : ""} ${bar.one.how || bar.state}, ${duration(bar.one.to - bar.one.from)}`;
   const wide = Math.max(0.8, bar.to - bar.from - (bar.to - bar.from > 3 ? 0.7 : 0));
-  box.append(svg("rect", { class: `fill-${bar.state}`, x: bar.from, y: y + 2, width: wide, height: tall - 4 }, svg("title", {}, text)));
+  const edge = ["blocked", "failed", "damaged"].includes(bar.state) ? 0 : 3; // trouble is taller too, not only of another colour
+  box.append(svg("rect", { class: `fill-${bar.state}`, x: bar.from, y: y + edge, width: wide, height: tall - 1 - 2 * edge }, svg("title", {}, text)));
 }

@@ -33,6 +33,8 @@ function duration(seconds) {
 }
 const money = (usd) => `${usd < 0.1 ? usd.toFixed(4) : usd < 1000 ? usd.toFixed(2) : count(Math.round(usd))} USD`;
 const short = (n) => (n < 10000 ? count(n) : n < 1e6 ? `${(n / 1e3).toFixed(1)} k` : `${(n / 1e6).toFixed(n < 1e8 ? 2 : 1)} M`);
+// At an axis: no figure more than it takes.
+const axis = (v) => (v < 1e4 ? String(Number(v.toPrecision(4))) : v < 1e6 ? `${v / 1e3} k` : `${v / 1e6} M`);
 const pad = (n) => String(n).padStart(2, "0");
 
 function day(at) {
@@ -58,6 +60,8 @@ function table(caption, heads, rows, numbers) {
     el("thead", {}, el("tr", {}, heads.map((head, n) => el("th", { scope: "col", class: right(n) }, head)))),
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, n) => el("td", { class: right(n) }, cell))))));
 }
+// What stands between backquotes is to be typed.
+const prose = (text) => text.split("`").map((part, n) => (n % 2 ? el("code", {}, part) : part));
 function toCopy(text) {
   const button = el("button", { type: "button", "aria-label": `Copy: ${text}` }, "Copy");
   button.addEventListener("click", async () => {

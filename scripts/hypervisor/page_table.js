@@ -54,7 +54,7 @@ function rowNodes(row, app) {
 
 function details(row, app) {
   const pairs = [["Item", row.item && name(row.item)], ["Outcome", row.outcome && name(row.outcome)], ["Started", row.started && moment(row.started)],
-    ["Commit", row.commit], ["Kept on branch", row.branch], ["What next", row.next]];
+    ["Commit", row.commit], ["Kept on branch", row.branch], ["What next", row.next && prose(row.next)]];
   const tries = app.data.tries.filter((one) => one[0] === row.number)
     .map(([, generation, from, to, how]) => `attempt ${generation}: ${how} after ${duration(to - from)}`);
   if (tries.length) pairs.push(["Attempts before", tries.join("; ")]);

@@ -6,8 +6,14 @@ the direction of what follows. What is shown is plain: such marks are taken out 
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
+#: Depth and number of values to which data is shown.
+_DEPTH, _MANY = 6, 100
 #: ECMA-48: control sequences, strings for the terminal (titles, links) up to their end, other escapes.
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
@@ -36,6 +42,30 @@ def block(data: bytes, lines: int, width: int = 2000) -> str:
     text = _ESCAPES.sub("", data.decode("utf-8", "backslashreplace"))
     rows = text.replace("\r\n", "\n").rstrip("\n").split("\n")[-lines:]
     return "\n".join(_cut(_row(row), width) for row in rows)
+
+
+def data(value: object, length: int) -> Any:
+    """Return JSON-able data with every text in it printable; of what is long the beginning of its text.
+
+    Args:
+        value: What somebody has told; anything that JSON has no word for is spelt out.
+        length: Characters of it as JSON.
+    """
+    made = _plain(value, _DEPTH)
+    text = json.dumps(made)
+    return made if len(text) <= length else f"{text[:length]}…"
+
+
+def _plain(value: object, depth: int) -> Any:
+    if isinstance(value, Mapping) and depth:
+        some = list(value.items())[:_MANY]
+        return {line(key, 100): _plain(one, depth - 1) for key, one in some}
+    if isinstance(value, list | tuple) and depth:
+        return [_plain(one, depth - 1) for one in value[:_MANY]]
+    if value is None or isinstance(value, bool):
+        return value
+    is_number = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e15
+    return value if is_number else line(value, 1000)
 
 
 def _row(row: str) -> str:

@@ -37,6 +37,8 @@ def is_all(data: bytes, state: str = "") -> bool:
         more = call["hook_event_name"] not in _EVENTS or tool in _MORE or tool.startswith(_OURS)
         if more or not (state and _is_plain(agent) and _is_plain(session)):
             return False
+        if call["hook_event_name"] == "PreToolUse" and _names(f"{state}/bulk"):
+            return False  # it may be what nobody has approved
         folder = f"{state}/sessions/{session}"
         for name in _names(f"{folder}/{agent}"):
             if name.endswith(".json") and not _renew(f"{folder}/{agent}/{name}", state):
@@ -51,7 +53,7 @@ def is_all(data: bytes, state: str = "") -> bool:
 def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
-    except FileNotFoundError:  # it holds nothing
+    except FileNotFoundError:  # it holds nothing, or there is nothing of that kind
         return []
 
 

@@ -18,6 +18,8 @@ class _Open:
     tokens: int = 0
     #: Its conversations: its own, and those of its subagents.
     talks: int = 1
+    #: Answers that may be on their way once it is ended; None for one in each conversation.
+    coming: int | None = None
 
 
 @dataclass(slots=True)
@@ -39,6 +41,9 @@ class Purse:
     before: Spend = field(default_factory=Spend)
     _own: Spend = field(default_factory=Spend)
     _open: dict[str, _Open] = field(default_factory=dict)
+    #: Tokens of answers that were on their way to agents that were ended, at their dearest: nobody tells of
+    #: them any more, and they are paid for.
+    _lost: int = 0
     #: Money for a token, the most that any agent's end has shown.
     _price: float = 0.0
     _begun: float = field(default_factory=time.monotonic)
@@ -70,16 +75,30 @@ class Purse:
             if one is None:
                 return ""
             self.answer = max(self.answer, tokens - one.tokens)
+            # Of what this answer begins nothing has been asked yet.
+            others = one.talks - 1
             one.tokens, one.talks = max(one.tokens, tokens), max(1, talks)
             if not asks_again or not self._capped:
                 return ""
             spent = self._spent()
-            return reached(self.caps, spent) or short_of(self.caps, spent, self._talks, self.answer)
+            why = reached(self.caps, spent) or short_of(self.caps, spent, self._talks, self.answer)
+            if why and one.coming is None:
+                one.coming = others
+            return why
 
-    def ended(self, mark: str, tokens: int | None, usd: float | None) -> None:
-        """Note what an agent has used in all; what it told while it worked counts if it did not say."""
+    def ended(self, mark: str, tokens: int | None, usd: float | None, *, cut: bool = False) -> None:
+        """Note what an agent has used in all; what it told while it worked counts if it did not say.
+
+        Args:
+            mark: The agent.
+            tokens: All that it has used, None if it did not say.
+            usd: What that cost, likewise.
+            cut: Whether it did not come to its own end, so that answers may still be on their way.
+        """
         with self._lock:
-            one = self._open.pop(mark, _Open())
+            one = self._open.pop(mark, _Open(coming=0))
+            if cut and tokens is None and self.counts:
+                self._lost += self.answer * (one.talks if one.coming is None else one.coming)
             known = max(tokens or 0, one.tokens)
             if usd and tokens:
                 self._price = max(self._price, usd / tokens)
@@ -133,7 +152,7 @@ class Purse:
         )
 
     def _spent(self) -> dict[str, Spend]:
-        mine = self._total()
+        mine = self._total() + Spend(tokens=self._lost)
         found = {scope: self._others[scope] + mine for scope in SCOPES}
         # The batch's log remembers longer than the accounts, which know of killed runs: the larger counts.
         of_log, known = self.before + mine, found["batch"]

@@ -7,9 +7,7 @@ task files, commands and agents, and is shown in terminals and browsers.
 from __future__ import annotations
 
 import heapq
-import json
 import os
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,9 +16,10 @@ from typing import Any
 from . import hands, labels, logtail, printable
 from .batches import Batch
 from .follow import Follower, Row
+from .here import Here
 from .keys import generation_name
 from .model import Outcome
-from .needs import Case, needs_of
+from .needs import Case, Need, needs_of
 from .pace import pace_of
 from .story import FIGURES, Story, number, total
 from .summary import STATES, Census, count_skipped, next_step
@@ -48,6 +47,8 @@ class Reporter:
     story: Story
     #: Ids and titles of tasks and chunks, by their paths; None before the first look.
     titles: dict[str, tuple[str, str]] | None = None
+    #: Asked for the machine's zone where the batch's log tells none that is new.
+    here: Here | None = None
     _names: dict[str, int] = field(default_factory=dict)
     _named: tuple[str, int] = ("", 0)
     _workers: dict[str, int] = field(default_factory=dict)
@@ -85,7 +86,7 @@ class Reporter:
         ends = [row.finished for row in rows if row.finished is not None]
         pace = pace_of([row.started for row in rows if row.started is not None], ends, left, now)
         at_work = hands.at_work(self.follower, self.story, self.name)
-        idle = hands.idle(self.batch, {str(one["id"]) for one in at_work})
+        idle = hands.idle(self.batch, {str(one["id"]) for one in at_work}) if left else []
         if left and not at_work and not idle:
             pace = replace(pace, eta=None)  # nobody is at work: it will never be done
         return {
@@ -93,7 +94,7 @@ class Reporter:
             "instance": self.follower.instance,
             "version": self.version,
             "at": round(now, 3),
-            "batch": self._names_of_batch(),
+            "batch": labels.names_of(self.batch),
             "census": census.to_json(),
             "closes": census.closes,
             "finished": left == 0 and census.closes,
@@ -103,12 +104,7 @@ class Reporter:
             "at_work": at_work,
             "idle": idle,
             "held_up": printable.line(self.story.progress.held_up, 300),
-            "zone": {
-                "word": self.story.zone,
-                "why": self.story.zone_why,
-                "at": self.story.zone_at,
-                **dict(zip(FIGURES, self.story.readings[-1][1] if self.story.readings else (), strict=False)),
-            },
+            "zone": self._zone(now),
             "spent": self._spent(),
         }
 
@@ -129,7 +125,10 @@ class Reporter:
             ],
             "needs": [
                 asdict(need)
-                for need in (*labels.checkpoints_of(self.batch), *needs_of(self._cases(), self._called()))
+                for need in (
+                    *labels.checkpoints_of(self.batch),
+                    *needs_of(self._cases(), labels.called(self.batch)),
+                )
             ],
             "tries": self._tries(),
             "spending": self.story.spent(),
@@ -181,26 +180,6 @@ class Reporter:
         count_skipped(census, self.batch)
         return census
 
-    def _called(self) -> str:
-        """Return how a command names this batch."""
-        if self.batch.project is not None and os.path.dirname(self.batch.folder) == str(
-            self.batch.project.batches
-        ):
-            return shlex.quote(self.batch.id)
-        return f"--dir {shlex.quote(self.batch.folder)}"
-
-    def _names_of_batch(self) -> dict[str, Any]:
-        called = self._called()
-        by_id = not called.startswith("--dir")
-        go_on = f"batch_worker.py {called} --all"
-        if by_id:
-            begun = os.path.isfile(os.path.join(self.batch.folder, "run.json"))
-            go_on = f"hypervisor run {'--resume' if begun else '--batch'} {called}"
-        return {
-            "id": printable.line(self.batch.id), "folder": printable.line(self.batch.folder, 1000),
-            "created": self.batch.manifest.created or None, "called": called, "go_on": go_on,
-        }  # fmt: skip
-
     def _row(self, row: Row) -> list[Any]:
         result, name = row.result, self.name(row)
         item = printable.line(row.place.item, 500)
@@ -225,7 +204,7 @@ class Reporter:
             cost,
             printable.line(result.get("commit") or "", 64) or None,
             printable.line(result.get("branch") or "", 200) or None,
-            _evidence(result.get("evidence")),
+            printable.data(result.get("evidence") or None, _EVIDENCE),
             printable.line(self._next(row), 300) if trouble else None,
         ]
 
@@ -241,6 +220,10 @@ class Reporter:
         known = {**row.result, "edit": row.edited}
         return next_step({"task_id": self.name(row), "status": row.state}, known)
 
+    def _needs(self) -> Iterator[Need]:
+        yield from labels.checkpoints_of(self.batch)
+        yield from needs_of(self._cases(), labels.called(self.batch))
+
     def _cases(self) -> Iterator[Case]:
         for number_, row in enumerate(self.follower.rows):
             if row.state in _TROUBLE:
@@ -249,6 +232,16 @@ class Reporter:
                     reason=str(row.result.get("outcome", ""))[:2000], next=self._next(row),
                     task=bool(row.result.get("task_id")) and row.edited,
                 )  # fmt: skip
+
+    def _zone(self, now: float) -> dict[str, Any]:
+        story = self.story
+        if self.here is not None and not story.zone_holds(now):
+            return self.here.zone()
+        figures = story.readings[-1][1] if story.readings else ()
+        return {
+            "word": story.zone, "why": story.zone_why, "at": story.zone_at,
+            **dict(zip(FIGURES, figures, strict=False)),
+        }  # fmt: skip
 
     def _spent(self) -> dict[str, Any]:
         story = self.story
@@ -296,22 +289,3 @@ class Reporter:
         if not generation:
             generation = self.follower.store(row.place.root).layout.highest(row.place.key)
         yield os.path.join(self.batch.logs, generation_name(row.place.key, max(1, generation)))
-
-
-def _evidence(value: object) -> Any:
-    """Return what supports a result, every text of it printable; its beginning where it is long."""
-    if not value:
-        return None
-    made = _plain(value)
-    text = json.dumps(made)
-    return made if len(text) <= _EVIDENCE else f"{text[:_EVIDENCE]}…"
-
-
-def _plain(value: object, depth: int = 6) -> Any:
-    if isinstance(value, Mapping) and depth:
-        return {printable.line(key, 100): _plain(one, depth - 1) for key, one in list(value.items())[:100]}
-    if isinstance(value, list | tuple) and depth:
-        return [_plain(one, depth - 1) for one in value[:100]]
-    if value is None or isinstance(value, bool):
-        return value
-    return value if number(value) is not None else printable.line(value, 1000)

@@ -38,8 +38,11 @@ def review(made: ChunkedBatch, batch: Batch, wave: Wave) -> dict[str, Any]:
 
     Returns:
         ``chunks`` (each with its status, outcome, items, noted), ``items``, ``noted``, ``categories``
-        (each with its ``count`` and ``samples``).
+        (each with its ``count`` and ``samples``). Of a dry run, ``dry_run`` names the tools, and the rest is
+        what would be done.
     """
+    if wave.is_dry_run and made.plan().bulk:
+        return _dry_run(made, wave)
     rows: list[dict[str, Any]] = []
     notes: list[tuple[Note, Mapping[str, Any]]] = []
     labels = {chunk.id: chunk.label for chunk in made.plan().chunks}
@@ -71,6 +74,34 @@ def review(made: ChunkedBatch, batch: Batch, wave: Wave) -> dict[str, Any]:
     }
 
 
+def _dry_run(made: ChunkedBatch, wave: Wave) -> dict[str, Any]:
+    """Return what a batch would do that has not begun, by what was noted before, else by chunk."""
+    plan, known = made.plan(), made.items()
+    by_category: dict[str, list[tuple[Note, Mapping[str, Any]]]] = {}
+    for chunk in plan.chunks:
+        for item in chunk.items:
+            fields = known.get(item, {}).get("fields", {})
+            category = str(fields.get("category") or chunk.label)
+            note = Note(item=item, category=category, rationale=str(fields.get("rationale") or ""))
+            by_category.setdefault(category, []).append((note, fields))
+    order = sorted(by_category, key=lambda name: (-len(by_category[name]), name))
+    return {
+        "checkpoint": wave.number,
+        "dry_run": list(plan.bulk),
+        "chunks": [
+            {"id": chunk.id, "label": chunk.label, "status": "waiting", "outcome": "",
+             "items": len(chunk.items), "noted": 0}
+            for chunk in plan.chunks
+        ],
+        "items": sum(len(chunk.items) for chunk in plan.chunks),
+        "noted": 0,
+        "criteria": wave.criteria,
+        "categories": {
+            name: {"count": len(by_category[name]), "samples": _samples(by_category[name])} for name in order
+        },
+    }  # fmt: skip
+
+
 def _samples(notes: Sequence[tuple[Note, Mapping[str, Any]]]) -> list[dict[str, str]]:
     # The first, the middle, the last: what lies apart is more likely to differ.
     places = sorted({at * (len(notes) - 1) // (_SAMPLES - 1) for at in range(_SAMPLES)})
@@ -100,10 +131,16 @@ def in_lines(report: Mapping[str, Any]) -> list[str]:
     """Return a review as a person reads it."""
     rows = report["chunks"]
     names = ", ".join(row["id"] for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
-    lines = [f"checkpoint {report['checkpoint']}: {names}; {report['items']} items, {report['noted']} noted"]
+    if tools := report.get("dry_run"):
+        told = f"dry run of {', '.join(tools)}: {names}; {report['items']} items, nothing done yet"
+    else:
+        told = f"{names}; {report['items']} items, {report['noted']} noted"
+    lines = [f"checkpoint {report['checkpoint']}: {told}"]
     for name, found in report["categories"].items():
         lines.append(f"  {name}: {found['count']}")
         lines += [_sample_line(sample) for sample in found["samples"]]
+    if "dry_run" in report:
+        return lines
     lines += [
         f"  {row['status'].upper()} {row['id']}: {row['outcome'] or 'no result yet'}"
         for row in rows

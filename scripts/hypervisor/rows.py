@@ -20,7 +20,7 @@ from .model import Complexity, Priority, TaskHead, TaskStatus
 from .preflight import is_agent
 
 #: Raised with every change of what is kept; an index of another version is made anew.
-VERSION = 3
+VERSION = 4
 COLUMNS = tuple(field.name for field in fields(TaskHead) if field.name != "path")
 LISTS = ("assignee", "depends_on", "files", "needs", "tags", "receipts")
 _REPEATED = ("status_word", "project", "type", "parent", "verify")
@@ -69,6 +69,8 @@ CREATE INDEX IF NOT EXISTS task_loose ON task (path) WHERE NOT plain;
 CREATE INDEX IF NOT EXISTS task_error ON task (path) WHERE error != '';
 CREATE INDEX IF NOT EXISTS task_listed ON task
     (rank, path, status, complexity, project_low, parent_low, names, labels, error) WHERE error = '';
+CREATE INDEX IF NOT EXISTS task_project ON task
+    (project_low, rank, path, status, complexity, parent_low, names, labels, error) WHERE error = '';
 CREATE INDEX IF NOT EXISTS task_ready ON task
     (rank, path, people, status, complexity, project_low, parent_low, names, labels, startable, unmet)
     WHERE startable AND unmet = 0;
@@ -207,7 +209,8 @@ def changing(database: sqlite3.Connection) -> Iterator[None]:
         yield
         database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # SQLite itself has rolled back where there was no room
+            database.execute("ROLLBACK")
         raise
 
 
@@ -259,6 +262,11 @@ def _in(database: sqlite3.Connection, query: str, values: Iterable[str]) -> Iter
         yield from database.execute(f"{query} ({', '.join('?' * len(some))})", some)
 
 
+def nonce() -> str:
+    """Return what no other cache, and no other life of this one, bears."""
+    return os.urandom(8).hex()
+
+
 def clear(database: sqlite3.Connection, words: str) -> None:
     """Take out all rows: what is put in from now on is made by other *words*."""
     with changing(database):
@@ -266,6 +274,7 @@ def clear(database: sqlite3.Connection, words: str) -> None:
             database.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
         put(database, "circles", None)
         put(database, "words", words)
+        put(database, "nonce", nonce())  # who has seen the rows before has to look again
 
 
 # ------------------------------------------------------------------------- meta

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from .admission import Throttle
 from .learner import Lane
 
 #: So many tasks must have ended before a share of failures says anything.
@@ -72,6 +73,15 @@ class Rules:
     settle_seconds: float = 5.0
     #: After which a task that another coordinator held is looked at again.
     held_seconds: float = 5.0
+
+    @property
+    def throttle(self) -> Throttle:
+        """How fast agents are started."""
+        return Throttle(
+            most=max(1, 1 if self.strategy == "sequential" else self.limit),
+            grow_seconds=self.grow_seconds, settle_seconds=self.settle_seconds,
+            stagger_seconds=self.stagger_seconds, stagger_always=self.stagger_always,
+        )  # fmt: skip
 
     def backoff(self, tries: int) -> float:
         """Return the delay in seconds after so many attempts that count."""

@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 
-from .admission import Admission, Throttle
+from .admission import Admission
+from .halting import Halting, tasks
 from .learner import Lane
 from .model import Outcome
 from .ready import LOOKS, ReadyQueue
@@ -25,7 +26,7 @@ class Scheduler:
     lanes that are full.
 
     Args:
-        tasks: The tasks.
+        batch: The tasks.
         rules: How they run.
         lanes: How many of a lane may run at once, for those lanes that are limited; see `pace`.
 
@@ -33,11 +34,11 @@ class Scheduler:
         ValueError: Two tasks have the same id.
     """
 
-    def __init__(self, tasks: Sequence[Entry], rules: Rules, lanes: Mapping[Lane, int] | None = None) -> None:
+    def __init__(self, batch: Sequence[Entry], rules: Rules, lanes: Mapping[Lane, int] | None = None) -> None:
         self._rules = rules
-        self._tasks = sorted(tasks, key=lambda task: task.order)
+        self._tasks = sorted(batch, key=lambda task: task.order)
         self._at = {task.id: at for at, task in enumerate(self._tasks)}
-        if len(self._at) != len(tasks):
+        if len(self._at) != len(batch):
             raise ValueError("two tasks of a batch have the same id")
         total = len(self._tasks)
         self._state = bytearray(total)
@@ -50,18 +51,10 @@ class Scheduler:
         self._attempts: dict[int, int] = {}
         self._lost: list[tuple[str, str]] = []
         self._unstarted = 0
-        self._canaries: dict[int, Outcome | None] = {}
-        self._proving = rules.canary > 0
-        self._over = ""
+        self._halting = Halting(rules)
         self._pause, self._pause_why = float("-inf"), ""
         #: How many may run; told of the machine's state by whoever watches that.
-        self.admission = Admission(
-            Throttle(
-                most=max(1, 1 if rules.strategy == "sequential" else rules.limit),
-                grow_seconds=rules.grow_seconds, settle_seconds=rules.settle_seconds,
-                stagger_seconds=rules.stagger_seconds, stagger_always=rules.stagger_always,
-            )
-        )  # fmt: skip
+        self.admission = Admission(rules.throttle)
         self._origin: float | None = None
         for at, task in enumerate(self._tasks):
             for other in {self._at[name] for name in task.depends_on if name in self._at}:
@@ -87,7 +80,7 @@ class Scheduler:
             for at in circle:
                 waits = ", ".join(self.waits_for(self._tasks[at].id))
                 self._lose(at, f"waits for {waits}, which in the end waits for itself")
-            return Finished(why=f"{_tasks(len(circle))} wait for one another")
+            return Finished(why=f"{tasks(len(circle))} wait for one another")
         return self._idle(now)
 
     def explain(self, now: float) -> str:
@@ -155,7 +148,7 @@ class Scheduler:
         at = self._at[task]
         if self._state[at] < _ENDED:
             self._free(at)
-            self._canaries.pop(at, None)
+            self._halting.dropped(at)
             self._delay(at, now + self._rules.held_seconds, f"are held by others ({task} by {by})")
 
     def pace(self, lane: Lane, most: int) -> None:
@@ -169,11 +162,11 @@ class Scheduler:
 
     def drain(self, why: str) -> None:
         """Start nothing more, as somebody said so."""
-        self._over = self._over or f"draining: {why}"
+        self._halting.drain(why)
 
     def halt(self, why: str) -> None:
         """Start nothing more, as something is wrong."""
-        self._over = self._over if self._over.startswith("halted") else f"halted: {why}"
+        self._halting.halt(why)
 
     def shrink(self, now: float) -> None:
         """Halve the limit: a service said "too many requests"."""
@@ -182,13 +175,13 @@ class Scheduler:
     # ---------------------------------------------------------------- reasons
 
     def _gate(self, now: float) -> Wait | Finished | None:
-        running = self._count[_RUNNING]
+        running, over = self._count[_RUNNING], self._halting.over
         if sum(self._count[_ENDED:]) == len(self._tasks):
-            return Finished(why=f"all of {_tasks(len(self._tasks))} ended")
-        if self._over and running:
-            return Wait(until=None, why=f"{self._over}; {running} still run")
-        if self._over:
-            return Finished(why=self._over)
+            return Finished(why=f"all of {tasks(len(self._tasks))} ended")
+        if over and running:
+            return Wait(until=None, why=f"{over}; {running} still run")
+        if over:
+            return Finished(why=over)
         if now < self._pause:
             return Wait(until=self._pause, why=f"paused: {self._pause_why}")
         if (held := self.admission.held(now, running)) is not None:
@@ -197,13 +190,13 @@ class Scheduler:
 
     def _idle(self, now: float) -> Wait:
         until = self._delayed[0][0] if self._delayed else None
-        if self._proving and len(self._canaries) >= self._rules.canary:
-            why = f"the first {_tasks(self._rules.canary)} run alone until all of them have ended"
+        if self._halting.alone is not None:
+            why = f"the first {tasks(self._rules.canary)} run alone until all of them have ended"
         elif self._queue.looks_on:
             until, why = now, f"looked at {LOOKS} tasks that conflict with running ones; will go on"
         elif self._count[_READY]:
             parked, full = self._queue.first_parked(), self._queue.full()
-            why = f"{_tasks(self._count[_READY])} "
+            why = f"{tasks(self._count[_READY])} "
             if parked:
                 first, by = (self._tasks[at].id for at in parked)
                 why += f"touch files of running ones ({first} those of {by})"
@@ -211,18 +204,17 @@ class Scheduler:
                 most = ", ".join(f"{number} of {lane}" for lane, number in full.items())
                 why += f"wait, as no more may run at once than {most}"
         elif self._count[_DELAYED]:
-            why = f"{_tasks(self._count[_DELAYED])} {self._due[self._delayed[0][1]][1]}"
+            why = f"{tasks(self._count[_DELAYED])} {self._due[self._delayed[0][1]][1]}"
         else:
-            why = f"{_tasks(self._count[_WAITING])} wait for the {self._count[_RUNNING]} that run"
+            why = f"{tasks(self._count[_WAITING])} wait for the {self._count[_RUNNING]} that run"
         return Wait(until=until, why=why)
 
     # ------------------------------------------------------------------ queue
 
     def _pick(self) -> int | None:
         """Return the task that may start now, None if there is none."""
-        if self._proving and len(self._canaries) >= self._rules.canary:
-            return self._queue.first_of(self._canaries)
-        return self._queue.first()
+        alone = self._halting.alone
+        return self._queue.first() if alone is None else self._queue.first_of(alone)
 
     def _admit(self, at: int, now: float | None) -> None:
         """Put a task into the queue for the first time; its age counts from here."""
@@ -264,8 +256,7 @@ class Scheduler:
 
     def _take(self, at: int) -> None:
         self._set(at, _RUNNING)
-        if self._proving and len(self._canaries) < self._rules.canary:
-            self._canaries.setdefault(at, None)
+        self._halting.begun(at)
         self._queue.occupy(at)
 
     def _free(self, at: int) -> None:
@@ -282,23 +273,10 @@ class Scheduler:
 
     def _judge(self, at: int, outcome: Outcome) -> None:
         """Look whether the batch goes on after this end."""
-        if outcome is Outcome.SKIPPED:
-            self._canaries.pop(at, None)  # it proved nothing; another one takes its place
-            return
-        if at in self._canaries:
-            self._canaries[at] = outcome
-        ends = list(self._canaries.values())
-        if self._proving and len(ends) >= self._rules.canary and None not in ends:
-            self._proving = False
-            if Outcome.SUCCESS not in ends and Outcome.FAILED in ends:
-                self.halt(f"none of the first {_tasks(len(ends))} succeeded")
-        if outcome is not Outcome.FAILED:
-            return
         failed = self._count[_ENDED + _OUTCOMES.index(Outcome.FAILED)]
         skipped = self._count[_ENDED + _OUTCOMES.index(Outcome.SKIPPED)]
         tried = sum(self._count[_ENDED:]) - skipped - self._unstarted
-        if why := self._rules.why_halt(failed, tried):
-            self.halt(why)
+        self._halting.ended(at, outcome, failed, tried)
 
     def _cut_off(self, at: int, how: str) -> None:
         """End all that depend on a task that did not succeed."""
@@ -316,7 +294,3 @@ class Scheduler:
         self._set(at, _ENDED + _OUTCOMES.index(Outcome.BLOCKED))
         self._unstarted += 1
         self._lost.append((self._tasks[at].id, why))
-
-
-def _tasks(number: int) -> str:
-    return f"{number} task{'' if number == 1 else 's'}"

@@ -17,7 +17,7 @@ from .work import in_scope
 #: Programs that commit, push or publish. The coordinator commits what is left in the task's files.
 _GIT = frozenset({"git", "gh", "hub", "glab"})
 #: What separates the words of a command line, as far as it matters here.
-_WORDS = re.compile(r"[^\s;&|()<>`\"'=$\\{}]+")
+_WORDS = re.compile(r"[^\s;&|()<>`\"'=$\\{}@:,]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .pace import duration
+from .story import ZONE_SECONDS
 from .summary import STATES
 
 #: Text and style: a state's name, ``dim``, ``bold``, ``bad``, or "".
@@ -21,8 +22,8 @@ SIGNS = {
     "success": "✓", "blocked": "?", "failed": "✗", "skipped": "-", "running": "▶", "waiting": "·",
     "damaged": "!",
 }  # fmt: skip
-#: Where a report's zone is older than this, it says nothing of now; in seconds.
-_OLD = 60.0
+#: After so many seconds without a completion it is said for how long there was none.
+_QUIET = 60.0
 #: Lines that the workers leave to the failures below them, if there are any.
 _BELOW = 4
 
@@ -126,7 +127,7 @@ def _pace(head: Mapping[str, Any]) -> Line:
             (f"  about {duration(pace['eta'])} left", ""),
             (f", from {pace['standing_on']} completions", "dim"),
         ]
-    if pace["quiet"] > _OLD:
+    if pace["quiet"] > _QUIET:
         line.append((f"  last end {duration(pace['quiet'])} ago", "blocked"))
     return line
 
@@ -138,7 +139,7 @@ def _spent(head: Mapping[str, Any]) -> Line:
     line: Line = [("tokens ", "dim"), (tokens, ""), ("  cost ", "dim"), (cost, "")]
     if 0 < spent["tokens_known"] < spent["of"]:
         line.append((f" (of {spent['tokens_known']:,} of {spent['of']:,})", "dim"))
-    new = zone["at"] is None or head["at"] - zone["at"] <= _OLD
+    new = zone["at"] is None or head["at"] - zone["at"] <= ZONE_SECONDS
     if zone["word"] and new:
         figures = [
             f"{word} {zone[key]:.0f} %"

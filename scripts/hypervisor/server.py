@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from .departure import end_of_client
 from .errors import HypervisorError
 from .live import LiveIndex
 from .machine import Identity, identity_of
+from .queries import Edges
 from .tools import Toolbox
 from .toolspec import INSTRUCTIONS, SERVER, TOOLS
 
@@ -53,10 +55,17 @@ def main() -> int:
 def _look(toolbox: Toolbox) -> None:
     """Look at the tasks before the first call needs them, in a project that is ours already."""
     with contextlib.suppress(Exception):  # who calls is told
+        # The first call that needs them need not wait for them.
+        import filelock  # noqa: F401, PLC0415
+
+        from . import frontmatter  # noqa: F401, PLC0415
+
+        gc.freeze()  # what is loaded stays: no call waits while all of it is looked through
         desk = toolbox.desk({})
         if desk.project.state.is_dir():
-            with desk.indexed():
-                pass
+            with desk.indexed() as index:
+                if index is not None:
+                    Edges(index).cycles  # noqa: B018 - kept from here on
 
 
 class _Lines(io.TextIOWrapper):

@@ -21,6 +21,8 @@ _MARKS = {
     RunEvent.HALTED: "halted", RunEvent.FINISHED: "finished", RunEvent.LEVEL: "level",
     RunEvent.OVERSEEN: "overseen",
 }  # fmt: skip
+#: An older zone says nothing of now, in seconds.
+ZONE_SECONDS = 60.0
 #: The most marks that are given: the last.
 _MOST_MARKS = 200
 
@@ -51,6 +53,8 @@ class Story:
     zone_at: float | None = None
     _begun: dict[str, tuple[int, float]] = field(default_factory=dict)
     _heard: int = 0
+    #: Whether the machine's zone is told now and then, so that a level need not stand for it.
+    _read: bool = False
 
     def hear(self, events: list[dict[str, Any]]) -> None:
         """Take in the events of *events* that are new: its tail since the last call."""
@@ -82,7 +86,8 @@ class Story:
             self.marks = [*self.marks[1 - _MOST_MARKS :], (at, _MARKS[RunEvent(what)], text)]
         # Whoever tells of the machine: the figures are what makes it a reading.
         figures = [number(event.get(name)) for name in FIGURES]
-        zone = printable.line(event.get("zone") or event.get("level") or "", 20)
+        self._read = self._read or what == RunEvent.READING
+        zone = printable.line(event.get("zone") or (not self._read and event.get("level")) or "", 20)
         if zone or any(figure is not None for figure in figures):
             self.readings.append((at, figures, zone))
         if zone:
@@ -97,6 +102,10 @@ class Story:
         self.tokens_known += tokens is not None
         self.cost_known += cost is not None
         self.spending.append((at, _sum(tokens_sum, tokens), _sum(cost_sum, cost)))
+
+    def zone_holds(self, now: float) -> bool:
+        """Tell whether the zone that was told last says something of *now*, in seconds since the epoch."""
+        return bool(self.zone) and (self.zone_at is None or now - self.zone_at <= ZONE_SECONDS)
 
     def spent(self) -> list[tuple[float, float | None, float | None]]:
         """Return the sums over time, at most some hundred of them, the last one always."""

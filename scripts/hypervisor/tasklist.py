@@ -7,15 +7,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from . import gates
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Held, Holder
 from .errors import Unreadable, UsageError
 from .graph import graph_of
 from .index import Index
 from .keys import life_key, split_life
-from .live import LiveIndex
 from .lives import next_life, task_key
 from .machine import Identity
 from .model import FileEdit, TaskHead, TaskStatus
@@ -23,6 +23,9 @@ from .paths import Project
 from .preflight import Named, claim_refusal
 from .queries import Edges
 from .tasks import find_task_files, open_task, revert_file
+
+if TYPE_CHECKING:
+    from .live import LiveIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +201,7 @@ class TaskList:
     def _claims(self) -> tuple[frozenset[str], Callable[[TaskHead, Sequence[str]], str | None]]:
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
         begun: frozenset[str] = frozenset()
+        gated = list(gates.gates_of(self.project.state))  # mostly none: one look for all tasks
         if os.path.isdir(store.layout.locks):
             begun = frozenset(split_life(key)[0] for key in store.layout.unfinished())
 
@@ -210,7 +214,8 @@ class TaskList:
                     held = store.held(key)
                     return f"held by {held.holder.name}" if held else "held"
                 ours = self._begun_by_us(store, key)
-            return claim_refusal(task, self.caller.name, self.settings, unmet=unmet, ours=ours)
+            why = claim_refusal(task, self.caller.name, self.settings, unmet=unmet, ours=ours)
+            return why or gates.shut_for_task(gated, task.id)
 
         return begun, refusal
 

@@ -46,11 +46,16 @@ def priority_of(word: str, settings: Mapping[str, Any]) -> Priority:
 
 def spelling(key: str, used: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Return how a file with the keys *used* spells *key*; the key itself where it has none."""
-    by_folded = {name.lower().replace("-", "_"): name for name in used}
+    by_folded = _by_folded(tuple(used))
     for candidate in (key, *settings["tasks"]["aliases"].get(key, ())):
         if candidate in by_folded:
             return by_folded[candidate]
     return key
+
+
+@lru_cache(maxsize=64)  # a project's files bear the same few sets of keys, and each is asked for all of ours
+def _by_folded(names: tuple[str, ...]) -> Mapping[str, str]:
+    return {name.lower().replace("-", "_"): name for name in names}
 
 
 def _frozen(table: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from .lineage import Lineage
 from .machine import LINUX
 from .overseer import Act, Deed, Overseer, Sample
 from .processes import Process, adopt_orphans, bury, environment_of, processes, proportional_memory, send
-from .readings import Sampler
+from .readings import Reading, Sampler
 from .zones import Gauge, Standing, Zone
 
 #: Machine looks for one look at the processes.
@@ -31,6 +31,8 @@ _HALF, _RISE = 50.0, 0.5
 _MUTE_DISK = 16 * 2**20
 #: How long the leftovers of an agent have after TERM, and how long all of their end may take, in seconds.
 _GRACE, _PATIENCE = 0.5, 10.0
+#: How often the machine's figures are told while agents run, in seconds: an hour of them is some 50 kB.
+_NOTE_SECONDS = 10.0
 #: A zombie of ours that nobody has waited for in so many seconds is one that we have adopted.
 _ZOMBIE_SECONDS = 120.0
 
@@ -91,6 +93,9 @@ class Watch:
     _ram_then: float = 0.0
     _zombies: dict[tuple[int, str], float] = field(default_factory=dict)
     _trouble: str = ""
+    #: What was read since the figures were told; and when they are told again.
+    _read: list[Reading] = field(default_factory=list)
+    _note_at: float = 0.0
 
     def start(self) -> None:
         """Look for the first time, and begin to watch; this process becomes the heir of all below it."""
@@ -187,6 +192,7 @@ class Watch:
     def _look(self) -> None:
         now = time.monotonic()
         standing = self.gauge.read(self.sampler.read())
+        self._note(now, standing)
         ram = standing.reading.ram_percent or 0.0
         # Memory may be gone within a second; everything else has time.
         tense = standing.now >= Zone.DANGER or (ram >= _HALF and ram - self._ram_then >= _RISE)
@@ -207,6 +213,18 @@ class Watch:
             acts = self.overseer.look(now, samples, standing)
             for act in acts:
                 self._carry_out(act, found[act.mark])
+
+    def _note(self, now: float, standing: Standing) -> None:
+        """Tell the machine's figures now and then while agents run: CPU on the mean, memory at its most."""
+        self._read = [*self._read, standing.reading] if self._watched else []
+        if self._read and now >= self._note_at:
+            some, self._read, self._note_at = self._read, [], now + _NOTE_SECONDS
+            figures = standing.reading.figures()
+            figures["ram_percent"] = round(max(one.ram_percent or 0.0 for one in some), 1)
+            if cpu := [one.cpu_percent for one in some if one.cpu_percent is not None]:
+                figures["cpu_percent"] = round(sum(cpu) / len(cpu), 1)
+            with contextlib.suppress(OSError):
+                self.tell(RunEvent.READING, "", zone=standing.zone.word, why=standing.why, **figures)
 
     def _marks(self) -> dict[str, float]:
         return {mark: one.least for mark, one in self._watched.items()}

@@ -204,6 +204,9 @@ class Worker:
 
     def _try(self, place: Place) -> bool:
         """Claim and process one item; tell whether it has its result now."""
+        if self._drain.asked():  # nothing is begun after the word was given
+            self._stop.soon.set()
+            return False
         if not self._allowed:
             self._allowed = self._orders.may_begin()
             if not self._allowed:
@@ -319,7 +322,7 @@ class Worker:
         return self._stores[place.root]
 
     def _ended(self) -> bool:
-        if not self._stop.soon.is_set() and self._drain.asked():
+        if not self._stop.soon.is_set() and self._drain.asked_lately():
             self._stop.soon.set()
         return self._stop.soon.is_set()
 

@@ -16,7 +16,7 @@ from commands import Ended
 
 MODEL = "gemini-2.5-flash"
 #: How long one run may take, in seconds; reached only when a test fails.
-PATIENCE = 180.0
+PATIENCE = 600.0
 #: What the client says on standard error of every run in which nothing is wrong.
 QUIET = ("Warning: 256-color support", "YOLO mode is enabled", "Ripgrep is not available", "[STARTUP]")
 

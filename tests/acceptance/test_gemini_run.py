@@ -14,6 +14,7 @@ from acceptance.api import Step, Turn, calls, fail, say, use
 from acceptance.gemini import MODEL, GeminiClient
 from acceptance.gemini_api import GeminiApi, gemini_tool
 from acceptance.product import Tasks
+from acceptance.test_gemini_extension import link
 from acceptance.test_run import code_agent, git
 from commands import HYPERVISOR
 
@@ -131,6 +132,7 @@ WIDER = (
 def test_what_a_body_asks_for_beyond_its_scope_is_stopped(
     both_apis: GeminiApi, runs: Runs, gemini_user: GeminiClient
 ) -> None:
+    link(gemini_user)  # the user has it as well: it leaves the agents of a run to the run
     (runs.project / ".gitignore").write_text(".env\n")
     (runs.project / ".worktreeinclude").write_text(".env\n")
     (runs.project / ".env").write_text("COLOUR=teal\n")

@@ -31,6 +31,15 @@ TRAPS: dict[str, tuple[Step, ...]] = {
     "empty stream": (Stream(),) * 8,
     "malformed call": (Stream({"finishReason": "MALFORMED_FUNCTION_CALL", "index": 0}),) * 8,
     "blocked for safety": (Stream({"finishReason": "SAFETY", "index": 0}),) * 8,
+    "cut short": (
+        Stream(
+            {
+                "content": {"role": "model", "parts": [{"text": "COMPLETED x: wrote the fi"}]},
+                "finishReason": "MAX_TOKENS",
+                "index": 0,
+            }
+        ),
+    ),
     "says nothing": (calls(gemini_tool("get_index_stats")), say("")),
     "wrong key": (fail(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."),) * 3,
     "works": (calls(gemini_tool("get_index_stats", wait_for_previous=True)), say("COMPLETED x: it")),
@@ -85,6 +94,8 @@ def run(user: GeminiClient, folder: Path, *, plugin: Path = ROOT, **more: Any) -
         ("wrong key", How.LOGGED_OUT, "API key not valid"),
         ("dead server", How.FAILED, "its server did not start"),
         ("works", How.ENDED, "COMPLETED x: it"),
+        # The one of which the client says nothing at all: what was done, or not, is told by evidence alone.
+        ("cut short", How.ENDED, "COMPLETED x: wrote the fi"),
     ],
 )
 def test_how_a_run_ended_is_told_whatever_its_exit_code_says(
@@ -99,7 +110,15 @@ def test_how_a_run_ended_is_told_whatever_its_exit_code_says(
 def test_exit_0_is_what_the_client_says_of_most_of_them(trapped: dict[str, tuple[AgentEnd, int]]) -> None:
     # The reason for all of this: a runner that asks for the code alone believes them.
     zero = {name for name, (end, _) in trapped.items() if end.exit == 0}
-    assert zero >= {"loop", "empty stream", "malformed call", "blocked for safety", "dead server", "works"}
+    assert zero >= {
+        "loop",
+        "empty stream",
+        "malformed call",
+        "blocked for safety",
+        "dead server",
+        "cut short",
+        "works",
+    }
 
 
 def test_requests_are_repeated_a_few_times_only(trapped: dict[str, tuple[AgentEnd, int]]) -> None:

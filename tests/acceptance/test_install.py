@@ -156,6 +156,29 @@ def test_into_an_empty_home_without_uv_and_then_without_a_network(
     assert files(folder) == before  # nobody has written to it, nor tried to compile beside the source
 
 
+def test_where_uv_cannot_be_had_the_session_goes_on_and_is_told_what_to_type(
+    api: ScriptedApi, client: NewClient, git_project: Path, bare: str
+) -> None:
+    Tasks(git_project).add("t-1")
+    (Path(bare) / "python3").unlink()
+    made = client(cwd=git_project, plugins=[ROOT], extra={"PATH": bare, **NO_NETWORK})
+    made.extra = {name: value for name, value in made.extra.items() if "CACHE" not in name}
+    for number in range(3):  # a machine that is very busy needs more than the hook's five seconds to find out
+        api.main(
+            calls(use("Write", file_path=str(git_project / "x"), content="x")), say("ok"), when=f"no {number}"
+        )
+        session = made.run(f"no {number}", "--permission-mode", "acceptEdits").passed()
+        if "is being fetched" not in (told := api.of(f"no {number}").turns[0].text):
+            break
+    assert (
+        "its tools and hooks cannot start. ensure-uv: no python3 on PATH; install Python 3.11 or later"
+        in told
+    )
+    assert session.init["mcp_servers"][0]["status"] != "connected"
+    assert not OURS & set(session.init["tools"])
+    assert (git_project / "x").read_text() == "x"  # no hook of ours was in the way
+
+
 def test_an_update_keeps_what_was_begun_and_an_uninstall_what_is_the_users(
     api: ScriptedApi, client: NewClient, market: Market, git_project: Path
 ) -> None:

@@ -14,7 +14,7 @@ from ..config import load
 from ..errors import Unreadable
 from ..machine import WORKER_MARK, end_group, end_orphans
 from ..model import Outcome, Report
-from ..outputs import hold
+from ..outputs import begin
 from ..paths import state_above
 from .port import Work
 from .program import last_line, wait_for_end
@@ -123,13 +123,7 @@ def _task_environment(work: Work) -> dict[str, str]:
 @contextlib.contextmanager
 def _output(path: str) -> Iterator[int]:
     """Yield a descriptor of the new file *path*, which is taken away again if nothing was written."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor = os.open(path, flags, 0o666)
-    hold(descriptor)  # the command inherits that
+    descriptor = begin(path, os.O_RDWR)  # the command inherits that it is held
     try:
         yield descriptor
         if os.fstat(descriptor).st_size == 0:

@@ -20,6 +20,7 @@ from .command import ended_otherwise
 from .gemini_events import Heard
 from .gemini_home import Need, make_home, verify_script
 from .gemini_outcome import classify
+from .gemini_tokens import metered
 
 #: What says that a client runs inside another; it must not look like a part of that one.
 _OF_A_SESSION = frozenset(
@@ -77,15 +78,17 @@ class GeminiAgent:
             prompt = assignment.prompt
             if assignment.verify and not self.skip_permissions:
                 prompt += f"\n\n{_how_to_verify(home)}\n"
-            return self._run(replace(assignment, prompt=prompt, environment=environment(told, home)))
+            told = environment(told, home)
+            return self._run(replace(assignment, prompt=prompt, environment=told), home)
         except UsageError as error:
             return AgentEnd(how=How.FAILED, text=str(error))
         finally:
             shutil.rmtree(home, ignore_errors=True)
 
-    def _run(self, assignment: Assignment) -> AgentEnd:
+    def _run(self, assignment: Assignment, home: Path) -> AgentEnd:
         heard = Heard()
-        end = run_child(self.words(), assignment, on_line=heard.line)
+        with metered(home, heard, assignment.used):
+            end = run_child(self.words(), assignment, on_line=heard.line)
         until, other = None, ended_otherwise(end, assignment, self.program)
         if other:
             how, text = other.how, other.text

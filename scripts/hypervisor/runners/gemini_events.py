@@ -21,6 +21,8 @@ _READING = frozenset(
     {"read_file", "read_many_files", "list_directory", "glob", "grep_search", "google_web_search"}
     | {f"{PREFIX}{name}" for name in ("get_task", "list_tasks", "claim_task", "claim_next_task")}
 )
+#: What begins a subagent.
+_SUBAGENT = "invoke_agent"
 _REPORTS = frozenset(f"{PREFIX}{name}" for name in ("complete_task", "update_task", "release_task"))
 
 
@@ -41,7 +43,11 @@ class Heard:
     reported: bool = False
     #: Whether a tool that may change something has succeeded.
     worked: bool = False
+    #: Whether the model will be asked again: it has called for a tool, or has its answer.
+    asks: bool = False
     _tools: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Calls that have no answer yet.
+    _open: set[str] = field(default_factory=set)
 
     def line(self, line: bytes) -> None:
         """Take one line; what is no event is passed over."""
@@ -56,12 +62,16 @@ class Heard:
             self.result = event
         elif kind == "message" and event.get("role") == "assistant":
             self.said += str(event.get("content") or "")
+            self.asks = False
         elif kind == "error":
             self.errors.append(str(event.get("message") or ""))
         elif kind == "tool_use":
-            self.said = ""
+            self.said, self.asks = "", True
             self._tools[str(event.get("tool_id"))] = event
+            self._open.add(str(event.get("tool_id")))
         elif kind == "tool_result":
+            self.asks = True
+            self._open.discard(str(event.get("tool_id")))
             self._used(event)
 
     def _used(self, event: dict[str, Any]) -> None:
@@ -76,6 +86,11 @@ class Heard:
         text = str(error.get("message") or event.get("output") or "")
         if error.get("type") == "policy_violation" or "denied by policy" in text or "blocked" in text[:40]:
             self.denials.append(_denial(name, map_of(call.get("parameters")), text))
+
+    @property
+    def talks(self) -> int:
+        """How many conversations are open: its own, and those of its subagents."""
+        return 1 + [self._tools[one].get("tool_name") for one in tuple(self._open)].count(_SUBAGENT)
 
     def counted(self) -> dict[str, Any]:
         """Return the tokens, as `AgentEnd` names them; nothing where there is no result.

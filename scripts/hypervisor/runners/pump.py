@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..outputs import hold
+from ..outputs import begin
 
 #: Bytes in one file of output. An editor still opens that, and one search does not take minutes; the
 #: output is kept whole in further files.
@@ -77,11 +77,8 @@ class Sink:
     def _next(self) -> int:
         """Open the next file, and close the one before."""
         self._close_file()
-        path = self._part(self._parts)
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        descriptor = begin(self._part(self._parts))
         self._parts, self._room = self._parts + 1, self._part_bytes
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        hold(descriptor)
         return descriptor
 
     def _add(self, piece: bytes) -> None:

@@ -1,0 +1,198 @@
+"""Who takes which task: the rules of [[agents.rules]], and what becomes of them when an agent cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import script
+from hypervisor import config
+from hypervisor.errors import ConfigError, UsageError
+from hypervisor.hiring import may_do, must_make_sense, name_of, staff_of
+from hypervisor.model import TaskHead
+from hypervisor.orders import Orders
+from hypervisor.progress import Progress, Spent
+from hypervisor.runners.agent import Agent
+from hypervisor.runners.gemini import GeminiAgent
+from hypervisor.staff import Staff, rules_in
+from hypervisor.tasks import read_task
+
+NOW = 1_800_000_000.0
+
+
+def task(tmp_path: Path, *lines: str) -> TaskHead:
+    path = tmp_path / "t-1.md"
+    path.write_text("\n".join(["---", "id: t-1", "title: One", "status: active", *lines, "---", "Do it."]))
+    return read_task(path, config.defaults())
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a PATH with both clients, which are never started here."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("claude", "gemini"):
+        script(folder, name, "exit 9")
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("GEMINI_SANDBOX", raising=False)
+    return folder
+
+
+def chosen(staff: Staff, head: TaskHead) -> str:
+    found = staff.choose(head, NOW)
+    return found if isinstance(found, str) else found.name
+
+
+@pytest.mark.parametrize(
+    ("lines", "agent"),
+    [
+        (["complexity: mechanical"], "gemini"),
+        (["complexity: mechanical", "needs: [mcp:outlook]"], "claude"),
+        (["complexity: mechanical", "assignee: claude"], "claude"),
+        (["complexity: multi-step"], "claude"),
+        (["complexity: multi-step", "assignee: Gemini"], "gemini"),
+        ([], "claude"),
+    ],
+)
+def test_the_rules_that_ship_give_what_is_mechanical_to_gemini(
+    tmp_path: Path, programs: Path, lines: list[str], agent: str
+) -> None:
+    staff = staff_of(Orders(agent="auto"), config.defaults())
+    assert chosen(staff, task(tmp_path, *lines)) == agent
+
+
+def rules(*made: dict[str, Any]) -> dict[str, Any]:
+    return {"agents": {"rules": list(made)}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "lines", "fits"),
+    [
+        ({"project": ["aops"]}, ["project: AOPS"], True),
+        ({"project": ["aops"]}, ["project: other"], False),
+        ({"type": ["docs"]}, ["type: docs"], True),
+        ({"tags": ["a", "b"]}, ["tags: [b, c]"], True),
+        ({"tags": ["a"]}, ["tags: [b]"], False),
+        ({"needs": ["git", "net"]}, ["needs: [net]"], True),
+        ({"needs": ["git"]}, ["needs: [net, git]"], False),
+        ({"complexity": [""]}, [], True),
+        ({"project": ["aops"], "type": ["docs"]}, ["project: aops", "type: code"], False),
+    ],
+)
+def test_a_rule_holds_if_all_of_it_does(
+    tmp_path: Path, programs: Path, rule: dict[str, Any], lines: list[str], fits: bool
+) -> None:
+    staff = staff_of(Orders(agent="auto"), rules({"agent": "gemini", **rule}))
+    found = chosen(staff, task(tmp_path, *lines))
+    assert found == ("gemini" if fits else "no rule of [[agents.rules]] gives it to an agent")
+
+
+def test_an_agent_that_cannot_work_is_passed_over_until_it_can(tmp_path: Path, programs: Path) -> None:
+    staff = staff_of(Orders(agent="auto"), config.defaults())
+    head = task(tmp_path, "complexity: mechanical")
+    assert staff.rest("gemini", NOW + 60, "the day's requests")
+    assert chosen(staff, head) == "claude"
+    assert staff.waits(head, NOW)
+    assert staff.drop("claude", "not logged in")
+    # Nobody now: it waits for the one that rests, and does not for one that is out for good.
+    assert chosen(staff, head) == "claude cannot work: not logged in"
+    found = staff.choose(head, NOW + 61)
+    assert not isinstance(found, str)
+    assert found.name == "gemini"
+    assert not staff.drop("gemini", "not logged in")
+    assert not staff.waits(head, NOW)
+
+
+def test_a_rule_ends_with_what_its_agent_may_use_also_after_a_resume(tmp_path: Path, programs: Path) -> None:
+    made = rules({"agent": "gemini", "tokens": 1000}, {"agent": "claude", "usd": 0.5, "model": "m-2"})
+    staff = staff_of(Orders(agent="auto"), made)
+    head = task(tmp_path)
+    assert chosen(staff, head) == "gemini"
+    staff.used("gemini", 600, None)
+    assert chosen(staff, head) == "gemini"
+    staff.used("gemini", 400, None)
+    agent = staff.choose(head, NOW)
+    assert not isinstance(agent, str)
+    assert (agent.name, getattr(agent, "model", "")) == ("claude", "m-2")
+    staff.used("claude", None, 0.5)
+    assert "claude has used 0.5000 USD, and 0.5 may be" in chosen(staff, head)
+    progress = Progress()
+    progress.by_agent["gemini"] = Spent(attempts=2, tokens=1000)
+    assert chosen(staff_of(Orders(agent="auto"), made, progress), head) == "claude"
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("gemini", "rule 1: agent must be one of claude, gemini"),
+        ({"agent": "exec"}, "rule 1: agent must be one of claude, gemini"),
+        ({"agent": "gemini", "colour": ["x"]}, "rule 1: there is no key `colour`"),
+        ({"agent": "gemini", "needs": "git"}, "`needs` must be a list of texts"),
+        ({"agent": "gemini", "tags": [1]}, "`tags` must be a list of texts"),
+        ({"agent": "gemini", "tokens": -1}, "`tokens` must be a number of at least 0"),
+        ({"agent": "gemini", "usd": True}, "`usd` must be a number of at least 0"),
+        ({"agent": "gemini", "model": 3}, "`model` must be a text"),
+        ({"agent": "gemini", "complexity": ["mechanicall"]}, "not mechanicall"),
+    ],
+)
+def test_a_rule_that_cannot_be_understood_is_named(rule: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"agents\.rules, rule 1") as told:
+        rules_in({"agents": {"rules": [rule]}})
+    assert text in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("orders", "gone", "text"),
+    [
+        ({"agent": "gemini"}, ["gemini"], "gemini: no such program"),
+        ({"agent": "auto"}, ["gemini", "claude"], "gemini, claude: no such program"),
+        ({"agent": "auto", "model": "m"}, [], "each rule of [[agents.rules]] names its own `model`"),
+        ({"agent": "auto", "allowed": ("Bash(ls)",)}, [], "begin it with claude: or gemini:"),
+        ({"agent": "gemini", "budget_usd": 1.0}, [], "the Gemini CLI tells no money; use --budget-tokens"),
+        ({"agent": "claude", "sandbox": True}, [], "--sandbox: only for Gemini"),
+        ({"agent": "gemini", "sandbox": True}, [], "no docker or podman or sandbox-exec on PATH"),
+        ({"agent": "exec", "command": ("nothing-of-the-kind",)}, [], "nothing-of-the-kind: no such program"),
+    ],
+)
+def test_orders_that_cannot_be_carried_out_are_refused_before_the_start(
+    programs: Path, orders: dict[str, Any], gone: list[str], text: str
+) -> None:
+    for name in gone:
+        (programs / name).unlink()
+    with pytest.raises(UsageError) as told:
+        must_make_sense(Orders(**orders), config.defaults())
+    assert text in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_with_auto_an_agent_that_is_not_there_is_named_and_the_other_works(programs: Path) -> None:
+    (programs / "gemini").unlink()
+    orders = Orders(agent="auto", allowed=("claude:Bash(ls)", "gemini:glob"))
+    must_make_sense(orders, config.defaults())
+    staff = staff_of(orders, config.defaults())
+    assert name_of(staff) == "hypervisor"
+    assert "gemini no such program on PATH; claude may" in may_do(staff)
+    assert orders.allowed_for("gemini") == ("glob",)
+    assert name_of(staff_of(Orders(agent="gemini"), config.defaults())) == "gemini"
+
+
+def test_a_sandbox_that_is_there_is_taken(programs: Path) -> None:
+    script(programs, "podman", "exit 9")
+    orders = Orders(agent="gemini", sandbox=True)
+    must_make_sense(orders, config.defaults())
+    (agent,) = staff_of(orders, config.defaults()).agents()
+    assert isinstance(agent, GeminiAgent)
+    assert agent.words()[-1] == "--sandbox"
+    assert "in a container" in agent.permissions
+
+
+def test_everything_is_allowed_only_when_asked() -> None:
+    def words(orders: Orders) -> str:
+        agents: list[Agent] = staff_of(orders, config.defaults()).agents()
+        assert isinstance(agents[0], GeminiAgent)
+        return " ".join(agents[0].words())
+
+    assert "--approval-mode auto_edit" in words(Orders(agent="gemini"))
+    assert "--approval-mode yolo" in words(Orders(agent="gemini", skip_permissions=True))
