@@ -105,7 +105,7 @@ class World:
             self.scheduler.ended(task, self.now, Again(after=min(LONGEST_DELAY, 2.0**turns)))
 
     def _pause(self) -> float:
-        return self.options.pause * self.chance.uniform(0.5, 1.5)
+        return float(self.options.pause * self.chance.uniform(0.5, 1.5))
 
     def _later(self, seconds: float, task: str, left: int, repeats: int = 0) -> None:
         heappush(self._events, (self.now + seconds, next(self._numbers), task, left, repeats))

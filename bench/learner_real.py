@@ -101,5 +101,5 @@ def _rate(project: Path, agent: Path, strategy: str, number: int) -> float:
     done = sum(one["how"] == "success" for one in spans)
     if done != TASKS:
         raise SystemExit(f"{newest}: {done} of {TASKS} succeeded")
-    seconds: float = max(one["until"] for one in spans) - min(one["began"] for one in spans)
-    return done / seconds
+    took = max(one["until"] for one in spans) - min(one["began"] for one in spans)
+    return float(done / took)

@@ -200,9 +200,11 @@ def dropped(options: argparse.Namespace, folder: Path) -> int:
     if path is None:
         print("no Claude Code here; type: tests/acceptance/install", file=sys.stderr)
         return 2
-    print("| dropped | completions | own notices: blocked, arrived | told | at once "
-          "| one request later | later | told twice | messages | seconds to told: median, most |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    titles = (
+        "dropped", "completions", "own notices: blocked, arrived", "told", "at once", "one request later",
+        "later", "told twice", "messages", "seconds to told: median, most",
+    )  # fmt: skip
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     missing = 0
     for rate in map(int, options.rates.split(",")):
         whole = Came()
@@ -239,7 +241,8 @@ def woken(count: int, folder: Path) -> int:
     print("|---|---|---|---|---|")
     for form in ("--any in a session", "--all in a session", "--any", "--all", "--task"):
         took = sorted(_one_wait(folder / f"{form.replace(' ', '')}{n}", form) for n in range(count))
-        cells = (f"`{form.split(maxsplit=1)[0]}`{form[5:]}", count, *(f"{x:.3f}" for x in _points(took)))
+        name = f"`{form}`".replace(" in a session`", "` in a session")
+        cells = (name, count, *(f"{x:.3f}" for x in _points(took)))
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return 0
 

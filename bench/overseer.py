@@ -10,7 +10,7 @@ the kernel killed.
 
 It needs a control group with the memory controller that it may make (v1 or v2): usually root, on Linux.
 
-    uv run bench/overseer.py [--patience 90] [--rounds 1] [--json FILE]
+    uv run bench/overseer.py [--patience 240] [--rounds 1] [--json FILE]
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--patience", type=float, default=90, help="seconds until a batch is given up")
+    parser.add_argument("--patience", type=float, default=240, help="seconds until a batch is given up")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is done with the overseer")
     parser.add_argument("--json", type=Path, help="write all that was seen to this file")
     options = parser.parse_args()

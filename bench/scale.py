@@ -100,6 +100,13 @@ def render(kept: Row) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+_WHY_TOOLS = """
+What takes or ends a claim waits for the disk several times, and for whoever else writes to it; with more
+servers and clients than cores they wait for each other."""
+_WHY_COMMANDS = """
+Most of a command's time is Python's start and loading, which does not grow with the tasks; what lists or
+claims also asks for the time of each file, which does."""
+
 _PEERS = """Whole commands, one at a time; the median of three with 1,000 tasks, once with more.
 Backlog.md reads the files that we read, told to leave git alone (`filesystem_only`), which is its quickest
 way. Neither has a claim: of several that begin the same task, all do.
@@ -149,14 +156,14 @@ def _cell(row: Row, goal: Callable[[Row], bool | None]) -> str:
 
 def _missed(rows: Sequence[Row], goal: Callable[[Row], bool | None]) -> list[str]:
     judged = [goal(row) for row in rows if goal(row) is not None]
+    tools = rows[0]["kind"] == "tool"
     what = (
         f"a tool's p99 below {TOOL_GOAL} ms"
-        if rows[0]["kind"] == "tool"
+        if tools
         else f"a command's median below {COMMAND_GOAL} ms with 10,000 tasks and one process"
     )
-    return [
-        f"Goal: {what}. Reached in {sum(map(bool, judged))} of {len(judged)} cells; the others are bold.\n"
-    ]
+    text = f"Goal: {what}. Reached in {sum(map(bool, judged))} of {len(judged)} cells; the others are bold."
+    return [f"{text}{_WHY_TOOLS if tools else _WHY_COMMANDS}\n" if not all(judged) else f"{text}\n"]
 
 
 def _peers(rows: Sequence[Row]) -> str:

@@ -16,6 +16,9 @@ from commands import HYPERVISOR, Shell, shell, write_task
 from hypervisor import gates, pulse
 from hypervisor.gates import Gate, matches, shut_for_tool
 
+#: Some type twenty commands, one after another.
+pytestmark = pytest.mark.timeout(400)
+
 ARCHIVE = "mcp__mail__archive"
 
 

@@ -21,6 +21,9 @@ from hypervisor.checkpoints import Decision, Wave, standing
 from hypervisor.chunkrun import judged
 from hypervisor.model import Outcome, Report
 
+#: Some type twenty commands, one after another.
+pytestmark = pytest.mark.timeout(400)
+
 #: Notes each item of its chunk: "keep" or what the criteria say of even ones.
 _CLASSIFY = f"""
 import json, os, subprocess, sys

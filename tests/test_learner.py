@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,8 +47,8 @@ def known(levels: Mapping[int, Observed], *, ram: float | None = 50.0, told: Tol
     return Known(levels=dict(levels), totals=totals, told=told)
 
 
-def span(task: str, begin: float, end: float, how: str = "success", **more: float | bool) -> Span:
-    return Span(task=task, lane=AUDIT, begin=begin, end=end, how=how, **more)  # type: ignore[arg-type]
+def span(task: str, begin: float, end: float, how: str = "success", **more: Any) -> Span:
+    return Span(task=task, lane=AUDIT, begin=begin, end=end, how=how, **more)
 
 
 # -------------------------------------------------------------------- what counts
@@ -229,8 +230,10 @@ def test_adaptive_changes_its_mind_while_a_batch_runs_and_auto_does_not() -> Non
         said = []
         for number in range(40):  # four at once; a service that three at a time can have
             if number >= 4:
-                how = {"how": "retry", "refused": True} if number % 4 == 0 else {"how": "success"}
-                one = span(f"t-{number - 4}", (number - 4) / 4, number / 4, **how)  # type: ignore[arg-type]
+                how: dict[str, Any] = (
+                    {"how": "retry", "refused": True} if number % 4 == 0 else {"how": "success"}
+                )
+                one = span(f"t-{number - 4}", (number - 4) / 4, number / 4, **how)
                 said.append(pacer.ended(one))
             pacer.began(f"t-{number}", AUDIT, number / 4)
         return [one for one in said if one is not None]
@@ -265,7 +268,7 @@ def logged(learnings: Learnings, batch: str, spans: list[Span]) -> None:
         log_of(folder).tell(RunEvent.TRIED, one.task, **span_details(one))
 
 
-def two_at_once(count: int, **more: float) -> list[Span]:
+def two_at_once(count: int, **more: Any) -> list[Span]:
     return [span(f"t-{n}", n / 2, n / 2 + 1, **more) for n in range(count)]
 
 

@@ -56,6 +56,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("claim_next_task", {"caller": "claude"}),
     ("release_task", {"id": "t-2", "reason": "later"}),
     ("batch_status", {}),
+    ("wait_for_events", {"timeout": 1}),
     ("batch_summary", {}),
     ("share_finding", {"text": "The index is read twice.", "task_id": "t-1"}),
     ("search_findings", {"query": "index"}),

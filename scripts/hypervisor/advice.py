@@ -199,7 +199,8 @@ def advise(known: Known, room: Room, *, explores: bool, now: int = 0) -> Advice:
     if best == max(rates) < top and gain is not None and gain >= room.worth:
         return say(top, f"each further one adds {gain:.2f} of one ({told})")
     want = f", for want of {_WANT[short]}" if short in _WANT else ""
-    return say(best, ("as many as may" if best == top else "more is not faster") + f" ({told}){want}")
+    refused = "more are refused" if top < fits(known, room) else "as many as may"
+    return say(best, (refused if best == top else "more is not faster") + f" ({told}){want}")
 
 
 def _untried(known: Known, room: Room, top: int, *, explores: bool) -> tuple[int, str]:

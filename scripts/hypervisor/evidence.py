@@ -208,7 +208,8 @@ def _of_work(facts: Facts) -> Verdict:
     if passed:
         return _success(f"{passed}, and reported done: {said.text}", merge=False)
     if facts.accept_reports and said.evidence.strip():
-        return _success(f"reported done, with evidence that nobody checked: {said.evidence}", merge=False)
+        text = f"reported done, with evidence that nobody checked: {said.evidence}"
+        return _success(f"{said.text} ({text})" if said.text.strip() else text, merge=False)
     return _for_review(
         Outcome.BLOCKED, f"reported done, but nothing shows it: {none}, and the task names no verify command"
     )

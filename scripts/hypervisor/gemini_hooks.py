@@ -38,8 +38,8 @@ _EVENTS = {
     "SessionEnd": "SessionEnd",
 }
 _TOOLS = {"write_file": "Write", "replace": "Edit", "run_shell_command": "Bash", "invoke_agent": "Agent"}
-#: A verification that a session is held to may take so long; the client waits for a hook for a minute.
-_VERIFY_SECONDS = 40.0
+#: A verification that a session is held to may take so long; the client waits for a hook for ten minutes.
+_VERIFY_SECONDS = 300.0
 #: As whom a session claims: like a worker it has one task at a time, and asking again answers with that one.
 AGENT = "gemini"
 #: The worker's prompt, named with an @ that the client does not read from another project's folder.

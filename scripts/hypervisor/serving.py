@@ -65,9 +65,9 @@ class Watched:
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked >= max(_FRESH_SECONDS, min(5.0, _REST * self._cost)):
+            before = time.thread_time()  # CPU: on a busy machine a look takes long and costs no more
             self.reporter.look()
-            self._looked = time.monotonic()
-            self._cost = self._looked - now
+            self._looked, self._cost = time.monotonic(), time.thread_time() - before
 
 
 class Server(ThreadingHTTPServer):

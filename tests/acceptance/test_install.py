@@ -31,7 +31,9 @@ NO_NETWORK = {
 }  # fmt: skip
 SKILLS = {"hypervisor:hypervisor", "hypervisor:batch-processing", "hypervisor:pull"}
 #: The client waits for servers: what is tested here is not how fast the machine is.
-PATIENT = {"MCP_CONNECT_TIMEOUT_MS": "60000", "MCP_TIMEOUT": "60000"}
+PATIENT = {"MCP_CONNECT_TIMEOUT_MS": "240000", "MCP_TIMEOUT": "240000"}
+#: In seconds, and reached only when a test fails.
+LONG = 300.0
 #: Makes a folder read-only for the command that follows, for root too.
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
 
@@ -139,14 +141,15 @@ def test_into_an_empty_home_without_uv_and_then_without_a_network(
     locked_up(made, folder)
 
     api.main(calls(claim("t-1")), calls(done("t-1")), say("did it"), when="first")
-    works(made.run("the first session").passed(), api, "first")
+    works(made.run("the first session", timeout=LONG).passed(), api, "first")
     assert tasks.status("t-1") == "done"
     assert [path.name for path in (made.home / ".cache/hypervisor/uv/bin").glob("uv")] == ["uv"]
 
     made.extra = {**made.extra, **NO_NETWORK}
     shell = use("Bash", command="hypervisor status")
     api.main(calls(claim("t-2"), shell), calls(done("t-2")), say("did it too"), when="second")
-    works(made.run("the second session", "--allowedTools", "Bash(hypervisor *)").passed(), api, "second")
+    session = made.run("the second session", "--allowedTools", "Bash(hypervisor *)", timeout=LONG)
+    works(session.passed(), api, "second")
     assert tasks.status("t-2") == "done"
     assert "hypervisor: tasks of this project: 1 " in api.of("second").turns[0].text
     assert "1 done, 1 in_progress" in api.of("second").tool_result("Bash").text
@@ -191,12 +194,12 @@ def test_an_update_keeps_what_was_begun_and_an_uninstall_what_is_the_users(
     updated = threading.Event()
     api.main(
         calls(tool("preflight", all=True, create_batch=True), claim("t-1")),
-        wait_for(updated, calls(done("t-1"))),
+        wait_for(updated, calls(done("t-1")), seconds=LONG),
         say("did it"),
         when="old version",
     )
     running = made.start("a session of the old version")
-    eventually(lambda: tasks.status("t-1") == "in_progress", "the claim", seconds=60)
+    eventually(lambda: tasks.status("t-1") == "in_progress", "the claim", seconds=LONG)
     with sqlite3.connect(git_project / ".hypervisor/index.sqlite3") as index:
         index.execute("PRAGMA user_version = 999")  # as another version would leave it
     index.close()
@@ -220,7 +223,7 @@ def test_an_update_keeps_what_was_begun_and_an_uninstall_what_is_the_users(
         say("did the second"),
         when="new version",
     )
-    session = made.run("a session of the new version").passed()
+    session = made.run("a session of the new version", timeout=LONG).passed()
     assert not session.init.get("plugin_errors")
     refused, taken, completed, batch = api.of("new version").results
     assert refused.is_error  # the old version's session has it
@@ -229,7 +232,7 @@ def test_an_update_keeps_what_was_begun_and_an_uninstall_what_is_the_users(
         "queued": 3, "success": 1, "blocked": 0, "failed": 0, "skipped": 0, "running": 1, "waiting": 1,
     }  # fmt: skip
     updated.set()
-    running.wait().passed()
+    running.wait(LONG).passed()
     assert [tasks.status(name) for name in ("t-1", "t-2", "t-3")] == ["done", "done", "active"]
     assert files(old) == before
     assert files(new) == fresh
@@ -283,6 +286,6 @@ def test_a_slow_line_is_waited_for_by_nobody_and_brings_it_all_the_same(
     assert session.init["mcp_servers"][0]["status"] == "pending"
     gate.touch()  # the session is over, and its server with it
     ready = made.home / f".cache/hypervisor/ready{ROOT}/scripts"
-    eventually(ready.exists, "the download, which nobody ended", seconds=60)
+    eventually(ready.exists, "the download, which nobody ended", seconds=LONG)
     api.main(calls(claim("t-1")), calls(done("t-1")), say("has them"), when="second")
-    works(made.run("the second session", env=PATIENT).passed(), api, "second")
+    works(made.run("the second session", env=PATIENT, timeout=LONG).passed(), api, "second")

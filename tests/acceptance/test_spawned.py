@@ -54,11 +54,12 @@ class Batch:
         self.told: dict[str, Any] = {}
 
     def take(self, turn: Turn) -> None:
-        assert not turn.results[0].is_error, turn.results[0].text
+        if turn.results[0].is_error:
+            raise AssertionError(turn.results[0].text)
         self.told = turn.results[0].json
 
     def ended(self) -> bool:
-        return (self.project / ".hypervisor/batches" / self.told["batch_id"] / "summary.json").exists()
+        return Path(self.project, ".hypervisor/batches", self.told["batch_id"], "summary.json").exists()
 
     def shared(self, part: str) -> bool:
         log = self.project / ".hypervisor/hive.jsonl"
@@ -182,7 +183,7 @@ def test_a_map_reduce_over_thirty_files_ends_in_one_reduce_that_has_all_results(
     api.main(add_up, say("Done."), when=whole)
     done = session.run("Count all leaks of this project.", timeout=420)
     assert done.code == 0, done.stderr
-    assert done.events[-1]["result"] == f"{FILES} files, {sum(range(3, FILES + 3))} leaks"
+    assert done.events[-1]["result"].startswith(f"{FILES} files, {sum(range(3, FILES + 3))} leaks (reported")
     assert len(api.mains) == len(parts) + 2  # each once, and one reduce
 
 

@@ -24,8 +24,9 @@ from .gemini_events import PREFIX, SERVER
 _OWN = frozenset({"settings.json", "policies", "tmp", "history", "projects.json", "trustedFolders.json"})
 #: How often a request is tried in all. The client's ten take minutes, and then the next task's begin.
 _ATTEMPTS = 3
-#: Milliseconds that a hook may take before the client goes on without its answer.
-_HOOK_MS = 60_000
+#: Milliseconds that a hook may take before the client goes on without its answer, as if it had said yes:
+#: so long, as a machine that is busy enough needs a minute for one.
+_HOOK_MS = 600_000
 #: Tools that reach beyond the folder; nothing mechanical needs them.
 _FAR = ("web_fetch", "google_web_search", "invoke_agent", "activate_skill", "save_memory", "enter_plan_mode")
 _GIT = ("git", "/usr/bin/git", "/usr/local/bin/git", "/bin/git", "gh")
