@@ -29,6 +29,7 @@ import pytest
 
 import hypervisor.cli_opening
 import hypervisor.delimiters
+import hypervisor.frontmatter
 import hypervisor.ledger
 import hypervisor.machine
 import hypervisor.tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import os
 import random
@@ -40,6 +41,8 @@ WORKER = "hypervisor:worker"
 ROOMY = "[agents]\nper_session = 100000\nmax_ram_percent = 100\n"
 #: As usual, but whatever else the machine does.
 USUAL = "[agents]\nmax_ram_percent = 100\n"
+#: The client names each use of a tool anew.
+_USES = itertools.count(2)
 STOPPED = "Change nothing more for it; report that you stopped, and why."
 
 
@@ -78,7 +81,7 @@ class Client:
 
     def tool(self, event: str, tool: str, agent: str = MAIN, **fields: Any) -> Any:
         """Say that a tool is about to run, has run, or has failed."""
-        fields = {"tool_input": {}, "tool_use_id": "toolu_1", **fields}
+        fields = {"tool_input": {}, "tool_use_id": f"toolu_{next(_USES)}", **fields}
         return self.call(event, agent, tool_name=tool, **fields)
 
     def spawn(self, prompt: str, kind: str = WORKER, use: str = "toolu_1") -> str:

@@ -338,7 +338,7 @@ class Attempt:
             }
         if tree is not None and verdict.keep:
             details["branch"] = tree.branch
-        commit = str(verdict.evidence.get("commit", ""))
+        commit = str(verdict.evidence.get("commit") or "")
         ending = Ending(
             outcome=verdict.outcome, status=verdict.status or TaskStatus.BLOCKED, text=verdict.text,
             commit=commit, evidence=_in_words(verdict.evidence), details=details,

@@ -8,8 +8,6 @@ A heartbeat decides nothing: it moves the time of the claim's folder (docs/claim
 the claim is the noted one and has not ended.
 """
 
-from __future__ import annotations
-
 import json
 import os
 
