@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
-from . import rows
+from . import durable, rows
 from .finding import stamp_of
 from .machine import on_network
 from .paths import Project
@@ -81,7 +81,7 @@ class CacheFile:
         if not self.path:
             return
         with self.locked():  # else another's new one might go
-            if self._opened not in (None, _number(self.path)):
+            if self._opened not in (None, durable.identity(self.path)):
                 return
             for tail in ("", "-wal", "-shm", "-journal"):
                 with contextlib.suppress(FileNotFoundError):
@@ -92,7 +92,7 @@ class CacheFile:
         if not self.path or self._database is None:
             return None
         try:
-            return f"{_number(self.path)} {rows.get(self._database, 'nonce')}"
+            return f"{durable.identity(self.path)} {rows.get(self._database, 'nonce')}"
         except sqlite3.DatabaseError:
             return None
 
@@ -119,7 +119,7 @@ class CacheFile:
             self._project.prepare()
         database = _connected(self.path or ":memory:")
         try:
-            self._opened = _number(self.path)
+            self._opened = durable.identity(self.path)
             database.execute("PRAGMA synchronous = OFF")  # a cache: after a power loss it is made anew
             if _version(database) != rows.VERSION:
                 with self.locked():
@@ -152,14 +152,6 @@ def _connected(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     database.row_factory = sqlite3.Row
     return database
-
-
-def _number(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _version(database: sqlite3.Connection) -> int:

@@ -118,17 +118,23 @@ def _git(machine: _Machine) -> Finding:
     return found("git", f"{version}, {path}")
 
 
-def _claude(machine: _Machine) -> Iterator[Finding]:
-    path = machine.find("claude")
+def _client(machine: _Machine, name: str, package: str) -> tuple[str, Finding]:
+    """Return where a client that runs is, "" for none, and what there is to say."""
+    path = machine.find(name)
     if path is None:
-        text = "not found; it is needed for Claude workers"
-        yield warning("claude", text, "npm install -g @anthropic-ai/claude-code")
-        return
+        text = f"not found; it is needed for {name.capitalize()} workers"
+        return "", warning(name, text, f"npm install -g {package}")
     version = machine.version(path)
     if not version:
-        yield warning("claude", f"{path} does not run here", "claude --version")
+        return "", warning(name, f"{path} does not run here", f"{name} --version")
+    return path, found(name, f"{version}, {path}")
+
+
+def _claude(machine: _Machine) -> Iterator[Finding]:
+    path, finding = _client(machine, "claude", "@anthropic-ai/claude-code")
+    yield finding
+    if not path:
         return
-    yield found("claude", f"{version}, {path}")
     # It looks at what it has itself, and calls no service.
     code, text = machine.ask(path, "auth", "status", "--json")
     try:
@@ -147,16 +153,10 @@ def _claude(machine: _Machine) -> Iterator[Finding]:
 
 
 def _gemini(machine: _Machine) -> Iterator[Finding]:
-    path = machine.find("gemini")
-    if path is None:
-        text = "not found; it is needed for Gemini workers"
-        yield warning("gemini", text, "npm install -g @google/gemini-cli")
+    path, finding = _client(machine, "gemini", "@google/gemini-cli")
+    yield finding
+    if not path:
         return
-    version = machine.version(path)
-    if not version:
-        yield warning("gemini", f"{path} does not run here", "gemini --version")
-        return
-    yield found("gemini", f"{version}, {path}")
     # It has no command that tells; whether there is something to log in with can be seen.
     keys = [name for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY") if machine.environ.get(name)]
     if keys:

@@ -116,3 +116,12 @@ def append_lines(path: str | Path, data: bytes) -> int:
     if not there:
         sync_directory(os.path.dirname(os.path.abspath(path)))
     return size
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells the file at *path* from another that takes its name; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

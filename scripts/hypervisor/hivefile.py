@@ -100,7 +100,7 @@ def ask(project: Project, act: Callable[[sqlite3.Connection], T], *, make: bool 
     if not make and not any(os.path.exists(os.path.join(project.state, name)) for name in (FILE, CACHE)):
         return None
     for _ in range(2):
-        number = _number(path)
+        number = durable.identity(path)
         try:
             return _asked(project, path, act)
         except sqlite3.DatabaseError as error:
@@ -275,20 +275,12 @@ def _take(database: sqlite3.Connection, line: bytes) -> None:
         database.execute(words, (cursor.lastrowid, row[-1]))
 
 
-def _number(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _remove(project: Project, path: str, number: tuple[int, int] | None) -> None:
     """Remove the cache that was asked; one that has taken its place meanwhile stays."""
     descriptor = os.open(project.state / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if number is None or _number(path) == number:
+        if number is None or durable.identity(path) == number:
             for tail in ("", "-wal", "-shm", "-journal"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{path}{tail}")

@@ -5,10 +5,11 @@ A field that is missing or odd is passed over: the client changes from release t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from .foreign import event_of, list_of, map_of, number_of
 
 #: Tools that change nothing: an agent that got no further than these was refused what it needed.
 _READING = frozenset(
@@ -43,12 +44,7 @@ class Heard:
 
     def line(self, line: bytes) -> None:
         """Take one line; what is no event is passed over."""
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(event, dict):
-            return
+        event = event_of(line)
         kind = event.get("type")
         if kind == "result":
             # A background agent that ends wakes the client: one more result, whose totals hold all.
@@ -113,21 +109,6 @@ class Heard:
             "cost_usd": float(number_of(cost)) if cost is not None else None,
             "turns": int(number_of(turns)) if turns is not None else None,
         }
-
-
-def list_of(value: object) -> list[Any]:
-    """Return a list as it is, and none where there is something else."""
-    return value if isinstance(value, list) else []
-
-
-def map_of(value: object) -> dict[str, Any]:
-    """Return an object's fields, and none where there is something else."""
-    return value if isinstance(value, dict) else {}
-
-
-def number_of(value: object) -> float:
-    """Return a number as it is, and 0 where there is something else."""
-    return value if isinstance(value, int | float) and value == value else 0  # noqa: PLR0124 - not NaN
 
 
 def _denial(value: object) -> str:

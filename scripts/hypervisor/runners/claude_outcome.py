@@ -11,8 +11,9 @@ from datetime import datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from .agent import How
-from .claude_events import Heard, list_of, number_of
+from .claude_events import Heard
 from .command import signal_name
+from .foreign import list_of, number_of
 from .program import last_line
 
 _LOGIN = re.compile(

@@ -6,11 +6,10 @@ as 0.61.0 has them: ``init``, ``message``, ``tool_use``, ``tool_result``, ``erro
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from .claude_events import list_of, map_of, number_of
+from .foreign import event_of, list_of, map_of, number_of
 
 #: Our server's name among the client's; its policies would misread one with an underscore.
 SERVER = "task-manager"
@@ -51,12 +50,7 @@ class Heard:
 
     def line(self, line: bytes) -> None:
         """Take one line; what is no event is passed over."""
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(event, dict):
-            return
+        event = event_of(line)
         kind = event.get("type")
         if kind == "result":
             self.result = event

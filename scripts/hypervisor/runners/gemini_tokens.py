@@ -7,12 +7,11 @@ file of its home: a JSON record a line, and a message once more whenever more is
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .claude_events import map_of, number_of
+from .foreign import event_of, map_of, number_of
 from .gemini_events import Heard
 
 #: Between two looks, in seconds.
@@ -44,11 +43,10 @@ class Meter:
         return sum(self._tokens.values())
 
     def _take(self, path: Path, line: bytes) -> None:
-        with contextlib.suppress(ValueError, RecursionError):
-            record = map_of(json.loads(line))
-            tokens = int(number_of(map_of(record.get("tokens")).get("total")))
-            if tokens:
-                self._tokens[path, str(record.get("id"))] = tokens
+        record = event_of(line)
+        tokens = int(number_of(map_of(record.get("tokens")).get("total")))
+        if tokens:
+            self._tokens[path, str(record.get("id"))] = tokens
 
 
 @contextlib.contextmanager
