@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from commands import ROOT, Running, Shell, eventually, shell, write_task
-from hypervisor import config, hooking, telling
+from hypervisor import attending, config, hooking, telling
 from hypervisor.claims.port import MAIN
 from hypervisor.desk import Desk
 from hypervisor.endings import Ending
 from hypervisor.events import Happening, log_of, read, tell
+from hypervisor.hooks import Call
 from hypervisor.inbox import Inbox
 from hypervisor.model import Outcome, TaskStatus
 from hypervisor.notices import MOST_LINES, Notice, fold, notice_of
@@ -767,6 +768,23 @@ def test_a_hook_that_waits_ends_when_the_turn_goes_on_and_when_the_client_is_gon
     sleeper.kill()
     sleeper.wait()
     assert waiting.end().code == 0
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_what_stood_in_a_prompt_that_was_blocked_wakes_the_client(
+    project: Project, client: Client, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    monkeypatch.setattr(telling, "_BLOCKED_SECONDS", 0.0 if not arrives else 60.0)
+    client.hook("SubagentStart", "a1", agent_type=WORKER)
+    work(project, "t-1")
+    said = client.hook("UserPromptSubmit", prompt="the client's own notice")
+    assert "- t-1 success: made it" in said
+    client.hook("SubagentStop", "a1", agent_type=WORKER)
+    if arrives:
+        client.give(said, "UserPromptSubmit")
+    call = Call(event="Stop", session="s-1", transcript=str(client.transcript))
+    woken = attending.Attendant(project, call, lambda: False).await_end({})
+    assert ("- t-1 success: made it" in woken) is not arrives
 
 
 @pytest.mark.acceptance

@@ -31,7 +31,7 @@ from .machine import identity_of, life_of, this_process
 from .mending import untold
 from .paths import Project, session_project
 from .sessions import Session, file_name
-from .telling import hand_over, may_block, settle_watched
+from .telling import hand_over, may_block, settle_resting
 from .waiting import wait_until
 
 #: Exit code by which a hook keeps the client from stopping, or wakes it.
@@ -140,12 +140,17 @@ class Attendant:
             self._bury()
             if truth:
                 self._mend()
+            on_the_way = settle_resting(self.inbox)
             waits = self.inbox.pending()
             running = self._under_way()
-            if any(notice.wakes for notice in waits) and (not running or self._may_wake(environ)):
-                time.sleep(_FOLD_SECONDS if running else 0.0)
-                return self._wake()
-            return None if running or self._goes_on() else ""
+            if any(notice.wakes for notice in waits):
+                if not running or self._may_wake(environ):
+                    time.sleep(_FOLD_SECONDS if running else 0.0)
+                    text = self._wake()
+                    if text or not self._may_wake(environ):
+                        return text
+                on_the_way = True  # a hook was quicker to say it; whether that arrives is to be seen
+            return None if running or on_the_way or self._goes_on() else ""
 
         paths = [self._log, self.call.transcript, str(self.session.folder / WENT_ON)]
         return wait_until(look, paths, None, stopped=self.gone) or ""
@@ -184,7 +189,7 @@ class Attendant:
         def look(truth: bool) -> None:
             if truth:
                 self._mend()
-                settle_watched(self.inbox)
+                settle_resting(self.inbox)
                 errands.look(self.project, self.call.session)
             if any(notice.wakes for notice in self.inbox.pending()):
                 time.sleep(_FOLD_SECONDS)

@@ -6,7 +6,6 @@ the hook. So a message is looked for in the client's transcript, and handed over
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -23,6 +22,10 @@ _FLUSH_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 #: For how long a line that wakes the client may be on its way.
 _WAKING_SECONDS = 60.0
+#: After which a prompt that is not in the transcript was blocked: other plugins' hooks may take a while.
+_BLOCKED_SECONDS = 4.0
+#: Events at which a message begins a turn: where it is lost, no hook may run for hours.
+_WAKERS = ("watch", "UserPromptSubmit")
 #: A client goes on at most so often in a row, if it is not told another number.
 _CAP = 8
 _TOOL_ENDS = ("PostToolUse", "PostToolUseFailure")
@@ -75,15 +78,31 @@ def hand_over(inbox: Inbox, event: str, running: int | None) -> tuple[str, list[
         return "", []
 
 
-def settle_watched(inbox: Inbox) -> None:
-    """Find out what became of lines that were to wake the client, while no hook runs."""
-    with contextlib.suppress(FileNotFoundError), inbox.open() as box:
-        watched = [offer for offer in box.offers if offer.event == "watch"]
-        if watched and box.transcript:
-            place = max(0, min(one.place for one in watched))
-            seen = transcript.shown(box.transcript, place, [one.mark for one in watched])
-            here = Call(event="", session=inbox.session)
-            box.settle(lambda one: _verdict(one, here, seen, False) if one.event == "watch" else None)
+def settle_resting(inbox: Inbox) -> bool:
+    """Find out what became of what was to wake the client, or stood in a prompt, while no hook runs.
+
+    Returns:
+        Whether there is still something of which that is not known.
+    """
+    try:
+        with inbox.open() as box:
+            wakers = [offer for offer in box.offers if offer.event in _WAKERS]
+            if not (wakers and box.transcript):
+                return False
+            place = max(0, min(one.place for one in wakers))
+            seen = transcript.shown(box.transcript, place, [one.mark for one in wakers])
+            box.settle(lambda one: _resting_verdict(one, seen) if one.event in _WAKERS else None)
+            return any(offer.event in _WAKERS for offer in box.offers)
+    except FileNotFoundError:
+        return False
+
+
+def _resting_verdict(offer: Offer, seen: set[str] | None) -> bool | None:
+    if seen is not None and offer.mark in seen:
+        return True
+    # What stood in a prompt that was blocked never comes; nobody else says so.
+    patience = _WAKING_SECONDS if offer.event == "watch" else _BLOCKED_SECONDS
+    return False if time.time() - offer.at > patience else None
 
 
 def confirm(inbox: Inbox, call: Call) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from acceptance.api import Reply, ScriptedApi, Turn, calls, say, use, wait_for
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, worker
+from acceptance.terminal import Terminal
 from acceptance.test_other_plugins import neighbour
 from commands import ROOT
 
-#: Blocks each prompt that is a notice of the client's own.
-_LOOK = 'import sys; sys.exit(2 if "<task-notification>" in sys.stdin.read() else 0)'
+#: Blocks each prompt that is a notice of the client's own; ours come in the same wrapping, without an id.
+_LOOK = 'import sys; sys.exit(2 if "<task-id>" in sys.stdin.read() else 0)'
 _BLOCKS = f"exec {sys.executable} -c '{_LOOK}'\n"
 
 
@@ -76,3 +77,29 @@ def test_a_headless_client_lives_for_as_long_as_its_workers(
                 env={"CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS": "1000"}, timeout=240).passed()  # fmt: skip
     assert tasks.status("t-1") == "done"
     assert told(rests[-1], "t-1") == 1
+
+
+def test_a_client_that_is_idle_at_a_terminal_is_woken(
+    api: ScriptedApi, client: NewClient, git_project: Path, tmp_path: Path
+) -> None:
+    tasks = Tasks(git_project)
+    tasks.add("t-1")
+
+    def rest(turn: Turn) -> Reply:
+        return say("IT IS TOLD" if told(turn, "t-1") else "I REST")
+
+    api.main(begin(git_project), lambda _: calls(worker("t-1")), *[rest] * 8)
+    api.agent(
+        "/pull t-1",
+        calls(claim("t-1")),
+        calls(use("Bash", command="sleep 15")),
+        calls(done("t-1")),
+        say("COMPLETED"),
+    )
+    plugins = [ROOT, neighbour(tmp_path, _BLOCKS, ("UserPromptSubmit",))]
+    user = client(cwd=git_project, plugins=plugins)
+    with Terminal(user, *RULES, "--allowedTools", "Bash(sleep *)") as terminal:
+        terminal.say("go")
+        terminal.until("I REST", seconds=240)
+        terminal.until("IT IS TOLD", seconds=240)
+    assert tasks.status("t-1") == "done"
