@@ -237,6 +237,7 @@ def test_a_summary_keeps_its_shape_and_its_sum(user: Shell) -> None:
     summary = json.loads((work / "summary.json").read_bytes())
     assert set(summary) == {
         "batch_id", "workers", "census", "needs_you", "runtime_seconds", "total_tokens", "total_cost_usd",
+        "by_agent",
     }  # fmt: skip
     assert summary["batch_id"] == "work"
     assert list(summary["census"]) == [

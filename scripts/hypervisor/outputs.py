@@ -71,7 +71,7 @@ def begin(path: str, flags: int = os.O_WRONLY) -> int:
     for left in reversed(range(_TRIES)):
         try:
             descriptor = os.open(path, flags, 0o666)
-        except FileNotFoundError:  # no folder; or `remove` has taken it away just now
+        except FileNotFoundError:  # no folder yet
             if not left:
                 raise
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -126,7 +126,7 @@ def compress(folder: str, *, dry_run: bool = False) -> Packed:
 
 
 def remove(folder: str, until: float = math.inf) -> Size:
-    """Remove the outputs in *folder* that nobody writes, and the folder if it is empty then.
+    """Remove the outputs in *folder* that nobody writes; the folder stays, as somebody may be about to write.
 
     Args:
         folder: The folder of outputs.
@@ -145,8 +145,6 @@ def remove(folder: str, until: float = math.inf) -> Size:
             if descriptor is not None and (state := os.fstat(descriptor)).st_mtime <= until:
                 os.unlink(path)
                 files, freed = files + 1, freed + state.st_size
-    with contextlib.suppress(OSError):  # there is something of the user's in it, or it was never there
-        os.rmdir(folder)
     return Size(files=files, bytes=freed, newest=0.0)
 
 
