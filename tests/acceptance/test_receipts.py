@@ -49,7 +49,7 @@ def test_eight_workers_leave_four_hundred_receipts_in_one_task(
 ) -> None:
     names = [f"w-{number}" for number in range(WORKERS)]
     tasks = set_up(git_project, names)
-    api.main(calls(*[worker(name) for name in names]), *[say("ok")] * 12)
+    api.main(calls(*[worker(name) for name in names]), *[say("ok")] * 40)
     for name in names:
         api.agent(
             f"/pull {name}", calls(claim(name)), *script(name, CALLS), calls(done(name)), say("COMPLETED")
@@ -72,7 +72,7 @@ def test_a_killed_client_leaves_the_trail_up_to_the_kill(
 ) -> None:
     names = [f"w-{number}" for number in range(3)]
     tasks = set_up(git_project, names)
-    api.main(calls(*[worker(name) for name in names]), *[say("ok")] * 12)
+    api.main(calls(*[worker(name) for name in names]), *[say("ok")] * 40)
     for name in names:
         api.agent(f"/pull {name}", calls(claim(name)), *script(name, 200), say("COMPLETED"))
     running = plugged(client, git_project).start("go", *RULES)

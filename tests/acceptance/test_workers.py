@@ -199,7 +199,11 @@ def test_two_sessions_on_one_project_never_do_a_task_twice(
         api.agent(next_worker(place), *script)
     for name in ("one", "two"):
         api.main(begin, *[go_on] * 20, when=f"session {name}")
-    started = [plugged(client, git_project).start(f"session {name}", *RULES) for name in ("one", "two")]
+    started = [
+        # Two clients, two servers at once: on a busy machine a client would begin without its server.
+        plugged(client, git_project).start(f"session {name}", *RULES, env={"MCP_CONNECTION_NONBLOCKING": "0"})
+        for name in ("one", "two")
+    ]
     for running in started:
         running.wait(280).passed()
     # Git itself fails now and then where two processes make worktrees at one moment; we turn down none.
