@@ -8,7 +8,7 @@ import sys
 
 from . import bytecode
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 if sys.dont_write_bytecode:  # as each of our scripts says, before anything of the package is written
     bytecode.use_cache()
