@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,10 @@ LINUX = sys.platform.startswith("linux")
 
 #: In the environment of everything a worker starts; how its orphans are found again.
 WORKER_MARK = "HYPERVISOR_WORKER"
+#: How often orphans are looked for again, where there were some, or may be.
+_LOOKS = 5
+#: The parent of all threads of Linux's own.
+_KERNEL = 2
 
 #: File systems on which a lock of another machine is not seen, or is seen late.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -203,26 +207,45 @@ def end_orphans(worker: str, grace_seconds: float = 1.0) -> list[int]:
     Returns:
         The pids that were ended.
     """
-    found = list(_marked(worker))
+    ended: list[int] = []
+    for _ in range(_LOOKS):  # what they have begun meanwhile, and what was about to become a program
+        found, doubt = _marked(worker, ended)
+        if found:
+            _end(found, grace_seconds)
+            ended += [process.pid for process in found]
+        elif not doubt:
+            break
+        else:
+            time.sleep(0.01)
+    return ended
+
+
+def _end(found: list[Any], grace_seconds: float) -> None:
+    import psutil  # noqa: PLC0415 - 100 ms, and rare
+
     for process in found:
         with contextlib.suppress(Exception):  # gone meanwhile
             process.terminate()
-    if not found:
-        return []
-    import psutil  # noqa: PLC0415 - 100 ms, and rare
-
     _, alive = psutil.wait_procs(found, timeout=grace_seconds)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(alive, timeout=grace_seconds)  # its item is handed out once this returns
-    return [process.pid for process in found]
 
 
-def _marked(worker: str) -> Iterable[Any]:
+def _marked(worker: str, known: Collection[int]) -> tuple[list[Any], bool]:
+    """Return the processes that bear the mark, but for *known*, and whether one may be about to bear it.
+
+    Between a program's exec and its start the kernel shows its environment as empty.
+    """
     import psutil  # noqa: PLC0415 - 100 ms, and rare
 
+    found, doubt = [], False
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(WORKER_MARK) == worker:
-                yield process
+            environment = process.environ() if process.pid not in (os.getpid(), *known) else {"": ""}
+            if environment.get(WORKER_MARK) == worker:
+                found.append(process)
+            elif not environment and process.ppid() != _KERNEL and process.status() != psutil.STATUS_ZOMBIE:
+                doubt = doubt or time.time() - process.create_time() < 1.0
+    return found, doubt
