@@ -64,7 +64,7 @@ def test_a_budget_of_100000_tokens_holds_under_adversarial_spawning(
     assert "4 waiting" in out  # nobody has failed for want of budget
     sent = api.served.input_tokens + api.served.output_tokens
     print(f"{sent} tokens at the stop")
-    assert BUDGET / 2 < sent <= BUDGET
+    assert BUDGET / 4 < sent <= BUDGET  # sixty at once are stopped before they are paid for
     (log,) = (runs.project / ".hypervisor/batches").glob("*/events.jsonl")
     told = [json.loads(line) for line in log.read_text().splitlines()]
     stops = [event for event in told if event["event"] == "overseen"]

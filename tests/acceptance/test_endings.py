@@ -310,6 +310,10 @@ def test_a_worker_that_the_client_gives_up_waiting_for_is_let_go(
     api: ScriptedApi, client: NewClient, tasks: Tasks
 ) -> None:
     before = tasks.text("t-1")
+    state = tasks.root / ".hypervisor"
+    state.mkdir(exist_ok=True)
+    # After so much silence a worker counts as gone; until then our hook has the client wait for it.
+    (state / "config.toml").write_text("[claims]\nlease_seconds = 10\n")
     api.main(calls(worker("t-1")), *[say("ok")] * 4)
     api.agent("/pull t-1", calls(claim("t-1")), hang())
     # How long a headless client waits for workers in the background; 600 s if nobody says otherwise.
