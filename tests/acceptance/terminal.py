@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
@@ -18,6 +19,9 @@ import pytest
 
 from acceptance.client import _MARK, PATIENCE, Client, marked
 from commands import eventually
+
+#: What stands before the answer that Enter would take.
+_CURSOR = "\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}"
 
 
 class Terminal:
@@ -88,6 +92,18 @@ class Terminal:
         """Press keys, as tmux calls them, one after another."""
         for key in keys:
             self._run("send-keys", "-t", "client", key)
+
+    def choose(self, label: str) -> None:
+        """Move down to an answer, and take it; a key that comes before the question is ready is lost."""
+
+        def is_there() -> bool:
+            if f"{_CURSOR} {label}" not in self.screen:
+                self.press("Down")
+                time.sleep(0.5)
+            return f"{_CURSOR} {label}" in self.screen
+
+        eventually(is_there, label, seconds=PATIENCE)
+        self.press("Enter")
 
     def say(self, text: str) -> None:
         """Type a prompt, and send it off once it is to be seen."""

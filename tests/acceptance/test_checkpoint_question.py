@@ -55,7 +55,7 @@ def test_the_users_answer_in_the_client_is_what_the_checkpoint_is_told(
         asked = terminal.until("Checkpoint 1: {'drop': 2}. Go on?", seconds=240)
         assert "1. Go on" in asked
         assert not (git_project / "work/waves/0001.decision-1.json").exists()
-        terminal.press("Down", "Enter")
+        terminal.choose("2. Archive")
         terminal.until("ALL SAID", seconds=240)
     decided = json.loads((git_project / "work/waves/0001.decision-1.json").read_text("utf-8"))
     assert (decided["verdict"], decided["criteria"], decided["by"]) == ("revise", "Archive", "user")
