@@ -41,7 +41,7 @@ CLIENT_PID = "HYPERVISOR_CLIENT_PID"
 #: For how long others may end as well before one message tells of them.
 _FOLD_SECONDS = 0.5
 #: How long the hook of a worker's end, which knows why it ended, may take after the client's note of it.
-_HOOK_SECONDS = 3.0
+_HOOK_SECONDS = 2.0
 #: A monitor lives as long as its client: it looks less often than somebody waits for.
 _MONITOR_TICK = 0.25
 _LOCK = ".attended"
@@ -109,8 +109,6 @@ class Attendant:
         self.crowd = Crowd(self.session, settings_of(project.state)["claims"]["lease_seconds"])
         #: Up to where the client's transcript was looked at.
         self._place = transcript.length(call.transcript)
-        #: The agents of which the client has noted the end, and when that was seen.
-        self._over: dict[str, float] = {}
         self._log = str(project.state / FILE)
 
     @contextmanager
@@ -210,14 +208,13 @@ class Attendant:
     def _bury(self) -> None:
         """End the claims of workers of which the client has noted the end, told or not."""
         self._place, agents = transcript.ended(self.call.transcript, self._place)
-        now = time.monotonic()
-        self._over |= {agent: now for agent in agents if agent not in self._over}
-        due = [agent for agent, since in self._over.items() if now - since > _HOOK_SECONDS]
-        ours = set(self.crowd.names())
-        for agent in due:
-            del self._over[agent]
-            if file_name(agent) in ours:
-                self._hook().agent_over(agent, "the client says that its worker is over")
+        patience = time.monotonic() + _HOOK_SECONDS
+        while left := [agent for agent in agents if file_name(agent) in self.crowd.names()]:
+            if time.monotonic() > patience:
+                break
+            time.sleep(0.05)
+        for agent in left:
+            self._hook().agent_over(agent, "the client says that its worker is over")
 
     def _mend(self) -> None:
         store = DirectoryStore(str(self.project.state), policy=Policy(patient=False))
