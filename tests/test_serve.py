@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from chromium import Browser, find_chromium
 from commands import PATIENCE, Gate, Running, Shell, eventually, script, shell, tree
 from hypervisor.batches import open_folder
 from hypervisor.report import Reporter
-from hypervisor.serving import Server
+from hypervisor.serving import Server, Watched
 
 #: The time within which a completion is to be seen, in seconds, as told by the page's own clock.
 _SOON = 1.0
@@ -260,3 +261,25 @@ def test_a_completion_is_on_the_page_within_a_second(user: Shell, chromium: str)
         browser.wait("document.querySelector('#state').textContent.startsWith('Not connected')")
         assert [one for one in browser.complaints if "Failed to fetch" not in one and "ERR_" not in one] == []
     gate.close()
+
+
+def test_the_first_look_delays_no_other_however_much_it_takes_in(
+    user: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(Reporter.of(open_folder(str(batch_in(user, "a")), cwd=str(user.cwd), write=False)))
+    looks: list[float] = []
+    look = Reporter.look
+
+    def dear_at_first(self: Reporter) -> None:
+        while not looks and time.thread_time() - begun < 0.5:
+            pass
+        looks.append(time.monotonic())
+        look(self)
+
+    monkeypatch.setattr(Reporter, "look", dear_at_first)
+    begun = time.thread_time()
+    watched.state("", 0)
+    first = looks[0]
+    eventually(lambda: watched.state("", 0) is not None and len(looks) > 1, "another look")
+    # By what the first look cost, the second would come after 4.5 s.
+    assert looks[1] - first < 3.0

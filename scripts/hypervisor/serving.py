@@ -65,9 +65,12 @@ class Watched:
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked >= max(_FRESH_SECONDS, min(5.0, _REST * self._cost)):
+            first = self._looked == float("-inf")
             before = time.thread_time()  # CPU: on a busy machine a look takes long and costs no more
             self.reporter.look()
-            self._looked, self._cost = time.monotonic(), time.thread_time() - before
+            # The first takes in the whole batch, those that follow what is new: it says nothing of them.
+            self._cost = 0.0 if first else time.thread_time() - before
+            self._looked = time.monotonic()
 
 
 class Server(ThreadingHTTPServer):
