@@ -205,6 +205,22 @@ def test_an_orphan_in_a_session_of_its_own_is_found() -> None:
     assert end_orphans("w-3") == []
 
 
+def test_an_orphan_that_is_just_becoming_a_program_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    orphan = sleeper(mark="w-6")
+    environ, asked = psutil.Process.environ, []
+
+    def between_exec_and_start(self: psutil.Process) -> dict[str, str]:
+        if self.pid == orphan.pid:
+            asked.append(self.pid)
+            if len(asked) == 1:  # so the kernel shows it for a moment
+                return {}
+        return dict(environ(self))
+
+    monkeypatch.setattr(psutil.Process, "environ", between_exec_and_start)
+    assert end_orphans("w-6") == [orphan.pid]
+    ended(orphan)
+
+
 def test_a_process_never_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WORKER_MARK, "w-4")
     assert end_orphans("w-4") == []

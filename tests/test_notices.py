@@ -774,7 +774,7 @@ def test_a_hook_that_waits_ends_when_the_turn_goes_on_and_when_the_client_is_gon
 def test_what_stood_in_a_prompt_that_was_blocked_wakes_the_client(
     project: Project, client: Client, monkeypatch: pytest.MonkeyPatch, arrives: bool
 ) -> None:
-    monkeypatch.setattr(telling, "_BLOCKED_SECONDS", 0.0 if not arrives else 60.0)
+    monkeypatch.setattr(telling, "_BLOCKED_SECONDS", 60.0 if arrives else 0.5)  # so it has to stay
     client.hook("SubagentStart", "a1", agent_type=WORKER)
     work(project, "t-1")
     said = client.hook("UserPromptSubmit", prompt="the client's own notice")
