@@ -775,11 +775,11 @@ def test_what_stood_in_a_prompt_that_was_blocked_wakes_the_client(
     project: Project, client: Client, monkeypatch: pytest.MonkeyPatch, arrives: bool
 ) -> None:
     monkeypatch.setattr(telling, "_BLOCKED_SECONDS", 60.0 if arrives else 0.5)  # so it has to stay
-    client.hook("SubagentStart", "a1", agent_type=WORKER)
+    client.hook("SubagentStart", "agent-t-1", agent_type=WORKER)
     work(project, "t-1")
     said = client.hook("UserPromptSubmit", prompt="the client's own notice")
     assert "- t-1 success: made it" in said
-    client.hook("SubagentStop", "a1", agent_type=WORKER)
+    client.hook("SubagentStop", "agent-t-1", agent_type=WORKER)
     if arrives:
         client.give(said, "UserPromptSubmit")
     call = Call(event="Stop", session="s-1", transcript=str(client.transcript))
