@@ -232,7 +232,13 @@ def test_killed_anywhere_the_receipts_are_the_actions_but_for_one_that_is_named(
     act(user, task, done, count).communicate()
     assert Counter(done.read_text().split()) == Counter(f"m-{n:03d}" for n in range(count))
     assert user.hypervisor("receipts", "verify", "t-1").passed().lines == [f"{count} receipts: all agree"]
-    assert not [name for name in os.listdir(task.parent) if name != task.name]
+    # Who dies between writing the new text and giving it the name leaves a draft; `clean` knows it.
+    drafts = [path for path in task.parent.iterdir() if path != task]
+    assert len(drafts) <= 4, "one for each kill at most"
+    for draft in drafts:
+        os.utime(draft, (0, 0))
+    assert user.hypervisor("clean").code == (0 if drafts else 3)
+    assert os.listdir(task.parent) == [task.name]
 
 
 def test_in_doubt_goes_by_the_last_word_on_an_item() -> None:
