@@ -30,7 +30,8 @@ sys.path.append(str(ROOT / "tests"))
 
 from chromium import Browser, find_chromium  # noqa: E402
 from hypervisor import clock  # noqa: E402
-from hypervisor.batches import Batch, open_folder  # noqa: E402
+from hypervisor.batch import Batch  # noqa: E402
+from hypervisor.batches import open_folder  # noqa: E402
 from hypervisor.claims.directory import DirectoryStore, Policy  # noqa: E402
 from hypervisor.claims.files import Files  # noqa: E402
 from hypervisor.claims.port import Claim, Holder, HolderKind  # noqa: E402

@@ -49,7 +49,7 @@ FLOORS: list[list[str]] = [
     ["claims", "claims.*"],
     [
         *("queue", "tasks", "rows", "cachefile", "rereading", "index", "queries", "live"),
-        *("manifest", "outputs", "lives", "batches"),
+        *("manifest", "outputs", "lives", "batch", "batches"),
         *("triage", "triage_*", "preflight", "effects"),
         *("moments", "chunks", "chunked", "notes", "records", "mentions", "independence", "ledger"),
     ],
@@ -83,12 +83,14 @@ FLOORS: list[list[str]] = [
         "tally",
         "progress",
         "heart",
+        "workitem",
         "worker",
         "summary",
         "tasklist",
         "looking",
         "keeping",
         "claiming",
+        "holding",
         "desk",
         "crew",
         "operations",
@@ -104,6 +106,7 @@ FLOORS: list[list[str]] = [
         "briefing",
         "staff",
         "hiring",
+        "shop",
         "attempt",
         "collecting",
         "coordinator",
@@ -167,7 +170,7 @@ def _known(parts: list[str]) -> str:
 
 def test_the_walk_sees_what_is_there() -> None:
     assert {"errors", "claims.files", "claims.port", "machine", "keys"} <= imports_of("claims.directory")
-    assert {"claims.directory", "batches", "runners.port"} <= imports_of("worker")
+    assert {"claims.directory", "batch", "runners.port"} <= imports_of("worker")
 
 
 @pytest.mark.parametrize("module", MODULES)

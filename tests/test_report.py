@@ -16,7 +16,8 @@ import pytest
 from chromium import Browser, find_chromium
 from commands import Gate, Shell, script, shell, tree, write_task
 from hypervisor import clock, drain, logtail, operations, printable
-from hypervisor.batches import Batch, open_folder
+from hypervisor.batch import Batch
+from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hypervisor import worker
-from hypervisor.batches import Batch, Place, open_folder
+from hypervisor.batch import Batch, Place
+from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .batches import Batch, settings_of
+from .batch import Batch
 from .claiming import Hold
 from .claims.directory import DirectoryStore, Policy
 from .commission import Commission, Kind
+from .config import settings_of
 from .desk import Desk
 from .endings import Ending
 from .errors import UsageError

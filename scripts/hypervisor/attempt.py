@@ -12,36 +12,29 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .batches import Batch
 from .briefing import RUN_MARK, prompt_for, read_reported, report_path, variables
-from .care import Care
-from .checkout import Snapshot
 from .checks import verify
 from .claiming import Hold
 from .commission import BRANCH
-from .desk import Desk
 from .endings import Ending
 from .errors import ClaimLost, HypervisorError, Refused, Taken
-from .events import RunEvent, log_of
-from .evidence import Facts, Failed, Reported, Verdict, judge
+from .events import RunEvent
+from .evidence import Failed, Verdict, judge
 from .git import Git
 from .handover import branch_of, handed
 from .keys import item_key
-from .merging import Conflict, Integration, Unverified
+from .merging import Conflict, Unverified
 from .model import Outcome, Task, TaskStatus
-from .orders import Orders
-from .oversight import changed_since, is_ours, look
+from .oversight import look
 from .runners.agent import Agent, AgentEnd, Assignment, How, Usage
 from .runners.claude import child_environment
-from .staff import Staff
-from .tasklist import Caller
+from .shop import Shop, gather
 from .trailers import merge_message, merged_commit
-from .work import Tree, in_scope
-from .worktrees import Worktrees
+from .work import Tree
 
 #: sysexits.h: "temporary failure"; what a command says that was told "too many".
 _EX_TEMPFAIL = 75
@@ -62,48 +55,6 @@ class Ended:
     stop_batch: str = ""
     #: The agent's name, "" if there was none.
     agent: str = ""
-
-
-@dataclass(slots=True)
-class Shop:
-    """What all attempts of a run share."""
-
-    batch: Batch
-    desk: Desk
-    staff: Staff
-    orders: Orders
-    #: The holder's id: its lock file tells that it lives.
-    worker: str
-    inherit: tuple[int, ...]
-    trees: Worktrees | None
-    integration: Integration | None
-    #: What looks after the agents while they work.
-    care: Care
-    #: Claims and edits, one at a time: the store signs one intent at a time.
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    #: Paths of the tasks whose work was merged.
-    merged: set[str] = field(default_factory=set)
-    #: What is said at the end of the run, a line each.
-    notes: list[str] = field(default_factory=list)
-    #: Tasks that run now.
-    running: set[str] = field(default_factory=set)
-
-    def tell(self, what: RunEvent, task: str, **details: Any) -> None:
-        """Tell the batch's log what happens; a disk that is full costs the line, and no agent's work."""
-        with contextlib.suppress(OSError):
-            log_of(self.batch.folder).tell(what, task, **details)
-
-    def desk_of(self, agent: Agent) -> Desk:
-        """Return the desk in the name of *agent*: the same store, and the same claims."""
-        return (
-            self.desk
-            if self.desk.caller.name == agent.name
-            else replace(self.desk, caller=Caller(name=agent.name))
-        )
-
-    def is_ours(self, path: str) -> bool:
-        """Tell whether a path below the root is a task file, or the state of a tool, and no work."""
-        return is_ours(path, self.desk.settings["tasks"]["globs"])
 
 
 class Attempt:
@@ -167,8 +118,7 @@ class Attempt:
         before = look(shop.desk.project, shop.is_ours) if shop.trees else None
         report = report_path(shop.batch.folder, task.id, hold.generation)
         end = self._run_agent(self._assignment(task, hold, tree, report), hold.generation)
-        facts = self._facts(task, tree, end, read_reported(report), before)
-        verdict = judge(facts)
+        verdict = judge(gather(shop, task, tree, end, read_reported(report), before))
         if verdict.merge and shop.integration is not None and tree is not None:
             self._must_hold(task)
             verdict = self._merge(task, tree, verdict)
@@ -214,50 +164,6 @@ class Attempt:
             outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="merged by an attempt that died after that",
             evidence={"commit": commit, "merged": True}, merge=False, keep=False,
         )  # fmt: skip
-
-    def _facts(
-        self,
-        task: Task,
-        tree: Tree | None,
-        end: AgentEnd,
-        reported: Reported | None,
-        before: Snapshot | None,
-    ) -> Facts:
-        shop = self.shop
-        common: dict[str, Any] = {
-            "end": end,
-            "reported": reported,
-            "names_files": bool(task.files),
-            "worktree": tree is not None,
-            "accept_reports": task.front.get("accept_reports", shop.desk.settings["run"]["accept_reports"])
-            is True,
-        }
-        if tree is None or shop.trees is None or before is None:
-            checked = None
-            if end.how is How.ENDED:
-                checked = verify(task, Path(shop.desk.project.root), shop.desk.settings)
-            return Facts(**common, verify=checked)
-        gathered = shop.trees.gather(
-            tree, f"{task.title}\n\nLeft uncommitted by its agent.", lambda path: self._in_scope(task, path)
-        )
-        checked = None
-        if end.how is How.ENDED and not gathered.begun:
-            checked = verify(task, shop.trees.place(tree), shop.desk.settings)
-        return Facts(
-            **common,
-            commits=gathered.commits,
-            files=gathered.files,
-            outside=tuple(path for path in gathered.files if not self._in_scope(task, path)),
-            uncommitted_outside=(*gathered.outside, *gathered.left),
-            astray=gathered.astray,
-            conflicts=gathered.conflicts or ((gathered.begun,) if gathered.begun else ()),
-            main_changed=tuple(changed_since(shop.desk.project, shop.is_ours, before)),
-            suspects=tuple(sorted(shop.running - {task.id})),
-            verify=checked,
-        )
-
-    def _in_scope(self, task: Task, path: str) -> bool:
-        return in_scope(path, task.files, self.shop.is_ours)
 
     # -------------------------------------------------------------- the agent
 

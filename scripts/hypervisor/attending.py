@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from . import errands, hooks, transcript
-from .batches import settings_of
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
+from .config import settings_of
 from .crowd import Crowd
 from .events import FILE
 from .hooking import WENT_ON, Hook

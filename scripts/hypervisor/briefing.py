@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .batches import Batch
+from .batch import Batch
 from .commission import BATCH, GENERATION, REPORT, TASK, read_report
 from .desk import Desk
 from .evidence import Reported

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from . import durable
-from .batches import Batch
+from .batch import Batch
 from .checkpoints import Told, Waves
 from .chunked import ChunkedBatch, Plan
 from .errors import Refused, UsageError

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .batches import Batch
+from .batch import Batch
 from .budget import Caps, Spend, caps_of
 from .errors import ConfigError
 from .events import log_of

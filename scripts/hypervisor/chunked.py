@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from . import clock, durable
-from .batches import Batch, open_folder
+from .batch import Batch
+from .batches import open_folder
 from .chunks import Chunk, Cut
 from .errors import Refused, UsageError
 from .manifest import Manifest, to_json

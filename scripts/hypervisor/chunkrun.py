@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from . import durable
-from .batches import Batch, settings_of
+from .batch import Batch
 from .bulk import begin_dry_run, must_be_shown
 from .checkpoints import Mode, Standing, Told, Wave, Waves
 from .chunked import ChunkedBatch, Plan
 from .claims.directory import Policy, plain_failure
 from .claims.port import Attempt, Holder, HolderKind, Payload
 from .claims.workers import new_worker_id
+from .config import settings_of
 from .crew import Crew
 from .errors import UsageError
 from .events import log_of

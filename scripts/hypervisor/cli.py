@@ -114,11 +114,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _desk() -> Desk:
-    from .batches import settings_of  # noqa: PLC0415 - not for every command
-    from .desk import Desk  # noqa: PLC0415
+    from .desk import Desk  # noqa: PLC0415 - not for every command
 
     project = find_project(Path.cwd(), os.environ)
-    return Desk(project, settings_of(project.state), Caller(name="hypervisor"))
+    return Desk(project, config.settings_of(project.state), Caller(name="hypervisor"))
 
 
 # --------------------------------------------------------------------- commands

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from . import durable
-from .batches import Batch, settings_of
+from .batch import Batch
 from .chunked import PLAN
 from .claims.directory import Policy, plain_failure
 from .claims.port import Attempt, Holder, HolderKind, Payload
 from .claims.workers import new_worker_id
 from .cli_looking import dry_run, print_stats
 from .cli_opening import open_batch
+from .config import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
 from .crew import Crew, Membership
 from .effects import write_edits

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import settings_of
 from .paths import find_project
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ def add_caller(command: ArgumentParser, action: Any) -> None:
 
 def desk_of(options: Namespace) -> Desk:
     """Return the tasks of the project, to act on in the caller's name."""
-    from .batches import settings_of  # noqa: PLC0415 - to act takes more modules than to look
-    from .desk import Desk  # noqa: PLC0415
+    from .desk import Desk  # noqa: PLC0415 - to act takes more modules than to look
 
     project = find_project(Path.cwd(), os.environ)
     return Desk(project, settings_of(project.state), _caller(options))
@@ -32,8 +32,7 @@ def desk_of(options: Namespace) -> Desk:
 
 def tasks_of(options: Namespace) -> TaskList:
     """Return the tasks of the project, to look at."""
-    from .config import settings_of  # noqa: PLC0415 - to look takes these only
-    from .tasklist import TaskList  # noqa: PLC0415
+    from .tasklist import TaskList  # noqa: PLC0415 - to look takes these only
 
     project = find_project(Path.cwd(), os.environ)
     return TaskList(project, settings_of(project.state), _caller(options))

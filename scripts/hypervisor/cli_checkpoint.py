@@ -9,7 +9,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from .batches import Batch
+from .batch import Batch
 from .checkpoints import Standing, Wave
 from .chunked import ChunkedBatch
 from .cli_chunk_batch import chunked_of

@@ -11,7 +11,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from .batches import Batch
+from .batch import Batch
 from .checkpoints import Mode, Standing, Waves
 from .chunked import ChunkedBatch
 from .chunkrun import Orders, advance, drain, run_wave, tell_opened

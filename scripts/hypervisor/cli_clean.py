@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import leftovers, outputs, retention
-from .batches import open_folder, settings_of
-from .config import defaults
+from .batches import open_folder
+from .config import defaults, settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, advice_for, print_json, shown
 from .errors import UsageError
 from .finding import find_task_files

@@ -7,7 +7,7 @@ import shlex
 from argparse import Namespace
 from typing import Any
 
-from .batches import Batch
+from .batch import Batch
 from .cli_opening import sorted_tasks
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 from .runners.exec import ExecRunner

@@ -6,7 +6,8 @@ import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .batches import Batch, newest, open_folder, open_named
+from .batch import Batch
+from .batches import newest, open_folder, open_named
 from .errors import UsageError
 from .paths import find_project
 

@@ -11,8 +11,10 @@ from collections import Counter
 from io import FileIO
 from pathlib import Path
 
-from .batches import Batch, create_of_tasks, newest, open_folder, settings_of
+from .batch import Batch
+from .batches import create_of_tasks, newest, open_folder
 from .claims.directory import DirectoryStore, Policy
+from .config import settings_of
 from .errors import NothingToDo, Unreadable, UsageError
 from .lives import next_life, task_key
 from .manifest import task_manifest

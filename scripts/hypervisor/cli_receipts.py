@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .batches import open_named, settings_of
+from .batches import open_named
 from .chunked import ChunkedBatch
+from .config import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, print_json, shown
 from .desk import Desk
 from .errors import NothingToDo, Refused, UsageError

@@ -14,10 +14,12 @@ from typing import Any
 
 from . import errands
 from . import orders as kept
-from .batches import Batch, create_of_tasks, open_named, settings_of
+from .batch import Batch
+from .batches import create_of_tasks, open_named
 from .care import check_settings
 from .claims.workers import forget_dead
 from .collecting import collect
+from .config import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Teller, print_json, shown
 from .desk import Desk
 from .errors import NothingToDo, UsageError

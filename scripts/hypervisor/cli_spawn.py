@@ -9,8 +9,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from .batches import settings_of
 from .commission import Commission
+from .config import settings_of
 from .console import EXIT_DONE, print_json, shown
 from .errors import Refused, UsageError
 from .model import Priority

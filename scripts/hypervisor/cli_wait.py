@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .batches import Batch, newest, open_named, settings_of
+from .batch import Batch
+from .batches import newest, open_named
 from .claims.directory import DirectoryStore, Policy
+from .config import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 from .desk import Desk
 from .errors import NothingToDo, UsageError

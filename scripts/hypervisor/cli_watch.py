@@ -21,7 +21,7 @@ from typing import Any
 
 from . import drain, operations, printable
 from .answers import batch_status
-from .batches import Batch
+from .batch import Batch
 from .cli_naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json, shown
 from .errors import HypervisorError, UsageError

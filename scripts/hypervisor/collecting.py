@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .batches import Batch, settings_of
+from .batch import Batch
 from .checks import verify
+from .config import settings_of
 from .evidence import Failed
 from .git import Git
 from .globs import matches_any

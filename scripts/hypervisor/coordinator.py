@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .attempt import Attempt, Ended, Shop
+from .attempt import Attempt, Ended
 from .clock import text_of
 from .drain import Drain
 from .errors import ClaimLost
@@ -25,6 +25,7 @@ from .model import Outcome
 from .pacing import Pacing
 from .schedule import Again, Entry, Finished, Rules, Start
 from .scheduler import Scheduler
+from .shop import Shop
 from .tally import Event, Tally
 
 #: How often it is looked whether claims are still held, in seconds: a cancelled task's agent ends then.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import clock
-from .batches import Batch
+from .batch import Batch
 from .checkpoints import Decision, Standing, Told, Verdict, Wave, Waves
 from .chunked import PLAN, ChunkedBatch, Plan
 from .errors import Refused, UsageError

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from . import leftovers, retention
-from .batches import settings_of
 from .checkup import Finding, found, warning
 from .claims.directory import DirectoryStore, Policy
+from .config import settings_of
 from .errors import HypervisorError
 from .finding import find_task_files
 from .git import Git, GitError

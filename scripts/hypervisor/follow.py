@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .batches import Batch, Place
+from .batch import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .clock import seconds_of
 from .events import FILE

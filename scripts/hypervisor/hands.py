@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from . import printable
-from .batches import Batch
+from .batch import Batch
 from .claims.workers import lock_state
 from .follow import Follower, Row
 from .story import Story

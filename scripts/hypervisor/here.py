@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .batches import Batch
+from .batch import Batch
 from .config import settings_of
 from .readings import Sampler
 from .zones import Bounds, Gauge

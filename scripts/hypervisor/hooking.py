@@ -6,19 +6,17 @@ call is imported where it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from . import clock, errands, events, gates, hooks
-from .batches import settings_of
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
+from .config import settings_of
 from .crowd import Crowd
 from .errors import ClaimLost
 from .events import Happening
@@ -26,15 +24,13 @@ from .hooks import Answer, Call
 from .inbox import Inbox
 from .mending import untold
 from .paths import Project, session_project
-from .sessions import FOLDER, Note, Session, fate_of
+from .sessions import Note, Session, fate_of
 from .telling import confirm, tell
 
 #: Events at which the session's own thread can be told something.
 _TELLING = ("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop")
 #: Touched in a session's folder when it was kept from stopping; `attending` looks for it.
 WENT_ON = ".went-on"
-#: Sessions of which nothing was heard for so long are forgotten.
-_OLD_SECONDS = 7 * 86400.0
 
 
 def main(source: IO[bytes], environ: Mapping[str, str]) -> int:
@@ -101,11 +97,14 @@ class Hook:
     def _session_start(self) -> Answer | None:
         if not self.project.state.is_dir():
             return self._newcomer()
+        from . import leftovers  # noqa: PLC0415 - at a session's start only
         from .listing import index_stats  # noqa: PLC0415 - SQLite
 
         desk = self._desk()
         desk.reap()
-        self._forget_old()
+        for folder in leftovers.old_sessions(self.project.state):
+            with contextlib.suppress(OSError):  # then the next session does it
+                leftovers.remove(folder)
         stats = index_stats(desk, projects=False)
         if not stats["total"]:
             return None
@@ -131,12 +130,6 @@ class Hook:
         why = f"its session ended ({self.call.reason or 'no reason given'})"
         self._desk().end_session(self.call.session, why)
         return None
-
-    def _forget_old(self) -> None:
-        folder = self.project.state / FOLDER
-        for name in os.listdir(folder) if folder.is_dir() else ():
-            if time.time() - (folder / name).stat().st_mtime > _OLD_SECONDS:
-                shutil.rmtree(folder / name, ignore_errors=True)
 
     # ------------------------------------------------------------------ tools
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from . import printable
-from .batches import Batch, settings_of
+from .batch import Batch
 from .chunked import ChunkedBatch
+from .config import settings_of
 from .errors import HypervisorError
 from .needs import Need
 from .review import where_it_stands

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import clock
-from .batches import Batch, Place
+from .batch import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Claim, Holder, HolderKind
 from .claims.workers import new_worker_id

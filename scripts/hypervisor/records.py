@@ -18,8 +18,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from .batches import settings_of
 from .chunks import Item
+from .config import settings_of
 from .errors import Unreadable, UsageError
 from .manifest import SEPARATORS
 from .paths import Project

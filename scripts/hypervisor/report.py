@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import hands, labels, logtail, printable
-from .batches import Batch
+from .batch import Batch
 from .follow import Follower, Row
 from .here import Here
 from .keys import generation_name

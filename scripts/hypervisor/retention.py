@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import outputs
-from .batches import Batch, open_folder
+from .batch import Batch
+from .batches import open_folder
 from .errors import HypervisorError
 from .paths import Project
 from .summary import Census, take_census

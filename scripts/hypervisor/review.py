@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .batches import Batch
+from .batch import Batch
 from .checkpoints import Standing, Wave, Waves, standing
 from .chunked import ChunkedBatch, Plan
 from .errors import UsageError

@@ -14,12 +14,12 @@ from typing import Any
 
 from . import orders as kept
 from . import schedule
-from .attempt import Shop
-from .batches import Batch, settings_of
+from .batch import Batch
 from .care import care_of
 from .checks import run_check
 from .claims.port import Holder, HolderKind
 from .claims.workers import new_worker_id
+from .config import settings_of
 from .coordinator import Coordinator
 from .desk import Desk
 from .errors import HypervisorError, Refused, UsageError
@@ -36,6 +36,7 @@ from .oversight import checkout_lock
 from .pacing import pacing_of, with_lanes
 from .paths import Project
 from .progress import Progress
+from .shop import Shop
 from .summary import entries
 from .tally import Event, Tally
 from .tasklist import Caller

@@ -22,7 +22,8 @@ from typing import Any
 
 from . import commission, durable
 from . import orders as kept
-from .batches import Batch, create, new_batch_name, spawned_folder
+from .batch import Batch
+from .batches import create, new_batch_name, spawned_folder
 from .errors import Refused, UsageError
 from .events import RunEvent, log_of
 from .hiring import must_make_sense

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import clock, durable, printable
-from .batches import Batch, Place
+from .batch import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .errors import Refused
 from .hive import Hive

@@ -11,8 +11,9 @@ from typing import Any
 from . import tools_agents
 from .answers import batch_status, check_values, claim_answer, reported, task_story
 from .arguments import Arguments, caller_in, status_in
-from .batches import create_of_tasks, open_named, settings_of
+from .batches import create_of_tasks, open_named
 from .commission import Commission
+from .config import settings_of
 from .desk import Desk
 from .endings import Ending
 from .errors import UsageError

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from .advice import Advice, advise
 from .arguments import Arguments
-from .batches import settings_of
 from .commission import BATCH, Commission
+from .config import settings_of
 from .errors import HypervisorError, Refused, UsageError
 from .hive import Hive
 from .learner import Known, Lane, Told

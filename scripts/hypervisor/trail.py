@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import delimiters, durable
-from .batches import Batch
+from .batch import Batch
 from .chunked import ChunkedBatch
 from .errors import Refused, Unreadable, UsageError
 from .events import Happening, read

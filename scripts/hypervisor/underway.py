@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from . import errands
-from .batches import settings_of
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
+from .config import settings_of
 from .crowd import Crowd
 from .paths import Project
 from .sessions import Session, fate_of

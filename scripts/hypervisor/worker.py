@@ -7,25 +7,22 @@ Three parts that never merge: the queue says what comes next (a hint), the store
 from __future__ import annotations
 
 import errno
-import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from . import clock
-from .batches import Batch, Place
+from .batch import Batch, Place
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import Busy, Claim, Done, Holder
 from .drain import Drain
 from .errors import ClaimLost
 from .heart import Heart, Stop
-from .keys import generation_name
-from .machine import WORKER_MARK
 from .model import Outcome, Report
 from .runners.port import Runner, Work
 from .tally import Event, Tally
+from .workitem import record_of, work_of
 
 T = TypeVar("T")
 
@@ -207,11 +204,10 @@ class Worker:
         if self._drain.asked():  # nothing is begun after the word was given
             self._stop.soon.set()
             return False
+        self._allowed = self._allowed or self._orders.may_begin()
         if not self._allowed:
-            self._allowed = self._orders.may_begin()
-            if not self._allowed:
-                self._stop.soon.set()
-                return False
+            self._stop.soon.set()
+            return False
         store = self._store(place)
         answer = self._patiently(lambda: store.claim(place.key, place.item))
         if isinstance(answer, Done) and answer.given_up:
@@ -222,9 +218,8 @@ class Worker:
         return self._process(place, store, answer)
 
     def _process(self, place: Place, store: DirectoryStore, claim: Claim) -> bool:
-        begun = time.monotonic()
-        started = clock.now_text()
-        work = self._work(place, store, claim)
+        begun, started = time.monotonic(), clock.now_text()
+        work = work_of(self._batch, place, store, claim, self._holder)
         self._stop.in_hand = work.stopped
         self._heart.attend(store, claim, work.stopped)
         try:
@@ -243,7 +238,11 @@ class Worker:
                 self._patiently(lambda: store.fail(claim, report.outcome))
                 self._say(place, "again", report.outcome, seconds)
                 return False
-            payload = self._payload(place, report, started, seconds)
+            payload = {
+                **record_of(place, report),
+                "runner": self._runner.name, "batch": self._batch.id, "worker": self._holder.id,
+                "started": started, "finished": clock.now_text(), "seconds": round(seconds, 3),
+            }  # fmt: skip
             result = self._patiently(lambda: store.complete(claim, payload))
         except ClaimLost as lost:
             self._say(place, "lost", str(lost), time.monotonic() - begun)
@@ -264,53 +263,6 @@ class Worker:
             return Report(
                 status=Outcome.FAILED, outcome=f"{self._runner.name}: {type(error).__name__}: {error}"
             )
-
-    def _work(self, place: Place, store: DirectoryStore, claim: Claim) -> Work:
-        name = generation_name(claim.key, claim.generation)
-        environment = {
-            WORKER_MARK: self._holder.id,
-            "HYPERVISOR_ITEM": place.item,
-            "HYPERVISOR_BATCH": self._batch.id,
-            "HYPERVISOR_GENERATION": str(claim.generation),
-            "HYPERVISOR_ROOT": str(
-                self._batch.project.root if self._batch.project else self._batch.manifest.base
-            ),
-        }
-        descriptor = store.lock_descriptor
-        return Work(
-            item=place.item,
-            path=place.path,
-            task=place.task,
-            base=self._batch.manifest.base,
-            log=os.path.join(self._batch.logs, name),
-            environment=environment,
-            inherit=() if descriptor is None else (descriptor,),
-            stopped=threading.Event(),
-        )
-
-    def _payload(self, place: Place, report: Report, started: str, seconds: float) -> dict[str, object]:
-        payload: dict[str, object] = {
-            "item": place.item,
-            "status": report.status.value,
-            "outcome": report.outcome,
-            "runner": self._runner.name,
-            "batch": self._batch.id,
-            "worker": self._holder.id,
-            "started": started,
-            "finished": clock.now_text(),
-            "seconds": round(seconds, 3),
-        }
-        if report.decisions:
-            payload["decisions"] = [
-                {"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions
-            ]
-        if report.evidence:
-            payload["evidence"] = dict(report.evidence)
-        if report.edit:
-            payload["edit"] = report.edit.to_json()
-        if place.task:
-            payload["task_file"] = place.path
-        return payload
 
     # ---------------------------------------------------------------- details
 

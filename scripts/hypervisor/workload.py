@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .batches import Batch, open_folder
+from .batch import Batch
+from .batches import open_folder
 from .claims.directory import DirectoryStore, Policy
 from .claims.workers import lock_state
 from .commission import BRANCH
