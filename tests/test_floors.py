@@ -119,7 +119,7 @@ FLOORS: list[list[str]] = [
     ],
     [
         *("answers", "listing", "toolspec", "arguments", "tools", "departure", "telling"),
-        *("scope_guard", "hooks"),
+        *("scope_guard", "hookcall", "hooks", "spawn_guard"),
         *("toolargs", "tools_agents", "tools_events", "workload"),
         *("story", "follow", "labels", "hands", "here", "report", "page", "screen", "serving"),
     ],

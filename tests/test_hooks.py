@@ -11,7 +11,8 @@ import pytest
 
 from hypervisor import hooks
 from hypervisor.claims.port import MAIN
-from hypervisor.hooks import Call, Room
+from hypervisor.hookcall import Call, read_call
+from hypervisor.hooks import Room
 from hypervisor.sessions import Note
 from hypervisor.toolspec import BY_NAME, IDENTITY, PREFIX
 
@@ -43,7 +44,7 @@ def spawning(prompt: str, kind: str = "hypervisor:worker", **fields: Any) -> Cal
     ],
 )  # fmt: skip
 def test_what_names_no_event_or_no_session_is_no_call(data: object) -> None:
-    assert hooks.read_call(data) is None
+    assert read_call(data) is None
 
 
 def test_a_call_says_what_the_client_said() -> None:
@@ -53,7 +54,7 @@ def test_a_call_says_what_the_client_said() -> None:
         "tool_name": "Bash", "tool_input": {"command": "echo hi"}, "tool_use_id": "toolu_1",
         "tool_response": {"stdout": "hi"}, "duration_ms": 101,
     }  # fmt: skip
-    assert hooks.read_call(data) == call(
+    assert read_call(data) == call(
         "PostToolUse", agent="a1", agent_type="hypervisor:worker", tool="Bash",
         input={"command": "echo hi"}, use="toolu_1", response={"stdout": "hi"}, mode="default",
         transcript="/x.jsonl",
@@ -91,7 +92,7 @@ def test_a_call_says_what_the_client_said() -> None:
 def test_a_missing_or_odd_field_is_as_if_it_were_not_there(
     fields: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    found = hooks.read_call({"session_id": "s-1", "hook_event_name": "Stop", **fields})
+    found = read_call({"session_id": "s-1", "hook_event_name": "Stop", **fields})
     said: dict[str, Any] = {"reason": fields.get("reason") or fields.get("error") or "", **expected}
     assert found == replace(call("Stop"), **said)
 
@@ -101,7 +102,7 @@ def test_a_call_is_read_however_deep_its_odd_fields_are() -> None:
     for _ in range(500):
         deep = [deep]
     data = {"session_id": "s-1", "hook_event_name": "Stop", "background_tasks": [{"id": deep}, {"id": "a2"}]}
-    found = hooks.read_call(json.loads(json.dumps(data)))
+    found = read_call(json.loads(json.dumps(data)))
     assert found is not None
     assert "a2" in (found.background or ())
 
@@ -125,9 +126,7 @@ def test_a_tool_of_ours_is_allowed_and_told_who_calls(name: str, agent: str) -> 
 
 def test_the_sessions_own_thread_is_called_main() -> None:
     assert MAIN == "main"
-    read = hooks.read_call(
-        {"session_id": "s-1", "hook_event_name": "PreToolUse", "tool_name": f"{PREFIX}get_task"}
-    )
+    read = read_call({"session_id": "s-1", "hook_event_name": "PreToolUse", "tool_name": f"{PREFIX}get_task"})
     assert read is not None
     answer = hooks.own_tool(read)
     assert answer is not None

@@ -22,7 +22,7 @@ from hypervisor.claims.port import MAIN
 from hypervisor.desk import Desk
 from hypervisor.endings import Ending
 from hypervisor.events import Happening, log_of, read, tell
-from hypervisor.hooks import Call
+from hypervisor.hookcall import Call
 from hypervisor.inbox import Inbox
 from hypervisor.model import Outcome, TaskStatus
 from hypervisor.notices import MOST_LINES, Notice, fold, notice_of

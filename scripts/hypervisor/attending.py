@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
-from . import errands, hooks, transcript
+from . import errands, transcript
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
 from .config import settings_of
 from .crowd import Crowd
 from .events import FILE
+from .hookcall import Call, read_call
 from .hooking import WENT_ON, Hook
-from .hooks import Call
 from .inbox import Inbox
 from .machine import identity_of, life_of, this_process
 from .mending import untold
@@ -54,7 +54,7 @@ def attend(source: IO[bytes], environ: Mapping[str, str]) -> int:
         `WAKE` with the message on standard error, or 0 where there is nothing to wait for.
     """
     try:
-        call = hooks.read_call(json.loads(source.read()))
+        call = read_call(json.loads(source.read()))
     except (ValueError, RecursionError):
         return 0
     if call is None or call.event != "Stop" or call.agent != MAIN:

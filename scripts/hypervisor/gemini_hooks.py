@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from . import hooks
+from . import hookcall, hooks
 from .checks import run_check
 from .commission import TASK
 from .errors import HypervisorError
 from .evidence import Failed
+from .hookcall import Call
 from .hooking import Hook
-from .hooks import Answer, Call
+from .hooks import Answer
 from .oversight import is_ours
 from .paths import Project, session_project
 from .runners.gemini_events import PREFIX as GEMINI_PREFIX
@@ -86,7 +87,7 @@ def read_call(data: object) -> Call | None:
         tool = _TOOLS[tool]
     if event == "PostToolUse" and error:
         event = "PostToolUseFailure"
-    return hooks.read_call({
+    return hookcall.read_call({
         **data, "hook_event_name": event, "agent_id": AGENT, "tool_name": tool, "tool_input": given,
         "error": error, "tool_response": None,
     })  # fmt: skip

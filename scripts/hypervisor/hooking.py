@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from . import clock, errands, events, gates, hooks
+from . import clock, errands, events, gates, hooks, spawn_guard
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
 from .config import settings_of
 from .crowd import Crowd
 from .errors import ClaimLost
 from .events import Happening
-from .hooks import Answer, Call
+from .hookcall import Call, read_call
+from .hooks import Answer
 from .inbox import Inbox
 from .mending import untold
 from .paths import Project, session_project
@@ -39,7 +40,7 @@ def main(source: IO[bytes], environ: Mapping[str, str]) -> int:
         data = json.loads(source.read())
     except (ValueError, RecursionError):
         return 0
-    call = hooks.read_call(data)
+    call = read_call(data)
     if call is None:
         return 0
     try:
@@ -138,38 +139,8 @@ class Hook:
         if why := gates.shut_for_tool(self.project.state, self.call.tool, self.call.input, main=main):
             return hooks.denied(why)
         if self.call.tool in ("Agent", "Task"):
-            return self._spawn()
+            return spawn_guard.answer(self.call, self.project, self.settings, self._crowd(), self._desk)
         return hooks.own_tool(self.call) or (self._edit() if self.call.tool in hooks.CHANGING else None)
-
-    def _spawn(self) -> Answer | None:
-        if not hooks.is_worker(self.call):
-            return None
-        refusal = self._refusal(hooks.pulled(self.call))
-        agents = self.settings["agents"]
-        self.project.prepare()
-        crowd = self._crowd()
-        with crowd.counted() as running:
-            room = hooks.Room(
-                running=running, cap=agents["per_session"],
-                ram=_ram_percent() if running else 0.0, max_ram=agents["max_ram_percent"],
-            )  # fmt: skip
-            answer = hooks.spawn(self.call, refusal, room)
-            if answer is None and self.call.use:
-                crowd.ask(self.call.use)
-        return answer
-
-    def _refusal(self, task: str) -> str | None:
-        if not task:
-            return None
-        from .errors import UsageError  # noqa: PLC0415
-
-        desk = self._desk()
-        try:
-            found = desk.find(task)
-        except UsageError as error:
-            return str(error)
-        why = desk.why_not(found)
-        return f"{found.id}: {why}" if why else None
 
     def _edit(self) -> Answer | None:
         lost = self._lost_after_beat()
@@ -302,9 +273,3 @@ class Hook:
         from .tasklist import Caller  # noqa: PLC0415
 
         return Desk(self.project, self.settings, Caller(name="claude", session=self.call.session))
-
-
-def _ram_percent() -> float:
-    import psutil  # noqa: PLC0415 - 100 ms, and only where a worker is started
-
-    return float(psutil.virtual_memory().percent)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .claims.port import MAIN
+from .hookcall import Call, text_of
 from .notices import one_line as _line
 from .sessions import Note, file_name
 from .toolspec import BY_NAME, PREFIX
@@ -34,86 +35,6 @@ _TASK_ID = re.compile(r"<task-id>\s*([^<\s]+)\s*</task-id>")
 #: Characters of a tool's input that a receipt repeats.
 _INPUT = 240
 _ERROR = 120
-#: PATH_MAX of Linux.
-_LONGEST_PATH = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a hook: what the client said, as far as it can be understood."""
-
-    event: str
-    session: str
-    #: The id of the agent in which it happened, `MAIN` for the session's own thread.
-    agent: str = MAIN
-    agent_type: str = ""
-    tool: str = ""
-    input: Mapping[str, Any] = field(default_factory=dict)
-    #: Of the tool call; "" where there is none.
-    use: str = ""
-    #: What the user lets the session do: ``default``, ``plan`` ...
-    mode: str = ""
-    response: Any = None
-    error: str = ""
-    prompt: str = ""
-    #: Whether the client goes on because a hook asked it to.
-    asked: bool = False
-    #: Ids of the agents that run in the background; None where the client does not say.
-    background: frozenset[str] | None = None
-    #: Why a session ends, what an API error was.
-    reason: str = ""
-    #: The client's transcript of the session, and the name that it gives to the prompt it works on.
-    transcript: str = ""
-    prompt_id: str = ""
-
-
-def read_call(data: object) -> Call | None:
-    """Return the call that a hook's standard input tells of, None if it tells of none."""
-    if not isinstance(data, dict):
-        return None
-    given = data
-    event, session = _text(given, "hook_event_name"), _text(given, "session_id")
-    if not event or not session:
-        return None
-    tool_input = given.get("tool_input")
-    return Call(
-        event=event,
-        session=session,
-        agent=_text(given, "agent_id") or MAIN,
-        agent_type=_text(given, "agent_type"),
-        tool=_text(given, "tool_name"),
-        input=tool_input if isinstance(tool_input, dict) else {},
-        use=_text(given, "tool_use_id"),
-        mode=_text(given, "permission_mode"),
-        response=given.get("tool_response"),
-        error=_text(given, "error"),
-        prompt=_text(given, "prompt"),
-        asked=given.get("stop_hook_active") is True,
-        background=_running(given.get("background_tasks")),
-        reason=_line(_text(given, "reason") or _text(given, "error"), _ERROR),
-        transcript=_path(given, "transcript_path"),
-        prompt_id=_text(given, "prompt_id"),
-    )
-
-
-def _text(data: Mapping[Any, Any], key: str) -> str:
-    value = data.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _path(data: Mapping[Any, Any], key: str) -> str:
-    path = _text(data, key)
-    plain = path.isprintable() and path.encode("utf-8", "replace").decode() == path
-    return path if plain and path.startswith("/") and len(path) < _LONGEST_PATH else ""
-
-
-def _running(tasks: object) -> frozenset[str] | None:
-    if not isinstance(tasks, list):
-        return None
-    over = ("completed", "failed", "killed", "stopped")
-    return frozenset(
-        str(task.get("id")) for task in tasks if isinstance(task, dict) and task.get("status") not in over
-    )
 
 
 # ------------------------------------------------------------------------ tools
@@ -133,15 +54,15 @@ def own_tool(call: Call) -> Answer | None:
 
 def pulled(call: Call) -> str:
     """Return the id of the task that a spawned agent is to pull, "" if it is none of our workers."""
-    prompt = _text(call.input, "prompt")
-    ours = _text(call.input, "subagent_type") == WORKER
+    prompt = text_of(call.input, "prompt")
+    ours = text_of(call.input, "subagent_type") == WORKER
     found = _ANY_PULL.search(prompt) if ours else _PULL.match(prompt)
     return found[1].rstrip(".,;:!?") if found else ""
 
 
 def is_worker(call: Call) -> bool:
     """Tell whether a spawned agent is one of our workers."""
-    return _text(call.input, "subagent_type") == WORKER or bool(pulled(call))
+    return text_of(call.input, "subagent_type") == WORKER or bool(pulled(call))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +152,7 @@ def receipt(call: Call, note: Note, when: str) -> str | None:
 def launched(call: Call) -> str:
     """Return the id of the agent that an `Agent` call has put into the background, "" if none."""
     response = call.response if isinstance(call.response, dict) else {}
-    return _text(response, "agentId") if response.get("isAsync") is True else ""
+    return text_of(response, "agentId") if response.get("isAsync") is True else ""
 
 
 def ended_agents(call: Call, of_main: Sequence[str]) -> dict[str, str]:
@@ -246,9 +167,9 @@ def ended_agents(call: Call, of_main: Sequence[str]) -> dict[str, str]:
         return {call.agent: f"its worker ended {how} without ending its claim"}
     if call.event == "PostToolUse" and call.tool in ("Agent", "Task"):
         response = call.response if isinstance(call.response, dict) else {}
-        agent = _text(response, "agentId")
+        agent = text_of(response, "agentId")
         if agent and agent != MAIN and not launched(call):
-            how = _line(_text(response, "status"), _ERROR) or "ended"
+            how = _line(text_of(response, "status"), _ERROR) or "ended"
             return {agent: f"its worker was over ({how}) without ending its claim"}
     if call.event == "UserPromptSubmit":
         blocks = _NOTIFICATION.findall(call.prompt)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import transcript
-from .hooks import Call
+from .hookcall import Call
 from .inbox import Box, Inbox, Offer
 from .notices import Notice, fold
 
