@@ -69,7 +69,7 @@ def fill(folder: Path, count: int) -> None:
         record = {"item": f"item-{number}", "status": "success", "key": key, "generation": 1, "token": "0"}
         with open(results / f"{key}.json", "w", encoding="utf-8") as file:
             json.dump(record, file)
-    (folder / "cursor").write_bytes(Cursor(next=half, low=half, epoch="0").to_bytes())
+    (folder / "cursor").write_bytes(Cursor(next=half).to_bytes())
 
 
 def measure(folder: Path, runs: int) -> tuple[list[float], list[float]]:

@@ -39,6 +39,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench.storm_worker import Scene, Told, Wound, digest, recovery
 
 from hypervisor.keys import canonical, item_key
+from hypervisor.queue import SEGMENT
 
 WORKER = str(Path(__file__).resolve().with_name("storm_worker.py"))
 KINDS = ("local", "lease", "local", "foreign")
@@ -82,7 +83,7 @@ class Storm:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.stopped: dict[str, float] = {}
         self.over = threading.Event()
-        #: For each line of the queue the item's key, and where the line ends.
+        #: For each line of the queue the item's key, and where the line starts.
         self.lines: list[tuple[str, int]] = []
         self._started = 0
 
@@ -116,8 +117,8 @@ class Storm:
         items += [item.replace("/", "/./") for item in items[::100]]  # a second spelling of some
         with open(os.path.join(self.scene.folder, "queue.txt"), "wb") as queue:
             for item in items:
-                queue.write(f"{item}\n".encode())
                 self.lines.append((item_key(canonical(item, self.scene.folder)), queue.tell()))
+                queue.write(f"{item}\n".encode())
 
     def _start(self, kind: str) -> None:
         self._started += 1
@@ -190,7 +191,7 @@ class Storm:
         patience = time.monotonic() + 0.1  # it stops once its system call is through
         while _state(process.pid) not in "TZX" and time.monotonic() < patience:
             time.sleep(0.0005)
-        late, held = self.scene.cursor().next >= self.lines[-1][1], list(self.scene.claims_of(name))
+        late, held = self.scene.cursor()[0] > self.lines[-1][1], list(self.scene.claims_of(name))
         process.kill()
         killed = time.monotonic()
         process.wait()
@@ -202,19 +203,18 @@ class Storm:
         self._start(kind)
 
     def _sample(self) -> None:
-        """Read each result once, soon after it has appeared; watch the queue's low mark."""
-        took, line = 0.0, 0
+        """Read each result once, soon after it has appeared; hold that what is settled has results."""
+        took, known = 0.0, set[int]()
         try:
             while not self.over.wait(max(_SAMPLE, 4 * took)):  # it must not be what most of the time goes to
                 begun = time.monotonic()
-                low = self.scene.cursor().low
+                settled = self.scene.cursor()[1] - known
+                known |= settled
                 finished = self.scene.finished()
                 for key in finished - self.results.keys():
                     self.results[key] = digest(self.scene.result(key).read_bytes())
-                while line < len(self.lines) and self.lines[line][1] <= low:
-                    if self.lines[line][0] not in finished:
-                        self.broken.append(f"the low mark passed {self.lines[line][0]}, which is open")
-                    line += 1
+                keys = [key for key, start in self.lines if start // SEGMENT in settled] if settled else []
+                self.broken += [f"settled, and open: {key}" for key in keys if key not in finished]
                 took = time.monotonic() - begun
         except OSError as error:
             self.broken.append(f"the sampler failed: {error}")

@@ -38,7 +38,7 @@ from hypervisor.heart import Stop
 from hypervisor.keys import generation_name, split_generation
 from hypervisor.machine import this_process
 from hypervisor.model import Outcome, Report
-from hypervisor.queue import Cursor
+from hypervisor.queue import HEAD_BYTES, SETTLED, Cursor
 from hypervisor.runners.port import Work
 from hypervisor.worker import Orders, Worker
 
@@ -137,11 +137,15 @@ class Scene:
         """Return the path of the result of *key*."""
         return Path(self.folder, "results", f"{key}.json")
 
-    def cursor(self) -> Cursor:
-        """Read how far the queue was handed out."""
+    def cursor(self) -> tuple[int, set[int]]:
+        """Read how far the queue was handed out, and which segments are settled; waits for no lock."""
+        data = b""
         with contextlib.suppress(FileNotFoundError):
-            return Cursor.from_bytes(Path(self.folder, "cursor").read_bytes())
-        return Cursor()
+            data = Path(self.folder, "cursor").read_bytes()
+        head = Cursor.from_bytes(data[:HEAD_BYTES])
+        marks = data[HEAD_BYTES:]
+        settled = {number for number in range(len(marks)) if marks[number : number + 1] == SETTLED}
+        return (head.next, settled) if head else (0, set())
 
     def claims_of(self, worker: str) -> Iterator[tuple[str, int, str]]:
         """Yield key, generation and whether it is unsigned of each open claim that *worker* has made."""

@@ -62,7 +62,7 @@ from hypervisor.events import Happening, read, tell
 from hypervisor.model import FileEdit, KeyEdit, TaskStatus
 from hypervisor.model import Outcome as TaskOutcome
 from hypervisor.paths import Project
-from hypervisor.queue import Queue
+from hypervisor.queue import SEGMENT, Queue
 from hypervisor.tasklist import Caller
 from hypervisor.tasks import append_receipt, edit_file, find_task_files
 
@@ -515,28 +515,27 @@ def _handed_out(folder: Path, told: Told) -> None:
     assert len(set(handed + left)) == len(handed + left), f"twice: {handed}, {left}"
     if not told.died and told.first and told.first.ok:
         assert handed + left == _ITEMS
-    swept = [line.item for line in queue.lines(queue.cursor().low)]
+    swept = [line.item for number in queue.unsettled()[1] for line in queue.segment(number)[0]]
     assert swept == _ITEMS
 
 
-def _raising(folder: Path) -> Play:
+def _settling_segment(folder: Path) -> Play:
     queue = _make_queue(folder, begun=True)
-    low = next(line.stop for line in queue.lines() if line.item == _ITEMS[2])
+    with (folder / "queue.txt").open("a") as file:
+        file.write(f"{'x' * SEGMENT}\nlast\n")
     epoch = queue.cursor().epoch
-    return Play(lambda: queue.raise_low(low, epoch), {"low": low})
+    return Play(lambda: queue.settle(0, epoch))
 
 
-def _raised(folder: Path, told: Told) -> None:
-    """The mark is the old or the new one, or gone: never above what was swept."""
-    low = _queue(folder).cursor().low
-    assert low in (0, told.facts["low"])
-    assert [line.item for line in _queue(folder).take(9)] == _ITEMS[1:]
+def _segment_settled(folder: Path, told: Told) -> None:
+    """The segment is settled or not, and nothing else is."""
+    assert _queue(folder).unsettled()[1] in ([0, 1], [1])
+    assert [line.item for line in _queue(folder).take(4)] == _ITEMS[1:]
 
 
 def _reopening(folder: Path) -> Play:
     queue = _make_queue(folder, begun=True)
-    low = next(line.stop for line in queue.lines() if line.item == _ITEMS[2])
-    queue.raise_low(low, queue.cursor().epoch)
+    queue.settle(0, queue.cursor().epoch)
 
     def act() -> None:
         with queue.reopening():
@@ -548,7 +547,7 @@ def _reopening(folder: Path) -> Play:
 def _reopened(folder: Path, told: Told) -> None:
     """Items are opened again only where the next sweep looks at them."""
     if (folder / "reopened").exists():
-        assert _queue(folder).cursor().low == 0
+        assert _queue(folder).unsettled()[1] == [0]
 
 
 _NEW = [f"notes/a-rather-long-name-{number}.md" for number in range(400)]
@@ -664,7 +663,7 @@ ACTS: dict[str, Act] = {
     "finish a task": Act(prepare=_finishing, check=_finished),
     "take from a new queue": Act(prepare=lambda f: _taking(f, begun=False), check=_handed_out, hints=True),
     "take from a queue": Act(prepare=lambda f: _taking(f, begun=True), check=_handed_out, hints=True),
-    "raise the mark": Act(prepare=_raising, check=_raised, hints=True),
+    "settle a segment": Act(prepare=_settling_segment, check=_segment_settled, hints=True),
     "reopen": Act(prepare=_reopening, check=_reopened, hints=True),
     "append to a queue": Act(prepare=_appending, check=_appended),
     "make a batch": Act(prepare=_batching, check=_batched, living=_nothing_is_left),

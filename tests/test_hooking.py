@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from commands import ROOT, tree, write_task
-from hypervisor import config, hooking, pulse, telling
+from hypervisor import config, hooking, pulse, spawn_guard, telling
 from hypervisor.claims.port import MAIN
 from hypervisor.crowd import Crowd
 from hypervisor.desk import Desk
@@ -801,7 +801,7 @@ def test_a_worker_of_which_no_hook_told_the_end_frees_its_place_when_the_turn_en
 def test_memory_that_is_used_up_stops_all_but_the_first(
     project: Project, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooking, "_ram_percent", lambda: 91.4)
+    monkeypatch.setattr(spawn_guard, "_ram_percent", lambda: 91.4)
     task_file(project)
     assert client.spawn("/pull t-1") == ""
     assert client.spawn("/pull t-1", use="toolu_2") == (

@@ -6,16 +6,15 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from choreography import PATIENCE
-from hypervisor.queue import Cursor, Queue
+from hypervisor.queue import HEAD_BYTES, Cursor, Queue
 
 SCRIPTS = str(Path(__file__).parent.parent / "scripts")
 LEASES = pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="needs F_SETLEASE (Linux)")
@@ -256,8 +255,28 @@ def test_without_leases_a_last_line_waits_until_it_has_settled(
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"\0" * 60, b"garbage", b"-1 -1 x\n", b"1 2\n", b"\xff" * 60, b"9" * 200, b"1 0 e"],
-    ids=["empty", "zeros", "garbage", "negative", "two words", "no text", "long", "short"],
+    [
+        b"",
+        b"\0" * 60,
+        b"garbage",
+        b"-1 x\n",
+        b"1 2\n",
+        b"\xff" * 60,
+        b"9" * 200,
+        b"1 e",
+        b"00000000000000000012 00000000000000000006 0123456789abcdef\n",
+    ],
+    ids=[
+        "empty",
+        "zeros",
+        "garbage",
+        "negative",
+        "two words",
+        "no text",
+        "long",
+        "short",
+        "of 0.4.0",
+    ],
 )
 def test_a_damaged_cursor_starts_from_the_top(path: Path, damage: bytes) -> None:
     queue = opened(path, b"first\nsecond\n")
@@ -279,8 +298,7 @@ def test_a_damaged_cursor_is_whole_again_after_it_was_used(path: Path) -> None:
     one = queue.cursor()
     assert queue.cursor() == one
     assert one.next == 4
-    queue.raise_low(2, one.epoch)
-    assert queue.cursor().low == 2
+    assert path.with_name("cursor").stat().st_size == HEAD_BYTES
 
 
 @pytest.mark.parametrize("after", [b"", b"1\n", b"a longer line than before\nand another\n"])
@@ -291,57 +309,113 @@ def test_a_queue_that_was_truncated_or_replaced_starts_from_the_top(path: Path, 
     assert drained(queue) == after.decode().splitlines()
 
 
-def test_a_cursor_is_always_as_long(path: Path) -> None:
-    lengths: set[int] = set()
-    ends: Iterable[Cursor] = (Cursor(), Cursor(next=10**15, low=10**15, epoch="0123456789abcdef"))
-    for cursor in ends:
+def test_the_head_of_a_cursor_is_always_as_long(path: Path) -> None:
+    for cursor in (Cursor(), Cursor(next=10**15, epoch="0123456789abcdef")):
         data = cursor.to_bytes()
-        lengths.add(len(data))
-    assert len(lengths) == 1
-    assert Cursor.from_bytes(data) == cursor
+        assert len(data) == HEAD_BYTES
+        assert Cursor.from_bytes(data) == cursor
 
 
-# ---------------------------------------------------------------- low and epoch
+# --------------------------------------------------------------------- segments
 
 
-def test_low_rises_and_never_falls(path: Path) -> None:
-    queue = opened(path, b"1\n2\n3\n")
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of eight bytes."""
+    monkeypatch.setattr("hypervisor.queue.SEGMENT", 8)
+
+
+@given(
+    records=st.lists(st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"").replace(b"\0", b""))),
+    nul=st.booleans(),
+    ended=st.booleans(),
+    more=st.binary(max_size=40),
+    length=st.integers(1, 24),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_line_is_in_the_segment_in_which_it_starts(
+    path: Path, records: list[bytes], nul: bool, ended: bool, more: bytes, length: int
+) -> None:
+    separator = b"\0" if nul else b"\n"
+    path.write_bytes(separator.join(records) + (separator if ended and records else b""))
+    path.with_name("cursor").unlink(missing_ok=True)
+    queue = Queue(str(path), str(path.with_name("cursor")), separator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hypervisor.queue.SEGMENT", length)
+        _, numbers = queue.unsettled()
+        assert numbers == list(range(-(-path.stat().st_size // length)))
+        found = [(number, line) for number in numbers for line in queue.segment(number)[0]]
+        wholes = [number for number in numbers if queue.segment(number)[1]]
+        lines = list(queue.lines())
+        with path.open("ab") as file:
+            file.write(more)
+        assert all(
+            queue.segment(number)[0] == [line for at, line in found if at == number] for number in wholes
+        )
+    assert [line for _, line in found] == lines
+    assert all(line.start // length == number for number, line in found)
+
+
+@pytest.mark.usefixtures("short")
+def test_what_is_settled_is_passed_over_by_all(path: Path) -> None:
+    queue = opened(path, b"one\ntwo\nthree\nfour\nfive\n")
+    other = Queue(queue.path, str(path.with_name("cursor")))
+    epoch, numbers = queue.unsettled()
+    assert numbers == [0, 1, 2]
+    queue.settle(1, epoch)
+    assert other.unsettled() == (epoch, [0, 2])
+    assert [other.is_settled(number, epoch) for number in numbers] == [False, True, False]
+    assert drained(other) == ["one", "two", "three", "four", "five"]
+    assert queue.unsettled() == (epoch, [0, 2])
+
+
+@pytest.mark.usefixtures("short")
+def test_the_last_segment_may_not_be_settled_until_a_line_begins_behind_it(path: Path) -> None:
+    queue = opened(path, b"one\ntwo\nthr")
+    assert [queue.segment(number)[1] for number in (0, 1)] == [True, False]
+    with path.open("ab") as file:
+        file.write(b"ee\n")
+    assert [line.item for line in queue.segment(1)[0]] == ["three"]
+    assert not queue.segment(1)[1]
+    with path.open("ab") as file:
+        file.write(b"4\nfive\n")
+    assert [line.item for line in queue.segment(1)[0]] == ["three", "4"]
+    assert queue.segment(1)[1]
+
+
+@pytest.mark.usefixtures("short")
+def test_a_sweep_of_before_a_reopening_settles_nothing(path: Path) -> None:
+    queue = opened(path, b"one\ntwo\nthree\n")
     drained(queue)
-    epoch = queue.cursor().epoch
-    for low, now in ((2, 2), (4, 4), (2, 4)):
-        queue.raise_low(low, epoch)
-        assert queue.cursor().low == now
-
-
-def test_a_sweep_of_before_a_reopening_cannot_raise_low(path: Path) -> None:
-    queue = opened(path, b"1\n2\n3\n")
-    drained(queue)
-    before = queue.cursor()
-    queue.raise_low(2, before.epoch)
+    before, _ = queue.unsettled()
+    queue.settle(0, before)
+    handed = queue.cursor().next
     with queue.reopening():
         pass
-    queue.raise_low(6, before.epoch)
-    after = queue.cursor()
-    assert after.low == 0
-    assert after.epoch != before.epoch
-    assert after.next == before.next
-    queue.raise_low(6, after.epoch)
-    assert queue.cursor().low == 6
+    after, numbers = queue.unsettled()
+    assert (numbers, queue.cursor().next) == ([0, 1], handed)
+    assert after != before
+    queue.settle(0, before)
+    assert queue.unsettled() == (after, [0, 1])
+    assert not queue.is_settled(0, before)
+    queue.settle(0, after)
+    assert queue.unsettled() == (after, [1])
 
 
-def test_low_never_stands_behind_what_was_handed_out_from_the_top(path: Path) -> None:
-    queue = opened(path, b"1\n2\n3\n4\n")
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("queue_of", [b"", b"1\n", b"a longer line than before\nand another one\n"])
+def test_in_another_queue_nothing_is_settled(path: Path, queue_of: bytes) -> None:
+    queue = opened(path, b"one\ntwo\nthree\nfour\n")
     drained(queue)
-    queue.raise_low(8, queue.cursor().epoch)
-    path.write_bytes(b"five\nsix\n")
-    assert [line.item for line in queue.take(1)] == ["five"]
-    cursor = queue.cursor()
-    assert cursor.low <= cursor.next == 5
+    queue.settle(0, queue.cursor().epoch)
+    path.write_bytes(queue_of)
+    assert queue.unsettled()[1] == list(range(-(-len(queue_of) // 8)))
 
 
-def test_low_of_a_truncated_queue_is_the_top(path: Path) -> None:
-    queue = opened(path, b"1\n2\n3\n4\n")
-    drained(queue)
-    queue.raise_low(8, queue.cursor().epoch)
-    path.write_bytes(b"new\n")
-    assert queue.cursor().low == 0
+@pytest.mark.usefixtures("short")
+def test_a_damaged_head_unsettles_what_was_settled(path: Path) -> None:
+    queue = opened(path, b"one\ntwo\nthree\n")
+    queue.settle(0, queue.cursor().epoch)
+    cursor = path.with_name("cursor")
+    cursor.write_bytes(b"x" + cursor.read_bytes()[1:])
+    assert queue.unsettled()[1] == [0, 1]

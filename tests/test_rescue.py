@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypervisor.claims.workers import new_worker_id
 from hypervisor.heart import Stop
 from hypervisor.model import Outcome, Report
 from hypervisor.operations import retry
+from hypervisor.queue import Queue
 from hypervisor.runners.port import Work
 
 
@@ -98,7 +100,53 @@ def test_a_sweep_does_what_it_finds_before_it_looks_further(
     assert drain.run().processed == 100
     assert seen == list(range(1, 101))
     assert runner.items == [f"item-{number}" for number in range(100)]
-    assert batch.queue.cursor().low == os.path.getsize(tmp_path / "queue.txt")
+    assert batch.queue.unsettled()[1] == [0], "the last segment stays open, as it may grow"
+
+
+def test_a_sweep_is_shared_and_what_is_settled_is_durable_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypervisor.queue.SEGMENT", 90)
+    (tmp_path / "queue.txt").write_text("".join(f"item-{number:03d}\n" for number in range(100)))
+    batch = open_folder(str(tmp_path), cwd=str(tmp_path))
+    batch.queue.take(100)  # by somebody who died of it
+    said: list[str] = []
+    sync, settle, glance = Batch.sync_results, Queue.settle, Batch.glance
+
+    def syncing(batch: Batch) -> None:
+        said.append("sync")
+        sync(batch)
+
+    def settling(queue: Queue, number: int, epoch: str) -> None:
+        said.append("settle")
+        settle(queue, number, epoch)
+
+    def glancing(batch: Batch) -> Callable[[str], bool]:
+        finished = glance(batch)
+
+        def look(item: str) -> bool:
+            looked.append(item)
+            return finished(item)
+
+        return look
+
+    looked: list[str] = []
+    monkeypatch.setattr(Batch, "sync_results", syncing)
+    monkeypatch.setattr(Queue, "settle", settling)
+    monkeypatch.setattr(Batch, "glance", glancing)
+
+    def sweep() -> worker.Worker:
+        return worker.Worker(
+            batch, Order(), holder("living"), policy=Policy(), orders=worker.Orders(),
+            tell=lambda event: None, stop=Stop(),
+        )  # fmt: skip
+
+    assert sweep().run().processed == 100
+    assert said == ["sync", "settle"] * 9
+    assert sorted(looked) == sorted(f"item-{number:03d}" for number in range(100))
+    looked.clear()
+    assert sweep().run().processed == 0
+    assert looked == [f"item-{number:03d}" for number in range(90, 100)], "the others lie in settled segments"
 
 
 def test_a_glance_takes_no_open_item_for_finished(tmp_path: Path) -> None:

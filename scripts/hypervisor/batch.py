@@ -77,6 +77,12 @@ class Batch:
             self._layouts[root] = Layout(root, Files())
         return self._layouts[root]
 
+    def sync_results(self) -> None:
+        """Make durable what results there are, in every store that was looked at."""
+        for layout in self._layouts.values():
+            with contextlib.suppress(FileNotFoundError):  # a store without any
+                layout.files.sync(layout.results)
+
     def place(self, item: str, *, pin: bool = True) -> Place:
         """Return where the claim of *item* is.
 

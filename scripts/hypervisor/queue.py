@@ -3,6 +3,10 @@
 A queue is append-only: one item a line, verbatim, or a record ended by NUL. The cursor hands out
 blocks of lines under a lock. It is a hint: a worker that dies with a block in hand loses nothing,
 as the sweep at the queue's end looks at every line again, and losing the cursor costs time only.
+
+The sweep is shared: the queue is cut into segments of equal length, a line belongs to that in which it
+starts, and a segment is *settled* once somebody saw a result for each of its lines. The cursor's file
+keeps a byte for each segment behind its head.
 """
 
 from __future__ import annotations
@@ -10,15 +14,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 #: Lines are read in blocks that grow from the first size to the last: whoever wants one line
 #: reads little, whoever wants all of them reads fast.
 _FIRST_CHUNK, _LAST_CHUNK = 1 << 10, 1 << 16
+#: Bytes of a segment: some hundred lines, looked at in a hundredth of a second.
+SEGMENT = 1 << 13
+SETTLED = b"+"
 #: Where leases do not work: for how long a last line without an end must stay as it is.
 _SETTLED_SECONDS = 5.0
 
@@ -39,22 +47,23 @@ class Cursor:
 
     #: Byte offset of the next line to hand out.
     next: int = 0
-    #: All lines that end at or before this offset had a result when a sweep looked.
-    low: int = 0
-    #: Changes when finished items are opened again, so that a sweep of before cannot raise `low`.
-    epoch: str = ""
+    #: Changes when finished items are opened again, so that a sweep of before settles nothing.
+    epoch: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def to_bytes(self) -> bytes:
-        """Return the cursor as it stands in its file: always the same length."""
-        return f"{self.next:020d} {self.low:020d} {self.epoch:16s}\n".encode()
+        """Return the head of the cursor's file: always the same length."""
+        return f"{self.next:020d} {self.epoch:16s}\n".encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Cursor:
-        """Read back what `to_bytes` wrote; a damaged cursor starts from the top."""
-        parts = data.split()
-        if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit():
-            return cls(next=int(parts[0]), low=int(parts[1]), epoch=parts[2].decode("ascii", "replace"))
-        return cls(epoch=secrets.token_hex(8))
+    def from_bytes(cls, data: bytes) -> Cursor | None:
+        """Read back what `to_bytes` wrote; None if it is damaged."""
+        found = _HEAD.fullmatch(data)
+        return cls(next=int(found[1]), epoch=found[2].decode()) if found else None
+
+
+_HEAD = re.compile(rb"(\d{20}) ([0-9a-f]{16})\n")
+#: Length of the head of a cursor's file; what follows is a byte for each segment.
+HEAD_BYTES = len(Cursor().to_bytes())
 
 
 class Queue:
@@ -83,7 +92,7 @@ class Queue:
             FileNotFoundError: There is no queue file.
         """
         with self._locked() as (descriptor, cursor):
-            at = self._checked(cursor.next)
+            at = cursor.next
             lines = []
             for line in self.lines(at):
                 lines.append(line)
@@ -91,7 +100,7 @@ class Queue:
                 if len(lines) == count:
                     break
             if at != cursor.next:
-                self._write(descriptor, replace(cursor, next=at, low=min(cursor.low, at)))
+                self._write(descriptor, replace(cursor, next=at))
         return lines
 
     def lines(self, start: int = 0) -> Iterator[Line]:
@@ -117,28 +126,51 @@ class Queue:
     def cursor(self) -> Cursor:
         """Return the cursor as it stands."""
         with self._locked() as (_, cursor):
-            return replace(cursor, next=self._checked(cursor.next), low=self._checked(cursor.low))
+            return cursor
 
     def grown(self) -> bool:
         """Tell whether there are lines that were not handed out."""
         return next(self.lines(self.cursor().next), None) is not None
 
-    def raise_low(self, low: int, epoch: str) -> None:
-        """Note that all lines before *low* have a result, unless some were opened again since.
+    def unsettled(self) -> tuple[str, list[int]]:
+        """Return the cursor's epoch, and the numbers of the segments that nobody has settled in it."""
+        with self._locked() as (descriptor, cursor):
+            count = -(-os.stat(self.path).st_size // SEGMENT)
+            marks = os.pread(descriptor, count, HEAD_BYTES)
+        return cursor.epoch, [number for number in range(count) if marks[number : number + 1] != SETTLED]
+
+    def is_settled(self, number: int, epoch: str) -> bool:
+        """Tell whether somebody has settled a segment in *epoch*."""
+        with self._locked() as (descriptor, cursor):
+            return cursor.epoch == epoch and os.pread(descriptor, 1, HEAD_BYTES + number) == SETTLED
+
+    def segment(self, number: int) -> tuple[list[Line], bool]:
+        """Return the lines of a segment, and whether it may be settled: the last may not, as it can grow."""
+        found: list[Line] = []
+        for line in self.lines(self._first_start(number * SEGMENT)):
+            if line.start >= (number + 1) * SEGMENT:
+                return found, True
+            found.append(line)
+        return found, False
+
+    def settle(self, number: int, epoch: str) -> None:
+        """Note that all lines of a segment have a result, unless some were opened again since.
 
         Args:
-            low: Byte offset, at the end of a line.
+            number: Of the segment, which `segment` said may be settled.
             epoch: The cursor's, from before the sweep began.
         """
         with self._locked() as (descriptor, cursor):
-            if cursor.epoch == epoch and low > cursor.low:
-                self._write(descriptor, replace(cursor, low=low))
+            if cursor.epoch == epoch:
+                with contextlib.suppress(OSError):  # no room: others look at it again
+                    os.pwrite(descriptor, SETTLED, HEAD_BYTES + number)
 
     @contextlib.contextmanager
     def reopening(self) -> Iterator[None]:
         """Hold the cursor while finished items are opened again; then the next sweep sees them."""
         with self._locked() as (descriptor, cursor):
-            self._write(descriptor, replace(cursor, low=0, epoch=secrets.token_hex(8)))
+            os.ftruncate(descriptor, HEAD_BYTES)
+            self._write(descriptor, Cursor(next=cursor.next))
             yield
 
     @contextlib.contextmanager
@@ -146,11 +178,11 @@ class Queue:
         descriptor = os.open(self._cursor_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            data = os.pread(
-                descriptor, len(Cursor().to_bytes()), 0
-            )  # what a longer one held is no part of it
-            cursor = Cursor.from_bytes(data)
-            if not data:
+            cursor = Cursor.from_bytes(os.pread(descriptor, HEAD_BYTES, 0))
+            if cursor is None or not self._begins_line(cursor.next):
+                # New, damaged, or of another queue: what it says is settled counts no more either.
+                cursor = Cursor()
+                os.ftruncate(descriptor, 0)
                 self._write(descriptor, cursor)
             yield descriptor, cursor
         finally:
@@ -159,10 +191,10 @@ class Queue:
     def _write(self, descriptor: int, cursor: Cursor) -> None:
         os.pwrite(descriptor, cursor.to_bytes(), 0)
 
-    def _checked(self, at: int) -> int:
-        """Return *at* if a line starts there, else 0: another queue, or a last line that grew."""
+    def _begins_line(self, at: int) -> bool:
+        """Tell whether a line starts at *at*: not in another queue, nor where a last line has grown."""
         if at == 0:
-            return 0
+            return True
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(descriptor).st_size
@@ -170,7 +202,19 @@ class Queue:
         finally:
             os.close(descriptor)
         # At the very end it may stand behind a last line without an end.
-        return at if at == size or last == self._separator else 0
+        return at == size or last == self._separator
+
+    def _first_start(self, at: int) -> int:
+        """Return where the first line starts at or after *at*; if none does within the segment, its end."""
+        end = at + SEGMENT
+        with open(self.path, "rb", buffering=0) as file:
+            passed = file.seek(max(at - 1, 0))
+            while at and passed < end and (chunk := file.read(_FIRST_CHUNK)):
+                found = chunk.find(self._separator)
+                if found >= 0:
+                    return passed + found + 1
+                passed += len(chunk)
+        return end if at else 0
 
     def _blank(self, record: bytes) -> bool:
         return not (record if self._separator == b"\0" else record.strip())

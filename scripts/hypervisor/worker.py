@@ -7,6 +7,7 @@ Three parts that never merge: the queue says what comes next (a hint), the store
 from __future__ import annotations
 
 import errno
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,8 +34,6 @@ BLOCK = 8
 RESCUE_SECONDS = 1.0
 #: How long a full disk is waited for before the worker gives up, in seconds.
 _DISK_PATIENCE = 600.0
-#: After so many lines one sweep tells the others how far it is, and looks how far they are.
-_SHARED = 64
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -165,37 +164,38 @@ class Worker:
         return self._try(place)
 
     def _sweep_lines(self) -> list[Place]:
-        """Try each line without a result; move the mark below which all have one.
+        """Try each line without a result; settle the segments in which all have one.
 
-        Tried as they are found: a worker may not live long enough to see the end of a long queue.
+        Tried as they are found: a worker may not live long enough to see the end of a long queue. Many
+        sweep at once: each takes the segments in an order of its own, and passes over what is settled.
 
         Returns:
             What has no result still: others hold it, or it waits for another try.
         """
-        queue = self._batch.queue
-        cursor = queue.cursor()
-        settled = self._batch.glance()
+        queue, finished = self._batch.queue, self._batch.glance()
+        epoch, segments = queue.unsettled()
         found: list[Place] = []
-        low = ahead = cursor.low
-        for number, line in enumerate(queue.lines(low)):
+        for number in random.sample(segments, len(segments)):
             if self._ended():
                 break
-            if line.start < ahead:
+            if queue.is_settled(number, epoch):
                 continue
-            if not settled(line.item):
-                place = self._batch.place(line.item)
-                finished = self._batch.layout(place.root).finished(place.key)
-                if not finished and not self._try_in_sweep(place):
-                    found.append(place)
-            low = low if found else line.stop
-            if number % _SHARED == _SHARED - 1:
-                self._rescue()
-                if not found:  # workers that sweep at the same time share the way
-                    queue.raise_low(low, cursor.epoch)
-                    now = queue.cursor()
-                    ahead = now.low if now.epoch == cursor.epoch else low
-        queue.raise_low(low, cursor.epoch)
+            self._rescue()
+            lines, whole = queue.segment(number)
+            left = [place for line in lines if (place := self._left(line.item, finished)) is not None]
+            found += left
+            if whole and not left and not self._ended():
+                self._batch.sync_results()  # nobody looks there again, be it after a power loss
+                queue.settle(number, epoch)
         return found
+
+    def _left(self, item: str, finished: Callable[[str], bool]) -> Place | None:
+        """Try an item if it has no result; return its place if it has none still."""
+        if self._ended() or finished(item):
+            return None
+        place = self._batch.place(item)
+        done = self._batch.layout(place.root).finished(place.key) or self._try_in_sweep(place)
+        return None if done else place
 
     # ------------------------------------------------------------------- item
 
