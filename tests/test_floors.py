@@ -206,3 +206,15 @@ def test_what_every_claim_imports_costs_no_library(module: str) -> None:
         [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == ""
+
+
+def test_help_names_every_command_and_loads_none_of_them() -> None:
+    look = (
+        "import sys; from hypervisor import cli; "
+        "small, whole = cli.parser('--help').format_help(), {name for name in sys.modules if 'cli_' in name}; "
+        "print(sorted(whole), small == cli.parser().format_help())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", look], cwd=SCRIPTS, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[] True\n"

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from . import config
-from .cli_naming import batch_of, names_batch
-from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, print_json, shown
-from .errors import UsageError
-from .listing import dependency_faults, index_stats
-from .paths import find_project
-from .tasklist import Caller, TaskList
-
-if TYPE_CHECKING:
-    from .desk import Desk
+from .console import Parser
 
 EXAMPLES = """examples:
   hypervisor preflight --all              what would run, and what is skipped and why
@@ -36,31 +24,56 @@ exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to d
 """
 
 
-#: The modules that add commands, with those that they add: a command loads its own module only, as
-#: loading all of them takes longer than most commands.
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "cli_tasks": ("task",),
-    "cli_preflight": ("preflight",),
-    "cli_run": ("run", "merge"),
-    "cli_wait": ("wait",),
-    "cli_watch": ("watch", "drain"),
-    "cli_report": ("report", "serve"),
-    "cli_chunk": ("chunk", "checkpoint"),
-    "cli_receipts": ("receipts",),
-    "cli_clean": ("clean",),
-    "cli_doctor": ("doctor",),
-    "cli_spawn": ("spawn", "stats"),
-    "cli_hive": ("hive",),
-    "cli_learn": ("learn",),
+#: The modules that have commands, and what each command is for: a command loads its own module only,
+#: as loading all of them takes longer than most commands.
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "cli_batches": {
+        "status": "show the project's batches, claims and tasks; or one batch",
+        "summary": "show what each item of a batch came to, and what needs you",
+        "reap": "free at once what the dead and the silent hold",
+        "retry": "open finished items again",
+        "cancel": "give items that have no result yet the result `skipped`",
+        "undo": "put back what a batch changed in task files",
+    },
+    "cli_tasks": {"task": "list, show, claim, update, complete, block, release, receipt"},
+    "cli_preflight": {"preflight": "show what would run; what is skipped, and why"},
+    "cli_run": {
+        "run": "run agents on tasks, each in a worktree of its own",
+        "merge": "merge what workers in a session have committed",
+    },
+    "cli_wait": {
+        "wait": "wait until something has ended: of a batch; without one, of this session or project",
+    },
+    "cli_watch": {
+        "watch": "show a batch live: workers, pace, tokens, last failures; keys drain or cancel it",
+        "drain": "let whoever works on a batch finish what is in hand, and begin nothing more",
+    },
+    "cli_report": {
+        "report": "write a batch as one page that works offline: what needs you, curves, each item, failures",
+        "serve": "show the same page live, in browsers on this machine",
+    },
+    "cli_chunk": {
+        "chunk": "cut tasks, files or records into chunks: one worker's work, one person's review",
+        "checkpoint": "look at what a wave of chunks came to, and say whether it goes on",
+    },
+    "cli_receipts": {"receipts": "compare receipts with what else is known of the work"},
+    "cli_clean": {"clean": "remove what runs have left, and compress the outputs of batches that are over"},
+    "cli_doctor": {"doctor": "find what is missing or wrong here, and say what to type"},
+    "cli_spawn": {
+        "spawn": "make tasks of free text and run an agent on each, in the background",
+        "stats": "show what runs, what is queued, and the machine's zone",
+    },
+    "cli_hive": {"hive": "share what was found, and look for what others have found"},
+    "cli_learn": {"learn": "show, or add to, what is known of running tasks at once"},
 }
-_OWN = ("status", "summary", "reap", "retry", "cancel", "undo")
 
 
-def parser(only: str = "") -> ArgumentParser:
+def parser(only: str | None = None) -> ArgumentParser:
     """Return the parser of the command and all that stands below it.
 
     Args:
-        only: A command; the parser need not know the others.
+        only: A command: the parser need not know the others. Another word: no command takes anything yet,
+            which is enough to name them.
     """
     made = Parser(
         prog="hypervisor",
@@ -70,40 +83,17 @@ def parser(only: str = "") -> ArgumentParser:
         allow_abbrev=False,
     )
     below = made.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    one = next((module for module, names in GROUPS.items() if only in names), "")
-    if not one:
-        _own_commands(below)
-    for module in (one,) if one else () if only in _OWN else GROUPS:
-        import_module(f".{module}", __package__).add_commands(below)
+    known = any(only in commands for commands in GROUPS.values())
+    for module, commands in GROUPS.items():
+        if known and only not in commands:
+            continue
+        added = {
+            name: below.add_parser(name, help=text, description=text, allow_abbrev=False)
+            for name, text in commands.items()
+        }
+        if known or only is None:
+            import_module(f".{module}", __package__).add_commands(added)
     return made
-
-
-def _add(below: Any, name: str, help_text: str, action: Any) -> ArgumentParser:
-    made: ArgumentParser = below.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
-    made.set_defaults(action=action)
-    made.add_argument("--json", action="store_true", help="print one JSON document")
-    return made
-
-
-def _own_commands(below: Any) -> None:
-    status = _add(below, "status", "show the project's batches, claims and tasks; or one batch", _status)
-    status.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id: who runs what, what waits")
-    status.add_argument("--dir", metavar="D", help="the folder of a batch")
-    summary = _add(below, "summary", "show what each item of a batch came to, and what needs you", _summary)
-    names_batch(summary)
-    reap = _add(below, "reap", "free at once what the dead and the silent hold", _reap)
-    reap.add_argument("--dir", metavar="D", help="the folder of a batch; without it: this project")
-    retry = _add(below, "retry", "open finished items again", _retry)
-    names_batch(retry)
-    retry.add_argument("--item", action="append", default=[], help="only this item; may be repeated")
-    retry.add_argument("--failed", action="store_true", help="those that failed (the default)")
-    retry.add_argument("--blocked", action="store_true", help="those that are blocked")
-    cancel = _add(below, "cancel", "give items that have no result yet the result `skipped`", _cancel)
-    names_batch(cancel)
-    cancel.add_argument("--item", action="append", default=[], help="this item; may be repeated")
-    cancel.add_argument("--all", action="store_true", help="every item that has no result yet")
-    undo = _add(below, "undo", "put back what a batch changed in task files", _undo)
-    names_batch(undo)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -111,176 +101,3 @@ def main(arguments: Sequence[str]) -> int:
     options = parser(arguments[0] if arguments else "").parse_args(arguments)
     code: int = options.action(options)
     return code
-
-
-def _desk() -> Desk:
-    from .desk import Desk  # noqa: PLC0415 - not for every command
-
-    project = find_project(Path.cwd(), os.environ)
-    return Desk(project, config.settings_of(project.state), Caller(name="hypervisor"))
-
-
-# --------------------------------------------------------------------- commands
-
-
-def _status(options: Namespace) -> int:
-    if options.batch or options.dir:
-        return _one_batch(options)
-    from .batches import open_folder  # noqa: PLC0415 - not for every command
-    from .summary import take_census  # noqa: PLC0415
-
-    project = find_project(Path.cwd(), os.environ)
-    desk = TaskList(project, config.settings_of(project.state), Caller(name="hypervisor"))
-    state = project.state
-    batches: list[dict[str, Any]] = []
-    names = sorted(os.listdir(desk.project.batches)) if desk.project.batches.is_dir() else []
-    for name in names:
-        if (desk.project.batches / name / "manifest.json").is_file():
-            batch = open_folder(str(desk.project.batches / name), cwd=str(state), write=False)
-            batches.append({"batch_id": name, "census": take_census(batch).to_json()})
-    claims = _claims(str(state)) if state.is_dir() else []
-    tasks = index_stats(desk, projects=True)
-    if options.json:
-        print_json({"batches": batches, "claims": claims, **tasks})
-        return EXIT_DONE
-    print(f"project  {desk.project.root}")
-    counts = ", ".join(f"{n} {word}" for word, n in tasks["by_status"].items())
-    print(f"tasks    {counts or 'none'}" + (f"; {tasks['ready']} ready" if counts else ""))
-    faults = [f"         cannot be read: {line}" for line in desk.unreadable]
-    faults += [f"         {line}" for line in dependency_faults(tasks)]
-    _print_some(faults, 5, "more; --json names them")
-    counts_of = [", ".join(f"{n} {word}" for word, n in one["census"].items() if n) for one in batches]
-    told = [f"batch    {one['batch_id']}: {text}" for one, text in zip(batches, counts_of, strict=True)]
-    _print_some(told[::-1], 6, "before those; --json names them")
-    told = [
-        f"claim    {claim['item']}: {claim['holder']}, generation {claim['generation']}, "
-        f"last sign {claim['silent_seconds']:.0f} s ago"
-        for claim in claims
-    ]
-    _print_some(told, 8, "more; --json names them")
-    return EXIT_DONE
-
-
-def _print_some(lines: list[str], most: int, rest: str) -> None:
-    """Print at most *most* lines, and how many there are besides: it is to fit one screen."""
-    for line in lines[:most]:
-        print(line)
-    if len(lines) > most:
-        print(f"         and {len(lines) - most} {rest}")
-
-
-def _one_batch(options: Namespace) -> int:
-    batch = batch_of(options)
-    if options.json:
-        from .answers import batch_status  # noqa: PLC0415 - not for every command
-
-        found = batch_status(batch)
-        print_json(found)
-        return EXIT_DONE if found["closes"] else EXIT_REFUSED
-    from .cli_watch import status_of  # noqa: PLC0415 - likewise
-
-    lines, closes = status_of(batch)
-    print("\n".join(lines))
-    return EXIT_DONE if closes else EXIT_REFUSED
-
-
-def _claims(root: str) -> list[dict[str, Any]]:
-    from .claims.directory import DirectoryStore, Policy  # noqa: PLC0415 - not for every command
-
-    store = DirectoryStore(root, policy=Policy(patient=False))
-    if not os.path.isdir(store.layout.locks):
-        return []
-    found = []
-    for key in store.layout.unfinished():
-        held = store.held(key) if store.is_held(key) else None
-        if held is not None:
-            found.append({
-                "item": key, "holder": held.holder.name, "worker": held.holder.id,
-                "generation": held.generation, "silent_seconds": round(held.silent_seconds, 1),
-            })  # fmt: skip
-    return found
-
-
-def _summary(options: Namespace) -> int:
-    from .summary import finding_lines, summarise  # noqa: PLC0415 - not for every command
-
-    batch = batch_of(options)
-    data, census = summarise(batch)
-    if options.json:
-        print_json(data)
-        return EXIT_DONE if census.closes else EXIT_REFUSED
-    print(f"batch {batch.id}")
-    for row in data["workers"]:
-        took = f" ({row['seconds']:g} s)" if row.get("seconds") is not None else ""
-        text = row.get("outcome") or row.get("reason") or ""
-        print(f"  {row['status']:8} {shown(str(row['task_id']))}: {shown(text)}{took}")
-    print(census.line())
-    for need in data["needs_you"]:
-        print(f"needs you: {shown(str(need['task_id']))}: {shown(need['reason'])}; {need['next']}")
-    for line in finding_lines(data):
-        print(line)
-    if not census.closes:
-        print(f"the census does not close; damaged: {', '.join(census.damaged[:3])}")
-    return EXIT_DONE if census.closes else EXIT_REFUSED
-
-
-def _reap(options: Namespace) -> int:
-    from . import operations  # noqa: PLC0415 - for this command only
-    from .batches import open_folder  # noqa: PLC0415
-
-    if options.dir:
-        batch = open_folder(options.dir, cwd=str(Path.cwd()), write=False)
-        with operations.stores("reap") as opened:
-            freed = opened.of(batch.folder).reap()
-    else:
-        freed = _desk().reap()
-    return _tell(options, "freed", freed, "nothing to free: no claim of the dead or the silent")
-
-
-def _retry(options: Namespace) -> int:
-    from . import operations  # noqa: PLC0415 - for this command only
-
-    states = {"blocked"} if options.blocked and not options.failed else {"failed"}
-    if options.blocked and options.failed:
-        states = {"failed", "blocked"}
-    if options.item and not (options.failed or options.blocked):
-        states = {"failed", "blocked", "skipped", "success"}
-    opened = operations.retry(batch_of(options), options.item, states)
-    return _tell(
-        options, "waiting again", opened, f"nothing to open again: no item is {' or '.join(sorted(states))}"
-    )
-
-
-def _cancel(options: Namespace) -> int:
-    from . import operations  # noqa: PLC0415 - for this command only
-
-    if not options.item and not options.all:
-        raise UsageError("say which: --item ITEM, or --all for every item that has no result yet")
-    cancelled = operations.cancel(batch_of(options), options.item)
-    return _tell(options, "cancelled", cancelled, "nothing to cancel: every item has its result")
-
-
-def _undo(options: Namespace) -> int:
-    from . import operations  # noqa: PLC0415 - for this command only
-
-    put_back, left = operations.undo(batch_of(options))
-    if options.json:
-        print_json({"put_back": put_back, "left": left})
-    else:
-        print(f"put back: {len(put_back)} file(s)")
-        for line in left:
-            print(f"left, as it was changed since: {line}")
-    if left:
-        return EXIT_REFUSED
-    return EXIT_DONE if put_back else EXIT_NOTHING
-
-
-def _tell(options: Namespace, word: str, items: list[str], nothing: str) -> int:
-    if options.json:
-        print_json({word.replace(" ", "_"): items})
-    elif items:
-        for item in items:
-            print(f"{word}: {shown(item)}")
-    else:
-        print(nothing)
-    return EXIT_DONE if items else EXIT_NOTHING

@@ -7,7 +7,6 @@ import signal
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from .batch import Batch
 from .checkpoints import Standing, Wave
@@ -20,10 +19,8 @@ from .review import in_lines, review, where_it_stands
 from .summary import take_census
 
 
-def add_checkpoint(below: Any) -> None:
-    """Add ``checkpoint`` to the commands."""
-    text = "look at what a wave of chunks came to, and say whether it goes on"
-    command: ArgumentParser = below.add_parser("checkpoint", help=text, description=text, allow_abbrev=False)
+def add_checkpoint(command: ArgumentParser) -> None:
+    """Add to ``checkpoint`` what it takes."""
     command.add_argument("--dir", metavar="D", help="the batch's folder")
     command.add_argument("--task", metavar="ID", help="the batch for this task")
     command.add_argument("--json", action="store_true", help="print one JSON document")

@@ -23,10 +23,9 @@ from .records import Reading, items_of, read_queue, read_records, read_tasks
 from .review import notes_of
 
 
-def add_commands(below: Any) -> None:
-    """Add ``chunk`` and ``checkpoint`` to the commands."""
-    text = "cut tasks, files or records into chunks: one worker's work, one person's review"
-    command: ArgumentParser = below.add_parser("chunk", help=text, description=text, allow_abbrev=False)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``chunk`` and ``checkpoint`` what they take."""
+    command = commands["chunk"]
     what = command.add_mutually_exclusive_group()
     what.add_argument("--records", metavar="FILE", help="a .jsonl, .csv or .tsv file; - for JSON lines")
     what.add_argument("--queue", metavar="FILE", help="a file with an item a line")
@@ -58,7 +57,7 @@ def add_commands(below: Any) -> None:
     note.add_argument("item", metavar="ITEM", help="an id; - reads JSON lines with item, category, rationale")
     note.add_argument("--category", metavar="C")
     note.add_argument("--rationale", default="", metavar="R")
-    cli_checkpoint.add_checkpoint(below)
+    cli_checkpoint.add_checkpoint(commands["checkpoint"])
 
 
 def _verb(verbs: Any, name: str, text: str, action: Any) -> ArgumentParser:

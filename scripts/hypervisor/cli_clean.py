@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,9 @@ def size(text: str) -> int:
     return int(float(found[1]) * _BYTES[found[2].upper()])
 
 
-def add_commands(below: Any) -> None:
-    """Add ``clean`` to the commands."""
-    text = "remove what runs have left, and compress the outputs of batches that are over"
-    clean: ArgumentParser = below.add_parser("clean", help=text, description=text, allow_abbrev=False)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``clean`` what it takes."""
+    clean = commands["clean"]
     clean.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
     clean.add_argument("--outputs", action="store_true",
                        help="only what commands and agents have printed; without a rule below, the settings' "

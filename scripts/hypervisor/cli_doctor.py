@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from .console import EXIT_DONE, EXIT_REFUSED, print_json, shown
 from .doctor import examine
 from .paths import find_project
 
 
-def add_commands(below: Any) -> None:
-    """Add ``doctor`` to the commands."""
-    text = "find what is missing or wrong here, and say what to type"
-    doctor: ArgumentParser = below.add_parser("doctor", help=text, description=text, allow_abbrev=False)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``doctor`` what it takes."""
+    doctor = commands["doctor"]
     doctor.add_argument("--json", action="store_true", help="print one JSON document")
     doctor.set_defaults(action=_doctor)
 

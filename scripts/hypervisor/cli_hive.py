@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .commission import BATCH, TASK
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
@@ -15,10 +15,9 @@ from .paths import find_project
 from .workload import current_branch
 
 
-def add_commands(below: Any) -> None:
-    """Add ``hive`` to the commands."""
-    hive = below.add_parser("hive", help="share what was found, and look for what others have found")
-    verbs = hive.add_subparsers(dest="verb", metavar="VERB", required=True)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``hive`` what it takes."""
+    verbs = commands["hive"].add_subparsers(dest="verb", metavar="VERB", required=True)
     add: ArgumentParser = verbs.add_parser("add", help="keep a finding")
     add.add_argument(
         "text", metavar="TEXT", help="what was found, and where it stands; - reads it from standard input"

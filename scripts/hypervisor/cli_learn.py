@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from .paths import find_project
 from .tools_agents import learnt_rows
 
 
-def add_commands(below: Any) -> None:
-    """Add ``learn`` to the commands."""
-    learn = below.add_parser("learn", help="show, or add to, what is known of running tasks at once")
-    verbs = learn.add_subparsers(dest="verb", metavar="VERB", required=True)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``learn`` what it takes."""
+    verbs = commands["learn"].add_subparsers(dest="verb", metavar="VERB", required=True)
     show: ArgumentParser = verbs.add_parser(
         "show", help="how many of each type of task are best run at once, and why"
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from argparse import Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from .batches import create_of_tasks
 from .cli_caller import add_caller, desk_of
@@ -24,9 +23,9 @@ from .tasks import read_task
 _SHOWN = 40
 
 
-def add_commands(below: Any) -> None:
-    """Add ``preflight`` to the commands."""
-    command = below.add_parser("preflight", help="what would run; what is skipped, and why")
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``preflight`` what it takes."""
+    command = commands["preflight"]
     command.add_argument("ids", nargs="*", metavar="ID")
     command.add_argument("--all", action="store_true", help="every task of the project")
     command.add_argument("--parent", metavar="ID", help="the tasks below this one")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .batches import open_named
 from .chunked import ChunkedBatch
@@ -23,10 +23,11 @@ from .trail import Audit, audit_batch, audit_chunks, audit_task
 _SHOWN = 50
 
 
-def add_commands(below: Any) -> None:
-    """Add ``receipts`` to the commands."""
-    receipts = below.add_parser("receipts", help="compare receipts with what else is known of the work")
-    verbs = receipts.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``receipts`` what it takes."""
+    verbs = commands["receipts"].add_subparsers(
+        dest="verb", metavar="VERB", required=True, parser_class=Parser
+    )
     text = "name what does not agree: receipts, ledger, results, events; of chunks notes and summaries too"
     verify: ArgumentParser = verbs.add_parser("verify", help=text, description=text, allow_abbrev=False)
     verify.add_argument("name", nargs="?", metavar="BATCH|TASK", help="without it: the newest batch")

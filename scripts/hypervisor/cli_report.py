@@ -6,9 +6,9 @@ import signal
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from . import durable
 from .cli_naming import batch_of, names_batch
@@ -20,16 +20,13 @@ from .report import Reporter
 from .serving import Server
 
 
-def add_commands(below: Any) -> None:
-    """Add ``report`` and ``serve`` to the commands."""
-    text = "write a batch as one page that works offline: what needs you, curves, each item, logs of failures"
-    report: ArgumentParser = below.add_parser("report", help=text, description=text, allow_abbrev=False)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``report`` and ``serve`` what they take."""
+    report, serve = commands["report"], commands["serve"]
     names_batch(report)
     report.add_argument("--html", metavar="FILE", help="the file to write; - for standard output")
     report.add_argument("--json", action="store_true", help="print what the page shows as one JSON document")
     report.set_defaults(action=_report)
-    text = "show the same page live, in browsers on this machine"
-    serve: ArgumentParser = below.add_parser("serve", help=text, description=text, allow_abbrev=False)
     names_batch(serve)
     serve.add_argument(
         "--port", type=int, default=0, metavar="N", help="on 127.0.0.1; without it: a free one"

@@ -7,10 +7,9 @@ import shlex
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from . import errands
 from . import orders as kept
@@ -45,9 +44,9 @@ from .summary import finding_lines, write_summary
 from .tasklist import Caller
 
 
-def add_commands(below: Any) -> None:
-    """Add ``run`` and ``merge`` to the commands."""
-    run: ArgumentParser = below.add_parser("run", help="run agents on tasks, each in a worktree of its own")
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``run`` and ``merge`` what they take."""
+    run = commands["run"]
     run.add_argument("ids", nargs="*", metavar="ID")
     run.add_argument("--all", action="store_true", help="every task of the project that is ready")
     run.add_argument("--parent", metavar="ID", help="the tasks below this one")
@@ -83,7 +82,7 @@ def add_commands(below: Any) -> None:
     run.add_argument("--no-scope-gate", action="store_true", help="run tasks at once whose files overlap")
     run.add_argument("--json", action="store_true", help="print one JSON document")
     run.set_defaults(action=_run)
-    merge: ArgumentParser = below.add_parser("merge", help="merge what workers in a session have committed")
+    merge = commands["merge"]
     merge.add_argument("batch", nargs="?", default="", metavar="BATCH", help="without it: the newest")
     merge.add_argument("--merge", choices=["ff", "branch"], default="ff", help="as for `run`")
     merge.add_argument("--json", action="store_true", help="print one JSON document")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,9 @@ from .spawning import PATTERNS, make, orders_of, read_requests, start
 from .workload import current_branch, workload
 
 
-def add_commands(below: Any) -> None:
-    """Add ``spawn`` and ``stats`` to the commands."""
-    spawn: ArgumentParser = below.add_parser(
-        "spawn", help="make tasks of free text and run an agent on each, in the background"
-    )
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``spawn`` and ``stats`` what they take."""
+    spawn, stats = commands["spawn"], commands["stats"]
     spawn.add_argument("text", nargs="*", metavar="TEXT", help="what is to be done, a task each")
     spawn.add_argument("--file", metavar="FILE",
                        help="a JSON list of {description, type, priority, files, verify}; - reads it from "
@@ -43,9 +42,6 @@ def add_commands(below: Any) -> None:
     spawn.add_argument("-j", "--jobs", type=int, default=0, metavar="N", help="how many at once")
     spawn.add_argument("--json", action="store_true", help="print one JSON document")
     spawn.set_defaults(action=_spawn)
-    stats: ArgumentParser = below.add_parser(
-        "stats", help="what runs, what is queued, and the machine's zone"
-    )
     stats.add_argument("--json", action="store_true", help="print one JSON document")
     stats.set_defaults(action=_stats)
 

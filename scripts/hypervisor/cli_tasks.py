@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .cli_caller import add_caller, desk_of, tasks_of
@@ -26,10 +27,9 @@ _MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
 _EDITABLE = ("assignee", "priority", "complexity", "project", "type", "title")
 
 
-def add_commands(below: Any) -> None:
-    """Add ``task`` to the commands."""
-    task = below.add_parser("task", help="list, show, claim, update, complete, block, release, receipt")
-    verbs = task.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``task`` what it takes."""
+    verbs = commands["task"].add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     _task_verbs(verbs)
 
 

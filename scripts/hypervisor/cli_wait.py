@@ -30,11 +30,9 @@ from .waiting import wait_until
 _ENDS = (*ENDS, Happening.RUN_OVER)
 
 
-def add_commands(below: Any) -> None:
-    """Add ``wait`` to the commands."""
-    wait: ArgumentParser = below.add_parser(
-        "wait", help="wait until something has ended: of a batch; without one, of this session or project"
-    )
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``wait`` what it takes."""
+    wait = commands["wait"]
     wait.add_argument("batch", nargs="?", default="", metavar="BATCH")
     what = wait.add_mutually_exclusive_group(required=True)
     what.add_argument("--any", action="store_true", help="the next end; in a session, one it was not told of")

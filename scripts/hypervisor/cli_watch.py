@@ -15,7 +15,7 @@ import threading
 import time
 import tty
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,16 +42,14 @@ _NOT_READY = 4
 _KEYS = "d drain   c cancel   q quit"
 
 
-def add_commands(below: Any) -> None:
-    """Add ``watch`` and ``drain`` to the commands."""
-    text = "show a batch live: workers, pace, tokens, last failures; keys drain or cancel it"
-    watch: ArgumentParser = below.add_parser("watch", help=text, description=text, allow_abbrev=False)
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``watch`` and ``drain`` what they take."""
+    watch = commands["watch"]
     names_batch(watch)
     watch.add_argument("--every", type=float, metavar="S", help="seconds between two looks")
     watch.add_argument("--json", action="store_true", help="print a JSON document a line, until all is done")
     watch.set_defaults(action=_watch)
-    text = "let whoever works on a batch finish what is in hand, and begin nothing more"
-    made: ArgumentParser = below.add_parser("drain", help=text, description=text, allow_abbrev=False)
+    made = commands["drain"]
     names_batch(made)
     made.add_argument("--json", action="store_true", help="print one JSON document")
     made.set_defaults(action=_drain)

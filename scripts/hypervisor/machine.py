@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Collection
@@ -85,8 +84,8 @@ def host_name() -> str:
     Cloned machines share a host name; the id (machine-id(5)) tells most of them apart.
     """
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()}/{_read('/etc/machine-id').strip()[:12]}"
-    return socket.gethostname()
+        return f"{os.uname().nodename}/{_read('/etc/machine-id').strip()[:12]}"
+    return os.uname().nodename
 
 
 @lru_cache(maxsize=1)
