@@ -140,8 +140,19 @@ def test_packages_that_have_gone_since(user: Shell) -> None:
     ready.parent.mkdir(parents=True)
     ready.touch()
     assert look(user)["packages"]["ok"]
-    if (real := shutil.which("uv")) is None:
+    if (uv := shutil.which("uv")) is None:
         pytest.skip("no uv on PATH")
+    # What lies on PATH may be a stand-in that finds the real one by its own place (pyenv's are).
+    say = (
+        "run",
+        "--no-project",
+        "--python",
+        sys.executable,
+        "python",
+        "-c",
+        "import os; print(os.environ['UV'])",
+    )
+    real = subprocess.run([uv, *say], capture_output=True, text=True, check=True).stdout.strip()
     (user.home / "bin/uv").unlink()
     (user.home / "bin/uv").symlink_to(real)  # its cache, in this home, is empty
     (user.home / "bin/python3").symlink_to(os.path.realpath(sys.executable))
@@ -422,12 +433,17 @@ def test_many_outputs_and_what_the_dead_left(user: Shell) -> None:
     (logs.parent / "manifest.json").write_text("{}")
     with open(logs / f"t-1-{0:032}.out", "wb") as file:
         file.truncate(2**31)  # a hole: nothing on the disk
-    draft = state / ".config.toml.0123456789abcdef.tmp"
-    draft.touch()
-    os.utime(draft, (0, 0))
+    (user.cwd / "tasks").mkdir(exist_ok=True)
+    (user.cwd / "tasks/t-1.md").write_text("---\nid: t-1\nstatus: active\n---\n")
+    for draft in (
+        state / ".config.toml.0123456789abcdef.tmp",
+        user.cwd / "tasks/.t-1.md.0123456789abcdef.tmp",
+    ):
+        draft.touch()
+        os.utime(draft, (0, 0))
     found = look(user)
     assert found["outputs"]["text"] == "2.0 GiB of 1 batch(es)"
     assert found["outputs"]["do"] == "hypervisor clean --outputs --older-than 30d --dry-run"
-    assert found["leftovers"]["text"].startswith("1 of ")
+    assert found["leftovers"]["text"].startswith("2 of ")
     user.hypervisor("clean")
     assert look(user)["leftovers"]["ok"]

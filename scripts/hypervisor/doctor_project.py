@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -67,10 +68,13 @@ def _repository(project: Project, environ: Mapping[str, str]) -> Finding:
 
 
 def _has_tasks(project: Project) -> bool:
-    try:
-        return any(find_task_files(project.root, settings_of(project.state)))
-    except (HypervisorError, OSError):
-        return False
+    return any(_task_files(project))
+
+
+def _task_files(project: Project) -> Iterator[Path]:
+    """Yield the task files, as far as they can be found: that they cannot is another check's."""
+    with contextlib.suppress(HypervisorError, OSError):
+        yield from find_task_files(project.root, settings_of(project.state))
 
 
 def _permissions(project: Project, environ: Mapping[str, str]) -> Finding:
@@ -169,7 +173,7 @@ def _outputs(project: Project) -> Finding:
 
 
 def _leftovers(project: Project) -> Finding:
-    left = leftovers.find(project.state, ())
+    left = leftovers.find(project.state, {str(path.parent) for path in _task_files(project)})
     if left:
         return warning(
             "leftovers", f"{len(left)} of processes that died, or of old sessions", "hypervisor clean"
