@@ -15,7 +15,6 @@ machines of its own. Exit 0: every invariant held; 1: one did not, each on a lin
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -28,7 +27,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,8 @@ from typing import Any
 sys.path.insert(0, os.environ.get("STORM_SCRIPTS") or str(Path(__file__).resolve().parents[1] / "scripts"))
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from bench.storm_worker import Scene, Told, Wound, digest, recovery
+from bench.storm_disk import fill, ground
+from bench.storm_scene import Scene, Told, Wound, digest, recovery
 
 from hypervisor.keys import canonical, item_key
 from hypervisor.queue import SEGMENT
@@ -220,26 +219,12 @@ class Storm:
             self.broken.append(f"the sampler failed: {error}")
 
     def _fill(self) -> None:
-        """Fill the disk once a third is done, names first, and keep it full for a while."""
+        """Fill the disk once a third is done, if it is to be full."""
         while len(self.results) < self.plan.items / 3 and not self.over.wait(_TICK):
             pass
-        if not self.plan.disk_full or self.over.is_set():
-            return
-        filler = Path(self.scene.folder).parent / "filler"
-        filler.mkdir()
-        full, before = 0.0, 0
-        with open(filler / "data", "ab", buffering=0) as data:
-            while not (full and time.monotonic() > full + self.plan.disk_full) and not self.over.wait(_TICK):
-                with contextlib.suppress(OSError):
-                    while True:
-                        (filler / str(self.counts["names taken"])).touch()
-                        self.counts["names taken"] += 1
-                with contextlib.suppress(OSError):
-                    while data.write(bytes(1 << 16)):
-                        self.counts["fillings"] += 1
-                full, before = full or time.monotonic(), before or len(self.scene.finished())
-        self.counts["results while the disk was full"] = len(self.scene.finished()) - before
-        shutil.rmtree(filler)
+        if self.plan.disk_full and not self.over.is_set():
+            filler = Path(self.scene.folder).parent / "filler"
+            fill(filler, self.plan.disk_full, lambda: len(self.scene.finished()), self.over, self.counts)
 
     def check(self) -> None:
         """Compare what lies on the disk with what the workers were told, and count."""
@@ -276,22 +261,6 @@ def _state(pid: int) -> str:
     return stat[stat.rindex(")") + 2]
 
 
-@contextlib.contextmanager
-def ground(plan: Plan, folder: str) -> Iterator[str]:
-    """Give a storm its folder: a disk of its own, just large enough, if that is to be full."""
-    if not plan.disk_full:
-        yield folder
-        return
-    disk = os.path.join(folder, "disk")
-    os.makedirs(disk)
-    options = f"size={plan.items * 3 * 4096 + (32 << 20)},nr_inodes={plan.items * 2 + 4000}"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "storm", disk], check=True)
-    try:
-        yield os.path.join(disk, "store")
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
-
-
 def main() -> int:
     """Run a storm as the command line says; tell by the exit whether all invariants held."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -309,7 +278,7 @@ def main() -> int:
         print("storm.py: --skew needs libfaketime: apt-get install faketime")
         return 2
     scratch = folder or tempfile.mkdtemp(prefix="storm-")
-    with ground(plan, os.path.join(scratch, "store")) as place:
+    with ground(plan.items, os.path.join(scratch, "store"), small=bool(plan.disk_full)) as place:
         storm = Storm(plan, place, os.path.join(scratch, "side"))
         storm.run()
     if as_json:

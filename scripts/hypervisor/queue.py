@@ -12,6 +12,7 @@ keeps a byte for each segment behind its head.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -52,16 +53,16 @@ class Cursor:
 
     def to_bytes(self) -> bytes:
         """Return the head of the cursor's file: always the same length."""
-        return f"{self.next:020d} {self.epoch:16s}\n".encode()
+        return f"{self.epoch:16s} {self.next:020d}\n".encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Cursor | None:
         """Read back what `to_bytes` wrote; None if it is damaged."""
         found = _HEAD.fullmatch(data)
-        return cls(next=int(found[1]), epoch=found[2].decode()) if found else None
+        return cls(epoch=found[1].decode(), next=int(found[2])) if found else None
 
 
-_HEAD = re.compile(rb"(\d{20}) ([0-9a-f]{16})\n")
+_HEAD = re.compile(rb"([0-9a-f]{16}) (\d{20})\n")
 #: Length of the head of a cursor's file; what follows is a byte for each segment.
 HEAD_BYTES = len(Cursor().to_bytes())
 
@@ -189,7 +190,9 @@ class Queue:
             os.close(descriptor)
 
     def _write(self, descriptor: int, cursor: Cursor) -> None:
-        os.pwrite(descriptor, cursor.to_bytes(), 0)
+        head = cursor.to_bytes()
+        if os.pwrite(descriptor, head, 0) != len(head):  # what is not noted is not handed out
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._cursor_path)
 
     def _begins_line(self, at: int) -> bool:
         """Tell whether a line starts at *at*: not in another queue, nor where a last line has grown."""
