@@ -364,7 +364,7 @@ def test_what_is_settled_is_passed_over_by_all(path: Path) -> None:
     assert numbers == [0, 1, 2]
     queue.settle(1, epoch)
     assert other.unsettled() == (epoch, [0, 2])
-    assert [other.is_settled(number, epoch) for number in numbers] == [False, True, False]
+    assert [other.is_settled(number) for number in numbers] == [False, True, False]
     assert drained(other) == ["one", "two", "three", "four", "five"]
     assert queue.unsettled() == (epoch, [0, 2])
 
@@ -397,7 +397,7 @@ def test_a_sweep_of_before_a_reopening_settles_nothing(path: Path) -> None:
     assert after != before
     queue.settle(0, before)
     assert queue.unsettled() == (after, [0, 1])
-    assert not queue.is_settled(0, before)
+    assert not queue.is_settled(0)
     queue.settle(0, after)
     assert queue.unsettled() == (after, [1])
 

@@ -12,6 +12,7 @@ from hypervisor import worker
 from hypervisor.batch import Batch, Place
 from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
+from hypervisor.claims.files import Files
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
 from hypervisor.heart import Stop
@@ -146,7 +147,50 @@ def test_a_sweep_is_shared_and_what_is_settled_is_durable_before(
     assert sorted(looked) == sorted(f"item-{number:03d}" for number in range(100))
     looked.clear()
     assert sweep().run().processed == 0
-    assert looked == [f"item-{number:03d}" for number in range(90, 100)], "the others lie in settled segments"
+    last = [f"item-{number:03d}" for number in range(90, 100)]
+    assert looked == last, "the others lie in settled segments"
+    looked.clear()
+    epoch = batch.queue.cursor().epoch
+    monkeypatch.setattr(Queue, "unsettled", lambda _: (epoch, list(range(10))))  # so it was, a moment ago
+    assert sweep().run().processed == 0
+    assert looked == last, "and so do those that somebody else has settled meanwhile"
+
+
+def test_a_segment_with_an_item_that_another_holds_is_not_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypervisor.queue.SEGMENT", 70)
+    (tmp_path / "queue.txt").write_text("".join(f"item-{number}\n" for number in range(30)))
+    batch = open_folder(str(tmp_path), cwd=str(tmp_path))
+    batch.queue.take(30)
+    other = DirectoryStore(str(tmp_path), holder("other"), policy=Policy())
+    assert isinstance(other.claim(batch.place("item-3").key, "item-3"), Claim)
+    drain = worker.Worker(
+        batch, Order(), holder("living"), policy=Policy(), orders=worker.Orders(wait=False),
+        tell=lambda event: None, stop=Stop(),
+    )  # fmt: skip
+    assert drain.run().processed == 29
+    assert 0 in batch.queue.unsettled()[1]
+    assert 1 not in batch.queue.unsettled()[1]
+
+
+def test_the_results_of_each_store_that_was_looked_at_are_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.txt").write_text("item\n")
+    batch = open_folder(str(tmp_path), cwd=str(tmp_path))
+    batch.place("item")
+    batch.layout(str(tmp_path / "none"))
+    synced: list[str] = []
+    sync = Files.sync
+
+    def syncing(files: Files, path: str) -> None:
+        sync(files, path)
+        synced.append(os.path.normpath(path))
+
+    monkeypatch.setattr(Files, "sync", syncing)
+    batch.sync_results()
+    assert synced == [str(tmp_path / "results")], "a store without results is passed over"
 
 
 def test_a_glance_takes_no_open_item_for_finished(tmp_path: Path) -> None:

@@ -140,10 +140,10 @@ class Queue:
             marks = os.pread(descriptor, count, HEAD_BYTES)
         return cursor.epoch, [number for number in range(count) if marks[number : number + 1] != SETTLED]
 
-    def is_settled(self, number: int, epoch: str) -> bool:
-        """Tell whether somebody has settled a segment in *epoch*."""
-        with self._locked() as (descriptor, cursor):
-            return cursor.epoch == epoch and os.pread(descriptor, 1, HEAD_BYTES + number) == SETTLED
+    def is_settled(self, number: int) -> bool:
+        """Tell whether somebody has settled a segment, and nobody opened anything again since."""
+        with self._locked() as (descriptor, _):
+            return os.pread(descriptor, 1, HEAD_BYTES + number) == SETTLED
 
     def segment(self, number: int) -> tuple[list[Line], bool]:
         """Return the lines of a segment, and whether it may be settled: the last may not, as it can grow."""

@@ -178,7 +178,7 @@ class Worker:
         for number in random.sample(segments, len(segments)):
             if self._ended():
                 break
-            if queue.is_settled(number, epoch):
+            if queue.is_settled(number):
                 continue
             self._rescue()
             lines, whole = queue.segment(number)
