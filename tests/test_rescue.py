@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -104,13 +105,42 @@ def test_a_sweep_does_what_it_finds_before_it_looks_further(
     assert batch.queue.unsettled()[1] == [0], "the last segment stays open, as it may grow"
 
 
+def abandoned(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> Batch:
+    """Return a batch whose lines, ten to a segment, were all handed out to somebody who died of it."""
+    monkeypatch.setattr("hypervisor.queue.SEGMENT", 90)
+    (folder / "queue.txt").write_text("".join(f"item-{number:03d}\n" for number in range(count)))
+    batch = open_folder(str(folder), cwd=str(folder))
+    batch.queue.take(count)
+    return batch
+
+
+def test_a_sweep_waits_for_room_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = abandoned(tmp_path, monkeypatch, 30)
+    told: list[str] = []
+    full = [OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full")]
+    sync = Batch.sync_results
+
+    def syncing(batch: Batch) -> None:
+        if full:
+            raise full.pop()
+        sync(batch)
+
+    monkeypatch.setattr(Batch, "sync_results", syncing)
+    drain = worker.Worker(
+        batch, Order(), holder("living"), policy=Policy(), orders=worker.Orders(),
+        tell=lambda event: told.append(event.kind), stop=Stop(),
+    )  # fmt: skip
+    assert drain.run().processed == 30
+    assert (full, told.count("trouble")) == ([], 1)
+    assert batch.queue.unsettled()[1] == [2]
+
+
 def test_a_sweep_is_shared_and_what_is_settled_is_durable_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hypervisor.queue.SEGMENT", 90)
-    (tmp_path / "queue.txt").write_text("".join(f"item-{number:03d}\n" for number in range(100)))
-    batch = open_folder(str(tmp_path), cwd=str(tmp_path))
-    batch.queue.take(100)  # by somebody who died of it
+    batch = abandoned(tmp_path, monkeypatch, 100)
     said: list[str] = []
     sync, settle, glance = Batch.sync_results, Queue.settle, Batch.glance
 
@@ -159,12 +189,9 @@ def test_a_sweep_is_shared_and_what_is_settled_is_durable_before(
 def test_a_segment_with_an_item_that_another_holds_is_not_settled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hypervisor.queue.SEGMENT", 70)
-    (tmp_path / "queue.txt").write_text("".join(f"item-{number}\n" for number in range(30)))
-    batch = open_folder(str(tmp_path), cwd=str(tmp_path))
-    batch.queue.take(30)
+    batch = abandoned(tmp_path, monkeypatch, 30)
     other = DirectoryStore(str(tmp_path), holder("other"), policy=Policy())
-    assert isinstance(other.claim(batch.place("item-3").key, "item-3"), Claim)
+    assert isinstance(other.claim(batch.place("item-003").key, "item-003"), Claim)
     drain = worker.Worker(
         batch, Order(), holder("living"), policy=Policy(), orders=worker.Orders(wait=False),
         tell=lambda event: None, stop=Stop(),

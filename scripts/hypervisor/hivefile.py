@@ -25,8 +25,7 @@ from .paths import Project
 FILE, CACHE, LOCK = "hive.jsonl", "hive.sqlite3", "hive.lock"
 #: Raised with every change of the tables: a cache of another version is made anew.
 _VERSION = 2
-#: So long one waits for the others that write.
-_BUSY_SECONDS = 60.0
+_BUSY_SECONDS = 60.0  #: So long one waits for the others that write.
 #: So many bytes before the place up to which the log was read are kept, to tell it from another one.
 _TAIL = 64
 T = TypeVar("T")

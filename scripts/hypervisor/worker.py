@@ -173,7 +173,7 @@ class Worker:
             What has no result still: others hold it, or it waits for another try.
         """
         queue, finished = self._batch.queue, self._batch.glance()
-        epoch, segments = queue.unsettled()
+        epoch, segments = self._patiently(queue.unsettled)
         found: list[Place] = []
         for number in random.sample(segments, len(segments)):
             if self._ended():
@@ -185,7 +185,7 @@ class Worker:
             left = [place for line in lines if (place := self._left(line.item, finished)) is not None]
             found += left
             if whole and not left and not self._ended():
-                self._batch.sync_results()  # nobody looks there again, be it after a power loss
+                self._patiently(self._batch.sync_results)  # nobody looks there again
                 queue.settle(number, epoch)
         return found
 
