@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,41 @@ def test_a_uv_that_fails_is_no_veto(guard: Guard, code: int) -> None:
 def test_a_uv_that_is_killed_is_no_veto(guard: Guard) -> None:
     guard.uv = "kill -9 $$\n"
     assert guard.run("always").stdout == b""
+
+
+# ------------------------------------------------------------- the session's server
+
+
+def begins(guard: Guard, server: str, tells_after: float | None = None) -> tuple[float, bool]:
+    """Begin a session whose server has that mark; return the seconds it took, and whether the hook ran."""
+    make(guard.top / "tasks", guard.folder / f".cache/hypervisor/ready{ROOT}")
+    (guard.folder / f".cache/hypervisor/ready{ROOT}/scripts").touch()
+    mark = guard.folder / f".cache/hypervisor/starting/{os.getpid()}"
+    make(mark.parent)
+    mark.write_text(f"{server}\n", "utf-8")
+    telling = threading.Timer(tells_after or 0, mark.unlink)
+    if tells_after is not None:
+        telling.start()
+    begun = time.monotonic()
+    # The guard's parent is the client; the fake uv stands first, so that the scripts find it.
+    done = guard.run("start", PATH=f"{guard.folder / 'fake bin'}:{os.defpath}")
+    took = time.monotonic() - begun
+    telling.join() if tells_after is not None else None
+    assert done.stderr == b""
+    return took, done.stdout == b"{}\n"
+
+
+def test_a_session_begins_when_its_server_has_told_its_tools(guard: Guard) -> None:
+    took, hooked = begins(guard, str(os.getpid()), tells_after=2.0)
+    assert took >= 2.0
+    assert hooked
+
+
+@pytest.mark.parametrize("server", ["", "x", str(2**22 + 1)], ids=["none", "no number", "dead"])
+def test_a_server_that_does_not_come_is_not_waited_for(guard: Guard, server: str) -> None:
+    took, hooked = begins(guard, server)
+    assert took < 10.0  # of the 20 that a living one is given
+    assert hooked
 
 
 # ---------------------------------------------------------------------- layouts

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,10 @@ from .toolspec import INSTRUCTIONS, SERVER, TOOLS
 
 #: Set by `scripts/with-uv`: the pid of whoever started the server.
 CLIENT_PID = "HYPERVISOR_CLIENT_PID"
+#: Likewise: a file that stands for as long as the client has not been told the tools.
+STARTING = "HYPERVISOR_STARTING"
+#: In seconds; no server takes as long to start.
+_FORGOTTEN = 86400.0
 
 
 def main() -> int:
@@ -94,8 +99,22 @@ def client_of(environ: Mapping[str, str]) -> Identity | None:
     return client if client.start else None
 
 
+def _started(environ: Mapping[str, str]) -> None:
+    """Take away the mark that the client's session waits for: its tools are told."""
+    mark = environ.get(STARTING)
+    if not mark:
+        return
+    folder = os.path.dirname(mark)
+    with contextlib.suppress(OSError):
+        os.unlink(mark)
+        for entry in os.scandir(folder):  # of servers that were killed before they came as far
+            if entry.stat().st_mtime < time.time() - _FORGOTTEN:
+                os.unlink(entry)
+
+
 async def _serve(toolbox: Toolbox) -> None:
     async def list_tools(_context: Any, _params: Any) -> ListToolsResult:
+        _started(toolbox.environ)
         return ListToolsResult(tools=[
             WireTool(
                 name=tool.name,

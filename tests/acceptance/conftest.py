@@ -16,10 +16,13 @@ from acceptance.api import ScriptedApi
 from acceptance.client import Client, find_client
 from acceptance.gemini import GeminiClient
 from acceptance.gemini_api import GeminiApi
+from commands import ROOT
 
 NewClient: TypeAlias = Callable[..., Client]
 
 HERE = Path(__file__).resolve().parent
+#: Within a home.
+CACHE = ".cache/hypervisor"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,6 +61,21 @@ def uv_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**kept, "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("compiled"))}
 
 
+@pytest.fixture(scope="session")
+def warmed_up(uv_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home in which a first session of this checkout has been: what the scripts need is there."""
+    home = tmp_path_factory.mktemp("warmed-up")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), **uv_environment}
+    subprocess.run([ROOT / "scripts/warm-up"], env=environment, check=True)
+    return home
+
+
+def move_in(home: Path, warmed_up: Path) -> Path:
+    """Make *home* one in which a first session has been; return it."""
+    shutil.copytree(warmed_up / CACHE, home / CACHE, dirs_exist_ok=True)
+    return home
+
+
 @pytest.fixture
 def api() -> Iterator[ScriptedApi]:
     """Give the scripted API, and hold that nothing happened that no script foresaw."""
@@ -72,24 +90,28 @@ def client(
     uv_environment: dict[str, str],
     api: ScriptedApi,
     tmp_path: Path,
+    warmed_up: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[NewClient]:
     """Give a function that makes clients; they share a home unless a test says otherwise.
 
-    A test that uses the fixture `tool_search` runs with schemas loaded, and again with them deferred.
+    The plugin has been used before, unless a client is `new`. A test that uses the fixture `tool_search`
+    runs with schemas loaded, and again with them deferred.
     """
     home, cwd = tmp_path / "home", tmp_path / "here"
     deferred = "tool_search" in request.fixturenames and bool(request.getfixturevalue("tool_search"))
     with contextlib.ExitStack() as stack:
 
-        def new(**options: Any) -> Client:
+        def make(*, new: bool = False, **options: Any) -> Client:
             options = {"home": home, "cwd": cwd, "tool_search": deferred, **options}
             options["extra"] = {**uv_environment, **options.get("extra", {})}
             for folder in ("home", "cwd"):
                 options[folder].mkdir(parents=True, exist_ok=True)
+            if not new:
+                move_in(options["home"], warmed_up)
             return stack.enter_context(Client(claude, api, **options))
 
-        yield new
+        yield make
 
 
 @pytest.fixture(params=[False, True], ids=["tools-loaded", "tool-search"])
@@ -138,7 +160,12 @@ def both_apis() -> Iterator[GeminiApi]:
 
 @pytest.fixture
 def gemini_user(
-    gemini: str, uv_environment: dict[str, str], both_apis: GeminiApi, tmp_path: Path, git_project: Path
+    gemini: str,
+    uv_environment: dict[str, str],
+    both_apis: GeminiApi,
+    tmp_path: Path,
+    git_project: Path,
+    warmed_up: Path,
 ) -> GeminiClient:
     """Return a user of the Gemini CLI who stands in a git project."""
-    return GeminiClient(gemini, both_apis, tmp_path / "home", git_project, uv_environment)
+    return GeminiClient(gemini, both_apis, move_in(tmp_path / "home", warmed_up), git_project, uv_environment)

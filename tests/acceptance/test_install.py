@@ -130,7 +130,7 @@ def test_into_an_empty_home_without_uv_and_then_without_a_network(
     tasks = Tasks(git_project)
     for name in ("t-1", "t-2"):
         tasks.add(name)
-    made = client(cwd=git_project, extra={"PATH": bare, **PATIENT})
+    made = client(new=True, cwd=git_project, extra={"PATH": bare, **PATIENT})
     # A home as on a new machine: no cache of ours, of uv's or of Python's is there.
     made.extra = {name: value for name, value in made.extra.items() if "CACHE" not in name}
     folder = install(made, market)
@@ -164,7 +164,7 @@ def test_where_uv_cannot_be_had_the_session_goes_on_and_is_told_what_to_type(
 ) -> None:
     Tasks(git_project).add("t-1")
     (Path(bare) / "python3").unlink()
-    made = client(cwd=git_project, plugins=[ROOT], extra={"PATH": bare, **NO_NETWORK})
+    made = client(new=True, cwd=git_project, plugins=[ROOT], extra={"PATH": bare, **NO_NETWORK})
     made.extra = {name: value for name, value in made.extra.items() if "CACHE" not in name}
     for number in range(3):  # a machine that is very busy needs more than the hook's five seconds to find out
         api.main(
@@ -188,7 +188,7 @@ def test_an_update_keeps_what_was_begun_and_an_uninstall_what_is_the_users(
     tasks = Tasks(git_project)
     for name in ("t-1", "t-2", "t-3"):
         tasks.add(name)
-    made = client(cwd=git_project, extra=PATIENT)
+    made = client(new=True, cwd=git_project, extra=PATIENT)
     old = install(made, market)
     before = files(old)
     updated = threading.Event()
@@ -276,7 +276,7 @@ def test_a_slow_line_is_waited_for_by_nobody_and_brings_it_all_the_same(
     (tmp_path / "slow").mkdir()
     waits = f"case $1 in sync) until [ -e {gate} ]; do sleep 0.1; done ;; esac"
     script(tmp_path / "slow", "uv", f'{waits}\nexec {real} "$@"')
-    made = client(cwd=git_project, plugins=[ROOT])
+    made = client(new=True, cwd=git_project, plugins=[ROOT])
     made.extra = {**made.extra, "PATH": f"{tmp_path / 'slow'}:{made.environment['PATH']}"}
     api.main(say("no tools yet"), when="first")
     session = made.start("the first session").wait().passed()  # what it has started may live on

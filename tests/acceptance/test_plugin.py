@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from acceptance.api import ScriptedApi, calls, say, use
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from acceptance.toy import ECHO, write_toy
-from commands import ROOT
+from commands import ROOT, script
 from hypervisor.toolspec import PREFIX, TOOLS
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
@@ -47,6 +48,28 @@ def test_a_session_has_the_skills_the_agent_and_the_tools_and_no_fault(
     told = api.of("Hello").turns[0].text
     assert "hypervisor: task files of this project: 1; see `hypervisor preflight --all`." in told
     assert not (git_project / ".hypervisor").exists()  # looking leaves nothing behind
+
+
+def test_a_session_does_not_begin_without_a_server_that_is_slow(
+    api: ScriptedApi, client: NewClient, git_project: Path, tmp_path: Path
+) -> None:
+    """On a busy machine; the client itself waits for five seconds, and a worker without tools is none."""
+    Tasks(git_project).add("t-1")
+    real = shutil.which("uv")
+    if real is None:
+        pytest.skip("no uv on PATH; type: pip install uv")
+    waits = 'case "$*" in *mcp_server.py*) sleep 9 ;; esac'
+    (tmp_path / "slow").mkdir()
+    script(tmp_path / "slow", "uv", f'{waits}\nexec {real} "$@"')
+    made = plugged(client, git_project)
+    made.extra = {**made.extra, "PATH": f"{tmp_path / 'slow'}:{made.environment['PATH']}"}
+    api.main(calls(worker("t-1", run_in_background=False)), say("over"))
+    api.agent("/pull t-1", calls(claim("t-1")), calls(done("t-1")), say("COMPLETED t-1: did it"))
+    session = made.run("go", *RULES).passed()
+    assert {one["status"] for one in session.init["mcp_servers"]} == {"connected"}
+    assert set(api.of("go").turns[0].tools) >= OURS
+    assert set(api.of("/pull t-1").turns[0].tools) >= OURS
+    assert not list((made.home / ".cache/hypervisor/starting").iterdir())
 
 
 def test_a_worker_uses_its_tools_in_its_first_turn(
