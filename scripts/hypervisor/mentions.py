@@ -28,7 +28,8 @@ _ENDINGS = (
 _FILE = rf"(?:[\w.@\-]{{1,80}}/){{0,12}}(?:[\w.\-]{{1,80}}\.(?:{_ENDINGS})|Makefile|Dockerfile)"
 _FOLDER = r"(?:[\w.\-]{1,80}/){1,12}(?:\*\*?|\*\.\w{1,5})?"  # or a glob in it
 _PATH = re.compile(rf"(?<![\w/@:.\-])(?:\./)?({_FILE}|{_FOLDER})(?![\w/@*\-])(?!\.\w)")
-_URL = re.compile(r"\b[a-z][a-z0-9+.\-]*://\S+|\]\([^)\s]*\)")
+#: Bounded, so that no text makes each of its letters the beginning of a search through all of it.
+_URL = re.compile(r"\b[a-z][a-z0-9+.\-]{0,30}://\S+|\]\([^)\s]{0,2000}\)")
 _NOT = re.compile(
     r"\b(?:without (?:touching|changing|editing)"
     r"|(?:do not|don't|never|must not) (?:touch|change|edit|modify)"
@@ -55,8 +56,11 @@ def paths_in(title: str, body: str, asides: Sequence[str] = ()) -> tuple[str, ..
         for sentence in _SENTENCE.split(_SPAN.sub(_without_commands, _URL.sub(" ", text))):
             first_not = _NOT.search(sentence)
             heard = sentence[: first_not.start()] if first_not else sentence
+            ticks = at = 0
             for match in _PATH.finditer(heard):
-                if _is_one(match[1], heard, match.start(1)):
+                ticks += heard.count("`", at, match.start(1))
+                at = match.start(1)
+                if _is_one(match[1], in_code=ticks % 2 == 1):
                     found[match[1].removeprefix("./")] = None
     return tuple(found)
 
@@ -66,13 +70,13 @@ def _without_commands(span: re.Match[str]) -> str:
     return " " if more and not _PATH.match(first) else span[0]
 
 
-def _is_one(path: str, text: str, at: int) -> bool:
+def _is_one(path: str, *, in_code: bool) -> bool:
     """A bare name counts where it is marked as code: `Backlog.md` may as well be a product's name."""
     if path.startswith("../"):  # what an import says; from where is not known
         return False
     if "/" in path.strip("/"):
         return not path.replace("/", "").replace(".", "").isdecimal()
-    return text[:at].count("`") % 2 == 1 and not path.endswith("/")
+    return in_code and not path.endswith("/")
 
 
 def _working_texts(body: str, asides: frozenset[str]) -> Iterator[str]:
