@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
         from hypervisor.launch import require
 
-        require(__file__)
+        require(__file__, data)
         from hypervisor.hooking import main
 
         main(io.BytesIO(data), os.environ)

@@ -5,8 +5,10 @@
 # ///
 """The MCP server `task_manager`: JSON-RPC on standard input and output, until the input ends."""
 
+import gc
 import sys
 
+gc.disable()  # while what stays is loaded: a sixth of the time that it takes
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
 from hypervisor.launch import require  # noqa: E402
 
@@ -14,4 +16,5 @@ if __name__ == "__main__":
     require(__file__)
     from hypervisor.server import main
 
+    gc.enable()
     sys.exit(main())

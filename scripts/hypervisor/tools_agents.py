@@ -19,7 +19,6 @@ from .learnings import Learnings
 from .machine import Identity
 from .pacing import room_of
 from .paths import Project
-from .spawning import arrange_words, make, orders_of, read_requests, start
 from .tasklist import Caller, TaskList
 from .tasks import read_task
 from .tools_events import wait_for_events
@@ -48,6 +47,9 @@ class Box(Protocol):
 
 
 def _spawn_parallel_tasks(box: Box, arguments: Arguments) -> Any:
+    # All of a coordinator: a tenth of the time that a server takes to start, and few sessions spawn.
+    from .spawning import arrange_words, make, orders_of, read_requests, start  # noqa: PLC0415
+
     if box.commission is not None:
         raise Refused(
             f"you were started for {box.commission.task} alone, and start no others; if it is too much for "
