@@ -175,7 +175,7 @@ def test_a_session_that_cannot_have_it_is_told_in_one_line(user: Shell, fault: s
         found = user.run(["sh", GUARD, "start"]).passed().json
         return None if "is being fetched" in found["systemMessage"] else found
 
-    told = eventually(said, "the reason, for which it waits 5 seconds at a time")
+    told = eventually(said, "the reason, for which it waits some seconds at a time")
     text = told["hookSpecificOutput"]["additionalContext"]
     assert told["systemMessage"] == text
     for part in parts:

@@ -176,7 +176,7 @@ def test_each_of_a_pipeline_waits_for_the_one_before_and_gets_its_result(place: 
 @pytest.fixture
 def idle(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place where no coordinator is started."""
-    monkeypatch.setattr("hypervisor.tools_agents.start", lambda *_: 1)
+    monkeypatch.setattr("hypervisor.spawning.start", lambda *_: 1)
     return place
 
 
@@ -285,7 +285,7 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
         "os.rename = lambda a, b, r=os.rename: die() if 'draft' in str(a) else r(a, b)",
         "os.rename = lambda a, b, r=os.rename: (r(a, b), die() if 'draft' in str(a) else None)",
         "spawning.create = die",
-        "tools_agents.start = die",
+        "spawning.start = die",
     ],
     ids=["before all", "one task", "before the orders", "before the link", "before they are tasks",
          "after that", "before the batch", "before the coordinator"],
@@ -293,7 +293,7 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
 def test_whoever_is_killed_as_he_spawns_leaves_whole_tasks_or_none(place: Place, where: str) -> None:
     killed = place.other_process(
         "import os, signal\n"
-        "from hypervisor import durable, spawning, tools_agents\n"
+        "from hypervisor import durable, spawning\n"
         "def die(*arguments, **options):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         f'{where}\nbox.call("spawn_parallel_tasks", {{"tasks": ["first", "second"]}})\n'
     )

@@ -166,7 +166,7 @@ def test_where_uv_cannot_be_had_the_session_goes_on_and_is_told_what_to_type(
     (Path(bare) / "python3").unlink()
     made = client(new=True, cwd=git_project, plugins=[ROOT], extra={"PATH": bare, **NO_NETWORK})
     made.extra = {name: value for name, value in made.extra.items() if "CACHE" not in name}
-    for number in range(3):  # a machine that is very busy needs more than the hook's five seconds to find out
+    for number in range(3):  # a machine that is very busy needs more than the hook's seconds to find out
         api.main(
             calls(use("Write", file_path=str(git_project / "x"), content="x")), say("ok"), when=f"no {number}"
         )
@@ -283,7 +283,7 @@ def test_a_slow_line_is_waited_for_by_nobody_and_brings_it_all_the_same(
     told = api.of("first").turns[0].text
     assert "is being fetched, once" in told
     assert "start a new session" in told
-    assert session.init["mcp_servers"][0]["status"] == "pending"
+    assert session.init["mcp_servers"][0]["status"] != "connected"
     gate.touch()  # the session is over, and its server with it
     ready = made.home / f".cache/hypervisor/ready{ROOT}/scripts"
     eventually(ready.exists, "the download, which nobody ended", seconds=LONG)
