@@ -19,9 +19,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "docs/model"
 CODE = ROOT / "scripts/hypervisor"
-#: A search is made once, for all who ask about it: one process has them all.
-pytestmark = pytest.mark.xdist_group("model")
-
 _ROW = re.compile(r"^\| ([^|]+) \| `(\S+\.py)` \| `(\w+)` \| `(.+)` \| (?:.*?) ?\|$", re.MULTILINE)
 _STEP = re.compile(r"^([a-z]\d):", re.MULTILINE)
 

@@ -42,7 +42,7 @@ class Runs:
         state = self.project / ".hypervisor"
         state.mkdir(mode=0o700, exist_ok=True)
         (state / ".gitignore").write_text("*\n", "utf-8")
-        machine = "[machine]\nsafe_cpu_percent = 100\ndanger_cpu_percent = 100\n"
+        machine = "[machine]\nsafe_cpu_percent = 101\ndanger_cpu_percent = 101\n"
         (state / "config.toml").write_text(f"{machine}{more}", "utf-8")
 
     def add(self, *names: str, body: str = "", **keys: str) -> None:

@@ -21,9 +21,6 @@ from hypervisor.runners.agent import AgentEnd, Assignment, How
 from hypervisor.runners.child import _marked
 from hypervisor.runners.gemini import GeminiAgent
 
-#: They look at the same runs, which take long: one process has them all.
-pytestmark = pytest.mark.xdist_group("gemini-runner")
-
 READ = use("read_file", file_path="README.md")
 #: Each way in which a run can go wrong while the client says exit 0, or goes on for ever.
 TRAPS: dict[str, tuple[Step, ...]] = {

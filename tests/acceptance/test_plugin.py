@@ -18,6 +18,8 @@ from hypervisor.toolspec import PREFIX, TOOLS
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")
 
+#: Told of a worker's end as it stops, if not before, the main thread says so once more.
+OVER = [say("over")] * 3
 OURS = {PREFIX + one.name for one in TOOLS}
 
 
@@ -63,7 +65,7 @@ def test_a_session_does_not_begin_without_a_server_that_is_slow(
     script(tmp_path / "slow", "uv", f'{waits}\nexec {real} "$@"')
     made = plugged(client, git_project)
     made.extra = {**made.extra, "PATH": f"{tmp_path / 'slow'}:{made.environment['PATH']}"}
-    api.main(calls(worker("t-1", run_in_background=False)), say("over"))
+    api.main(calls(worker("t-1", run_in_background=False)), *OVER)
     api.agent("/pull t-1", calls(claim("t-1")), calls(done("t-1")), say("COMPLETED t-1: did it"))
     session = made.run("go", *RULES).passed()
     assert {one["status"] for one in session.init["mcp_servers"]} == {"connected"}
@@ -77,7 +79,7 @@ def test_a_worker_uses_its_tools_in_its_first_turn(
 ) -> None:
     tasks = Tasks(git_project)
     tasks.add("t-1")
-    api.main(calls(worker("t-1", run_in_background=False)), say("over"))
+    api.main(calls(worker("t-1", run_in_background=False)), *OVER)
     api.agent("/pull t-1", calls(claim("t-1")), calls(done("t-1")), say("COMPLETED t-1: did it"))
     session = plugged(client, git_project).run("go", *RULES).passed()
     talk = api.of("/pull t-1")
@@ -96,7 +98,7 @@ def test_a_worker_keeps_the_other_tools_of_its_user(
 ) -> None:
     Tasks(git_project).add("t-1")
     toy = write_toy(tmp_path, tmp_path / "hook")
-    api.main(calls(worker("t-1", run_in_background=False)), say("over"))
+    api.main(calls(worker("t-1", run_in_background=False)), *OVER)
     api.agent("/pull t-1", calls(use(ECHO, word="hello")), lambda turn: say(turn.results[0].text))
     made = client(cwd=git_project, plugins=[ROOT, toy])
     made.run("go", *RULES, ECHO).passed()

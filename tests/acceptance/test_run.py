@@ -37,7 +37,7 @@ class Runs:
         state = project / ".hypervisor"
         state.mkdir(exist_ok=True)
         (state / ".gitignore").write_text("*\n")
-        (state / "config.toml").write_text("[machine]\nsafe_cpu_percent = 100\ndanger_cpu_percent = 100\n")
+        (state / "config.toml").write_text("[machine]\nsafe_cpu_percent = 101\ndanger_cpu_percent = 101\n")
         folder = os.path.dirname(sys.executable)
         environment = client.environment
         bins = client.home / "bin"
