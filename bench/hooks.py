@@ -103,6 +103,9 @@ def main() -> None:
         there = ({**environ, "CLAUDE_PROJECT_DIR": str(unused)}, payload, unused)
         beside("guard without a queue", (("sh", guard, "project"), ("sh", "-c", ":")), runs, there)
 
+        # A session begins with another hook, after which uv is not needed for the next ones.
+        first = json.dumps({"session_id": SESSION, "hook_event_name": "SessionStart"}).encode()
+        cost(("sh", guard, "project"), {**environ, "CLAUDE_PROJECT_DIR": str(used)}, first, used)
         before = last_heartbeat(used)
         there = ({**environ, "CLAUDE_PROJECT_DIR": str(used)}, payload, used)
         beside("heartbeat of a holder", (("sh", guard, "session"), (*UV, str(script))), runs, there)

@@ -1,7 +1,7 @@
 """What a script checks before anything else: the Python, and that its dependencies are there.
 
 `scripts/with-uv` and `hooks/guard` start a script by uv once; the Python that uv has chosen is kept, and from
-then on they start it by themselves, which halves what a hook costs.
+then on they start it by themselves: uv took nearly half of what a hook costs.
 
 Imports nothing but the standard library and nothing slow. Its syntax stays old, so that a Python
 which is too old for the rest still gets as far as saying so.
