@@ -80,9 +80,9 @@ than a hundred calls p99 is the slowest. The first look at all files is told in 
 
 *Tools* are calls of real servers (`scripts/mcp_server.py`), timed by a client at their pipes; where there are
 16, all of them and their clients share the machine's cores and one project. *Commands* are whole processes,
-`uv run` and Python's start with them, which the empty script shows by themselves. Each process works as
-agents do: it looks, claims, notes, completes. A tenth of the tasks is in progress, three tenths are done, a
-third waits for others. A goal that is missed is bold.
+as a shell starts `hypervisor`; beside them an empty script by `uv run`. Each process works as agents do: it
+looks, claims, notes, completes. A tenth of the tasks is in progress, three tenths are done, a third waits for
+others. A goal that is missed is bold.
 """
 
 
@@ -107,8 +107,8 @@ _WHY_COMMANDS = """
 Most of a command's time is Python's start and loading, which does not grow with the tasks; what lists or
 claims also asks for the time of each file, which does."""
 
-_PEERS = """Whole commands, one at a time; the median of three with 1,000 tasks, once with more.
-Backlog.md reads the files that we read, told to leave git alone (`filesystem_only`), which is its quickest
+_PEERS = """Whole commands, one at a time, in a run of their own; the median of three with 1,000 tasks, once
+with more. Backlog.md reads the files that we read, told to leave git alone (`filesystem_only`), which is its quickest
 way. Neither has a claim: of several that begin the same task, all do.
 """
 

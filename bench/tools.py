@@ -22,7 +22,7 @@ from typing import Any
 from bench.measure import SCRIPTS
 from bench.times import Row, Times, percentiles, together
 
-#: What `uv run` and Python's start take by themselves.
+#: What `uv run` and Python's start take by themselves, as a yardstick.
 _EMPTY = '# /// script\n# requires-python = ">=3.11"\n# dependencies = []\n# ///\n'
 
 
@@ -39,15 +39,15 @@ def uv() -> str:
 
 
 def script(name: str) -> list[str]:
-    """Return the command that runs one of our scripts, as `scripts/with-uv` does."""
-    return [uv(), "run", "--quiet", "--python", ">=3.11", "--script", str(SCRIPTS / name)]
+    """Return the command that runs one of our scripts, as `.mcp.json` and `bin/hypervisor` do."""
+    return ["sh", str(SCRIPTS / "with-uv"), name]
 
 
 def environment(folder: Path) -> dict[str, str]:
     """Return an environment with nothing that the user has set for the product."""
-    mine = {
-        k: v for k, v in os.environ.items() if not k.startswith(("HYPERVISOR_", "CLAUDE_", "VIRTUAL_ENV"))
-    }
+    # PYTHONDONTWRITEBYTECODE, which some shells set, has each start compile all of us.
+    left_out = ("HYPERVISOR_", "CLAUDE_", "VIRTUAL_ENV", "PYTHON")
+    mine = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
     return mine | {"CLAUDE_PROJECT_DIR": str(folder), "HYPERVISOR_CALLER": "claude"}
 
 
@@ -236,7 +236,7 @@ def commands(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
     def work(number: int) -> None:
         for turn in range(max(calls // processes, 1)):
             some = str((turn * 7919 + number * 104729) % size + 1)
-            timed("(an empty script)", *script(str(empty)))
+            timed("(an empty script)", uv(), "run", "--quiet", "--python", ">=3.11", "--script", str(empty))
             run("--help", "--help")
             run("task list --limit 50", "task", "list", "--limit", "50")
             run("task list --ready --limit 50", "task", "list", "--ready", "--limit", "50")
