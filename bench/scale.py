@@ -108,8 +108,8 @@ Most of a command's time is Python's start and loading, which does not grow with
 claims also asks for the time of each file, which does."""
 
 _PEERS = """Whole commands, one at a time, in a run of their own; the median of three with 1,000 tasks, once
-with more. Backlog.md reads the files that we read, told to leave git alone (`filesystem_only`), which is its quickest
-way. Neither has a claim: of several that begin the same task, all do.
+with more. Backlog.md reads the files that we read, told to leave git alone (`filesystem_only`), which is
+its quickest way. Neither has a claim: of several that begin the same task, all do.
 """
 
 
