@@ -143,6 +143,12 @@ def test_a_cache_folder_that_cannot_be_written_to_costs_nothing_but_time(user: U
         assert user.starts() == 1
 
 
+def test_what_cannot_be_kept_leaves_nothing(user: User) -> None:
+    (user.kept("hypervisor_cli.py") / "in the way").mkdir(parents=True)
+    user.help()
+    assert [path.name for path in user.kept("").iterdir()] == ["hypervisor_cli.py"]
+
+
 def test_a_python_that_misses_packages_without_a_way_to_get_them_is_told_of_once(user: User) -> None:
     """No start leads to another one for ever."""
     user.help()

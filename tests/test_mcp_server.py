@@ -458,6 +458,19 @@ def test_a_client_that_cannot_be_one_is_none(pid: str) -> None:
     assert client_of({CLIENT_PID: pid}) is None
 
 
+def test_a_server_takes_away_its_mark_and_those_of_servers_long_dead(start: Start, tmp_path: Path) -> None:
+    marks = {name: tmp_path / f"starting/{name}" for name in ("mine", "another", "long dead")}
+    marks["mine"].parent.mkdir()
+    for mark in marks.values():
+        mark.write_text("1\n")
+    os.utime(marks["long dead"], (0, 0))
+    wire = start(HYPERVISOR_STARTING=str(marks["mine"]))
+    wire.initialize()
+    assert all(mark.exists() for mark in marks.values()), "nobody was told the tools yet"
+    wire.ask("tools/list")
+    assert [name for name, mark in marks.items() if mark.exists()] == ["another"]
+
+
 def test_a_client_that_lives_is_known_by_more_than_its_number() -> None:
     assert client_of({CLIENT_PID: str(os.getppid())}) == identity_of(os.getppid())
     assert client_of({}) is None

@@ -89,7 +89,8 @@ def _keep(kept):
             file.write(sys.executable + "\n")
         os.replace(draft, kept)
     except OSError:  # it is started by uv the next time too
-        return
+        if os.path.exists(draft):  # as on a full disk
+            os.unlink(draft)
 
 
 def _once_more(script, kept, was_read):
