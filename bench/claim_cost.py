@@ -23,7 +23,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 CHILD = """
 import os, sys, time
 sys.path.insert(0, sys.argv[2])
-from hypervisor.batches import open_folder
+from hypervisor.queue.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
@@ -53,8 +53,8 @@ print(cost, yardstick)
 def fill(folder: Path, count: int) -> None:
     """Make a queue of *count* items, the first half of them done."""
     sys.path.insert(0, str(SCRIPTS))
-    from hypervisor.keys import canonical, item_key  # noqa: PLC0415 - found only now
-    from hypervisor.queue import Cursor  # noqa: PLC0415
+    from hypervisor.core.keys import canonical, item_key  # noqa: PLC0415 - found only now
+    from hypervisor.queue.queue import Cursor  # noqa: PLC0415
 
     results = folder / "results"
     results.mkdir(parents=True)

@@ -15,16 +15,16 @@ from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.files import Files
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
-from hypervisor.heart import Stop
-from hypervisor.keys import canonical, item_key
-from hypervisor.model import Outcome, Report
+from hypervisor.core.keys import canonical, item_key
+from hypervisor.core.model import Outcome, Report
+from hypervisor.queue.batches import open_folder
+from hypervisor.queue.heart import Stop
+from hypervisor.queue.worker import BLOCK, Orders, Worker
 from hypervisor.runners.port import Work
-from hypervisor.worker import BLOCK, Orders, Worker
 
 Run = Callable[[str], None]
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-from hypervisor import config
-from hypervisor.coordinator import LONGEST_DELAY
-from hypervisor.model import Outcome
-from hypervisor.schedule import Again, Entry, Finished, Rules, Start
-from hypervisor.scheduler import Scheduler
+from hypervisor.core import config
+from hypervisor.core.model import Outcome
+from hypervisor.orchestrator.coordinator import LONGEST_DELAY
+from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start
+from hypervisor.orchestrator.scheduler import Scheduler
 
 #: The ways to start agents: how many at once, and whether that is lowered and starts are spaced.
 WAYS = {

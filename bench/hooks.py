@@ -63,10 +63,10 @@ def beside(
 def claim(project: Path) -> None:
     """Make a project with a task that the agent holds."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    from hypervisor import config  # noqa: PLC0415 - found only now
-    from hypervisor.desk import Desk  # noqa: PLC0415
-    from hypervisor.paths import Project  # noqa: PLC0415
-    from hypervisor.tasklist import Caller  # noqa: PLC0415
+    from hypervisor.core import config  # noqa: PLC0415 - found only now
+    from hypervisor.core.paths import Project  # noqa: PLC0415
+    from hypervisor.tasks.desk import Desk  # noqa: PLC0415
+    from hypervisor.tasks.tasklist import Caller  # noqa: PLC0415
 
     (project / "tasks").mkdir(parents=True)
     (project / "tasks/t-1.md").write_text("---\nid: t-1\nstatus: active\n---\n# One\n", "utf-8")

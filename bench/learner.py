@@ -28,12 +28,12 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import learner_real
 
-from hypervisor.advice import Advice, Room, advise
-from hypervisor.learner import Known, Lane, Observed, Span, Told, Totals, sweep
-from hypervisor.model import Outcome
-from hypervisor.pacer import Pacer
-from hypervisor.schedule import Again, Entry, Finished, Rules, Start
-from hypervisor.scheduler import Scheduler
+from hypervisor.core.model import Outcome
+from hypervisor.learning.advice import Advice, Room, advise
+from hypervisor.learning.learner import Known, Lane, Observed, Span, Told, Totals, sweep
+from hypervisor.learning.pacer import Pacer
+from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start
+from hypervisor.orchestrator.scheduler import Scheduler
 
 #: Batches of `adaptive` before the one that is measured.
 LEARNING = 3

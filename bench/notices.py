@@ -38,12 +38,12 @@ from acceptance.api import Reply, ScriptedApi, Turn, calls, say, use, wait_for  
 from acceptance.client import Client, find_client  # noqa: E402
 from acceptance.product import RULES, Tasks, claim, done, worker  # noqa: E402
 from commands import Running, eventually, shell, write_task  # noqa: E402
-from hypervisor import config  # noqa: E402
-from hypervisor.desk import Desk  # noqa: E402
-from hypervisor.endings import Ending  # noqa: E402
-from hypervisor.model import Outcome, TaskStatus  # noqa: E402
-from hypervisor.paths import Project  # noqa: E402
-from hypervisor.tasklist import Caller  # noqa: E402
+from hypervisor.core import config  # noqa: E402
+from hypervisor.core.model import Outcome, TaskStatus  # noqa: E402
+from hypervisor.core.paths import Project  # noqa: E402
+from hypervisor.tasks.desk import Desk  # noqa: E402
+from hypervisor.tasks.endings import Ending  # noqa: E402
+from hypervisor.tasks.tasklist import Caller  # noqa: E402
 
 _OURS = re.compile(r"^- (t-\d+) success", re.MULTILINE)
 _THEIRS = re.compile(r"<task-id>\s*([^<\s]+)\s*</task-id>")

@@ -34,7 +34,7 @@ HEAD = "---\nid: t-1\ntitle: archive\nstatus: active\n---\n# archive\n\nArchive 
 ACTOR = """
 import os, sys
 from pathlib import Path
-from hypervisor.tasks import append_receipt, begin_receipt
+from hypervisor.tasks.tasks import append_receipt, begin_receipt
 task, done, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 acted = set(open(done).read().split()) if os.path.exists(done) else set()
 with open(done, "a") as tool:

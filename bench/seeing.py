@@ -29,16 +29,16 @@ sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.append(str(ROOT / "tests"))
 
 from chromium import Browser, find_chromium  # noqa: E402
-from hypervisor import clock  # noqa: E402
-from hypervisor.batch import Batch  # noqa: E402
-from hypervisor.batches import open_folder  # noqa: E402
 from hypervisor.claims.directory import DirectoryStore, Policy  # noqa: E402
 from hypervisor.claims.files import Files  # noqa: E402
 from hypervisor.claims.port import Claim, Holder, HolderKind  # noqa: E402
 from hypervisor.claims.workers import new_worker_id  # noqa: E402
-from hypervisor.page import page  # noqa: E402
-from hypervisor.report import Reporter  # noqa: E402
-from hypervisor.serving import Server  # noqa: E402
+from hypervisor.core import clock  # noqa: E402
+from hypervisor.queue.batch import Batch  # noqa: E402
+from hypervisor.queue.batches import open_folder  # noqa: E402
+from hypervisor.report.page import page  # noqa: E402
+from hypervisor.report.report import Reporter  # noqa: E402
+from hypervisor.report.serving import Server  # noqa: E402
 
 REASONS = [
     "exit 1: AssertionError: expected 3 rows, found {}",

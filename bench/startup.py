@@ -64,8 +64,8 @@ def _commands(folder: Path, count: int) -> Iterator[tuple[str, list[str], Path, 
 def _project(root: Path, count: int) -> None:
     """Make a project; with a batch of *count* items, the first half of them done."""
     sys.path.insert(0, str(measure.SCRIPTS))
-    from hypervisor.batches import open_folder  # noqa: PLC0415 - found only now
-    from hypervisor.paths import Project  # noqa: PLC0415
+    from hypervisor.core.paths import Project  # noqa: PLC0415
+    from hypervisor.queue.batches import open_folder  # noqa: PLC0415 - found only now
 
     project = Project(root, root / ".hypervisor")
     project.prepare()

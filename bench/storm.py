@@ -37,8 +37,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench.storm_disk import fill, ground
 from bench.storm_scene import Scene, Told, Wound, digest, recovery
 
-from hypervisor.keys import canonical, item_key
-from hypervisor.queue import SEGMENT
+from hypervisor.core.keys import canonical, item_key
+from hypervisor.queue.queue import SEGMENT
 
 WORKER = str(Path(__file__).resolve().with_name("storm_worker.py"))
 KINDS = ("local", "lease", "local", "foreign")

@@ -18,8 +18,8 @@ sys.path.insert(0, os.environ.get("STORM_SCRIPTS") or str(Path(__file__).parents
 
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import ItemState
-from hypervisor.keys import generation_name, split_generation
-from hypervisor.queue import HEAD_BYTES, SETTLED, Cursor
+from hypervisor.core.keys import generation_name, split_generation
+from hypervisor.queue.queue import HEAD_BYTES, SETTLED, Cursor
 
 
 @dataclass(slots=True)

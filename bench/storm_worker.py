@@ -25,16 +25,16 @@ from typing import Any
 
 sys.path.insert(0, os.environ.get("STORM_SCRIPTS") or str(Path(__file__).parents[1] / "scripts"))
 
-from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Claim, Holder, HolderKind, Payload
-from hypervisor.errors import ClaimLost
-from hypervisor.heart import Stop
-from hypervisor.keys import split_generation
-from hypervisor.machine import this_process
-from hypervisor.model import Outcome, Report
+from hypervisor.core.errors import ClaimLost
+from hypervisor.core.keys import split_generation
+from hypervisor.core.machine import this_process
+from hypervisor.core.model import Outcome, Report
+from hypervisor.queue.batches import open_folder
+from hypervisor.queue.heart import Stop
+from hypervisor.queue.worker import Orders, Worker
 from hypervisor.runners.port import Work
-from hypervisor.worker import Orders, Worker
 
 #: So many that no item is given up because its workers were killed.
 ATTEMPTS = 50

@@ -81,7 +81,7 @@ def there() -> list[str]:
 def _floor(path: str) -> None:
     import yaml  # noqa: PLC0415 - the naive one loads it in its own way
 
-    from hypervisor import durable  # noqa: PLC0415 - found only now
+    from hypervisor.core import durable  # noqa: PLC0415 - found only now
 
     with open(path, encoding="utf-8") as file:
         text = file.read()

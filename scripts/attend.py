@@ -13,11 +13,11 @@ ended, which stands on standard error and wakes the client; 0 otherwise.
 import os
 import sys
 
-from hypervisor.launch import require
+from hypervisor.core.launch import require
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor import attending
+    from hypervisor.hooks import attending
 
     if sys.argv[2:] == ["monitor"]:
         sys.exit(attending.monitor(os.environ, sys.stdout))

@@ -12,10 +12,10 @@ import os
 import sys
 
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
-from hypervisor.launch import require  # noqa: E402
+from hypervisor.core.launch import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.gemini_hooks import main
+    from hypervisor.hooks.gemini_hooks import main
 
     sys.exit(main(sys.stdin.buffer, os.environ))

@@ -8,7 +8,7 @@
 import sys
 
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
-from hypervisor import pulse  # noqa: E402
+from hypervisor.hooks import pulse  # noqa: E402
 
 if __name__ == "__main__":
     data = sys.stdin.buffer.read()
@@ -16,9 +16,9 @@ if __name__ == "__main__":
         import io
         import os
 
-        from hypervisor.launch import require
+        from hypervisor.core.launch import require
 
         require(__file__, data)
-        from hypervisor.hooking import main
+        from hypervisor.hooks.hooking import main
 
         main(io.BytesIO(data), os.environ)

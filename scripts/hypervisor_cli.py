@@ -10,11 +10,11 @@ import sys
 
 gc.set_threshold(50_000)  # most commands end before there is anything to collect
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
-from hypervisor.launch import require  # noqa: E402
+from hypervisor.core.launch import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.cli import main
-    from hypervisor.console import run
+    from hypervisor.cli.cli import main
+    from hypervisor.cli.console import run
 
     sys.exit(run(main, sys.argv[1:]))

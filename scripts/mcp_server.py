@@ -10,11 +10,11 @@ import sys
 
 gc.disable()  # while what stays is loaded: a sixth of the time that it takes
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
-from hypervisor.launch import require  # noqa: E402
+from hypervisor.core.launch import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.server import main
+    from hypervisor.mcp.server import main
 
     gc.enable()
     sys.exit(main())

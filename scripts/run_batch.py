@@ -10,11 +10,11 @@ What a session spawns is run by this, in a process of its own. It needs no more 
 
 import sys
 
-from hypervisor.launch import require
+from hypervisor.core.launch import require
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.cli import main
-    from hypervisor.console import run
+    from hypervisor.cli.cli import main
+    from hypervisor.cli.console import run
 
     sys.exit(run(main, ["run", "--json", "--resume", *sys.argv[1:]]))

@@ -19,8 +19,8 @@ from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.files import Files
 from hypervisor.claims.port import Busy, Claim, ClaimStore, Done, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
-from hypervisor.errors import ClaimLost
-from hypervisor.machine import Identity, this_process
+from hypervisor.core.errors import ClaimLost
+from hypervisor.core.machine import Identity, this_process
 
 T = TypeVar("T")
 

@@ -29,8 +29,8 @@ from typing import Any, Literal
 
 from choreography import PATIENCE
 from hypervisor.claims.records import End, Owner
-from hypervisor.errors import ClaimLost, HypervisorError
-from hypervisor.keys import split_generation
+from hypervisor.core.errors import ClaimLost, HypervisorError
+from hypervisor.core.keys import split_generation
 
 AVAILABLE = sys.platform == "linux" and platform.machine() == "x86_64"
 

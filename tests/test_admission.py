@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor import config
-from hypervisor.admission import Admission, Level, Throttle
-from hypervisor.errors import ConfigError
-from hypervisor.model import Outcome
-from hypervisor.readings import Reading
-from hypervisor.schedule import Again, Entry, Finished, Rules, Start
-from hypervisor.scheduler import Scheduler
-from hypervisor.zones import Bounds, Gauge, Standing, Zone
+from hypervisor.core import config
+from hypervisor.core.errors import ConfigError
+from hypervisor.core.model import Outcome
+from hypervisor.monitor.readings import Reading
+from hypervisor.monitor.zones import Bounds, Gauge, Standing, Zone
+from hypervisor.orchestrator.admission import Admission, Level, Throttle
+from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start
+from hypervisor.orchestrator.scheduler import Scheduler
 
 MIB = 2**20
 GIB = 2**30

@@ -427,7 +427,7 @@ def test_stats_pay_for_no_dependency(user: Shell) -> None:
     loaded = {
         line.rsplit("|", 1)[-1].strip() for line in ended.err.splitlines() if line.startswith("import time:")
     }
-    assert "hypervisor.summary" in loaded
+    assert "hypervisor.queue.summary" in loaded
     for name in ("yaml", "psutil", "filelock", "rich", "frontmatter", "asyncio"):
         assert not [module for module in loaded if module.split(".")[0] == name], name
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from commands import HYPERVISOR, Shell, shell, write_task
-from hypervisor import gates, pulse
+from hypervisor import gates
 from hypervisor.gates import Gate, matches, shut_for_tool
+from hypervisor.hooks import pulse
 
 #: Some type twenty commands, one after another.
 pytestmark = pytest.mark.timeout(400)
@@ -166,15 +167,15 @@ def test_killed_while_it_is_made_it_is_shut_and_made_by_doing_it_again(user: She
     words = ["chunk", "--records", "r.jsonl", "--bulk", ARCHIVE, "--dir", "act"]
     code = f"""
 import os
-from hypervisor import cli_chunk, gates
-from hypervisor.chunked import ChunkedBatch
+from hypervisor.cli import cli_chunk; from hypervisor import gates
+from hypervisor.review.chunked import ChunkedBatch
 def dies(act):
     def wrapped(*a, **k):
         act(*a, **k); os._exit(9)
     return wrapped
 where = {{"put": gates, "begin_dry_run": cli_chunk}}.get({at!r}, ChunkedBatch)
 setattr(where, {at!r}, dies(getattr(where, {at!r})))
-from hypervisor.cli import main
+from hypervisor.cli.cli import main
 main({words!r})
 """
     killed = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.checkout import SMALL, Snapshot, changed
+from hypervisor.git.checkout import SMALL, Snapshot, changed
 from test_git import NAMES, Repo, make_repo
 
 

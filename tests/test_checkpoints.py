@@ -18,8 +18,8 @@ import pytest
 
 from commands import HYPERVISOR, Gate, Shell, eventually, script, shell
 from hypervisor.checkpoints import Decision, Wave, standing
-from hypervisor.chunkrun import judged
-from hypervisor.model import Outcome, Report
+from hypervisor.core.model import Outcome, Report
+from hypervisor.review.chunkrun import judged
 
 #: Some type twenty commands, one after another.
 pytestmark = pytest.mark.timeout(400)
@@ -307,7 +307,9 @@ def test_a_kill_between_any_two_steps_of_doing_it_again_changes_nothing(user: Sh
     ).passed()
     code = f"""
 import os, sys
-from hypervisor import chunkrun, checkpoints, durable
+from hypervisor.review import chunkrun
+from hypervisor import checkpoints
+from hypervisor.core import durable
 at = {at!r}
 def dies(*_, **__): os._exit(9)
 def then_dies(act):
@@ -318,7 +320,7 @@ if at == "decided": chunkrun.retry = dies
 if at == "reopened": chunkrun.retry = then_dies(chunkrun.retry)
 if at == "queued": checkpoints.durable.write_once = dies
 if at == "begun": checkpoints.Waves.begin = then_dies(checkpoints.Waves.begin)
-from hypervisor.cli import main
+from hypervisor.cli.cli import main
 main(["chunk", "run", "--dir", "work"])
 """
     killed = subprocess.run(

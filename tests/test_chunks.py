@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import HYPERVISOR, Shell, eventually, shell, write_task
-from hypervisor.chunked import ChunkedBatch
-from hypervisor.chunks import NONE, Chunk, Cut, Item, cut
-from hypervisor.errors import Refused, UsageError
-from hypervisor.moments import label_of, moment_of, zone_named
+from hypervisor.core.errors import Refused, UsageError
 from hypervisor.notes import Note, Notes
+from hypervisor.review.chunked import ChunkedBatch
+from hypervisor.review.chunks import NONE, Chunk, Cut, Item, cut
+from hypervisor.review.moments import label_of, moment_of, zone_named
 
 MONTHS = Cut.of("month:date")
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, shell, tree, write_task
-from hypervisor import claiming, config, tasks
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
-from hypervisor.errors import ClaimLost, Refused, UsageError
-from hypervisor.model import Outcome, TaskStatus
-from hypervisor.paths import Project
-from hypervisor.tasklist import Caller
+from hypervisor.core import config
+from hypervisor.core.errors import ClaimLost, Refused, UsageError
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.paths import Project
+from hypervisor.tasks import claiming, tasks
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.tasks.tasklist import Caller
 
 Desks = Callable[..., Desk]
 
@@ -467,13 +468,13 @@ _DIES = """
 import os, sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor import claiming, config, keeping, tasklist
+from hypervisor.tasks import claiming, keeping, tasklist; from hypervisor.core import config
 from hypervisor.claims.directory import DirectoryStore
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
-from hypervisor.tasklist import Caller
-from hypervisor.model import Outcome, TaskStatus
-from hypervisor.paths import Project
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.tasks.tasklist import Caller
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.paths import Project
 
 def die(*_, **__):
     os._exit(9)
@@ -685,11 +686,11 @@ _CLAIM_ALL = """
 import sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor import config
-from hypervisor.desk import Desk
-from hypervisor.tasklist import Caller
-from hypervisor.errors import Refused
-from hypervisor.paths import Project
+from hypervisor.core import config
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.tasklist import Caller
+from hypervisor.core.errors import Refused
+from hypervisor.core.paths import Project
 root = Path({root!r})
 mine = Desk(Project(root, root / ".hypervisor"), config.load(None), Caller(name=f"w{{sys.argv[1]}}-agent"))
 sys.stdin.readline()

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import hypervisor
-from hypervisor import cli_batch, config
+from hypervisor.cli import cli_batch
+from hypervisor.core import config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,7 +77,7 @@ def test_every_flag_of_the_batch_worker_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TODAY, ids=_name)
 def test_every_command_exists(path: Path) -> None:
-    cli = pytest.importorskip("hypervisor.cli")
+    cli = pytest.importorskip("hypervisor.cli.cli")
     for code in _code(path):
         if not re.match(r"(?:\S*/)?hypervisor\s|\$ (?:\S*/)?hypervisor\s|!?hypervisor\s", code):
             continue
@@ -119,7 +120,7 @@ def _keys(table: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]
 
 def test_the_settings_page_and_the_settings_are_the_same() -> None:
     page = (ROOT / "docs/settings.md").read_text("utf-8")
-    defaults = tomllib.loads((ROOT / "scripts/hypervisor/defaults.toml").read_text("utf-8"))
+    defaults = tomllib.loads((ROOT / "scripts/hypervisor/core/defaults.toml").read_text("utf-8"))
     told = set(re.findall(r"^\| `([a-z_0-9.-]+)` \|", page, re.MULTILINE))
     known = dict(_keys(defaults))
     assert told - set(known) == set(), "on the page, but no setting"

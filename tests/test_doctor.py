@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from commands import HYPERVISOR, ROOT, Shell, script, shell, tree, write_task
-from hypervisor import doctor_place, doctor_project, machine
-from hypervisor.paths import Project
+from hypervisor.cli import doctor_place, doctor_project
+from hypervisor.core import machine
+from hypervisor.core.paths import Project
 
 ALWAYS = [
     "python", "uv", "packages", "git", "claude", "gemini", "settings", "state folder", "file system",
@@ -388,7 +389,7 @@ _DIES = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 from pathlib import Path
-from hypervisor.paths import Project
+from hypervisor.core.paths import Project
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Holder, HolderKind
 holder = Holder(id=f"w-{{os.getpid()}}-0", kind=HolderKind.PROCESS, name="w", lease_seconds=900)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT
+from hypervisor.core.paths import Project
 from hypervisor.events import FILE, Happening, read, tell
-from hypervisor.paths import Project
 
 WRITERS = 8
 EACH = 500
@@ -29,7 +29,7 @@ import sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
 from hypervisor.events import Happening, tell
-from hypervisor.paths import Project
+from hypervisor.core.paths import Project
 root = Path({root!r})
 project = Project(root, root / ".hypervisor")
 sys.stdin.readline()

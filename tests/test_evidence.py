@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hypervisor.evidence import Facts, Failed, Passed, Reported, judge
-from hypervisor.model import Outcome, TaskStatus
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.orchestrator.evidence import Facts, Failed, Passed, Reported, judge
 from hypervisor.runners.agent import AgentEnd, How
 
 GOOD = Passed(command="pytest -q", seconds=3.2)

@@ -27,12 +27,12 @@ from typing import Any
 import filelock  # noqa: F401 - what acts import is imported before a fault is counted
 import pytest
 
-import hypervisor.cli_opening
-import hypervisor.delimiters
-import hypervisor.frontmatter
+import hypervisor.cli.cli_opening
+import hypervisor.core.machine
+import hypervisor.documents.delimiters
+import hypervisor.documents.frontmatter
 import hypervisor.ledger
-import hypervisor.machine
-import hypervisor.tasks
+import hypervisor.tasks.tasks
 from choreography import Died, Ledger, Steps, World, abandon, taken
 from commands import write_task
 from faults import (
@@ -51,20 +51,20 @@ from faults import (
     results_of,
     scratch_folder,
 )
-from hypervisor import config
-from hypervisor.batches import create_of_tasks, newest, open_folder, open_named
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Busy, Claim, Done
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
-from hypervisor.errors import ClaimLost, Taken
+from hypervisor.core import config
+from hypervisor.core.errors import ClaimLost, Taken
+from hypervisor.core.model import FileEdit, KeyEdit, TaskStatus
+from hypervisor.core.model import Outcome as TaskOutcome
+from hypervisor.core.paths import Project
 from hypervisor.events import Happening, read, tell
-from hypervisor.model import FileEdit, KeyEdit, TaskStatus
-from hypervisor.model import Outcome as TaskOutcome
-from hypervisor.paths import Project
-from hypervisor.queue import SEGMENT, Queue
-from hypervisor.tasklist import Caller
-from hypervisor.tasks import append_receipt, edit_file, find_task_files
+from hypervisor.queue.batches import create_of_tasks, newest, open_folder, open_named
+from hypervisor.queue.queue import SEGMENT, Queue
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.tasks.tasklist import Caller
+from hypervisor.tasks.tasks import append_receipt, edit_file, find_task_files
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs ptrace as on Linux, x86-64")
 
@@ -560,7 +560,7 @@ def _appending(folder: Path) -> Play:
     def act() -> None:
         sys.stdin = io.TextIOWrapper(io.BytesIO(data))
         options = Namespace(dir=str(folder), queue="-", nul=False)
-        hypervisor.cli_opening._take_in(options)
+        hypervisor.cli.cli_opening._take_in(options)
 
     return Play(act)
 
@@ -688,8 +688,8 @@ def tally() -> Iterator[dict[str, Counter[str]]]:
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in memory, and file locks that are not waited for."""
-    monkeypatch.setattr(hypervisor.tasks, "_LOCK_SECONDS", 2.0)
-    hypervisor.machine.this_process()  # what it remembers is read once a process
+    monkeypatch.setattr(hypervisor.tasks.tasks, "_LOCK_SECONDS", 2.0)
+    hypervisor.core.machine.this_process()  # what it remembers is read once a process
     with scratch_folder() as made:
         yield made
 
@@ -772,8 +772,8 @@ def _fits(act: Act, fault: Fault, dry: Told, told: Told) -> None:
 _PLAYED = """
 import os, sys
 from pathlib import Path
-import hypervisor.machine, test_faults
-hypervisor.machine.this_process()
+import hypervisor.core.machine, test_faults
+hypervisor.core.machine.this_process()
 play = test_faults.ACTS[sys.argv[1]].prepare(Path(sys.argv[2]))
 os.getppid()
 play.act()

@@ -14,116 +14,185 @@ import pytest
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 PACKAGE = SCRIPTS / "hypervisor"
 
+#: Folders of modules that stand on several floors; what stands in the folder itself imports nothing.
+PACKAGES = [
+    *("core", "documents", "tasks", "triage", "git", "learning", "monitor", "queue", "review"),
+    *("orchestrator", "report", "hooks", "mcp", "cli"),
+]
+
 #: From the ground up. A module may import those of its own floor (without a circle) and below.
 FLOORS: list[list[str]] = [
+    PACKAGES,
     [
-        "errors",
-        "clock",
-        "durable",
-        "paths",
-        "globs",
-        "config",
-        "model",
-        "keys",
-        "vocabulary",
-        "launch",
-        "bytecode",
-        "checkup",
+        "core.errors",
+        "core.clock",
+        "core.durable",
+        "core.paths",
+        "core.globs",
+        "core.config",
+        "core.model",
+        "core.keys",
+        "tasks.vocabulary",
+        "core.launch",
+        "core.bytecode",
+        "cli.checkup",
     ],
     [
-        "markdown",
-        "printable",
-        "delimiters",
-        "frontmatter",
-        "yamltext",
-        "entries",
-        "bodytext",
-        "receipts",
-        "machine",
-        *("cgroups", "processes", "readings"),
-        "scopes",
-        "graph",
-        "finding",
-        "inotify",
+        "documents.markdown",
+        "core.printable",
+        "documents.delimiters",
+        "documents.frontmatter",
+        "documents.yamltext",
+        "documents.entries",
+        "documents.bodytext",
+        "tasks.receipts",
+        "core.machine",
+        *("monitor.cgroups", "monitor.processes", "monitor.readings"),
+        "tasks.scopes",
+        "tasks.graph",
+        "tasks.finding",
+        "tasks.inotify",
     ],
     ["claims", "claims.*"],
     [
-        *("queue", "tasks", "rows", "cachefile", "rereading", "index", "queries", "live"),
-        *("manifest", "outputs", "lives", "batch", "batches"),
-        *("triage", "triage_*", "preflight", "effects"),
-        *("moments", "chunks", "chunked", "notes", "records", "mentions", "independence", "ledger"),
+        *(
+            "queue.queue",
+            "tasks.tasks",
+            "tasks.rows",
+            "tasks.cachefile",
+            "tasks.rereading",
+            "tasks.index",
+            "tasks.queries",
+            "tasks.live",
+        ),
+        *("manifest", "runners.outputs", "lives", "queue.batch", "queue.batches"),
+        *("triage.triage", "triage.triage_*", "tasks.preflight", "tasks.effects"),
+        *(
+            "review.moments",
+            "review.chunks",
+            "review.chunked",
+            "notes",
+            "review.records",
+            "tasks.mentions",
+            "tasks.independence",
+            "ledger",
+        ),
     ],
-    ["git", "checkout", "work", "worktrees", "merging", "trailers"],
+    ["git.git", "git.checkout", "git.work", "git.worktrees", "git.merging", "git.trailers"],
     [
-        "commission",
+        "core.commission",
         "orders",
         "events",
         "history",
         "drain",
-        "pace",
-        "needs",
-        "logtail",
+        "report.pace",
+        "report.needs",
+        "report.logtail",
         "sessions",
-        *("notices", "inbox", "transcript", "errands", "mending", "underway"),
-        "leftovers",
+        *("hooks.notices", "inbox", "hooks.transcript", "errands", "mending", "underway"),
+        "queue.leftovers",
         "crowd",
-        "selection",
-        "endings",
-        "schedule",
-        "ready",
-        "halting",
-        "scheduler",
-        *("zones", "admission", "overseer", "lineage", "watch", "budget", "spending", "purse"),
+        "tasks.selection",
+        "tasks.endings",
+        "orchestrator.schedule",
+        "orchestrator.ready",
+        "orchestrator.halting",
+        "orchestrator.scheduler",
+        *(
+            "monitor.zones",
+            "orchestrator.admission",
+            "monitor.overseer",
+            "monitor.lineage",
+            "monitor.watch",
+            "monitor.budget",
+            "spending",
+            "monitor.purse",
+        ),
         *("checkpoints", "gates"),
-        *("learner", "advice", "pacer", "patterns", "hivefile", "hive", "learnings"),
+        *(
+            "learning.learner",
+            "learning.advice",
+            "learning.pacer",
+            "learning.patterns",
+            "hivefile",
+            "learning.hive",
+            "learning.learnings",
+        ),
     ],
     ["runners", "runners.*"],
-    ["evidence", "checks"],
+    ["orchestrator.evidence", "orchestrator.checks"],
     [
-        "tally",
-        "progress",
-        "heart",
-        "workitem",
-        "worker",
-        "summary",
-        "tasklist",
-        "looking",
-        "keeping",
-        "claiming",
-        "holding",
-        "desk",
-        "crew",
-        "operations",
-        "review",
-        *("bulk", "chunkrun", "deciding", "trail"),
-        "doctor",
-        "doctor_*",
-        "retention",
+        "queue.tally",
+        "queue.progress",
+        "queue.heart",
+        "queue.workitem",
+        "queue.worker",
+        "queue.summary",
+        "tasks.tasklist",
+        "tasks.looking",
+        "tasks.keeping",
+        "tasks.claiming",
+        "tasks.holding",
+        "tasks.desk",
+        "queue.crew",
+        "queue.operations",
+        "review.review",
+        *("review.bulk", "review.chunkrun", "review.deciding", "review.trail"),
+        "cli.doctor",
+        "cli.doctor_*",
+        "queue.retention",
         "waiting",
     ],
     [
-        "oversight",
-        "briefing",
-        "staff",
-        "hiring",
-        "shop",
-        "attempt",
-        "collecting",
-        "coordinator",
-        "running",
-        "care",
-        "minding",
-        "pacing",
-        "handover",
-        "spawning",
+        "git.oversight",
+        "orchestrator.briefing",
+        "orchestrator.staff",
+        "orchestrator.hiring",
+        "orchestrator.shop",
+        "orchestrator.attempt",
+        "orchestrator.collecting",
+        "orchestrator.coordinator",
+        "orchestrator.running",
+        "orchestrator.care",
+        "orchestrator.minding",
+        "orchestrator.pacing",
+        "orchestrator.handover",
+        "orchestrator.spawning",
     ],
     [
-        *("answers", "listing", "toolspec", "arguments", "tools", "departure", "telling"),
-        *("scope_guard", "hookcall", "hooks", "spawn_guard"),
-        *("toolargs", "tools_agents", "tools_events", "workload"),
-        *("story", "follow", "labels", "hands", "here", "report", "page", "screen", "serving"),
+        *(
+            "report.answers",
+            "report.listing",
+            "mcp.toolspec",
+            "mcp.arguments",
+            "mcp.tools",
+            "mcp.departure",
+            "hooks.telling",
+        ),
+        *("hooks.scope_guard", "hooks.hookcall", "hooks.hooks", "hooks.spawn_guard"),
+        *("mcp.toolargs", "mcp.tools_agents", "mcp.tools_events", "report.workload"),
+        *(
+            "report.story",
+            "report.follow",
+            "report.labels",
+            "report.hands",
+            "report.here",
+            "report.report",
+            "report.page",
+            "report.screen",
+            "report.serving",
+        ),
     ],
-    ["console", "cli", "cli_*", "server", "hooking", "gemini_hooks", "attending", "pulse"],
+    [
+        "cli.console",
+        "cli.cli",
+        "cli.cli_*",
+        "mcp.server",
+        "hooks.hooking",
+        "hooks.gemini_hooks",
+        "hooks.attending",
+        "hooks.pulse",
+    ],
 ]
 
 MODULES = {
@@ -169,8 +238,10 @@ def _known(parts: list[str]) -> str:
 
 
 def test_the_walk_sees_what_is_there() -> None:
-    assert {"errors", "claims.files", "claims.port", "machine", "keys"} <= imports_of("claims.directory")
-    assert {"claims.directory", "batch", "runners.port"} <= imports_of("worker")
+    assert {"core.errors", "claims.files", "claims.port", "core.machine", "core.keys"} <= imports_of(
+        "claims.directory"
+    )
+    assert {"claims.directory", "queue.batch", "runners.port"} <= imports_of("queue.worker")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -187,6 +258,13 @@ def test_imports_point_down_only(module: str) -> None:
     assert not up, f"{module} imports {', '.join(up)}, which stand above it"
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_holds_no_code_of_its_own(package: str) -> None:
+    (told,) = ast.parse(MODULES[package].read_text("utf-8")).body
+    assert isinstance(told, ast.Expr)
+    assert isinstance(told.value, ast.Constant)
+
+
 def test_no_imports_go_in_a_circle() -> None:
     try:
         list(TopologicalSorter({module: imports_of(module) for module in MODULES}).static_order())
@@ -195,7 +273,7 @@ def test_no_imports_go_in_a_circle() -> None:
 
 
 HEAVY = ("yaml", "filelock", "psutil", "rich")
-_LIGHT = ("queue", "worker", "batches", "machine", "runners.exec", "launch")
+_LIGHT = ("queue.queue", "queue.worker", "queue.batches", "core.machine", "runners.exec", "core.launch")
 LIGHT = [module for module in MODULES if module.startswith("claims") or module in _LIGHT]
 
 
@@ -210,7 +288,7 @@ def test_what_every_claim_imports_costs_no_library(module: str) -> None:
 
 def test_help_names_every_command_and_loads_none_of_them() -> None:
     look = (
-        "import sys; from hypervisor import cli; "
+        "import sys; from hypervisor.cli import cli; "
         "small = cli.parser('--help').format_help(); "
         "loaded = [name for name in sys.modules if 'cli_' in name]; "
         "print(loaded, small == cli.parser().format_help())"

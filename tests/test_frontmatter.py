@@ -11,10 +11,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor import frontmatter, yamltext
-from hypervisor.errors import Unreadable
-from hypervisor.frontmatter import Value, apply, parse, revert
-from hypervisor.model import FileEdit, LineEdit
+from hypervisor.core.errors import Unreadable
+from hypervisor.core.model import FileEdit, LineEdit
+from hypervisor.documents import frontmatter, yamltext
+from hypervisor.documents.frontmatter import Value, apply, parse, revert
 
 
 def edited(text: str, key: str, value: Value) -> str:
@@ -146,12 +146,12 @@ def test_a_trap_is_refused(trap: str) -> None:
 def test_deep_nesting_does_not_end_the_process() -> None:
     # The C loader alone dies of it, so it is tried where that would be seen.
     code = (
-        "import sys; from hypervisor import frontmatter, errors\n"
+        "import sys; from hypervisor.documents import frontmatter; from hypervisor.core import errors\n"
         "for data in (b'['*10**6, b'- '*10**6, b'{a: '*10**5):\n"
         "  try: frontmatter.parse(b'---\\na: ' + data + b'\\n---\\n', 'x')\n"
         "  except errors.Unreadable: print('refused')\n"
     )
-    scripts = Path(frontmatter.__file__).parents[1]
+    scripts = Path(frontmatter.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=scripts, capture_output=True, text=True, check=True
     )
@@ -168,7 +168,7 @@ def test_it_works_without_the_c_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml, "CSafeLoader", None)
     monkeypatch.delattr(yaml, "CSafeLoader")
     source = Path(yamltext.__file__).read_text("utf-8")
-    space: dict[str, object] = {"__name__": "hypervisor.yamltext_plain"}
+    space: dict[str, object] = {"__name__": "hypervisor.documents.yamltext_plain"}
     exec(compile(source, "yamltext_plain", "exec"), space)
     monkeypatch.setattr(yamltext, "_Loader", space["_Loader"])
     assert yaml.SafeLoader in yamltext._Loader.__mro__

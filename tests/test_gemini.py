@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from commands import ROOT, tree
-from hypervisor import gemini_hooks
-from hypervisor.errors import UsageError
+from hypervisor.core.errors import UsageError
+from hypervisor.hooks import gemini_hooks
 from hypervisor.runners.agent import How
 from hypervisor.runners.gemini import environment
 from hypervisor.runners.gemini_events import Heard

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor import config, gemini_hooks
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
-from hypervisor.model import Outcome, TaskStatus
-from hypervisor.oversight import is_ours
-from hypervisor.paths import Project
+from hypervisor.core import config
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.paths import Project
+from hypervisor.git.oversight import is_ours
+from hypervisor.hooks import gemini_hooks
+from hypervisor.hooks.scope_guard import Bounds, first_refusal
 from hypervisor.runners.gemini_events import PREFIX
-from hypervisor.scope_guard import Bounds, first_refusal
-from hypervisor.tasklist import Caller
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.tasks.tasklist import Caller
 
 DONE = Ending(outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="made it")
 

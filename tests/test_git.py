@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.errors import Refused
-from hypervisor.git import Git, GitError, from_top, locked, main_checkout, shown
+from hypervisor.core.errors import Refused
+from hypervisor.git.git import Git, GitError, from_top, locked, main_checkout, shown
 
 #: Names that people and machines give to files.
 NAMES = (
@@ -132,7 +132,7 @@ def test_a_lock_that_goes_away_is_waited_for(repo: Repo) -> None:
 
 
 def test_a_lock_that_stays_is_an_error_in_the_end(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hypervisor.git.LOCK_WAIT", 0.2)
+    monkeypatch.setattr("hypervisor.git.git.LOCK_WAIT", 0.2)
     repo.write(".git/index.lock", "")
     repo.write("new.txt")
     with pytest.raises(GitError, match=r"index\.lock"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor.graph import Graph, graph_of
-from hypervisor.model import Priority, TaskHead, TaskStatus
+from hypervisor.core.model import Priority, TaskHead, TaskStatus
+from hypervisor.tasks.graph import Graph, graph_of
 
 #: As many tasks as the largest backlog that anybody keeps in one folder, and more than Python recurses.
 MANY = 20_000

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor import hooks
-from hypervisor.paths import session_project
-from hypervisor.toolspec import PREFIX
+from hypervisor.core.paths import session_project
+from hypervisor.hooks import hooks
+from hypervisor.mcp.toolspec import PREFIX
 
 GUARD = ROOT / "hooks/guard"
 HOOKS = json.loads((ROOT / "hooks/hooks.json").read_text("utf-8"))["hooks"]

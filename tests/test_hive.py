@@ -14,19 +14,19 @@ import pytest
 
 from commands import ROOT, shell
 from hypervisor import hivefile
-from hypervisor.errors import Refused, UsageError
-from hypervisor.hive import LONGEST, Hive
-from hypervisor.learner import Told
-from hypervisor.learnings import Learnings
-from hypervisor.paths import Project
+from hypervisor.core.errors import Refused, UsageError
+from hypervisor.core.paths import Project
+from hypervisor.learning.hive import LONGEST, Hive
+from hypervisor.learning.learner import Told
+from hypervisor.learning.learnings import Learnings
 
 WRITER = """
 import os, signal, sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
 from hypervisor import hivefile
-from hypervisor.hive import Hive
-from hypervisor.paths import Project
+from hypervisor.learning.hive import Hive
+from hypervisor.core.paths import Project
 root = Path({root!r})
 hive = Hive(Project(root, root / ".hypervisor"))
 def die(*arguments, **options):

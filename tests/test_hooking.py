@@ -22,17 +22,18 @@ from typing import Any
 import pytest
 
 from commands import ROOT, tree, write_task
-from hypervisor import config, hooking, pulse, spawn_guard, telling
 from hypervisor.claims.port import MAIN
+from hypervisor.core import config
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.paths import Project
 from hypervisor.crowd import Crowd
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
+from hypervisor.hooks import hooking, pulse, spawn_guard, telling
 from hypervisor.inbox import Inbox
-from hypervisor.model import Outcome, TaskStatus
-from hypervisor.paths import Project
+from hypervisor.mcp.toolspec import PREFIX
 from hypervisor.sessions import Session
-from hypervisor.tasklist import Caller
-from hypervisor.toolspec import PREFIX
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.tasks.tasklist import Caller
 
 DONE = Ending(outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="made it")
 BLOCKED = Ending(outcome=Outcome.BLOCKED, status=TaskStatus.BLOCKED, text="no key", next_step="get one")
@@ -448,7 +449,7 @@ def test_a_task_file_that_is_gone_costs_no_heartbeat(project: Project, client: C
 
 CHILD = """
 import io, json, sys
-from hypervisor import hooking
+from hypervisor.hooks import hooking
 root, say, calls = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from hypervisor import hooks
 from hypervisor.claims.port import MAIN
-from hypervisor.hookcall import Call, read_call
-from hypervisor.hooks import Room
+from hypervisor.hooks import hooks
+from hypervisor.hooks.hookcall import Call, read_call
+from hypervisor.hooks.hooks import Room
+from hypervisor.mcp.toolspec import BY_NAME, IDENTITY, PREFIX
 from hypervisor.sessions import Note
-from hypervisor.toolspec import BY_NAME, IDENTITY, PREFIX
 
 NOTE = Note(
     task="t-1", path="/p/tasks/t-1.md", key="t-1-0", generation=1, token="ab", holder="claude-1",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import hypervisor
-from hypervisor import launch
+from hypervisor.core import launch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))

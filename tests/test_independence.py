@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import Shell, shell, write_task
-from hypervisor.independence import Independence, Part, examine
-from hypervisor.mentions import paths_in
-from hypervisor.scopes import overlap
+from hypervisor.tasks.independence import Independence, Part, examine
+from hypervisor.tasks.mentions import paths_in
+from hypervisor.tasks.scopes import overlap
 
 
 def part(name: str, **known: Any) -> Part:

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor import config, rows, tasks
-from hypervisor.index import Index
-from hypervisor.model import Task
-from hypervisor.paths import Project
-from hypervisor.tasks import read_task
+from hypervisor.core import config
+from hypervisor.core.model import Task
+from hypervisor.core.paths import Project
+from hypervisor.tasks import rows, tasks
+from hypervisor.tasks.index import Index
+from hypervisor.tasks.tasks import read_task
 
 
 @pytest.fixture
@@ -127,11 +128,11 @@ _LOOKER = """
 import sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor import config
-from hypervisor.index import Index
-from hypervisor.model import Task
-from hypervisor.paths import Project
-from hypervisor.tasks import read_task
+from hypervisor.core import config
+from hypervisor.tasks.index import Index
+from hypervisor.core.model import Task
+from hypervisor.core.paths import Project
+from hypervisor.tasks.tasks import read_task
 root = Path({root!r})
 project = Project(root, root / ".hypervisor")
 for _ in range(40):

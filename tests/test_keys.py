@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from choreography import World, taken
-from hypervisor.keys import (
+from hypervisor.core.keys import (
     canonical,
     generation_name,
     item_key,

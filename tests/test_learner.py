@@ -14,13 +14,23 @@ import pytest
 
 from commands import ROOT, script, shell, write_task
 from hypervisor import hivefile
-from hypervisor.advice import Advice, Room, advise, benefit, bottleneck, ceiling, fits, knee, rates_of
-from hypervisor.errors import UsageError
+from hypervisor.core.errors import UsageError
+from hypervisor.core.paths import Project
 from hypervisor.events import RunEvent, log_of
-from hypervisor.learner import Known, Lane, Observed, Span, Told, Totals, sweep
-from hypervisor.learnings import BATCHES, Learnings, span_details
-from hypervisor.pacer import Pacer
-from hypervisor.paths import Project
+from hypervisor.learning.advice import (
+    Advice,
+    Room,
+    advise,
+    benefit,
+    bottleneck,
+    ceiling,
+    fits,
+    knee,
+    rates_of,
+)
+from hypervisor.learning.learner import Known, Lane, Observed, Span, Told, Totals, sweep
+from hypervisor.learning.learnings import BATCHES, Learnings, span_details
+from hypervisor.learning.pacer import Pacer
 
 sys.path.append(str(ROOT))
 from bench import learner as simulated

@@ -18,23 +18,24 @@ from typing import Any
 import pytest
 
 from commands import ROOT, eventually, write_task
-from hypervisor import cachefile, config, live, rows
-from hypervisor.cachefile import LOCK
-from hypervisor.desk import Desk
-from hypervisor.errors import HypervisorError, Unreadable
-from hypervisor.finding import find_task_files
-from hypervisor.graph import graph_of
-from hypervisor.index import Index
-from hypervisor.listing import index_stats
-from hypervisor.live import LiveIndex
-from hypervisor.looking import look_at
-from hypervisor.model import Complexity, TaskHead, TaskStatus
-from hypervisor.paths import Project
-from hypervisor.preflight import plan
-from hypervisor.queries import Asked
-from hypervisor.selection import Wanted
-from hypervisor.tasklist import Caller
-from hypervisor.tasks import read_task
+from hypervisor.core import config
+from hypervisor.core.errors import HypervisorError, Unreadable
+from hypervisor.core.model import Complexity, TaskHead, TaskStatus
+from hypervisor.core.paths import Project
+from hypervisor.report.listing import index_stats
+from hypervisor.tasks import cachefile, live, rows
+from hypervisor.tasks.cachefile import LOCK
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.finding import find_task_files
+from hypervisor.tasks.graph import graph_of
+from hypervisor.tasks.index import Index
+from hypervisor.tasks.live import LiveIndex
+from hypervisor.tasks.looking import look_at
+from hypervisor.tasks.preflight import plan
+from hypervisor.tasks.queries import Asked
+from hypervisor.tasks.selection import Wanted
+from hypervisor.tasks.tasklist import Caller
+from hypervisor.tasks.tasks import read_task
 
 NAMES = ["t-1", "t-2", "T-2", "t-3", "t-4", "t-5", "Ü-6", "ü-6", "nobody", "t-7"]
 STATUSES = ["active", "active", "active", "inbox", "done", "done", "blocked", "in_progress", "odd", "review"]
@@ -513,8 +514,8 @@ def test_whoever_is_stopped_while_he_refreshes_keeps_nobody_waiting_for_ever(
 _SERVER = """
 import json, sys
 sys.path.insert(0, {scripts!r})
-from hypervisor.live import LiveIndex
-from hypervisor.tools import Toolbox
+from hypervisor.tasks.live import LiveIndex
+from hypervisor.mcp.tools import Toolbox
 box = Toolbox({{"CLAUDE_PROJECT_DIR": {root!r}, "CLAUDE_CODE_SESSION_ID": sys.argv[1]}}, None, LiveIndex())
 took = []
 while True:

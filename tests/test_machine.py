@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from choreography import PATIENCE
-from hypervisor import machine
-from hypervisor.machine import (
+from hypervisor.core import machine
+from hypervisor.core.machine import (
     WORKER_MARK,
     Identity,
     end_group,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor import markdown
+from hypervisor.documents import markdown
 
 PIECES = [
     *("# T", "## U ##", "Set", "===", "---", "```", "~~~~", "````py", "- ```", "> ~~~", "\t```"),

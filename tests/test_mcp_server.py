@@ -23,14 +23,15 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from commands import PATIENCE, ROOT, eventually, tree, write_task
-from hypervisor import config, toolspec
-from hypervisor.errors import UsageError
-from hypervisor.machine import identity_of
-from hypervisor.paths import Project
-from hypervisor.server import CLIENT_PID, _carry_out, client_of
-from hypervisor.tasks import read_task
-from hypervisor.tools import Toolbox
-from hypervisor.toolspec import TOOLS
+from hypervisor.core import config
+from hypervisor.core.errors import UsageError
+from hypervisor.core.machine import identity_of
+from hypervisor.core.paths import Project
+from hypervisor.mcp import toolspec
+from hypervisor.mcp.server import CLIENT_PID, _carry_out, client_of
+from hypervisor.mcp.tools import Toolbox
+from hypervisor.mcp.toolspec import TOOLS
+from hypervisor.tasks.tasks import read_task
 
 pytestmark = pytest.mark.acceptance
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, eventually, gone
-from hypervisor.errors import Refused
-from hypervisor.merging import Conflict, Integration, Merged, Unverified
-from hypervisor.worktrees import Worktrees
+from hypervisor.core.errors import Refused
+from hypervisor.git.merging import Conflict, Integration, Merged, Unverified
+from hypervisor.git.worktrees import Worktrees
 from test_git import NAMES, Repo, make_repo
 
 
@@ -209,8 +209,8 @@ def test_thirty_branches_merged_by_processes_and_threads_at_once_are_all_there(r
 _VICTIM = """
 import sys, time, pathlib
 sys.path.insert(0, sys.argv[1])
-from hypervisor import git
-from hypervisor.merging import Integration
+from hypervisor.git import git
+from hypervisor.git.merging import Integration
 root, start, branch, step, flag = sys.argv[2:]
 def stop():
     pathlib.Path(flag).touch()
@@ -382,7 +382,7 @@ HINDRANCES: dict[str, tuple[Callable[[Repo], object], str]] = {
 def test_the_users_checkout_is_not_touched_when_anything_is_in_the_way(
     repo: Repo, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hypervisor.git.LOCK_WAIT", 0.1)
+    monkeypatch.setattr("hypervisor.git.git.LOCK_WAIT", 0.1)
     made = _ready(repo)
     act, words = HINDRANCES[case]
     act(repo)

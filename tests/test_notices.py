@@ -17,19 +17,20 @@ from typing import Any
 import pytest
 
 from commands import ROOT, Running, Shell, eventually, shell, write_task
-from hypervisor import attending, config, hooking, telling
 from hypervisor.claims.port import MAIN
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
+from hypervisor.core import config
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.paths import Project
 from hypervisor.events import Happening, log_of, read, tell
-from hypervisor.hookcall import Call
+from hypervisor.hooks import attending, hooking, telling
+from hypervisor.hooks.hookcall import Call
+from hypervisor.hooks.notices import MOST_LINES, Notice, fold, notice_of
 from hypervisor.inbox import Inbox
-from hypervisor.model import Outcome, TaskStatus
-from hypervisor.notices import MOST_LINES, Notice, fold, notice_of
-from hypervisor.paths import Project
+from hypervisor.mcp.tools import Toolbox
 from hypervisor.sessions import Session
-from hypervisor.tasklist import Caller
-from hypervisor.tools import Toolbox
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.tasks.tasklist import Caller
 
 DONE = Ending(outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="made it")
 BLOCKED = Ending(outcome=Outcome.BLOCKED, status=TaskStatus.BLOCKED, text="no key")
@@ -386,7 +387,7 @@ def test_a_line_that_stands_twice_is_told_once(project: Project, client: Client)
 _HOOK = """
 import io, json, sys
 sys.path.insert(0, {scripts!r})
-from hypervisor import hooking
+from hypervisor.hooks import hooking
 call = json.dumps({call!r} | {{"tool_use_id": sys.argv[1]}}).encode()
 sys.stdin.readline()
 hooking.main(io.BytesIO(call), {{"CLAUDE_PROJECT_DIR": {root!r}}})
@@ -425,13 +426,15 @@ _KILLED = """
 import os, signal, sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor import config, events, keeping, sessions
+from hypervisor.core import config
+from hypervisor import events, sessions
+from hypervisor.tasks import keeping
 from hypervisor.claims.directory import DirectoryStore
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
-from hypervisor.model import Outcome, TaskStatus
-from hypervisor.paths import Project
-from hypervisor.tasklist import Caller
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.paths import Project
+from hypervisor.tasks.tasklist import Caller
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 def after(owner, name):
     real = getattr(owner, name)
@@ -493,7 +496,7 @@ def test_a_line_that_the_full_disk_has_cost_is_written_later(
 ) -> None:
     hold(project, "t-1", "a1")
     with monkeypatch.context() as patch:
-        patch.setattr("hypervisor.keeping.tell", _full)
+        patch.setattr("hypervisor.tasks.keeping.tell", _full)
         finish(project, "t-1", "a1")
     assert "t-1 success: made it" in client.tool()
     assert client.tool() == ""
@@ -508,7 +511,7 @@ def test_the_agents_next_claim_does_not_cover_up_an_untold_end(
 ) -> None:
     hold(project, "t-1", "a1")
     with monkeypatch.context() as patch:
-        patch.setattr("hypervisor.keeping.tell", _full)
+        patch.setattr("hypervisor.tasks.keeping.tell", _full)
         finish(project, "t-1", "a1")
     hold(project, "t-2", "a1")
     assert "t-1 success" in client.tool()

@@ -17,22 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import alive, eventually, gone
-from hypervisor import config
-from hypervisor.budget import Caps, Spend, caps_of, no_more, reached, short_of
-from hypervisor.care import Care, check_settings
-from hypervisor.errors import ConfigError
+from hypervisor.core import config
+from hypervisor.core.errors import ConfigError
 from hypervisor.events import RunEvent
-from hypervisor.lineage import OURS, WITHIN, Lineage
-from hypervisor.overseer import Act, Deed, Limits, Overseer, Sample
-from hypervisor.processes import Process, processes, send
-from hypervisor.purse import Purse
-from hypervisor.readings import Reading, Sampler
+from hypervisor.monitor.budget import Caps, Spend, caps_of, no_more, reached, short_of
+from hypervisor.monitor.lineage import OURS, WITHIN, Lineage
+from hypervisor.monitor.overseer import Act, Deed, Limits, Overseer, Sample
+from hypervisor.monitor.processes import Process, processes, send
+from hypervisor.monitor.purse import Purse
+from hypervisor.monitor.readings import Reading, Sampler
+from hypervisor.monitor.watch import Watch
+from hypervisor.monitor.zones import Bounds, Gauge, Standing, Zone
+from hypervisor.orchestrator.care import Care, check_settings
 from hypervisor.runners.agent import AgentEnd, Assignment, How
 from hypervisor.runners.claude_events import Heard
 from hypervisor.runners.command import CommandAgent
 from hypervisor.spending import Account, Spending
-from hypervisor.watch import Watch
-from hypervisor.zones import Bounds, Gauge, Standing, Zone
 
 MIB = 2**20
 GIB = 2**30

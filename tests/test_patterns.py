@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hypervisor.errors import UsageError
-from hypervisor.learner import INDEPENDENT
-from hypervisor.patterns import MAP_REDUCE, PIPELINE, arranged, patterns_of
+from hypervisor.core.errors import UsageError
+from hypervisor.learning.learner import INDEPENDENT
+from hypervisor.learning.patterns import MAP_REDUCE, PIPELINE, arranged, patterns_of
 
 
 @pytest.mark.parametrize(

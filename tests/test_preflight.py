@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hypervisor import config
-from hypervisor.model import Complexity, Priority, Task, TaskStatus
-from hypervisor.preflight import claim_refusal, is_agent, plan, skip_reason, unfit_for_next
+from hypervisor.core import config
+from hypervisor.core.model import Complexity, Priority, Task, TaskStatus
+from hypervisor.tasks.preflight import claim_refusal, is_agent, plan, skip_reason, unfit_for_next
 
 SETTINGS = config.defaults()
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from choreography import PATIENCE
-from hypervisor.queue import HEAD_BYTES, Cursor, Queue
+from hypervisor.queue.queue import HEAD_BYTES, Cursor, Queue
 
 SCRIPTS = str(Path(__file__).parent.parent / "scripts")
 LEASES = pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="needs F_SETLEASE (Linux)")
@@ -55,7 +55,7 @@ def started(code: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 _TAKE = """
 import sys
-from hypervisor.queue import Queue
+from hypervisor.queue.queue import Queue
 queue = Queue(sys.argv[1], sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -216,7 +216,7 @@ def test_a_line_that_grew_after_it_was_read_is_not_handed_out_torn(
 
 _ASK = """
 import fcntl, subprocess, sys
-from hypervisor import queue
+from hypervisor.queue import queue
 real = fcntl.fcntl
 opener = "import os, sys; os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)"
 def slow(descriptor, command, *rest):
@@ -322,7 +322,7 @@ def test_the_head_of_a_cursor_is_always_as_long(path: Path) -> None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of eight bytes."""
-    monkeypatch.setattr("hypervisor.queue.SEGMENT", 8)
+    monkeypatch.setattr("hypervisor.queue.queue.SEGMENT", 8)
 
 
 @given(
@@ -341,7 +341,7 @@ def test_each_line_is_in_the_segment_in_which_it_starts(
     path.with_name("cursor").unlink(missing_ok=True)
     queue = Queue(str(path), str(path.with_name("cursor")), separator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hypervisor.queue.SEGMENT", length)
+        patch.setattr("hypervisor.queue.queue.SEGMENT", length)
         _, numbers = queue.unsettled()
         assert numbers == list(range(-(-path.stat().st_size // length)))
         found = [(number, line) for number in numbers for line in queue.segment(number)[0]]

@@ -36,14 +36,14 @@ from choreography import (
     after_reboot,
     taken,
 )
-from hypervisor import clock
 from hypervisor.claims import judge as judging
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Busy, Claim, Done
 from hypervisor.claims.records import End
-from hypervisor.errors import ClaimLost
-from hypervisor.keys import canonical, item_key
-from hypervisor.machine import this_process
+from hypervisor.core import clock
+from hypervisor.core.errors import ClaimLost
+from hypervisor.core.keys import canonical, item_key
+from hypervisor.core.machine import this_process
 
 OK: Mapping[str, Any] = {"item": "item", "status": "success"}
 
@@ -415,13 +415,13 @@ def test_r06_a_lock_is_seen_across_pid_namespaces_of_one_kernel(world: World) ->
 
 _DRAIN = """
 import sys
-from hypervisor.batches import open_folder
+from hypervisor.queue.batches import open_folder
 from hypervisor.claims.directory import Policy
 from hypervisor.claims.port import Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
 from hypervisor.runners.exec import ExecRunner
-from hypervisor.heart import Stop
-from hypervisor.worker import Orders, Worker
+from hypervisor.queue.heart import Stop
+from hypervisor.queue.worker import Orders, Worker
 import os
 folder, *command = sys.argv[1:]
 name = new_worker_id("drain", os.getpid())

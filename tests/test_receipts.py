@@ -15,9 +15,9 @@ import pytest
 
 from commands import Shell, eventually, shell, write_task
 from hypervisor.ledger import Entry, in_doubt
-from hypervisor.receipts import receipts_in, with_receipt
-from hypervisor.tasks import append_receipt, begin_receipt, mend_receipts
-from hypervisor.trail import compare
+from hypervisor.review.trail import compare
+from hypervisor.tasks.receipts import receipts_in, with_receipt
+from hypervisor.tasks.tasks import append_receipt, begin_receipt, mend_receipts
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -176,7 +176,7 @@ def test_notes_and_summaries_of_chunks_are_compared(user: Shell, task: Path) -> 
 ACTOR = """
 import os, sys
 from pathlib import Path
-from hypervisor.tasks import append_receipt, begin_receipt
+from hypervisor.tasks.tasks import append_receipt, begin_receipt
 task, done, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 acted = set(open(done).read().split()) if os.path.exists(done) else set()  # the tool itself knows
 with open(done, "a") as file:

@@ -15,24 +15,27 @@ import pytest
 
 from chromium import Browser, find_chromium
 from commands import Gate, Shell, script, shell, tree, write_task
-from hypervisor import clock, drain, logtail, operations, printable
-from hypervisor.batch import Batch
-from hypervisor.batches import open_folder
+from hypervisor import drain
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
+from hypervisor.core import clock, printable
+from hypervisor.core.model import Outcome, Report
 from hypervisor.drain import Drain
-from hypervisor.follow import Follower
-from hypervisor.heart import Stop
-from hypervisor.model import Outcome, Report
-from hypervisor.needs import Case, needs_of
-from hypervisor.pace import RECENT, duration, pace_of
-from hypervisor.page import embedded, page, policy
-from hypervisor.report import Reporter
+from hypervisor.queue import operations
+from hypervisor.queue.batch import Batch
+from hypervisor.queue.batches import open_folder
+from hypervisor.queue.heart import Stop
+from hypervisor.queue.summary import take_census
+from hypervisor.queue.worker import Orders, Worker
+from hypervisor.report import logtail
+from hypervisor.report.follow import Follower
+from hypervisor.report.needs import Case, needs_of
+from hypervisor.report.pace import RECENT, duration, pace_of
+from hypervisor.report.page import embedded, page, policy
+from hypervisor.report.report import Reporter
+from hypervisor.report.story import Story
 from hypervisor.runners.port import Work
-from hypervisor.story import Story
-from hypervisor.summary import take_census
-from hypervisor.worker import Orders, Worker
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from bench import seeing
@@ -397,7 +400,7 @@ def test_many_readings_are_thinned_to_the_worst(tmp_path: Path) -> None:
 def test_every_failure_keeps_the_end_of_its_log_however_many_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hypervisor.report.LOG_BUDGET", 8000)
+    monkeypatch.setattr("hypervisor.report.report.LOG_BUDGET", 8000)
     batch = batch_in(tmp_path / "b", *(f"i{n}" for n in range(40)))
     hands = Hands(batch)
     Path(batch.logs).mkdir()

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor import worker
-from hypervisor.batch import Batch, Place
-from hypervisor.batches import open_folder
 from hypervisor.claims.directory import DirectoryStore, Policy
 from hypervisor.claims.files import Files
 from hypervisor.claims.port import Claim, Holder, HolderKind
 from hypervisor.claims.workers import new_worker_id
-from hypervisor.heart import Stop
-from hypervisor.model import Outcome, Report
-from hypervisor.operations import retry
-from hypervisor.queue import Queue
+from hypervisor.core.model import Outcome, Report
+from hypervisor.queue import worker
+from hypervisor.queue.batch import Batch, Place
+from hypervisor.queue.batches import open_folder
+from hypervisor.queue.heart import Stop
+from hypervisor.queue.operations import retry
+from hypervisor.queue.queue import Queue
 from hypervisor.runners.port import Work
 
 
@@ -107,7 +107,7 @@ def test_a_sweep_does_what_it_finds_before_it_looks_further(
 
 def abandoned(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> Batch:
     """Return a batch whose lines, ten to a segment, were all handed out to somebody who died of it."""
-    monkeypatch.setattr("hypervisor.queue.SEGMENT", 90)
+    monkeypatch.setattr("hypervisor.queue.queue.SEGMENT", 90)
     (folder / "queue.txt").write_text("".join(f"item-{number:03d}\n" for number in range(count)))
     batch = open_folder(str(folder), cwd=str(folder))
     batch.queue.take(count)

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, Gate, Shell, eventually, shell, write_task
-from hypervisor import outputs, retention
-from hypervisor.retention import Kept, Rule
+from hypervisor.queue import retention
+from hypervisor.queue.retention import Kept, Rule
+from hypervisor.runners import outputs
 from hypervisor.runners.pump import Sink
 
 #: What an item is called on disk.
@@ -149,7 +150,7 @@ def test_what_somebody_writes_without_our_lock_is_left(tmp_path: Path) -> None:
 _COMPRESS = (
     f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
     + """
-from hypervisor import outputs
+from hypervisor.runners import outputs
 print("begun", flush=True)
 outputs.compress(sys.argv[1])
 """
@@ -262,7 +263,7 @@ def test_what_was_written_after_the_decision_stays(tmp_path: Path) -> None:
 _REMOVE = (
     f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
     + """
-from hypervisor import outputs
+from hypervisor.runners import outputs
 print("begun", flush=True)
 while True:
     outputs.remove(sys.argv[1])
@@ -334,7 +335,7 @@ def test_two_that_clean_at_once_do_it_once_and_both_pass(user: Shell, rule: list
 _KILLED = (
     f"import os, sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
     + """
-from hypervisor.cli import main
+from hypervisor.cli.cli import main
 last, real, left = sys.argv[1] == "after", os.unlink, int(sys.argv[2])
 def unlink(path, **more):
     global left

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor.model import Outcome
-from hypervisor.schedule import Again, Entry, Finished, Rules, Start, Wait
-from hypervisor.scheduler import Scheduler
-from hypervisor.scopes import overlap
+from hypervisor.core.model import Outcome
+from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start, Wait
+from hypervisor.orchestrator.scheduler import Scheduler
+from hypervisor.tasks.scopes import overlap
 
 S, B, F, K = Outcome.SUCCESS, Outcome.BLOCKED, Outcome.FAILED, Outcome.SKIPPED
 RETRY = Again(counted=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor.globs import matches_any
-from hypervisor.scopes import Scopes, overlap
+from hypervisor.core.globs import matches_any
+from hypervisor.tasks.scopes import Scopes, overlap
 
 OVERLAPPING = [
     ("a.txt", "a.txt"),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor.model import Complexity, Priority, TaskHead, TaskStatus
-from hypervisor.selection import Wanted, in_turn, nothing_ready
+from hypervisor.core.model import Complexity, Priority, TaskHead, TaskStatus
+from hypervisor.tasks.selection import Wanted, in_turn, nothing_ready
 
 
 def task(name: str = "t-1", **changed: Any) -> TaskHead:

@@ -21,9 +21,9 @@ import pytest
 
 from chromium import Browser, find_chromium
 from commands import PATIENCE, Gate, Running, Shell, eventually, script, shell, tree
-from hypervisor.batches import open_folder
-from hypervisor.report import Reporter
-from hypervisor.serving import Server, Watched
+from hypervisor.queue.batches import open_folder
+from hypervisor.report.report import Reporter
+from hypervisor.report.serving import Server, Watched
 
 #: The time within which a completion is to be seen, in seconds, as told by the page's own clock.
 _SOON = 1.0

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from commands import tree, write_task
-from hypervisor import config
 from hypervisor.claims.directory import DirectoryStore
-from hypervisor.desk import Desk
-from hypervisor.endings import Ending
-from hypervisor.errors import ClaimLost
+from hypervisor.core import config
+from hypervisor.core.errors import ClaimLost
+from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.paths import Project
 from hypervisor.lives import task_key
-from hypervisor.model import Outcome, TaskStatus
-from hypervisor.paths import Project
 from hypervisor.sessions import Fate, Note, Session, fate_of
-from hypervisor.tasklist import Caller
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.endings import Ending
+from hypervisor.tasks.tasklist import Caller
 
 NOTE = Note(
     task="t-1", path="/p/tasks/t-1.md", key="t-1-0", generation=1, token="ab", holder="claude-1",

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from commands import ROOT
-from hypervisor import cli, cli_batch
-from hypervisor.toolspec import BY_NAME, IDENTITY, PREFIX, SERVER
+from hypervisor.cli import cli, cli_batch
+from hypervisor.mcp.toolspec import BY_NAME, IDENTITY, PREFIX, SERVER
 
 SKILLS = sorted((ROOT / "skills").glob("*/SKILL.md"))
 AGENTS = sorted((ROOT / "agents").glob("*.md"))

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from commands import ROOT, eventually, gone, script
-from hypervisor import commission
-from hypervisor.errors import HypervisorError
-from hypervisor.live import LiveIndex
-from hypervisor.paths import Project
-from hypervisor.tools import Toolbox
+from hypervisor.core import commission
+from hypervisor.core.errors import HypervisorError
+from hypervisor.core.paths import Project
+from hypervisor.mcp.tools import Toolbox
+from hypervisor.tasks.live import LiveIndex
 
 #: Leaves its prompt and the time at which it came, waits until it may go on, and reports.
 AGENT = """
@@ -34,8 +34,8 @@ CALL = """
 import sys, time
 sys.path.insert(0, {scripts!r})
 import json
-from hypervisor.live import LiveIndex
-from hypervisor.tools import Toolbox
+from hypervisor.tasks.live import LiveIndex
+from hypervisor.mcp.tools import Toolbox
 box = Toolbox({{"CLAUDE_PROJECT_DIR": {root!r}, "PATH": {path!r}, "HOME": {home!r}}}, None, LiveIndex())
 {act}
 """
@@ -176,7 +176,7 @@ def test_each_of_a_pipeline_waits_for_the_one_before_and_gets_its_result(place: 
 @pytest.fixture
 def idle(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place where no coordinator is started."""
-    monkeypatch.setattr("hypervisor.spawning.start", lambda *_: 1)
+    monkeypatch.setattr("hypervisor.orchestrator.spawning.start", lambda *_: 1)
     return place
 
 
@@ -293,7 +293,7 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
 def test_whoever_is_killed_as_he_spawns_leaves_whole_tasks_or_none(place: Place, where: str) -> None:
     killed = place.other_process(
         "import os, signal\n"
-        "from hypervisor import durable, spawning\n"
+        "from hypervisor.core import durable; from hypervisor.orchestrator import spawning\n"
         "def die(*arguments, **options):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         f'{where}\nbox.call("spawn_parallel_tasks", {{"tasks": ["first", "second"]}})\n'
     )

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from commands import script
-from hypervisor import config
-from hypervisor.errors import ConfigError, UsageError
-from hypervisor.hiring import may_do, must_make_sense, name_of, staff_of
-from hypervisor.model import TaskHead
+from hypervisor.core import config
+from hypervisor.core.errors import ConfigError, UsageError
+from hypervisor.core.model import TaskHead
+from hypervisor.orchestrator.hiring import may_do, must_make_sense, name_of, staff_of
+from hypervisor.orchestrator.staff import Staff, rules_in
 from hypervisor.orders import Orders
-from hypervisor.progress import Progress, Spent
+from hypervisor.queue.progress import Progress, Spent
 from hypervisor.runners.agent import Agent
 from hypervisor.runners.gemini import GeminiAgent
-from hypervisor.staff import Staff, rules_in
-from hypervisor.tasks import read_task
+from hypervisor.tasks.tasks import read_task
 
 NOW = 1_800_000_000.0
 

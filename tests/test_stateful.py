@@ -31,9 +31,9 @@ from choreography import Died, Steps, World, abandon
 from faults import broken_invariants, claims_of, end_of, owner_of, results_of, scratch
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Busy, Claim, Done, HolderKind, ItemState
-from hypervisor.errors import ClaimLost
-from hypervisor.keys import life_key
-from hypervisor.machine import Identity, this_process
+from hypervisor.core.errors import ClaimLost
+from hypervisor.core.keys import life_key
+from hypervisor.core.machine import Identity, this_process
 
 ATTEMPTS = 3
 _LEASE = 900.0

@@ -14,7 +14,7 @@ import pytest
 from choreography import DISK_ERRORS, Steps, World, abandon, taken
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Attempt, Busy, Claim, Done, Held, ItemState
-from hypervisor.errors import ClaimLost
+from hypervisor.core.errors import ClaimLost
 
 OK: Mapping[str, Any] = {"item": "item", "status": "success", "outcome": "fine"}
 

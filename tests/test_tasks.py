@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from hypervisor import config, durable, frontmatter, tasks
-from hypervisor.errors import Refused, Unreadable
-from hypervisor.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
-from hypervisor.tasks import (
+from hypervisor.core import config, durable
+from hypervisor.core.errors import Refused, Unreadable
+from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
+from hypervisor.documents import frontmatter
+from hypervisor.tasks import tasks
+from hypervisor.tasks.tasks import (
     append_receipt,
     completion_report,
     edit_file,
@@ -26,7 +28,7 @@ from hypervisor.tasks import (
 )
 
 SETTINGS = config.defaults()
-SCRIPTS = Path(tasks.__file__).parents[1]
+SCRIPTS = Path(tasks.__file__).parents[2]
 
 
 def write(path: Path, text: str) -> Path:
@@ -274,7 +276,7 @@ def test_a_file_that_is_gone_is_told(file: Path) -> None:
 def test_a_lock_that_is_held_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "_LOCK_SECONDS", 0.05)
     code = (
-        "import os, sys, filelock; from hypervisor.paths import file_lock_path\n"
+        "import os, sys, filelock; from hypervisor.core.paths import file_lock_path\n"
         "with filelock.FileLock(file_lock_path(sys.argv[1], os.environ)):\n"
         "  print('held', flush=True); sys.stdin.read()"
     )
@@ -348,7 +350,7 @@ def python(code: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 RECEIPTS = """
-import sys; from pathlib import Path; from hypervisor.tasks import append_receipt
+import sys; from pathlib import Path; from hypervisor.tasks.tasks import append_receipt
 print("ready", flush=True); sys.stdin.readline()
 for number in range(50):
     append_receipt(Path(sys.argv[1]), f"worker {sys.argv[2]} receipt {number}")
@@ -378,9 +380,9 @@ def test_of_eight_processes_receipts_none_is_lost(file: Path) -> None:
 
 EDITS = """
 import sys; from pathlib import Path
-from hypervisor import frontmatter
-from hypervisor.model import FileEdit
-from hypervisor.tasks import edit_file
+from hypervisor.documents import frontmatter
+from hypervisor.core.model import FileEdit
+from hypervisor.tasks.tasks import edit_file
 path = Path(sys.argv[1])
 while True:
     for word in ("Done", "To Do"):

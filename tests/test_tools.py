@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 
 from commands import tree, write_task
-from hypervisor import config
-from hypervisor.batches import open_named
 from hypervisor.claims.directory import DirectoryStore
 from hypervisor.claims.port import Claim, Holder, HolderKind
-from hypervisor.departure import end_of_client
-from hypervisor.desk import Desk
-from hypervisor.errors import ClaimLost, HypervisorError, Refused, UsageError
-from hypervisor.live import LiveIndex
-from hypervisor.machine import Identity, identity_of
-from hypervisor.paths import Project
-from hypervisor.summary import entries
-from hypervisor.tasklist import Caller
-from hypervisor.tools import Toolbox
-from hypervisor.toolspec import BY_NAME, TOOLS
+from hypervisor.core import config
+from hypervisor.core.errors import ClaimLost, HypervisorError, Refused, UsageError
+from hypervisor.core.machine import Identity, identity_of
+from hypervisor.core.paths import Project
+from hypervisor.mcp.departure import end_of_client
+from hypervisor.mcp.tools import Toolbox
+from hypervisor.mcp.toolspec import BY_NAME, TOOLS
+from hypervisor.queue.batches import open_named
+from hypervisor.queue.summary import entries
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.live import LiveIndex
+from hypervisor.tasks.tasklist import Caller
 
 A1 = {"caller_session": "s-1", "caller_agent": "a1"}
 A2 = {"caller_session": "s-1", "caller_agent": "a2"}

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor import config
-from hypervisor.errors import ConfigError
-from hypervisor.model import Complexity, Priority, Task, TaskStatus
-from hypervisor.triage import Triage, compile_rules, triage
+from hypervisor.core import config
+from hypervisor.core.errors import ConfigError
+from hypervisor.core.model import Complexity, Priority, Task, TaskStatus
+from hypervisor.triage.triage import Triage, compile_rules, triage
 
 RULES = compile_rules(config.defaults())
 PEOPLE = frozenset({Complexity.REQUIRES_JUDGMENT, Complexity.BLOCKED_HUMAN})

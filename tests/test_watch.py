@@ -22,7 +22,7 @@ from typing import Any, Self
 import pytest
 
 from commands import HYPERVISOR, PATIENCE, Gate, Shell, eventually, script, shell
-from hypervisor.screen import cells, fit, frame, one_line, text_of
+from hypervisor.report.screen import cells, fit, frame, one_line, text_of
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -282,7 +282,7 @@ def test_without_a_terminal_it_prints_lines_until_all_is_done(user: Shell) -> No
 
 
 def test_watching_imports_no_more_than_looking_needs() -> None:
-    code = "import sys, hypervisor.cli_watch; print('rich' in sys.modules, 'http.server' in sys.modules)"
+    code = "import sys, hypervisor.cli.cli_watch; print('rich' in sys.modules, 'http.server' in sys.modules)"
     folder = Path(__file__).resolve().parent.parent / "scripts"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True

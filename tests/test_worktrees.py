@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, eventually
-from hypervisor.errors import Refused
-from hypervisor.git import GitError
-from hypervisor.work import Tree, in_scope
-from hypervisor.worktrees import Worktrees
+from hypervisor.core.errors import Refused
+from hypervisor.git.git import GitError
+from hypervisor.git.work import Tree, in_scope
+from hypervisor.git.worktrees import Worktrees
 from test_git import NAMES, Repo, make_repo
 
 
@@ -544,7 +544,7 @@ def test_the_scope_of_a_task(path: str, files: list[str], expected: bool) -> Non
 _VICTIM = """
 import sys, time, pathlib
 sys.path.insert(0, sys.argv[1])
-from hypervisor import git, worktrees
+from hypervisor.git import git, worktrees
 root, step, flag = sys.argv[2:]
 def stop(*_):
     pathlib.Path(flag).touch()

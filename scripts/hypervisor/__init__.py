@@ -6,7 +6,7 @@ The floors of this package, from the ground up, stand in ``docs/architecture.md`
 
 import sys
 
-from . import bytecode
+from .core import bytecode
 
 __version__ = "0.4.0"
 

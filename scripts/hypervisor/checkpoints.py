@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from . import clock, durable
-from .errors import Refused
+from .core import clock, durable
+from .core.errors import Refused
 
 Verdict = Literal["approve", "revise", "stop"]
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import clock, durable
+from .core import clock, durable
 
 FILE = "drain"
 #: How old what is known may be where a sweep asks at each of a million lines, in seconds.

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import durable
+from .core import durable
+from .core.machine import Identity, life_of, this_process
+from .core.paths import Project
 from .events import Happening, tell
 from .inbox import Inbox
-from .machine import Identity, life_of, this_process
-from .paths import Project
 from .sessions import Session
 
 FOLDER = ".runs"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from . import clock
-from .paths import Project
+from .core import clock
+from .core.paths import Project
 
 FILE = "events.jsonl"
 #: Bytes by which a place in a log is known again: the end of a line, with what tells it from others.

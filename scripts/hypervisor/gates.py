@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import durable
 from .checkpoints import Waves
-from .errors import HypervisorError
+from .core import durable
+from .core.errors import HypervisorError
 from .manifest import read_manifest
 
 FOLDER = "bulk"

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from .core.paths import Project
 from .events import log_of
-from .paths import Project
 
 _BLOCK = 1 << 20
 

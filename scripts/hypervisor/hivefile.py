@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from . import durable
-from .errors import Refused
-from .machine import on_network
-from .paths import Project
+from .core import durable
+from .core.errors import Refused
+from .core.machine import on_network
+from .core.paths import Project
 
 FILE, CACHE, LOCK = "hive.jsonl", "hive.sqlite3", "hive.lock"
 #: Raised with every change of the tables: a cache of another version is made anew.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .events import Log, log_of
-from .notices import Notice, needle, notice_of
+from .hooks.notices import Notice, needle, notice_of
 from .sessions import Session
 
 _STATE, _LOCK = ".inbox.json", ".inbox.lock"

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import clock, durable
+from .core import clock, durable
+from .core.paths import Project, state_above
 from .lives import task_key
-from .paths import Project, state_above
-from .receipts import receipts_in, with_receipt
+from .tasks.receipts import receipts_in, with_receipt
 
 FOLDER = "receipts"
 Phase = Literal["begun", "done", "failed"]

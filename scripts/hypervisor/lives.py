@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .claims.layout import Layout
-from .keys import canonical, item_key, life_key
-from .paths import Project
+from .core.keys import canonical, item_key, life_key
+from .core.paths import Project
 
 
 def task_key(home: Project, real: str) -> str:

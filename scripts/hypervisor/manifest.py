@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import clock
-from .errors import UsageError
-from .paths import Project
+from .core import clock
+from .core.errors import UsageError
+from .core.paths import Project
 
 SEPARATORS = {"newline": b"\n", "nul": b"\0"}
 

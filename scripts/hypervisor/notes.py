@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import clock, durable
-from .errors import Refused, UsageError
+from .core import clock, durable
+from .core.errors import Refused, UsageError
 
 _KINDS = ("summary.json", "details.md", "notes.jsonl")  # the notes last: they say whose the others are
 _LONGEST_CATEGORY = 100

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import durable
-from .errors import UsageError
+from .core import durable
+from .core.errors import UsageError
 
 FILE = "run.json"
 STRATEGIES = ("auto", "parallel", "sequential", "adaptive")

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from . import durable
 from .claims.port import Claim
 from .claims.view import DirectoryView
-from .keys import generation_name
+from .core import durable
+from .core.keys import generation_name
 
 FOLDER = "sessions"
 #: Where the notes of a caller stand of whom only the session is known.

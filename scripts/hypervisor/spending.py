@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import durable
-from .budget import Spend
+from .core import durable
+from .monitor.budget import Spend
 
 #: In a project's state folder.
 FOLDER = "spending"

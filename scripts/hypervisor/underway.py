@@ -5,9 +5,9 @@ from __future__ import annotations
 from . import errands
 from .claims.directory import DirectoryStore, Policy
 from .claims.port import MAIN
-from .config import settings_of
+from .core.config import settings_of
+from .core.paths import Project
 from .crowd import Crowd
-from .paths import Project
 from .sessions import Session, fate_of
 
 

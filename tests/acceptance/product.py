@@ -11,7 +11,7 @@ from typing import Any
 from acceptance.api import Use, use
 from acceptance.client import Client
 from commands import ROOT, eventually, write_task
-from hypervisor.toolspec import PREFIX
+from hypervisor.mcp.toolspec import PREFIX
 
 #: What the skill's page on permissions tells users to grant, for a headless run.
 RULES = ("--allowedTools", "Edit", "Write", "Bash(git add *)", "Bash(git commit *)")

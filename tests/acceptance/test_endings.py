@@ -17,11 +17,11 @@ from acceptance.client import RunningSession, marked
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from commands import ROOT, eventually
-from hypervisor.config import load
-from hypervisor.desk import Desk
-from hypervisor.paths import Project
-from hypervisor.tasklist import Caller
-from hypervisor.toolspec import PREFIX
+from hypervisor.core.config import load
+from hypervisor.core.paths import Project
+from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.tasklist import Caller
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")

@@ -11,7 +11,7 @@ from acceptance.api import ScriptedApi, calls, say, use
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, tool, worker
 from commands import ROOT
-from hypervisor.toolspec import PREFIX
+from hypervisor.mcp.toolspec import PREFIX
 
 pytestmark = pytest.mark.usefixtures("tool_search")
 

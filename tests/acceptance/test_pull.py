@@ -9,11 +9,11 @@ import pytest
 from acceptance.api import ScriptedApi, calls, say
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
-from hypervisor.config import load
-from hypervisor.desk import Desk
-from hypervisor.paths import Project
-from hypervisor.tasklist import Caller
-from hypervisor.toolspec import PREFIX
+from hypervisor.core.config import load
+from hypervisor.core.paths import Project
+from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.tasklist import Caller
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")

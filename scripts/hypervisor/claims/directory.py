@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import clock
-from ..errors import ClaimLost, Loss, LossReason
-from ..keys import generation_name, split_generation
-from ..machine import Identity, end_orphans
+from ..core import clock
+from ..core.errors import ClaimLost, Loss, LossReason
+from ..core.keys import generation_name, split_generation
+from ..core.machine import Identity, end_orphans
 from .files import Files
 from .judge import Verdict
 from .port import Attempt, Busy, Claim, Done, Holder, HolderKind, Payload

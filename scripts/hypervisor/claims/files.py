@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from .. import durable
+from ..core import durable
 
 
 class Files:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .. import clock
-from ..machine import Identity, Life, life_of, on_network
+from ..core import clock
+from ..core.machine import Identity, Life, life_of, on_network
 from .layout import Layout
 from .port import HolderKind
 from .records import Owner

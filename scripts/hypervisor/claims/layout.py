@@ -22,7 +22,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..keys import generation_name, split_generation
+from ..core.keys import generation_name, split_generation
 from .files import Files
 from .port import Attempt
 from .records import End, Owner

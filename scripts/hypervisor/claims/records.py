@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..machine import Identity
+from ..core.machine import Identity
 from .port import Holder, HolderKind
 
 #: Link targets may be 4,095 bytes long (PATH_MAX); one more byte and symlink(2) refuses.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..keys import generation_name
-from ..machine import Identity, this_process
+from ..core.keys import generation_name
+from ..core.machine import Identity, this_process
 from .files import Files
 from .judge import Judge
 from .layout import Layout

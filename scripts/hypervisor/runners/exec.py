@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import load
-from ..errors import Unreadable
-from ..machine import WORKER_MARK, end_group, end_orphans
-from ..model import Outcome, Report
-from ..outputs import begin
-from ..paths import state_above
+from ..core.config import load
+from ..core.errors import Unreadable
+from ..core.machine import WORKER_MARK, end_group, end_orphans
+from ..core.model import Outcome, Report
+from ..core.paths import state_above
+from .outputs import begin
 from .port import Work
 from .program import last_line, wait_for_end
 
@@ -111,7 +111,7 @@ class ExecRunner:
 def _task_environment(work: Work) -> dict[str, str]:
     if not work.task:
         return {}
-    from ..tasks import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
+    from ..tasks.tasks import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
 
     environment = {"HYPERVISOR_TASK_FILE": work.path}
     with contextlib.suppress(Unreadable):  # the command may still know what to do with it

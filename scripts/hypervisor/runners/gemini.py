@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .agent import AgentEnd, Assignment, How
 from .child import run_child
 from .command import ended_otherwise

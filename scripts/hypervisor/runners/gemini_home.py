@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .gemini_events import PREFIX, SERVER
 
 #: What is a session's own, or ours here; everything else of the user's is linked.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..model import Report
+from ..core.model import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..outputs import begin
+from .outputs import begin
 
 #: Bytes in one file of output. An editor still opens that, and one search does not take minutes; the
 #: output is kept whole in further files.

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import frontmatter, markdown
-from ..errors import Unreadable
-from ..model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
-from ..tasks import edit_key, open_task, status_word
-from ..triage import Rules, compile_rules, triage
+from ..core.errors import Unreadable
+from ..core.model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
+from ..documents import frontmatter, markdown
+from ..tasks.tasks import edit_key, open_task, status_word
+from ..triage.triage import Rules, compile_rules, triage
 from .port import Work
 
 

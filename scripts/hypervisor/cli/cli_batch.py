@@ -1,0 +1,266 @@
+"""`batch_worker.py`: drains a queue with one runner, from as many terminals as one likes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..claims.directory import Policy, plain_failure
+from ..claims.port import Attempt, Holder, HolderKind, Payload
+from ..claims.workers import new_worker_id
+from ..core import durable
+from ..core.config import settings_of
+from ..core.errors import UsageError
+from ..core.paths import find_project, state_above
+from ..queue.batch import Batch
+from ..queue.crew import Crew, Membership
+from ..queue.heart import Stop
+from ..queue.retention import compress_if_over
+from ..queue.summary import take_census, write_summary
+from ..queue.tally import Tally
+from ..queue.worker import Orders, Worker
+from ..review.chunked import PLAN
+from ..runners.exec import ExecRunner
+from ..runners.port import Runner
+from ..tasks.effects import write_edits
+from .cli_looking import dry_run, print_stats
+from .cli_opening import open_batch
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
+
+#: Above this, the whole queue is not counted at the end of each invocation.
+_COUNTED_AT_END = 50_000
+
+EXAMPLES = """examples:
+  mkdir -p work && find ~/notes -name '*.md' > work/queue.txt
+  batch_worker.py --dir work --batch 50             triage 50 of them; run it in several terminals
+  batch_worker.py --dir work --stats                where each item of the queue stands
+  batch_worker.py --tasks 'tasks/**/*.md' --all --workers 4
+  batch_worker.py --dir work --all --exec 'gzip -k {}'
+  find . -name '*.log' -print0 | batch_worker.py --dir work --queue - -0 --all --exec 'gzip {}'
+
+exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to do
+"""
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(
+        prog="batch_worker.py",
+        description="Work through a queue: each item once, by as many workers as you start.",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    where = made.add_argument_group("the queue")
+    where.add_argument("--dir", metavar="D", help="a folder with queue.txt; claims and results go there too")
+    where.add_argument("--tasks", metavar="GLOB", help="the task files of this project that GLOB means")
+    where.add_argument("--queue", metavar="FILE", help="another queue file, or - for standard input")
+    where.add_argument("-0", dest="nul", action="store_true", help="items end with NUL, not with a newline")
+    what = made.add_argument_group("what to do")
+    amount = what.add_mutually_exclusive_group()
+    amount.add_argument("--batch", metavar="N", type=int, help="process up to N items, then end")
+    amount.add_argument("--all", action="store_true", help="go on until every item has its result")
+    amount.add_argument("--stats", action="store_true", help="show where the queue stands")
+    what.add_argument("--exec", metavar="'CMD {}'", help="run CMD for each item; without it: triage")
+    what.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    how = made.add_argument_group("how")
+    how.add_argument("--workers", metavar="W", type=int, default=1, help="worker processes (default 1)")
+    how.add_argument("--timeout", metavar="S", type=float, help="end a command after S seconds")
+    how.add_argument(
+        "--retries", metavar="N", type=int, help="try failed commands again, up to N times (default: never; "
+        "crashes and exit 75 are tried again twice)"
+    )  # fmt: skip
+    how.add_argument("--lease", metavar="S", type=float, help="how long another host may be silent (900)")
+    how.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    options = parser().parse_args(arguments)
+    _check(options)
+    stop = Stop()
+    crew = Membership.of_this_process(stop)
+    project = find_project(Path.cwd(), os.environ)
+    batch = open_batch(options, project)
+    if options.stats:
+        return print_stats(batch, as_json=options.json)
+    if options.dry_run:
+        return dry_run(options, batch, _runner(options, batch))
+    if durable.exists(os.path.join(batch.folder, PLAN)):
+        raise UsageError(
+            f"{batch.folder}: cut into chunks, which start as they are approved; "
+            f"use `hypervisor chunk run --dir {batch.folder}`"
+        )
+    stop.listen(signal.SIGINT, signal.SIGTERM)
+    if crew is not None:
+        crew.attend()
+        worker = _worker(options, batch, stop, crew.tell, crew.may_begin)
+        crew.report(worker.run())
+        return EXIT_DONE
+    return _drain(options, batch, stop)
+
+
+def _check(options: Namespace) -> None:
+    if not (options.batch is not None or options.all or options.stats or options.dry_run):
+        raise UsageError("say how much: --batch N, --all or --stats; see `batch_worker.py --help`")
+    if options.dir and options.tasks:
+        raise UsageError("--dir and --tasks name two different queues; leave one away")
+    for look in ("stats", "dry_run"):
+        if options.queue == "-" and getattr(options, look):
+            option = "--" + look.replace("_", "-")
+            raise UsageError(
+                f"--queue - adds items to the queue and {option} changes nothing; leave one away"
+            )
+    if options.queue == "-" and not options.dir:
+        raise UsageError("--queue - needs --dir D: the items are kept in D/queue.txt")
+    for name in ("batch", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: must be 1 or more")
+    for name in ("timeout", "lease"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} {value:g}: must be more than 0 seconds")
+    if options.retries is not None and options.retries < 0:
+        raise UsageError(f"--retries {options.retries}: must be 0 or more")
+    if options.exec is not None:
+        _command(options.exec)
+
+
+def _command(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--exec {text!r}: {error}; quote it as for a shell") from error
+    if not words:
+        raise UsageError("--exec is empty; name a command, for example --exec 'wc -l {}'")
+    return words
+
+
+# --------------------------------------------------------------------- the work
+
+
+def _settings_for(batch: Batch) -> Any:
+    def settings_for(path: str) -> Mapping[str, Any]:
+        if batch.project is not None and path.startswith(f"{batch.project.root}/"):
+            return settings_of(batch.project.state)
+        return settings_of(state_above(Path(path).parent))
+
+    return settings_for
+
+
+def _runner(options: Namespace, batch: Batch) -> Runner:
+    if options.exec is not None:
+        return ExecRunner(
+            command=_command(options.exec),
+            timeout=options.timeout,
+            retry_failures=options.retries is not None and options.retries > 0,
+        )
+    from ..runners.triage import TriageRunner  # noqa: PLC0415 - the YAML loader
+
+    return TriageRunner(_settings_for(batch))
+
+
+def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: Any) -> Worker:
+    claims = settings_of(batch.project.state if batch.project else None)["claims"]
+    lease = options.lease or claims["lease_seconds"]
+    attempts = claims["attempts"] if options.retries is None else options.retries + 1
+    holder = Holder(
+        id=new_worker_id("worker", os.getpid()),
+        kind=HolderKind.PROCESS,
+        name="batch-worker",
+        lease_seconds=lease,
+    )
+
+    def give_up(item: str, tries: list[Attempt]) -> Payload:
+        return {**plain_failure(item, tries), "batch": batch.id, "worker": holder.id}
+
+    return Worker(
+        batch,
+        _runner(options, batch),
+        holder,
+        policy=Policy(attempts=attempts, lease_seconds=lease, effects=write_edits, give_up=give_up),
+        orders=Orders(
+            wait=options.all,
+            may_begin=may_begin,
+            beat_seconds=min(claims["beat_seconds"], lease / 4),
+            poll_seconds=min(0.2, lease / 10),
+        ),
+        tell=tell,
+        stop=stop,
+    )
+
+
+def _drain(options: Namespace, batch: Batch, stop: Stop) -> int:
+    small = os.path.getsize(batch.queue.path) < _COUNTED_AT_END * 100
+    counts = small and sys.stdout.isatty() and not options.json  # for the bar
+    teller = Teller(
+        options.batch or (take_census(batch).of("waiting") if counts else None), quiet=options.json
+    )
+    try:
+        if options.workers > 1:
+            tally, deaths = _crew(options, batch, stop, teller)
+        else:
+            left = iter(range(options.batch)) if options.batch else None
+            worker = _worker(
+                options, batch, stop, teller.tell, lambda: left is None or next(left, None) is not None
+            )
+            tally, deaths = worker.run(), 0
+    finally:
+        teller.close()
+    return _close(options, batch, tally, deaths, count=small)
+
+
+def _crew(options: Namespace, batch: Batch, stop: Stop, teller: Teller) -> tuple[Tally, int]:
+    words = [sys.executable, sys.argv[0], "--dir", batch.folder]
+    words += ["--batch", "1"] if options.batch else ["--all"]
+    for name in ("exec", "timeout", "retries", "lease"):
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    crew = Crew(words, options.workers, options.batch, stop, teller.tell)
+    deaths = crew.run()
+    return crew.tally, deaths
+
+
+def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count: bool) -> int:
+    """Say what was done, and where the queue stands."""
+    done = ", ".join(f"{number} {kind}" for kind, number in tally.results.items()) or "nothing"
+    report: dict[str, Any] = {"processed": tally.processed, "results": tally.results, "again": tally.again}
+    closes = True
+    if count:
+        summary, census = write_summary(batch)
+        closes = census.closes
+        report.update(summary=summary)
+        settings = settings_of(batch.project.state if batch.project else None)
+        if told := compress_if_over(batch, census, settings):
+            print(told, file=sys.stderr)
+    if options.json:
+        print_json(report)
+    else:
+        print(f"this run: {done}")
+        if count:
+            print(f"the queue: {census.line()}")
+    left = [item for item in tally.left if not _has_result(batch, item)]
+    for item in left[:5]:
+        print(f"held by others: {shown(item)}", file=sys.stderr)
+    if deaths:
+        print(f"hypervisor: {deaths} worker(s) died; what they held is free again", file=sys.stderr)
+    if not closes:
+        print(f"hypervisor: the census does not close; look at {census.damaged[:3]}", file=sys.stderr)
+    failed = tally.results.get("failed", 0)
+    if failed or deaths or not closes:
+        return EXIT_REFUSED
+    return EXIT_DONE if tally.processed or tally.again or left else EXIT_NOTHING
+
+
+def _has_result(batch: Batch, item: str) -> bool:
+    place = batch.place(item, pin=False)
+    return batch.layout(place.root).finished(place.key)

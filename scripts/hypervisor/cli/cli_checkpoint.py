@@ -1,0 +1,173 @@
+"""`hypervisor checkpoint`: what a wave of chunks came to, and what a person says of it."""
+
+from __future__ import annotations
+
+import getpass
+import signal
+import sys
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from pathlib import Path
+
+from ..checkpoints import Standing, Wave
+from ..core.errors import Refused, UsageError
+from ..queue.batch import Batch
+from ..queue.summary import take_census
+from ..review.chunked import ChunkedBatch
+from ..review.deciding import decide
+from ..review.review import in_lines, review, where_it_stands
+from .cli_chunk_batch import chunked_of
+from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
+
+
+def add_checkpoint(command: ArgumentParser) -> None:
+    """Add to ``checkpoint`` what it takes."""
+    command.add_argument("--dir", metavar="D", help="the batch's folder")
+    command.add_argument("--task", metavar="ID", help="the batch for this task")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    command.set_defaults(action=_show)
+    verbs = command.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    for name, help_text, action in (
+        ("show", "counts by category, samples of each, what failed", _show),
+        ("approve", "go on", _decide),
+        ("revise", "do it again with other criteria", _decide),
+        ("stop", "begin nothing more", _decide),
+    ):
+        verb: ArgumentParser = verbs.add_parser(
+            name, help=help_text, description=help_text, allow_abbrev=False
+        )
+        names_chunked(verb)
+        verb.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
+        verb.set_defaults(action=action)
+        if name != "show":
+            verb.add_argument("--by", metavar="NAME", help="who decides (default: you)")
+        if name == "revise":
+            verb.add_argument("--criteria", default="", metavar="TEXT", help="the new ones; @FILE reads them")
+            verb.add_argument(
+                "--chunk", action="append", default=[], metavar="CHUNK", help="only this one; may be repeated"
+            )
+
+
+def names_chunked(command: ArgumentParser) -> None:
+    """Let *command* name a batch that is cut into chunks."""
+    command.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id; without it: the newest")
+    # Suppressed, or they would overwrite what stands before the verb.
+    command.add_argument("--dir", metavar="D", default=SUPPRESS, help="the batch's folder")
+    command.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch for this task")
+
+
+def criteria_of(text: str) -> str:
+    """Return criteria as they are given: the text itself, or what the file of ``@FILE`` holds.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--criteria {text}: cannot be read ({error})") from None
+
+
+# -------------------------------------------------------------------- at a run
+
+
+def ask(made: ChunkedBatch, batch: Batch, wave: Wave, *, again: bool) -> bool:
+    """Show a wave to the person at the terminal, and do what he says; False if he says nothing.
+
+    Args:
+        made: The batch's folder.
+        batch: The batch.
+        wave: The wave.
+        again: Whether it can be done again.
+    """
+    for line in in_lines(review(made, batch, wave)):
+        print(shown(line, 400))
+    if wave.decided is not None:
+        print(f"stopped by {wave.decided.by}")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        while True:
+            redo = "[r]edo with new criteria, " if again else ""
+            answer = input(f"[g]o on, {redo}[s]top? ").strip().lower()[:1]
+            if answer in ("g", "s"):
+                if answer == "s" and wave.decided is not None:
+                    return False
+                decide(made, batch, "approve" if answer == "g" else "stop", getpass.getuser())
+                return answer == "g"
+            if answer == "r" and again:
+                criteria = criteria_of(input("new criteria (@FILE reads them): "))
+                if criteria.strip():
+                    decide(made, batch, "revise", getpass.getuser(), criteria=criteria)
+                    return True
+            print("g, r or s" if again else "g or s; what was not done cannot be done again")
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return False
+    except (Refused, UsageError) as error:  # somebody else was first, or there is no such file
+        print(f"hypervisor: {error}")
+        return True
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def print_review(made: ChunkedBatch, batch: Batch, at: Standing) -> None:
+    """Print a checkpoint that waits, and what is to be typed; at a terminal `ask` has shown it already."""
+    if at.wave is None or at.what not in ("open", "stopped"):
+        return
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if not terminal or at.what == "stopped":
+        for line in in_lines(review(made, batch, at.wave)):
+            print(shown(line, 400))
+    if at.what == "stopped":
+        by = at.wave.decided.by if at.wave.decided else ""
+        print(f"stopped by {by}; `hypervisor checkpoint approve --dir {made.folder}` lifts that")
+    else:
+        print(
+            f"open: `hypervisor checkpoint approve|revise|stop --dir {made.folder}`, "
+            f"then `hypervisor chunk run`"
+        )
+
+
+# ------------------------------------------------------------------- checkpoint
+
+
+def _show(options: Namespace) -> int:
+    made, batch = _opened(options)
+    at = where_it_stands(made, batch, made.plan())
+    begun = tuple(chunk.id for chunk in made.plan().chunks if made.path(chunk.id).exists())
+    # Workers of a session have no waves: then all is shown that was begun.
+    wave = at.wave or Wave(number=0, chunks=begun, criteria="", checkpoint=False)
+    report = review(made, batch, wave)
+    decided = wave.decided
+    if options.json:
+        told = decided and {"verdict": decided.verdict, "by": decided.by, "at": decided.at}
+        print_json({"standing": at.what, "decided": told, **report})
+    else:
+        for line in in_lines(report):
+            print(shown(line, 400))
+        how = f"{decided.verdict} by {decided.by}" if decided else at.what
+        print(f"{how}; {take_census(batch).line()}")
+    return EXIT_DONE if report["chunks"] else EXIT_NOTHING
+
+
+def _decide(options: Namespace) -> int:
+    made, batch = _opened(options)
+    revise = options.verb == "revise"
+    wave = decide(
+        made, batch, options.verb, options.by or getpass.getuser(),
+        criteria=criteria_of(options.criteria) if revise else "", chunks=options.chunk if revise else (),
+    )  # fmt: skip
+    at = where_it_stands(made, batch, made.plan())
+    if options.json:
+        print_json({"checkpoint": wave.number, "verdict": options.verb, "standing": at.what})
+    else:
+        then = {"approve": "go on", "revise": "do it again", "stop": "begins nothing more"}[options.verb]
+        word = "" if options.verb == "stop" else f"; `hypervisor chunk run --dir {made.folder}` goes on"
+        print(f"checkpoint {wave.number}: {then}{word}")
+    return EXIT_DONE
+
+
+def _opened(options: Namespace) -> tuple[ChunkedBatch, Batch]:
+    made = chunked_of(options)
+    return made, made.open()

@@ -1,0 +1,291 @@
+"""`hypervisor chunk`: cuts work into chunks, and keeps what workers say of their items."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import gates
+from ..core import clock
+from ..core.errors import NothingToDo, UsageError
+from ..core.paths import find_project
+from ..notes import Note, Notes
+from ..review.bulk import begin_dry_run, must_be_approved, must_be_shown, read_noted
+from ..review.chunked import PLAN, ChunkedBatch, Plan, chunks_json
+from ..review.chunks import Chunk, Cut, cut, unplaced
+from ..review.records import Reading, items_of, read_queue, read_records, read_tasks
+from ..review.review import notes_of
+from . import cli_checkpoint, cli_chunk_run
+from .cli_chunk_batch import chunked_of, task_folder
+from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``chunk`` and ``checkpoint`` what they take."""
+    command = commands["chunk"]
+    what = command.add_mutually_exclusive_group()
+    what.add_argument("--records", metavar="FILE", help="a .jsonl, .csv or .tsv file; - for JSON lines")
+    what.add_argument("--queue", metavar="FILE", help="a file with an item a line")
+    what.add_argument("--tasks", metavar="GLOB", help="task files")
+    what.add_argument("--noted", metavar="D", help="what the workers of that batch have noted")
+    command.add_argument("--as", dest="noted_as", action="append", default=[], metavar="CATEGORY",
+                         help="of --noted: only this category; may be repeated")  # fmt: skip
+    command.add_argument("--bulk", action="append", default=[], metavar="TOOL",
+                         help="this tool acts on the items, and waits for an approval of a dry run: a name "
+                         "with *, or 'Bash(COMMAND *)'; may be repeated")  # fmt: skip
+    command.add_argument("-0", dest="nul", action="store_true", help="items of --queue end with NUL")
+    command.add_argument("--by", metavar="BY", help="day:FIELD, week:FIELD, month:FIELD, FIELD or size:N; "
+                         "without it: equal parts of at most 50")  # fmt: skip
+    command.add_argument("--max", type=int, metavar="N", help="cut a larger group into equal parts")
+    command.add_argument("--zone", metavar="ZONE", help="whose days count (UTC); `own`: as it is written")
+    command.add_argument("--id", dest="id_field", metavar="FIELD", help="what tells records apart")
+    command.add_argument("--dir", metavar="D", help="keep the plan in this folder; made if missing")
+    command.add_argument("--task", metavar="ID", help="keep it in the folder of the batch for this task")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    command.set_defaults(action=_chunk)
+    verbs = command.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    cli_chunk_run.add_run(verbs)
+    items = _verb(verbs, "items", "the ids of a chunk's items, a line each", _items)
+    items.add_argument("chunk", nargs="?", metavar="CHUNK", help="without it: the worker's own")
+    items.add_argument("--left", action="store_true", help="only those without a note")
+    items.add_argument("-0", dest="nul", action="store_true", help="each ends with NUL")
+    note = _verb(verbs, "note", "say what became of an item", _note)
+    note.add_argument("chunk", metavar="CHUNK")
+    note.add_argument("item", metavar="ITEM", help="an id; - reads JSON lines with item, category, rationale")
+    note.add_argument("--category", metavar="C")
+    note.add_argument("--rationale", default="", metavar="R")
+    cli_checkpoint.add_checkpoint(commands["checkpoint"])
+
+
+def _verb(verbs: Any, name: str, text: str, action: Any) -> ArgumentParser:
+    made: ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    # Suppressed, or they would overwrite what stands before the verb.
+    made.add_argument("--dir", metavar="D", default=SUPPRESS, help="the batch's folder")
+    made.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch for this task")
+    made.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
+    made.set_defaults(action=action)
+    return made
+
+
+# -------------------------------------------------------------------------- cut
+
+
+def _chunk(options: Namespace) -> int:
+    if not (options.records or options.queue or options.tasks or options.noted):
+        raise UsageError("say what to cut: --records FILE, --queue FILE, --tasks GLOB or --noted D")
+    if options.noted_as and not options.noted:
+        raise UsageError("--as names a category of --noted D; give both")
+    made = _destination(options)
+    if options.bulk and made is None:
+        raise UsageError("--bulk needs a batch that is kept: --dir D, or --task ID")
+    if made is None:
+        plan, fresh, reading = _planned(options, None, {})
+    else:
+        plan, fresh, reading = _kept(options, made)
+    for line in reading.notes:
+        print(f"hypervisor: {shown(line)}", file=sys.stderr)
+    if options.json:
+        print_json({"chunks": chunks_json(fresh)})
+    else:
+        for chunk in fresh:
+            print(f"{chunk.id}  {shown(chunk.label):24} {len(chunk.items):6}")
+        count = sum(len(chunk.items) for chunk in fresh)
+        print(f"{len(fresh)} {'new ' if made else ''}chunk(s) of {count} items, by {plan.cut.text}"
+              + (f"; the plan is {made.folder / PLAN}" if made else ""))  # fmt: skip
+    return EXIT_DONE if fresh else EXIT_NOTHING
+
+
+def _kept(options: Namespace, made: ChunkedBatch) -> tuple[Plan, list[Chunk], Reading]:
+    """Keep what is new in a plan; return the plan, the chunks that are new in it, and what was read."""
+    # Before the folder is made: what cannot be cut leaves nothing behind.
+    first = None if made.folder.exists() else _planned(options, None, {})
+    with made.changing():
+        before = made.plan() if made.exists() else None
+        known = made.items()
+        plan, fresh, reading = first if first and before is None else _planned(options, before, known)
+        if before is not None and plan.bulk and fresh:
+            raise UsageError(
+                f"{made.folder}: acts in bulk, and takes in nothing more; cut what is new in another folder"
+            )
+        if plan.bulk:  # the gate first: whatever dies from here on, nothing is done unapproved
+            project = find_project(Path.cwd(), os.environ)
+            project.prepare()
+            gates.put(project.state, gates.Gate(folder=str(made.folder), task=plan.task))
+        if fresh or before is None:
+            made.keep(plan, [record for record in reading.records if record.id not in known])
+    if plan.bulk:
+        made.open()
+        with made.changing():
+            begin_dry_run(made, plan)
+    return plan, fresh, reading
+
+
+def _planned(
+    options: Namespace, before: Plan | None, known: Mapping[str, Mapping[str, Any]]
+) -> tuple[Plan, list[Chunk], Reading]:
+    """Return the plan, the chunks that are new in it, and what was read."""
+    how = _how(options, before)
+    cwd = str(Path.cwd())
+    id_field = options.id_field if options.id_field is not None or before is None else before.id_field
+    if options.records:
+        digests = {name: str(item.get("digest")) for name, item in known.items()}
+        reading = read_records(options.records, id_field, digests)
+    elif options.queue:
+        reading = read_queue(options.queue, nul=options.nul, cwd=cwd)
+    elif options.noted:
+        sorted_in = chunked_of(Namespace(dir=options.noted))
+        reading = read_noted(sorted_in, sorted_in.open(), options.noted_as)
+    else:
+        reading = read_tasks(find_project(Path.cwd(), os.environ), options.tasks)
+    if not reading.records and before is None:
+        raise NothingToDo("there is nothing to cut")
+    by = how.field if how.kind in ("span", "category") else ""
+    items = items_of(reading.records, by)
+    left_out = before.left_out if before else ()
+    existing = [*(before.chunks if before else ())]
+    aside = Chunk(id="chunk-0", label="", items=left_out)  # in no chunk, and it stays so
+    fresh = cut(items, how, [*existing, aside] if left_out else existing)
+    lost = unplaced([item for item in items if item.id not in known], how)
+    if lost:
+        what = "date" if how.kind == "span" else "value"
+        if len(lost) == len(items):
+            raise UsageError(f"no item has a usable {what} in {how.field!r}, like {items[0].value!r}")
+        reading.notes.append(f"{len(lost)} item(s) have no usable {what} in {how.field!r}, like {lost[0]!r}; "
+                             f"they are in the last chunk")  # fmt: skip
+    plan = Plan(
+        by=before.by if before else options.by or "", zone=how.zone, most=how.most,
+        id_field=reading.id_field if options.records else (before.id_field if before else ""),
+        base=before.base if before else cwd, task=(before.task if before else options.task) or "",
+        chunks=(*existing, *fresh), left_out=left_out, bulk=before.bulk if before else tuple(options.bulk),
+    )  # fmt: skip
+    return plan, fresh, reading
+
+
+def _how(options: Namespace, before: Plan | None) -> Cut:
+    if before is None:
+        return Cut.of(options.by or "", options.max if options.max is not None else 0, options.zone or "UTC")
+    for name, said, was in (
+        ("--by", options.by, before.by),
+        ("--max", options.max, before.most),
+        ("--zone", options.zone, before.zone),
+    ):
+        if said is not None and said != was:
+            raise UsageError(f"{name} {said}: this plan was made with {was or 'none'}; leave {name} away, "
+                             f"or name another folder")  # fmt: skip
+    if options.bulk and tuple(options.bulk) != before.bulk:
+        raise UsageError("--bulk: this plan was made with other tools, or none; name another folder")
+    return before.cut
+
+
+def _destination(options: Namespace) -> ChunkedBatch | None:
+    if options.dir and options.task:
+        raise UsageError("--dir and --task name two folders; leave one away")
+    if options.dir:
+        return ChunkedBatch(Path(options.dir).resolve())
+    if not options.task:
+        return None
+    found = task_folder(options.task)
+    if found is None:
+        project = find_project(Path.cwd(), os.environ)
+        project.prepare()
+        stamp = clock.now_text()[:19].replace("-", "").replace(":", "")
+        found = project.batches / f"{stamp}-{os.urandom(3).hex()}-batch-{options.task}"
+    return ChunkedBatch(found)
+
+
+# ---------------------------------------------------------------------- a chunk
+
+
+def _items(options: Namespace) -> int:
+    made = chunked_of(options)
+    name = _chunk_id(options.chunk or os.environ.get("HYPERVISOR_CHUNK_ID", ""))
+    if not name:
+        raise UsageError("say which chunk, like chunk-01")
+    begun = made.path(name).exists()
+    items = list(made.begun(name)) if begun else list(made.plan().chunk(name).items)
+    if options.left:
+        noted = notes_of(made, name).all()
+        items = [item for item in items if item not in noted]
+    if options.json:
+        print_json({"chunk": name, "items": items})
+    else:
+        end = b"\0" if options.nul else b"\n"
+        sys.stdout.flush()
+        sys.stdout.buffer.write(b"".join(os.fsencode(item) + end for item in items))
+    return EXIT_DONE if items else EXIT_NOTHING
+
+
+def _note(options: Namespace) -> int:
+    made = chunked_of(options)
+    name = _chunk_id(options.chunk)
+    if not made.path(name).exists():  # a worker of a session, which no `chunk run` has started
+        with made.changing():
+            plan = made.plan()
+            made.check(plan)
+            must_be_approved(made, plan)
+            must_be_shown(made, plan, [name])
+            made.begin(plan, [plan.chunk(name).id])
+    items = made.begun(name)
+    notes = notes_of(made, name)
+    told = os.environ.get("HYPERVISOR_CHUNK_REVISION", "")
+    if told.isdecimal() and os.environ.get("HYPERVISOR_CHUNK_ID") == name:
+        # What holds now is looked up for each note: a worker of before must not write for its successor.
+        notes_of(made, name).begin(len(items))
+        notes = Notes(made.chunks, name, int(told))
+    if options.item == "-":
+        return _notes_from_stdin(options, made, notes, items)
+    if not options.category:
+        raise UsageError(f"say what became of {options.item}: --category C --rationale R")
+    new = notes.add([Note(item=options.item, category=options.category, rationale=options.rationale)], items)
+    return _report(options, notes, len(items), new)
+
+
+def _notes_from_stdin(
+    options: Namespace, made: ChunkedBatch, notes: Notes, items: Mapping[str, Mapping[str, Any]]
+) -> int:
+    """Keep each note as soon as it is read: a crash of its writer loses what it has not written."""
+    new = 0
+    for number, note in _read_notes():
+        if notes.revision < notes_of(made, notes.chunk).revision:
+            notes_of(made, notes.chunk).begin(len(items))  # then the next line is refused
+        try:
+            new += notes.add([note], items)
+        except UsageError as error:
+            raise UsageError(f"line {number}: {error}") from None
+    return _report(options, notes, len(items), new)
+
+
+def _read_notes() -> Iterator[tuple[int, Note]]:
+    number = 0
+    while line := sys.stdin.buffer.readline():
+        number += 1
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+            note = Note(item=str(data["item"]), category=str(data["category"]),
+                        rationale=str(data.get("rationale") or ""))  # fmt: skip
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f'line {number}: not like {{"item": "m-1", "category": "keep", "rationale": "..."}} ({error})'
+            ) from None
+        yield number, note
+
+
+def _report(options: Namespace, notes: Notes, total: int, new: int) -> int:
+    done = len(notes.all())
+    if options.json:
+        print_json({"chunk": notes.chunk, "new": new, "processed": done, "items": total})
+    else:
+        print(f"{notes.chunk}: {done} of {total} noted" + ("" if new else "; nothing new"))
+    return EXIT_DONE
+
+
+def _chunk_id(name: str) -> str:
+    """Return a chunk's id: a worker may as well name its file."""
+    return Path(name).stem if "/" in name else name

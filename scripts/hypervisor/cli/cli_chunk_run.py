@@ -1,0 +1,174 @@
+"""`hypervisor chunk run`: waves of chunks, until somebody has to decide, or nothing is left."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import Mode, Standing, Waves
+from ..core.errors import UsageError
+from ..core.paths import find_project
+from ..gates import remove
+from ..queue.batch import Batch
+from ..queue.crew import Membership
+from ..queue.heart import Stop
+from ..queue.summary import write_summary
+from ..review.chunked import ChunkedBatch
+from ..review.chunkrun import Orders, advance, drain, run_wave, tell_opened
+from ..review.review import review, where_it_stands
+from .cli_checkpoint import ask, criteria_of, names_chunked, print_review
+from .cli_chunk_batch import chunked_of
+from .console import EXIT_DONE, EXIT_REFUSED, Teller, print_json, shown
+
+#: How often `--wait` looks for a decision.
+_LOOK_SECONDS = 0.5
+
+
+def add_run(verbs: Any) -> None:
+    """Add ``run`` to the verbs of ``chunk``."""
+    text = "have a command do the chunks, a wave at a time"
+    run: ArgumentParser = verbs.add_parser("run", help=text, description=text, allow_abbrev=False)
+    names_chunked(run)
+    run.add_argument(
+        "--exec", metavar="'CMD {}'", help="run CMD for each chunk; {} is the file with its items"
+    )
+    run.add_argument("-j", "--jobs", type=int, metavar="N", help="how many chunks at once (default 1)")
+    run.add_argument(
+        "--checkpoint", choices=list(Mode), help="after each wave (the default), the first, none"
+    )
+    run.add_argument("--criteria", metavar="TEXT", help="what workers go by; @FILE reads it")
+    run.add_argument("--timeout", type=float, metavar="S", help="end a command after S seconds")
+    run.add_argument("--retries", type=int, metavar="N", help="try failed commands again, up to N times")
+    run.add_argument("--wait", action="store_true", help="without a terminal: wait at a checkpoint")
+    run.add_argument("--wave", type=int, help=SUPPRESS)  # a worker of a crew
+    run.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
+    run.set_defaults(action=_run)
+
+
+# -------------------------------------------------------------------------- run
+
+
+def _run(options: Namespace) -> int:
+    stop = Stop()
+    crew = Membership.of_this_process(stop)
+    made = chunked_of(options)
+    batch = made.open()
+    orders = _orders(options, made)
+    stop.listen(signal.SIGINT, signal.SIGTERM)
+    if crew is not None:
+        crew.attend()
+        crew.report(drain(made, batch, orders, options.wave, crew.tell, stop).tally)
+        return EXIT_DONE
+    plan = made.plan()
+    if not os.path.isdir(plan.base):
+        raise UsageError(
+            f"{plan.base}: the folder in which the plan was made is gone; make it, or mend `base`"
+        )
+    for line in made.check(plan):
+        print(f"hypervisor: {shown(line)}", file=sys.stderr)
+    orders.keep(made.folder)
+    return _waves(options, made, batch, orders, stop)
+
+
+def _orders(options: Namespace, made: ChunkedBatch) -> Orders:
+    kept = Orders.of(made.folder)
+    if kept is None and not options.exec:
+        raise UsageError("say what does the work: --exec 'CMD {}'")
+    criteria = criteria_of(options.criteria) if options.criteria is not None else None
+    begun = any(not wave.is_dry_run for wave in Waves(made.folder).all())
+    if kept and begun and criteria not in (None, kept.criteria):
+        raise UsageError(
+            "the batch was begun with other criteria; `hypervisor checkpoint revise` changes them"
+        )
+    before = kept or Orders(command=options.exec)
+    orders = Orders(
+        command=options.exec or before.command,
+        jobs=before.jobs if options.jobs is None else options.jobs,
+        mode=options.checkpoint or before.mode,
+        criteria=before.criteria if criteria is None else criteria,
+        timeout=before.timeout if options.timeout is None else options.timeout,
+        retries=before.retries if options.retries is None else options.retries,
+    )
+    if orders.jobs < 1:
+        raise UsageError(f"-j {orders.jobs}: must be 1 or more")
+    if orders.timeout is not None and not orders.timeout > 0:
+        raise UsageError(f"--timeout {orders.timeout:g}: must be more than 0 seconds")
+    if orders.retries is not None and orders.retries < 0:
+        raise UsageError(f"--retries {orders.retries}: must be 0 or more")
+    _check_command(orders.command, made)
+    return orders
+
+
+def _check_command(text: str, made: ChunkedBatch) -> None:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--exec {text!r}: {error}; quote it as for a shell") from error
+    if not words:
+        raise UsageError("--exec is empty; name a command, for example --exec './classify.py {}'")
+    base = made.plan().base
+    program = words[0] if "/" not in words[0] else os.path.join(base, words[0])
+    if shutil.which(program) is None:
+        raise UsageError(f"{words[0]}: no such program (commands run in {base})")
+
+
+def _waves(options: Namespace, made: ChunkedBatch, batch: Batch, orders: Orders, stop: Stop) -> int:
+    """Run wave after wave until somebody has to decide, or nothing is left."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
+    while True:
+        at = advance(made, batch, orders)
+        if at.what == "run" and at.wave is not None:
+            teller = Teller(len(at.chunks), quiet=options.json)
+            try:
+                deaths = run_wave(made, batch, orders, at.wave.number, teller.tell, stop)
+            finally:
+                teller.close()
+            if deaths:
+                print(f"hypervisor: {deaths} worker(s) died; what they held is free again", file=sys.stderr)
+            after = where_it_stands(made, batch, made.plan())
+            if after.what == "open" and after.wave is not None:
+                tell_opened(made, after.wave)
+            # Without progress another round would come to nothing either.
+            if deaths or stop.soon.is_set() or after == at:
+                return _close(options, made, batch, after)
+            continue
+        if at.what in ("open", "stopped") and at.wave is not None:
+            if terminal and ask(made, batch, at.wave, again=not at.chunks and not at.wave.is_dry_run):
+                continue
+            if not terminal and options.wait and not stop.soon.is_set():
+                _wait(options, made, batch, at, stop)
+                continue
+        return _close(options, made, batch, where_it_stands(made, batch, made.plan()))
+
+
+def _wait(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing, stop: Stop) -> None:
+    if not options.json:
+        print_review(made, batch, at)
+        sys.stdout.flush()  # whoever reads along may be the one who decides
+    while not stop.soon.wait(_LOOK_SECONDS):
+        now = where_it_stands(made, batch, made.plan())
+        if (now.what, now.wave) != (at.what, at.wave):
+            return
+
+
+def _close(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing) -> int:
+    """Say where the batch stands."""
+    if at.what == "finished" and made.plan().bulk:
+        remove(find_project(Path.cwd(), os.environ).state, str(made.folder))
+    census = write_summary(batch)[1]
+    if options.json:
+        data: dict[str, Any] = {"standing": at.what, "census": census.to_json()}
+        if at.wave is not None:
+            data["checkpoint"] = review(made, batch, at.wave)
+        print_json(data)
+    else:
+        print_review(made, batch, at)
+        print(census.line())
+    bad = census.of("failed") + census.of("blocked") + census.of("waiting") + census.of("running")
+    return EXIT_REFUSED if bad or at.what in ("open", "stopped") else EXIT_DONE

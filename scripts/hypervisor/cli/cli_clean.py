@@ -1,0 +1,183 @@
+"""`hypervisor clean`: what runs have left, and is needed no more."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.config import defaults, settings_of
+from ..core.errors import UsageError
+from ..core.paths import Project, find_project
+from ..orchestrator.running import tidy_up
+from ..queue import leftovers, retention
+from ..queue.batches import open_folder
+from ..queue.retention import Kept, Rule, in_words_of_size
+from ..runners import outputs
+from ..tasks.finding import find_task_files
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, advice_for, print_json, shown
+
+_SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+#: What is told of one thing: ``what`` is removed, compressed, would (be), kept or failed.
+Row = dict[str, Any]
+
+
+def age(text: str) -> float:
+    """Return the seconds that an age such as ``30d`` stands for."""
+    if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text)):
+        raise ArgumentTypeError(f"{text}: must be like 90m, 12h, 30d or 4w")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def size(text: str) -> int:
+    """Return the bytes that a size such as ``2G`` stands for."""
+    if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)):
+        raise ArgumentTypeError(f"{text}: must be like 500M or 2G")
+    return int(float(found[1]) * _BYTES[found[2].upper()])
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``clean`` what it takes."""
+    clean = commands["clean"]
+    clean.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+    clean.add_argument("--outputs", action="store_true",
+                       help="only what commands and agents have printed; without a rule below, the settings' "
+                       "own: [retention]")  # fmt: skip
+    clean.add_argument("--older-than", type=age, metavar="AGE",
+                       help="remove outputs of batches that wrote none for so long: 12h, 30d")  # fmt: skip
+    clean.add_argument("--larger-than", type=size, metavar="SIZE",
+                       help="remove the oldest batches' outputs until so much is left: 500M, 2G")  # fmt: skip
+    clean.add_argument("--dir", metavar="D", help="the outputs of the batch in this folder")
+    clean.add_argument("--json", action="store_true", help="print one JSON document")
+    clean.set_defaults(action=_clean)
+
+
+def _clean(options: Namespace) -> int:
+    rule = Rule(older_than=options.older_than, larger_than=options.larger_than)
+    if rule.removes and not (options.outputs or options.dir):
+        raise UsageError("--older-than and --larger-than are rules for outputs; add --outputs")
+    if options.dir:
+        batch = open_folder(options.dir, cwd=str(Path.cwd()), write=False)
+        settings = settings_of(batch.project.state) if batch.project else defaults()
+        found = retention.survey([(batch.id, batch.folder)])
+        rows = list(_outputs(found, rule, settings, dry_run=options.dry_run))
+    else:
+        project = find_project(Path.cwd(), os.environ)
+        settings = settings_of(project.state)
+        if not rule.removes:
+            rule = retention.rule_of(settings)
+        rows = [] if options.outputs else list(_remains(project, settings, dry_run=options.dry_run))
+        found = retention.survey(retention.batches_of(project))
+        rows += _outputs(found, rule, settings, dry_run=options.dry_run)
+    return _tell(options, rows, rule)
+
+
+def _remains(project: Project, settings: dict[str, Any], *, dry_run: bool) -> Iterator[Row]:
+    """Remove worktrees with nothing in them, and what the dead have left; yield what was done."""
+    for one in tidy_up(project, dry_run=dry_run):
+        held = _bytes_below(project.root / one["worktree"]) if dry_run else 0
+        yield {"kind": "worktree", "name": one["worktree"], "what": one["what"], "why": one["why"],
+               "bytes": held}  # fmt: skip
+    folders = {str(path.parent) for path in find_task_files(project.root, settings)}
+    for path in leftovers.find(project.state, folders):
+        row: Row = {"kind": "leftover", "name": os.path.relpath(path, project.root), "what": "would",
+                    "why": "nobody has written to it for long", "bytes": _bytes_below(path)}  # fmt: skip
+        if not dry_run:
+            try:
+                leftovers.remove(path)
+                row["what"] = "removed"
+            except OSError as error:
+                row |= {"what": "failed", "why": error.strerror or str(error)}
+        yield row
+
+
+def _outputs(found: list[Kept], rule: Rule, settings: dict[str, Any], *, dry_run: bool) -> Iterator[Row]:
+    """Remove what the rule says, then compress what is left and may be; yield what was done."""
+    known: dict[str, str] = {}
+
+    def unfinished(kept: Kept) -> str:
+        if kept.folder not in known:
+            known[kept.folder] = retention.unfinished(kept.folder)
+        return known[kept.folder]
+
+    gone = set()
+    for one in retention.choose(found, rule, time.time(), unfinished):
+        row: Row = {"kind": "outputs", "name": one.kept.batch, "what": "kept", "why": one.stays or one.why,
+                    "bytes": one.kept.size.bytes}  # fmt: skip
+        if not one.stays:
+            gone.add(one.kept.batch)
+            row["what"] = "would"
+            if not dry_run:
+                row |= _removed(one.kept, one.why)
+        yield row
+    for kept in found:
+        plain = outputs.compress(kept.logs, dry_run=True)
+        if kept.batch in gone or not plain.files or not settings["retention"]["compress"]:
+            continue
+        if not unfinished(kept):
+            yield {"kind": "outputs", "name": kept.batch, "what": "would", "bytes": plain.before,
+                   "why": "can be compressed"} if dry_run else _compressed(kept)  # fmt: skip
+
+
+def _removed(kept: Kept, why: str) -> Row:
+    try:
+        freed = outputs.remove(kept.logs, kept.size.newest)
+    except OSError as error:
+        return {"what": "failed", "why": f"{error.strerror}; {advice_for(error)}"}
+    if freed.files < kept.size.files:
+        why = f"{why}; {kept.size.files - freed.files} file(s) are in use, and stay"
+    return {"what": "removed", "why": why, "bytes": freed.bytes}
+
+
+def _compressed(kept: Kept) -> Row:
+    row: Row = {"kind": "outputs", "name": kept.batch, "what": "failed", "bytes": 0}
+    try:
+        packed = outputs.compress(kept.logs)
+    except OSError as error:
+        return {**row, "why": f"{error.strerror}; {advice_for(error)}"}
+    left = "".join(f"; {shown(name)}: {why}" for name, why in list(packed.left.items())[:3])
+    what = "compressed" if packed.files else "kept"
+    why = f"{retention.in_words(packed)}{left}"
+    return {**row, "what": what, "bytes": packed.before - packed.after, "why": why}
+
+
+def _bytes_below(path: Path) -> int:
+    """Return how many bytes of files lie at or below *path*."""
+    if not path.is_dir():
+        return path.lstat().st_size if path.exists() else 0
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _tell(options: Namespace, rows: list[Row], rule: Rule) -> int:
+    changed = ("would",) if options.dry_run else ("removed", "compressed")
+    freed = sum(row["bytes"] for row in rows if row["what"] in changed)
+    if options.json:
+        print_json({"dry_run": options.dry_run, "bytes": freed, "rows": rows})
+    for row in rows if not options.json else ():
+        about = f" ({in_words_of_size(row['bytes'])})" if row["bytes"] else ""
+        print(f"{row['what']:10} {row['kind']} {shown(row['name'])}{about}"
+              + (f": {shown(row['why'])}" if row["why"] else ""))  # fmt: skip
+    if rows and not options.json:
+        word = "would be freed, or become smaller" if options.dry_run else "freed"
+        print(f"{in_words_of_size(freed)} {word}")
+    if options.outputs and not rule.removes:
+        print("no output is removed without a rule: add --older-than 30d or --larger-than 2G, or set "
+              "[retention] in .hypervisor/config.toml", file=sys.stderr)  # fmt: skip
+    elif not rows:
+        print("nothing to clean", file=sys.stderr)
+    if any(row["what"] == "failed" for row in rows):
+        return EXIT_REFUSED
+    return EXIT_DONE if any(row["what"] in changed for row in rows) else EXIT_NOTHING

@@ -1,0 +1,63 @@
+"""``--stats`` and ``--dry-run``: where a queue stands, and what would be done; nothing is claimed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from argparse import Namespace
+from typing import Any
+
+from ..queue.batch import Batch
+from ..queue.summary import entries, stats
+from ..runners.exec import ExecRunner
+from ..runners.port import Runner, Work
+from .cli_opening import sorted_tasks
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
+
+
+def print_stats(batch: Batch, *, as_json: bool) -> int:
+    """Print where each item of the queue stands."""
+    data = stats(batch)
+    if as_json:
+        print_json(data)
+    else:
+        for name, value in data.items():
+            if name not in ("damaged", "closes"):
+                print(f"{name:12} {value}")
+        for path in data["damaged"]:
+            print(f"damaged      {path}")
+    return EXIT_DONE if data["closes"] else EXIT_REFUSED
+
+
+def dry_run(options: Namespace, batch: Batch, runner: Runner) -> int:
+    """Show what would be done; nothing is claimed or written."""
+    rows: list[dict[str, Any]] = []
+    for item, path in _would(options, batch):
+        if isinstance(runner, ExecRunner):
+            rows.append({"item": item, "command": runner.arguments(item)})
+            continue
+        report = runner.run(Work(item=item, path=path, base=batch.manifest.base, log=os.devnull))
+        rows.append({
+            "item": item,
+            "status": report.status.value,
+            "outcome": report.outcome,
+            "decisions": [{"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions],
+        })  # fmt: skip
+    if options.json:
+        print_json(rows)
+    else:
+        for row in rows:
+            text = shlex.join(row["command"]) if "command" in row else f"{row['status']}: {row['outcome']}"
+            print(f"would {shown(row['item'])}: {shown(text, 500)}")
+    return EXIT_DONE if rows else EXIT_NOTHING
+
+
+def _would(options: Namespace, batch: Batch) -> list[tuple[str, str]]:
+    if not batch.folder:  # of --tasks: not made
+        assert batch.project is not None  # noqa: S101 - `_from_tasks` has set it
+        pairs = [
+            (item, os.path.join(batch.project.root, item)) for item in sorted_tasks(options, batch.project)[0]
+        ]
+    else:
+        pairs = [(e.place.item, e.place.path) for e in entries(batch) if e and e.state == "waiting"]
+    return pairs[: options.batch]

@@ -1,0 +1,37 @@
+"""Which batch a command means: the one it names, a folder, the current folder's, or the newest."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ..core.errors import UsageError
+from ..core.paths import find_project
+from ..queue.batch import Batch
+from ..queue.batches import newest, open_folder, open_named
+
+
+def names_batch(command: ArgumentParser) -> None:
+    """Let *command* name a batch."""
+    command.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id; without it: the newest")
+    command.add_argument("--dir", metavar="D", help="the folder of a batch")
+
+
+def batch_of(options: Namespace) -> Batch:
+    """Return the batch that a command names, or means.
+
+    Raises:
+        UsageError: There is none.
+    """
+    cwd = str(Path.cwd())
+    project = find_project(Path.cwd(), os.environ)
+    if options.dir and options.batch:
+        raise UsageError(f"{options.batch} and --dir {options.dir} name two batches; leave one away")
+    if options.dir:
+        return open_folder(options.dir, cwd=cwd, write=False)
+    if not options.batch and os.path.isfile("queue.txt"):
+        return open_folder(cwd, cwd=cwd, write=False)
+    if not options.batch and newest(project) is None:
+        raise UsageError(f"{project.root} has no batch; name a folder with --dir")
+    return open_named(project, options.batch or "")

@@ -1,0 +1,101 @@
+"""`hypervisor preflight`: what would run, and what is skipped and why."""
+
+from __future__ import annotations
+
+import contextlib
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..core.errors import Unreadable, UsageError
+from ..core.model import TaskHead
+from ..queue.batches import create_of_tasks
+from ..tasks.desk import Desk
+from ..tasks.independence import Independence, Part, examine, to_json
+from ..tasks.looking import look_at
+from ..tasks.mentions import paths_in
+from ..tasks.preflight import Plan
+from ..tasks.tasks import read_task
+from .cli_caller import add_caller, desk_of
+from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
+
+#: How many conflicts are shown to a person.
+_SHOWN = 40
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``preflight`` what it takes."""
+    command = commands["preflight"]
+    command.add_argument("ids", nargs="*", metavar="ID")
+    command.add_argument("--all", action="store_true", help="every task of the project")
+    command.add_argument("--parent", metavar="ID", help="the tasks below this one")
+    command.add_argument("--batch", action="store_true", help="make a batch of what would run")
+    command.add_argument("--waves", action="store_true", help="which may run at once, and why others may not")
+    add_caller(command, _preflight)
+
+
+def _preflight(options: Namespace) -> int:
+    desk = desk_of(options)
+    if not (options.ids or options.all or options.parent):
+        raise UsageError("say which tasks: IDs, --all or --parent ID")
+    with look_at(desk) as look:
+        made, tasks = look.plan(() if options.all or options.parent else options.ids, options.parent or "")
+    batch = ""
+    if options.batch and made.run:
+        skipped = [(desk.relative(task), why) for task, why in made.skipped]
+        batch = create_of_tasks(desk.project, [desk.relative(task) for task in made.run], skipped).id
+    if options.json:
+        print_json({
+            "run": [task.id for task in made.run],
+            "skipped": [{"task_id": task.id, "reason": reason} for task, reason in made.skipped],
+            "unreadable": desk.unreadable,
+            **({"batch": batch} if batch else {}),
+            **(to_json(examine(_parts(made, tasks, desk))) if options.waves else {}),
+        })  # fmt: skip
+    else:
+        _print_plan(made, tasks, desk.unreadable)
+        if options.waves:
+            _print_waves(examine(_parts(made, tasks, desk)))
+        if batch:
+            print(f"batch {batch}: {len(made.run)} tasks")
+    return EXIT_DONE if made.run else EXIT_NOTHING
+
+
+def _parts(made: Plan, tasks: list[TaskHead], desk: Desk) -> list[Part]:
+    """Return what is known of the tasks that would run; the text of those without `files` is read for it."""
+    asides = desk.settings["triage"]["aside_headings"]
+    by_path = {task.path: task for task in tasks}
+    parts = []
+    for task in (by_path[named.path] for named in made.run):
+        named: tuple[str, ...] = ()
+        if not task.files:
+            with contextlib.suppress(Unreadable):  # gone, or spoilt, since it was listed
+                named = paths_in(task.title, read_task(Path(task.path), desk.settings).body, asides)
+        parts.append(Part(
+            id=task.id, files=task.files, named=named, parent=task.parent, depends_on=task.depends_on
+        ))  # fmt: skip
+    return parts
+
+
+def _print_waves(found: Independence) -> None:
+    for edge in found.edges[:_SHOWN]:
+        order = f"{edge.b if edge.first == edge.a else edge.a} after {edge.first}" if edge.first else ""
+        print(f"conflict  {order or f'{edge.a}, {edge.b}'}: {shown(edge.reason)}")
+    if found.conflicts > _SHOWN:
+        print(f"conflict  {found.conflicts - _SHOWN} more; --json names them")
+    for number, wave in enumerate(found.waves, 1):
+        print(f"wave {number:<4} {', '.join(wave)}")
+    if found.silent and len(found.waves) > 0 and found.way != "one":
+        print(f"{len(found.silent)} do not say what they touch: nothing shows that they are apart")
+    print(found.advice)
+
+
+def _print_plan(made: Plan, tasks: list[TaskHead], unreadable: Sequence[str]) -> None:
+    print(f"{len(made.run)} would run")
+    by_path = {task.path: task for task in tasks}
+    for task in (by_path[named.path] for named in made.run):
+        print(f"  {task.id}: {shown(task.title)} ({task.priority}, {task.complexity or 'no complexity'})")
+    for reason, ids in made.by_reason().items():
+        print(f"{len(ids)} skipped ({reason}): {', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}")
+    for line in unreadable:
+        print(f"cannot be read: {shown(line)}")

@@ -1,0 +1,81 @@
+"""`hypervisor report` and `serve`: a batch as one page, in a file or live."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from ..core import durable
+from ..core.errors import UsageError
+from ..report.here import Here
+from ..report.page import page
+from ..report.report import Reporter
+from ..report.serving import Server
+from .cli_naming import batch_of, names_batch
+from .console import EXIT_DONE, EXIT_REFUSED, print_json
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``report`` and ``serve`` what they take."""
+    report, serve = commands["report"], commands["serve"]
+    names_batch(report)
+    report.add_argument("--html", metavar="FILE", help="the file to write; - for standard output")
+    report.add_argument("--json", action="store_true", help="print what the page shows as one JSON document")
+    report.set_defaults(action=_report)
+    names_batch(serve)
+    serve.add_argument(
+        "--port", type=int, default=0, metavar="N", help="on 127.0.0.1; without it: a free one"
+    )
+    serve.add_argument("--json", action="store_true", help="print the address as one JSON document")
+    serve.set_defaults(action=_serve)
+
+
+def _report(options: Namespace) -> int:
+    if not (options.html or options.json):
+        raise UsageError("say where to: --html FILE, or --json")
+    reporter = Reporter.of(batch_of(options))
+    reporter.look()
+    report = reporter.report()
+    if options.html == "-":
+        print(page(report))
+    elif options.html:
+        path = Path(options.html)
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise UsageError(f"--html {path}: name a file in a folder that is there")
+        document = page(report).encode()
+        durable.replace(path, document)
+        print(f"{path}: {len(report['rows'])} items, {len(document) / 2**20:.1f} MiB", file=sys.stderr)
+    if options.json:
+        print_json(report)
+    return EXIT_DONE if report["closes"] else EXIT_REFUSED
+
+
+def _serve(options: Namespace) -> int:
+    if not 0 <= options.port <= 65535:
+        raise UsageError(f"--port {options.port}: must be 0 to 65535")
+    reporter = Reporter.of(batch_of(options))
+    reporter.here = Here.of(reporter.batch)
+    try:
+        server = Server(reporter, options.port)
+    except OSError as error:
+        raise UsageError(f"--port {options.port}: {error.strerror}; leave it away for a free one") from error
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        # From a thread of its own: it waits for the loop that this handler has interrupted.
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    with server:
+        if options.json:
+            print_json({"address": server.address, "batch": reporter.batch.id})
+            sys.stdout.flush()
+        else:
+            print(f"{server.address}\nCtrl-C ends it", flush=True)
+        server.serve_forever(poll_interval=0.2)
+    return EXIT_DONE

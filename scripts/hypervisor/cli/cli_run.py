@@ -1,0 +1,251 @@
+"""`hypervisor run`, `merge`: agents on tasks, headless."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from .. import errands
+from .. import orders as kept
+from ..claims.workers import forget_dead
+from ..core.config import settings_of
+from ..core.errors import NothingToDo, UsageError
+from ..core.model import TaskHead
+from ..core.paths import Project, find_project
+from ..git.merging import Integration
+from ..learning.hive import checked_name
+from ..orchestrator.care import check_settings
+from ..orchestrator.collecting import collect
+from ..orchestrator.hiring import AGENTS, may_do, must_make_sense
+from ..orchestrator.running import (
+    carry_out,
+    hand_over,
+    keep_orders,
+    move_on,
+    on_finish,
+    shop_of,
+    starting_point,
+)
+from ..orders import STRATEGIES, Orders
+from ..queue.batch import Batch
+from ..queue.batches import create_of_tasks, open_named
+from ..queue.heart import Stop
+from ..queue.retention import compress_if_over
+from ..queue.summary import finding_lines, write_summary
+from ..tasks.desk import Desk
+from ..tasks.preflight import Plan, plan
+from ..tasks.tasklist import Caller
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Teller, print_json, shown
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``run`` and ``merge`` what they take."""
+    run = commands["run"]
+    run.add_argument("ids", nargs="*", metavar="ID")
+    run.add_argument("--all", action="store_true", help="every task of the project that is ready")
+    run.add_argument("--parent", metavar="ID", help="the tasks below this one")
+    run.add_argument("--batch", metavar="BATCH", help="a batch that `preflight --batch` has made")
+    run.add_argument("--resume", metavar="BATCH", help="go on with a run that was ended or killed")
+    run.add_argument("--agent", choices=AGENTS, default="claude",
+                     help="auto: by the rules of the settings, [[agents.rules]]")  # fmt: skip
+    run.add_argument("--exec", metavar="CMD", dest="command", help="with --agent exec; {} is the task's file")
+    run.add_argument("--model", default="", help="for --agent claude, gemini")
+    run.add_argument("-j", "--jobs", type=int, default=4, metavar="N", help="how many at once (default: 4)")
+    run.add_argument("--strategy", choices=STRATEGIES, default="parallel",
+                     help="auto, adaptive: as many of each type of task as earlier batches were fastest "
+                     "with; adaptive goes on learning")  # fmt: skip
+    run.add_argument("--branch", default="", help="the branch of the hive that the agents share")
+    run.add_argument("--isolation", choices=["worktree", "none"], default="worktree")
+    run.add_argument("--merge", choices=["ff", "branch", "none"], default="ff",
+                     help="ff: move the current branch on to what is verified, if nothing is in the way; "
+                     "branch: leave it on the batch's branch; none: on each task's own")  # fmt: skip
+    run.add_argument("--commit-tasks", action="store_true", help="commit the changed task files at the end")
+    run.add_argument("--canary", type=int, default=0, metavar="N", help="try N tasks first")
+    run.add_argument("--halt", default="", metavar="fail=P%", help="begin no more at this share of failures")
+    run.add_argument("--timeout", type=float, metavar="S", help="seconds after which an agent is ended")
+    run.add_argument("--retries", type=int, default=0, metavar="N")
+    run.add_argument("--budget-usd", type=float, metavar="N", help="end the batch once so much is spent")
+    run.add_argument("--budget-tokens", type=int, metavar="N", help="the same, in tokens")
+    run.add_argument("--budget-minutes", type=float, metavar="N", help="the same, in minutes")
+    run.add_argument("--budget-attempts", type=int, metavar="N", help="begin at most so many agents")
+    run.add_argument("--allow", action="append", default=[], metavar="RULE",
+                     help="what else agents may do, in the agent's own words; may be repeated")  # fmt: skip
+    run.add_argument("--skip-permissions", action="store_true", help="agents may do everything, unasked")
+    run.add_argument("--sandbox", action="store_true", help="Gemini runs its tools in a container")
+    run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end, with the batch's folder")
+    run.add_argument("--no-scope-gate", action="store_true", help="run tasks at once whose files overlap")
+    run.add_argument("--json", action="store_true", help="print one JSON document")
+    run.set_defaults(action=_run)
+    merge = commands["merge"]
+    merge.add_argument("batch", nargs="?", default="", metavar="BATCH", help="without it: the newest")
+    merge.add_argument("--merge", choices=["ff", "branch"], default="ff", help="as for `run`")
+    merge.add_argument("--json", action="store_true", help="print one JSON document")
+    merge.set_defaults(action=_merge)
+
+
+# -------------------------------------------------------------------------- run
+
+
+def _run(options: Namespace) -> int:
+    project = find_project(Path.cwd(), os.environ)
+    check_settings(settings_of(project.state))
+    batch, orders = _resumed(project, options) if options.resume else _begun(project, options)
+    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")  # of a client in whose shell this is typed
+    with errands.told(project, session, batch.id) as errand:
+        return _carried_out(project, batch, orders, options, errand)
+
+
+def _carried_out(
+    project: Project, batch: Batch, orders: Orders, options: Namespace, errand: errands.Errand
+) -> int:
+    stop = Stop()
+    stop.listen(signal.SIGINT, signal.SIGTERM)
+    teller = Teller(None, quiet=options.json)
+    with shop_of(project, batch, orders) as shop:
+        shop.desk.also = errand.also
+        print(f"batch {batch.id}: {may_do(shop.staff)}", file=sys.stderr)
+        try:
+            _, halted = carry_out(shop, teller.tell, stop)
+        finally:
+            teller.close()
+        said = hand_over(shop) + shop.notes
+    forget_dead(str(project.state / "workers"))
+    summary, census = write_summary(batch)
+    errand.came_to = census.line()
+    if halted:
+        said.append(f"ended early: {halted}; `hypervisor run --resume {batch.id}` goes on")
+    if orders.on_finish:
+        said.append(on_finish(orders.on_finish, batch.folder))
+    if options.json:
+        print_json(summary | {"notes": said})
+    else:
+        print(census.line())
+        for name, used in summary["by_agent"].items() if len(summary["by_agent"]) > 1 else ():
+            print(f"{name}: {used['attempts']} runs, {used['tokens'] or 'unknown'} tokens")
+        for need in summary["needs_you"]:
+            print(f"needs you: {shown(str(need['task_id']))}: {shown(need['reason'])}; {shown(need['next'])}")
+        said = finding_lines(summary) + said
+        for line in said:
+            print(line)
+    if told := compress_if_over(batch, census, settings_of(project.state)):
+        print(told, file=sys.stderr)
+    bad = census.of("failed") + census.of("blocked") + census.of("waiting") + census.of("running")
+    return EXIT_DONE if census.closes and not bad and not halted else EXIT_REFUSED
+
+
+def _begun(project: Project, options: Namespace) -> tuple[Batch, Orders]:
+    if not (options.ids or options.all or options.parent or options.batch):
+        raise UsageError("say which tasks: IDs, --all, --parent ID, --batch BATCH, or --resume BATCH")
+    orders = starting_point(project, _orders(options))
+    must_make_sense(orders, settings_of(project.state))
+    batch = open_named(project, options.batch) if options.batch else _planned(project, options)
+    keep_orders(batch, orders)
+    return batch, orders
+
+
+def _planned(project: Project, options: Namespace) -> Batch:
+    desk = Desk(project, settings_of(project.state), Caller(name="claude"))
+    with desk.indexed() as index:
+        # Read task by task: a hundred thousand of them need not be in memory at one time.
+        parent = desk.find(options.parent) if options.parent else None
+        wanted: Iterable[TaskHead] = index.heads() if index else ()
+        if not options.all:
+            wanted = [desk.find(name) for name in options.ids]
+        if parent and index:
+            wanted = (task for task in index.heads() if task.parent.lower() == parent.id.lower())
+        refusals = desk.refusals(index.heads() if index else ())
+        made: Plan = plan(wanted, refusals, refusals.waits_for)
+    told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
+    if not made.run:
+        raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")
+    skipped = [(desk.relative(task), why) for task, why in made.skipped]
+    batch = create_of_tasks(project, [desk.relative(task) for task in made.run], skipped)
+    print(f"batch {batch.id}: {len(made.run)} tasks" + (f", {told}" if told else ""), file=sys.stderr)
+    return batch
+
+
+def _orders(options: Namespace) -> Orders:
+    if (options.agent == "exec") != bool(options.command):
+        raise UsageError("--agent exec and --exec CMD belong together")
+    if options.jobs < 1:
+        raise UsageError(f"-j {options.jobs}: at least 1")
+    for name in ("usd", "tokens", "minutes", "attempts"):
+        value = getattr(options, f"budget_{name}")
+        if value is not None and not value > 0:
+            raise UsageError(f"--budget-{name} {value:g}: must be more than 0")
+    if options.agent == "exec" and (options.budget_tokens or options.budget_usd):
+        raise UsageError("a command tells no tokens and no money: use --budget-minutes or --budget-attempts")
+    return Orders(
+        agent=options.agent,
+        command=tuple(shlex.split(options.command or "")),
+        model=options.model,
+        limit=1 if options.strategy == "sequential" else options.jobs,
+        isolation=options.isolation,
+        merge=options.merge,
+        commit_tasks=options.commit_tasks,
+        skip_permissions=options.skip_permissions,
+        sandbox=options.sandbox,
+        allowed=tuple(options.allow),
+        canary=options.canary,
+        halt_percent=_percent(options.halt),
+        timeout=options.timeout,
+        retries=options.retries,
+        budget_usd=options.budget_usd,
+        budget_tokens=options.budget_tokens,
+        budget_minutes=options.budget_minutes,
+        budget_attempts=options.budget_attempts,
+        strategy=options.strategy,
+        branch=checked_name("--branch", options.branch),
+        on_finish=options.on_finish,
+        scope_gate=not options.no_scope_gate,
+    )
+
+
+def _percent(text: str) -> float:
+    if not text:
+        return 0.0
+    number = text.removeprefix("fail=").removesuffix("%")
+    try:
+        percent = float(number)
+    except ValueError:
+        percent = -1.0
+    if not (text.startswith("fail=") and text.endswith("%") and 0 < percent <= 100):
+        raise UsageError(f"--halt {text}: must be like fail=20%")
+    return percent
+
+
+def _resumed(project: Project, options: Namespace) -> tuple[Batch, Orders]:
+    if options.ids or options.all or options.parent or options.batch:
+        raise UsageError("--resume goes on with that batch's own tasks; name no others")
+    batch = open_named(project, options.resume)
+    return batch, kept.read(batch.folder)
+
+
+# ------------------------------------------------------------------------ merge
+
+
+def _merge(options: Namespace) -> int:
+    project = find_project(Path.cwd(), os.environ)
+    batch = open_named(project, options.batch)
+    orders = starting_point(project, Orders(agent="claude", merge=options.merge))
+    folder = project.state / "worktrees" / batch.id
+    integration = Integration(project.root, folder, batch.id, orders.start_branch, orders.start_commit)
+    found = list(collect(project, batch, integration))
+    said = move_on(project, integration, orders, settings_of(project.state)["tasks"]["globs"])
+    if options.json:
+        print_json({"merged": [asdict(one) for one in found], "notes": said})
+    else:
+        for one in found:
+            kept_on = f"; kept on {one.branch}" if one.branch else ""
+            print(f"{'merged' if one.merged else 'LEFT  '} {one.task}: {shown(one.text)}{kept_on}")
+        for line in said:
+            print(line)
+    if not found:
+        return EXIT_NOTHING
+    return EXIT_DONE if all(one.merged for one in found) else EXIT_REFUSED

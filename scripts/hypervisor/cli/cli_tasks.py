@@ -1,0 +1,261 @@
+"""`hypervisor task ...`: the same verbs as the tools of an agent.
+
+What acts on a task is loaded by those who act: a list takes a part of it only.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import NothingToDo, UsageError
+from ..core.model import Complexity, Outcome, Task, TaskStatus
+from ..report.listing import asked_of, task_row
+from ..tasks.looking import look_at
+from .cli_caller import add_caller, desk_of, tasks_of
+from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
+
+if TYPE_CHECKING:
+    from ..tasks.claiming import Hold
+    from ..tasks.desk import Desk
+    from ..tasks.endings import Ending
+
+#: Statuses that `task update` may set by a move of its own.
+_MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
+_EDITABLE = ("assignee", "priority", "complexity", "project", "type", "title")
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``task`` what it takes."""
+    verbs = commands["task"].add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    _task_verbs(verbs)
+
+
+def _task_verbs(verbs: Any) -> None:
+    listing = _verb(verbs, "list", "list tasks", _list, with_id=False)
+    listing.add_argument("--status", choices=list(TaskStatus))
+    listing.add_argument("--project")
+    listing.add_argument("--assignee")
+    listing.add_argument("--complexity", choices=list(Complexity))
+    listing.add_argument("--tag", action="append", default=[])
+    listing.add_argument("--parent", metavar="ID")
+    listing.add_argument("--ready", action="store_true", help="only what an agent may claim now")
+    listing.add_argument("--limit", type=int)
+    _verb(verbs, "show", "show a task, and who holds it", _show)
+    claim = _verb(verbs, "claim", "take a task; it becomes in_progress", _claim, with_id=False)
+    claim.add_argument("id", nargs="?", metavar="ID", help="a task's id, or its path; or --next")
+    claim.add_argument("--next", action="store_true", help="the most urgent one that is ready")
+    claim.add_argument("--project")
+    claim.add_argument("--complexity", choices=list(Complexity))
+    claim.add_argument("--batch", metavar="BATCH", help="only a task of this batch")
+    claim.add_argument(
+        "--has", action="append", default=[], metavar="NEED", help="what you have that tasks need"
+    )
+    update = _verb(verbs, "update", "change keys, move the status, append to the body", _update)
+    for key in _EDITABLE:
+        update.add_argument(f"--{key}")
+    update.add_argument("--status", choices=list(TaskStatus))
+    update.add_argument("--body", default="", help="text to append")
+    complete = _verb(verbs, "complete", "end your claim: the task is done", _complete, ends=True)
+    complete.add_argument("--outcome", required=True, help="one line: what was done")
+    complete.add_argument("--commit", default="")
+    complete.add_argument("--evidence", default="", help="what shows that it is done")
+    block = _verb(verbs, "block", "end your claim: the task waits for something", _block, ends=True)
+    block.add_argument("--reason", required=True)
+    block.add_argument("--next", default="", help="what would let it go on")
+    block.add_argument("--evidence", default="")
+    release = _verb(verbs, "release", "give a task back as it was", _release, ends=True)
+    release.add_argument("--reason", required=True)
+    receipt = _verb(verbs, "receipt", "append a line to a task's receipts; needs no claim", _receipt)
+    receipt.add_argument("line", metavar="LINE", help="what was done, in one line")
+    receipt.add_argument("--item", default="", help="what it is for (default: the line); it gets one receipt")
+    receipt.add_argument("--failed", action="store_true", help="the line says why it was not done")
+
+
+def _verb(
+    verbs: Any, name: str, text: str, action: Any, *, with_id: bool = True, ends: bool = False
+) -> ArgumentParser:
+    made: ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    if with_id:
+        made.add_argument("id", metavar="ID", help="a task's id, or its path below the project's root")
+    if ends:
+        made.add_argument("--generation", type=int, metavar="N", help="of the claim that is meant")
+    add_caller(made, action)
+    return made
+
+
+# ------------------------------------------------------------------------ verbs
+
+
+def _list(options: Namespace) -> int:
+    tasks = tasks_of(options)
+    with look_at(tasks) as look:
+        asked = asked_of(vars(options) | {"tags": options.tag})
+        limit = -1 if options.limit is None else max(options.limit, 0)
+        found, _ = look.listed(asked, limit, ready=options.ready)
+    if options.json:
+        print_json([task_row(tasks, task) for task in found])
+    for task in found if not options.json else ():
+        status = task.status or task.status_word or "no status"
+        print(f"{task.id}\t{status}\t{task.priority}\t{', '.join(task.assignee) or '-'}\t{shown(task.title)}")
+    return EXIT_DONE if found else EXIT_NOTHING
+
+
+def _show(options: Namespace) -> int:
+    from ..report.answers import task_story  # noqa: PLC0415
+
+    desk = desk_of(options)
+    story = task_story(desk, desk.find(options.id))
+    if options.json:
+        print_json(story)
+        return EXIT_DONE
+    for key, value in story.items():
+        if key in ("body", "claim", "history", "ready"):
+            continue
+        print(f"{key:10} {', '.join(value) if isinstance(value, list | tuple) else value or '-'}")
+    if "claim" in story:
+        print(f"{'held by':10} {story['claim']['holder']}, generation {story['claim']['generation']}")
+    for event in story["history"]:
+        details = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("at", "event"))
+        print(f"{event['at'][:19]} {event['event']}: {shown(details)}")
+    print(f"\n{story['body'].strip()}")
+    return EXIT_DONE
+
+
+def _claim(options: Namespace) -> int:
+    from ..core.commission import Commission  # noqa: PLC0415
+    from ..queue.batches import open_named  # noqa: PLC0415
+    from ..queue.summary import entries  # noqa: PLC0415
+    from ..report.answers import claim_answer  # noqa: PLC0415
+    from ..tasks.selection import Wanted  # noqa: PLC0415
+
+    if bool(options.id) == options.next:
+        raise UsageError("say which task: its ID, or --next")
+    desk = desk_of(options)
+    commission = Commission.of(os.environ)
+    taken: tuple[Task, Hold] | str
+    if commission:
+        commission.must_be(options.id or commission.task)
+        taken = desk.commissioned(commission)
+    elif options.next:
+        among = None
+        if options.batch:
+            found = entries(open_named(desk.project, options.batch))
+            among = frozenset(entry.place.path for entry in found if entry is not None)
+        taken = desk.claim_next(Wanted(
+            project=options.project or "", complexity=options.complexity and Complexity(options.complexity),
+            among=among, has=frozenset(options.has),
+        ))  # fmt: skip
+    else:
+        taken = desk.claim(options.id)
+    if isinstance(taken, str):
+        if options.json:
+            print_json({"task": None, "reason": taken})
+            return EXIT_NOTHING
+        raise NothingToDo(taken)
+    task, hold = taken
+    if options.json:
+        print_json(claim_answer(desk, task, hold))
+    else:
+        until = f"for {hold.expires_in:g} s of silence at most"
+        print(f"{task.id} is yours: generation {hold.generation}, {until}")
+    return EXIT_DONE
+
+
+def _update(options: Namespace) -> int:
+    from ..report.answers import check_values  # noqa: PLC0415
+
+    desk = desk_of(options)
+    values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
+    check_values(values)
+    if not values and not options.status and not options.body:
+        raise UsageError("say what to change: --status, --body or a key; see `hypervisor task update --help`")
+    if values or options.body:
+        for conflict in desk.update(options.id, values, options.body):
+            print(f"not changed: {conflict}")
+    if options.status:
+        _move(desk, options.id, TaskStatus(options.status), options.body)
+    return _report(options, desk, options.id, "updated")
+
+
+def _move(desk: Desk, name: str, status: TaskStatus, reason: str) -> None:
+    if status is TaskStatus.CANCELLED:
+        desk.cancel(name, reason)
+    elif status is TaskStatus.IN_PROGRESS:
+        desk.claim(name)
+    elif status in _MOVABLE:
+        desk.move(name, status)
+    else:
+        verb = "complete" if status is TaskStatus.DONE else "block"
+        raise UsageError(f"--status {status}: use `hypervisor task {verb} {name}`, which says why as well")
+
+
+def _complete(options: Namespace) -> int:
+    from ..tasks.endings import Ending  # noqa: PLC0415
+
+    ending = Ending(
+        outcome=Outcome.SUCCESS,
+        status=TaskStatus.DONE,
+        text=options.outcome,
+        commit=options.commit,
+        evidence=options.evidence,
+    )
+    return _end(options, ending, "done")
+
+
+def _end(options: Namespace, ending: Ending, word: str) -> int:
+    from ..core.commission import Commission  # noqa: PLC0415
+    from ..report.answers import reported  # noqa: PLC0415
+
+    desk = desk_of(options)
+    if commission := Commission.of(os.environ):
+        commission.must_be(options.id)
+        reported(desk, commission, ending)
+        return _report(options, desk, options.id, f"reported as {word}")
+    desk.finish(options.id, ending, options.generation)
+    return _report(options, desk, options.id, word)
+
+
+def _block(options: Namespace) -> int:
+    from ..tasks.endings import Ending  # noqa: PLC0415
+
+    ending = Ending(
+        outcome=Outcome.BLOCKED,
+        status=TaskStatus.BLOCKED,
+        text=options.reason,
+        evidence=options.evidence,
+        next_step=options.next,
+    )
+    return _end(options, ending, "blocked")
+
+
+def _release(options: Namespace) -> int:
+    from ..core.commission import Commission  # noqa: PLC0415
+    from ..report.answers import reported  # noqa: PLC0415
+
+    desk = desk_of(options)
+    if commission := Commission.of(os.environ):
+        commission.must_be(options.id)
+        reported(desk, commission, options.reason)
+        return _report(options, desk, options.id, "reported as released")
+    desk.release(options.id, options.reason, options.generation)
+    return _report(options, desk, options.id, "released")
+
+
+def _receipt(options: Namespace) -> int:
+    desk = desk_of(options)
+    if not options.line.strip():
+        raise UsageError("the receipt is empty; say in one line what was done")
+    desk.receipt(options.id, options.line, options.item, failed=options.failed)
+    return _report(options, desk, options.id, "receipt kept in")
+
+
+def _report(options: Namespace, desk: Desk, name: str, word: str) -> int:
+    task = desk.find(name)
+    if options.json:
+        print_json(task_row(desk, task))
+    else:
+        print(f"{word}: {task.id} ({desk.relative(task)}) is {task.status or task.status_word}")
+    return EXIT_DONE

@@ -1,0 +1,167 @@
+"""Which programs are there, in which version, and whether they may talk to their services."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..core.paths import Project
+from .checkup import Finding, failure, found, warning
+
+#: The first that lists worktrees with NUL between them, as their names may hold anything.
+_GIT = (2, 36)
+#: How long a program may take to say its version or its login, in seconds.
+_PATIENCE = 20.0
+#: The scripts whose packages `warm-up` fetches.
+_FETCHED = ("mcp_server.py", "hypervisor_cli.py", "hook.py", "attend.py")
+_SCRIPTS = Path(__file__).resolve().parents[2]
+
+
+def examine(project: Project, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what is found of Python, uv, git and the clients of agents."""
+    machine = _Machine(project.root if project.root.is_dir() else Path("/"), environ)
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    yield found("python", f"{version}, {sys.executable}")
+    uv, path = _uv(machine)
+    yield uv
+    yield _packages(machine, path)
+    yield _git(machine)
+    yield from _claude(machine)
+    yield from _gemini(machine)
+
+
+class _Machine:
+    """The programs that a command finds in a folder."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self.folder, self.environ = folder, environ
+
+    @property
+    def cache(self) -> str:
+        """Our folder in the user's cache."""
+        home = os.path.join(self.environ.get("HOME", ""), ".cache")
+        return os.path.join(self.environ.get("XDG_CACHE_HOME") or home, "hypervisor")
+
+    def find(self, name: str) -> str | None:
+        return shutil.which(name, path=self.environ.get("PATH", os.defpath))
+
+    def ask(self, *words: str) -> tuple[int, str]:
+        """Return exit code and output of a program; -1 and why, if it could not be asked."""
+        try:
+            done = subprocess.run(
+                words, cwd=self.folder, env=dict(self.environ), stdin=subprocess.DEVNULL, text=True,
+                capture_output=True, timeout=_PATIENCE, check=False, errors="replace",
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return -1, f"does not answer within {_PATIENCE:g} s"
+        except OSError as error:
+            return -1, f"does not start: {error.strerror}"
+        return done.returncode, (done.stdout or done.stderr).strip()
+
+    def version(self, path: str) -> str:
+        """Return the version that a program tells, "" if it tells none."""
+        code, text = self.ask(path, "--version")
+        told = re.search(r"\d+(?:\.\d+)+", text) if code == 0 else None
+        return told[0] if told else ""
+
+
+def _uv(machine: _Machine) -> tuple[Finding, str]:
+    """Return what is found of uv, and the path of one that will do, "" for none."""
+    own = os.path.join(machine.cache, "uv/bin/uv")
+    faults = []
+    for path in (machine.find("uv"), own if os.access(own, os.X_OK) else None):
+        if path is None:
+            continue
+        code, text = machine.ask(path, "lock", "--help")
+        if code == 0 and "--script" in text:
+            return found("uv", f"{machine.version(path)}, {path}"), path
+        version = machine.version(path)
+        faults.append(f"{path} {version}: does not know the locks of scripts" if version
+                      else f"{path} does not run here")  # fmt: skip
+    if faults:
+        return failure("uv", faults[0], "uv self update, or: python3 -m pip install --upgrade uv"), ""
+    text = "not found; it starts every command of this plugin"
+    return failure("uv", text, "python3 -m pip install uv"), ""
+
+
+def _packages(machine: _Machine, uv: str) -> Finding:
+    do = str(_SCRIPTS / "warm-up")
+    if not os.path.exists(f"{machine.cache}/ready{_SCRIPTS}"):
+        text = "not fetched yet: the first session may begin before its tools are there"
+        return warning("packages", text, do)
+    ask = ("sync", "--offline", "--check", "--python", ">=3.11", "--script")
+    for name in _FETCHED if uv else ():
+        # 2 is of a uv that does not know how to tell.
+        if machine.ask(uv, *ask, str(_SCRIPTS / name))[0] == 1:
+            text = f"those of {name} were fetched, and have gone (uv cache clean?)"
+            return warning("packages", text, do)
+    return found("packages", "fetched; a session starts without a network")
+
+
+def _git(machine: _Machine) -> Finding:
+    path = machine.find("git")
+    if path is None:
+        text = "not found; it is needed for agents that change code"
+        return warning("git", text, "install git (Debian: apt install git; macOS: xcode-select --install)")
+    version = machine.version(path)
+    if not version:
+        return warning("git", f"{path} does not run here", "git --version")
+    if tuple(int(part) for part in version.split(".")[:2]) < _GIT:
+        text = f"{version}, {path}: worktrees need {'.'.join(map(str, _GIT))} or later"
+        return warning("git", text, "install a newer git")
+    return found("git", f"{version}, {path}")
+
+
+def _client(machine: _Machine, name: str, package: str) -> tuple[str, Finding]:
+    """Return where a client that runs is, "" for none, and what there is to say."""
+    path = machine.find(name)
+    if path is None:
+        text = f"not found; it is needed for {name.capitalize()} workers"
+        return "", warning(name, text, f"npm install -g {package}")
+    version = machine.version(path)
+    if not version:
+        return "", warning(name, f"{path} does not run here", f"{name} --version")
+    return path, found(name, f"{version}, {path}")
+
+
+def _claude(machine: _Machine) -> Iterator[Finding]:
+    path, finding = _client(machine, "claude", "@anthropic-ai/claude-code")
+    yield finding
+    if not path:
+        return
+    # It looks at what it has itself, and calls no service.
+    code, text = machine.ask(path, "auth", "status", "--json")
+    try:
+        said = json.loads(text)
+        logged_in = bool(said["loggedIn"])
+    except (ValueError, TypeError, KeyError):
+        why = (text or f"ended by signal {-code}") if code < 0 else "this version does not tell"
+        yield found("claude login", f"not checked: {why}")
+        return
+    if logged_in:
+        yield found("claude login", f"logged in ({said.get('authMethod', 'method not told')})")
+    else:
+        yield warning(
+            "claude login", "not logged in; `hypervisor run` would stop at once", "claude auth login"
+        )
+
+
+def _gemini(machine: _Machine) -> Iterator[Finding]:
+    path, finding = _client(machine, "gemini", "@google/gemini-cli")
+    yield finding
+    if not path:
+        return
+    # It has no command that tells; whether there is something to log in with can be seen.
+    keys = [name for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY") if machine.environ.get(name)]
+    if keys:
+        yield found("gemini login", f"{keys[0]} is set; not tried")
+    elif os.path.exists(os.path.join(machine.environ.get("HOME", ""), ".gemini/oauth_creds.json")):
+        yield found("gemini login", "logged in once; not tried")
+    else:
+        yield warning("gemini login", "neither a key nor a login is to be seen", "gemini, and log in there")

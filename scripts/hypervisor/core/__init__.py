@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, data types, settings, paths, files, text and the process."""

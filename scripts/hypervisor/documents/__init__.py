@@ -1,0 +1,1 @@
+"""Markdown files with frontmatter: read, and edited to the byte. Knows nothing of tasks."""

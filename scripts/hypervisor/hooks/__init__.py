@@ -1,0 +1,1 @@
+"""Calls of the clients' hooks: what is decided, what is told to a session, and what wakes it."""

@@ -1,0 +1,1 @@
+"""What finished tasks teach: statistics, advice on concurrency, lessons, and the hive."""

@@ -1,0 +1,163 @@
+"""What a run's agents spend while they work, against the budgets that they share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..spending import Spending
+from .budget import SCOPES, Caps, Spend, no_more, reached, short_of
+
+
+@dataclass(slots=True)
+class _Open:
+    """An agent at work."""
+
+    tokens: int = 0
+    #: Its conversations: its own, and those of its subagents.
+    talks: int = 1
+    #: Answers that may be on their way once it is ended; None for one in each conversation.
+    coming: int | None = None
+
+
+@dataclass(slots=True)
+class Purse:
+    """Adds up; says whether one more agent may begin, and whether one must end. For several threads.
+
+    Args:
+        caps: By scope; see `budget.SCOPES`.
+        spending: What is spent elsewhere.
+        answer: What an answer may cost, in tokens, before any was seen.
+        counts: Whether this run's agents tell their tokens while they work.
+        before: What earlier runs of the batch spent, as its log tells it.
+    """
+
+    caps: Mapping[str, Caps]
+    spending: Spending
+    answer: int
+    counts: bool = True
+    before: Spend = field(default_factory=Spend)
+    _own: Spend = field(default_factory=Spend)
+    _open: dict[str, _Open] = field(default_factory=dict)
+    #: Tokens of answers that were on their way to agents that were ended, at their dearest: nobody tells of
+    #: them any more, and they are paid for.
+    _lost: int = 0
+    #: Money for a token, the most that any agent's end has shown.
+    _price: float = 0.0
+    _begun: float = field(default_factory=time.monotonic)
+    _others: dict[str, Spend] = field(default_factory=lambda: {scope: Spend() for scope in SCOPES})
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    # ------------------------------------------------------------------- told
+
+    def begun(self, mark: str) -> None:
+        """Note that an agent begins."""
+        with self._lock:
+            self._open[mark] = _Open()
+            self._own += Spend(attempts=1)
+
+    def used(self, mark: str, tokens: int, talks: int, *, asks_again: bool) -> str:
+        """Note what an agent has used so far.
+
+        Args:
+            mark: The agent.
+            tokens: All of its answers so far.
+            talks: How many conversations it has open.
+            asks_again: Whether its last answer is followed by another request.
+
+        Returns:
+            Why it must be ended before it asks again; "" if it may go on.
+        """
+        with self._lock:
+            one = self._open.get(mark)
+            if one is None:
+                return ""
+            self.answer = max(self.answer, tokens - one.tokens)
+            # Of what this answer begins nothing has been asked yet.
+            others = one.talks - 1
+            one.tokens, one.talks = max(one.tokens, tokens), max(1, talks)
+            if not asks_again or not self._capped:
+                return ""
+            spent = self._spent()
+            why = reached(self.caps, spent) or short_of(self.caps, spent, self._talks, self.answer)
+            if why and one.coming is None:
+                one.coming = others
+            return why
+
+    def ended(self, mark: str, tokens: int | None, usd: float | None, *, cut: bool = False) -> None:
+        """Note what an agent has used in all; what it told while it worked counts if it did not say.
+
+        Args:
+            mark: The agent.
+            tokens: All that it has used, None if it did not say.
+            usd: What that cost, likewise.
+            cut: Whether it did not come to its own end, so that answers may still be on their way.
+        """
+        with self._lock:
+            one = self._open.pop(mark, _Open(coming=0))
+            if cut and tokens is None and self.counts:
+                self._lost += self.answer * (one.talks if one.coming is None else one.coming)
+            known = max(tokens or 0, one.tokens)
+            if usd and tokens:
+                self._price = max(self._price, usd / tokens)
+            cost = known * self._price if usd is None else usd
+            self._own += Spend(tokens=known, usd=cost)
+
+    def look(self) -> str:
+        """Tell others what was spent, and learn what they have; return which budget is used up."""
+        with self._lock:
+            mine, at_work = self._total(), len(self._open)
+        self.spending.tell(mine, at_work)  # not under the lock: it waits for the disk
+        others = self.spending.others() if self._capped else self._others
+        with self._lock:
+            self._others = others
+            return reached(self.caps, self._spent())
+
+    # ------------------------------------------------------------------ asked
+
+    def why_not(self) -> str:
+        """Return why no further agent may begin now; "" if one may."""
+        with self._lock:
+            spent = self._spent()
+            talks = self._talks + 1
+            return no_more(self.caps, spent) or (
+                short_of(self.caps, spent, talks, self.answer) if self.counts else ""
+            )
+
+    def left_usd(self) -> float | None:
+        """Return what a further agent may cost; None for any sum."""
+        with self._lock:
+            spent = self._spent()
+            return min(
+                (cap.usd - spent[scope].usd for scope, cap in self.caps.items() if cap.usd), default=None
+            )
+
+    # ---------------------------------------------------------------- details
+
+    @property
+    def _capped(self) -> bool:
+        return any(cap.any for cap in self.caps.values())
+
+    @property
+    def _talks(self) -> int:
+        return sum(one.talks for one in self._open.values())
+
+    def _total(self) -> Spend:
+        tokens = sum(one.tokens for one in self._open.values())
+        return replace(
+            self._own + Spend(tokens=tokens, usd=tokens * self._price),
+            seconds=round(time.monotonic() - self._begun, 1),
+        )
+
+    def _spent(self) -> dict[str, Spend]:
+        mine = self._total() + Spend(tokens=self._lost)
+        found = {scope: self._others[scope] + mine for scope in SCOPES}
+        # The batch's log remembers longer than the accounts, which know of killed runs: the larger counts.
+        of_log, known = self.before + mine, found["batch"]
+        found["batch"] = Spend(
+            tokens=max(of_log.tokens, known.tokens), usd=max(of_log.usd, known.usd),
+            seconds=known.seconds, attempts=max(of_log.attempts, known.attempts),
+        )  # fmt: skip
+        return found

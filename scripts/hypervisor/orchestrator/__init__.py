@@ -1,0 +1,1 @@
+"""Runs of agents: scheduling, admission, attempts, verdicts, and the coordinator."""

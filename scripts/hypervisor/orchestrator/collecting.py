@@ -1,0 +1,77 @@
+"""`hypervisor merge`: bringing together what workers inside a session have committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.config import settings_of
+from ..core.globs import matches_any
+from ..core.model import Outcome, Task
+from ..core.paths import Project
+from ..git.git import Git
+from ..git.merging import Conflict, Integration, Unverified
+from ..git.trailers import merge_message
+from ..git.work import in_scope
+from ..queue.batch import Batch
+from ..queue.summary import entries
+from ..tasks.tasks import read_task
+from .checks import verify
+from .evidence import Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What came of one task's commits."""
+
+    task: str
+    merged: bool
+    #: The merge commit, or why there is none.
+    text: str
+    #: Where the work is, if it was not merged.
+    branch: str = ""
+
+
+def collect(project: Project, batch: Batch, integration: Integration) -> Iterator[Collected]:
+    """Merge the commits of every success of *batch*, each looked at and verified; yield what came of it."""
+    git = Git(project.root)
+    settings = settings_of(project.state)
+    for entry in entries(batch):
+        result = entry.result if entry else None
+        if result is None or result.get("status") != Outcome.SUCCESS.value or not result.get("commit"):
+            continue
+        task = read_task(Path(str(result["task_file"])), settings)
+        yield _collect_one(git, integration, task, result, settings)
+
+
+def _collect_one(
+    git: Git, integration: Integration, task: Task, result: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Collected:
+    commit = str(result["commit"])
+    if not git.ok("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
+        return Collected(task=task.id, merged=False, text=f"commit {commit} is not in this repository")
+    if git.ok("merge-base", "--is-ancestor", commit, "HEAD"):
+        return Collected(task=task.id, merged=True, text="merged already")
+    branches = git.run("branch", "--contains", commit, "--format=%(refname:short)").split()
+    branch = next((name for name in branches if name != integration.branch), commit)
+    base = git.run("merge-base", commit, integration.tip).strip()
+    files = [path for path in git.lines("diff", "--name-only", "-z", base, commit) if path]
+    globs = settings["tasks"]["globs"]
+    outside = [path for path in files if not in_scope(path, task.files, lambda one: matches_any(one, globs))]
+    if outside:
+        text = f"changes {', '.join(outside[:5])}, which its task does not name"
+        return Collected(task=task.id, merged=False, text=text, branch=branch)
+
+    def verified(folder: Path) -> str | None:
+        checked = verify(task, folder, settings)
+        return f"{checked.command}: {checked.line}" if isinstance(checked, Failed) else None
+
+    merged = integration.merge(commit, merge_message(task.id, task.title), verified)
+    if isinstance(merged, Conflict):
+        text = f"conflicts in {', '.join(merged.files[:5])}"
+        return Collected(task=task.id, merged=False, text=text, branch=branch)
+    if isinstance(merged, Unverified):
+        return Collected(task=task.id, merged=False, text=f"does not verify: {merged.text}", branch=branch)
+    return Collected(task=task.id, merged=True, text=merged.commit)

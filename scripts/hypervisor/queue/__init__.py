@@ -1,0 +1,1 @@
+"""Batches over a queue of items: workers, operations from outside, summaries, retention."""

@@ -1,0 +1,1 @@
+"""Batches in chunks: how they are split, run in waves, reviewed and approved."""

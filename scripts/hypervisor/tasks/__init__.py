@@ -1,0 +1,1 @@
+"""Task files: found, indexed, selected, claimed, completed, and their receipts."""

@@ -1,0 +1,1 @@
+"""Sorts tasks by rule: facts of a task's text in, a decision out."""
