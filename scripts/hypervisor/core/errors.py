@@ -9,11 +9,13 @@
     ├── Refused               a request that the rules turn down                    (exit 1)
     │   └── Taken             because somebody else has the task now
     ├── ClaimLost             a claim that is no longer yours; it carries a `Loss`
+    ├── StoreUnusable         a database that cannot serve here: too old, or on a network file system
+    │   ├── StoreNewer        changed by a newer version: readable, not writable
+    │   └── StoreDamaged      not a database, or damaged
     └── Unreadable            a task file that cannot be read; it is left untouched
 
-Every message says what, where, and what to do. An ``OSError`` from the store is not
-wrapped: only "no such file" and "exists" have a meaning in the claim protocol, and all
-else (a full disk, an I/O error, no permission) reaches the caller as it is.
+Every message says what, where, and what to do. What the disk or the server did (full, read-only,
+unreachable) reaches the caller as an ``OSError`` with its number.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-LossReason = Literal["revoked", "released", "finished", "taken", "gone"]
+LossReason = Literal["revoked", "released", "finished", "unknown"]
 UnreadableReason = Literal[
     "missing", "not a file", "no access", "not utf-8", "too large", "no frontmatter",
     "bad yaml", "not a mapping", "path too long",
@@ -56,29 +58,40 @@ class Taken(Refused):
 class Loss:
     """Why a claim is no longer held."""
 
-    #: The item's life, as the store names it.
+    #: The item's key.
     key: str
-    #: The generation that was lost.
-    generation: int
-    #: ``revoked``: judged dead or silent, or cancelled; ``released``: given back under this
-    #: very token; ``finished``: another claim's result was accepted; ``taken``: the claim's
-    #: place bears another owner; ``gone``: its place is no longer there.
+    #: The number of the attempt that was lost.
+    attempt: int
+    #: ``revoked``: judged dead or silent, or cancelled; ``released``: given back by its worker;
+    #: ``finished``: the item has its result; ``unknown``: the store has no such attempt.
     reason: LossReason
     #: What the one who ended it wrote: why, and who.
     detail: str = ""
 
     def __str__(self) -> str:
         tail = f": {self.detail}" if self.detail else ""
-        return f"claim on {self.key} (generation {self.generation}) is lost: {self.reason}{tail}"
+        return f"the claim on {self.key} (attempt {self.attempt}) is lost: {self.reason}{tail}"
 
 
 class ClaimLost(HypervisorError):
-    """Raised when a claim is no longer held; final: that token never wins later (I7)."""
+    """Raised when a claim is no longer held. Final: that attempt never wins later."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__(str(loss))
         #: The record of the loss.
         self.loss = loss
+
+
+class StoreUnusable(HypervisorError):
+    """Raised when a database cannot hold the state here; the message names what would."""
+
+
+class StoreNewer(StoreUnusable):
+    """Raised when a newer version has changed the schema: nothing may be written by this one."""
+
+
+class StoreDamaged(StoreUnusable):
+    """Raised when the file is not a database, or is damaged."""
 
 
 class Unreadable(HypervisorError):

@@ -156,6 +156,12 @@ def file_system_of(path: str) -> str:
     return kind
 
 
+def network_file_system(path: str) -> str:
+    """Return the kind of network file system that *path* lies on, "" for a local disk."""
+    kind = file_system_of(path)
+    return kind if kind in NETWORK_FILE_SYSTEMS else ""
+
+
 def on_network(path: str) -> bool:
     """Tell whether *path* lies on a network file system, where locks cannot be trusted."""
     return file_system_of(path) in NETWORK_FILE_SYSTEMS

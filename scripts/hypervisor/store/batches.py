@@ -1,0 +1,189 @@
+"""Batches: which items they are about, and how far each is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import statements
+from .base import Engine, Row, Transaction
+from .claims import ready_work, work_of
+from .columns import from_column, to_column
+from .records import BatchRecord, Item, Work
+
+SQL = statements.load("batches")
+
+#: Rows read at once where all items are walked over.
+_PAGE = 2000
+STATES = ("success", "blocked", "failed", "skipped", "running", "ready")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchItem:
+    """One item of a batch."""
+
+    seq: int
+    priority: int
+    work: Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """One item that is being worked on."""
+
+    attempt: int
+    number: int
+    claimed_at: int
+    work: int
+    key: str
+    text: str
+    worker: str
+    name: str
+    host: str
+    pid: int
+    session: str
+    agent: str
+    log: str
+    seq: int
+
+
+class Batches:
+    """The batches of a store."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, name: str, folder: str, options: Mapping[str, Any]) -> BatchRecord:
+        """*Atomically* make a batch unless there is one of that name; return it either way."""
+
+        def body(tx: Transaction) -> BatchRecord:
+            tx.run(SQL.create, {"name": name, "folder": to_column(folder), "options": json.dumps(options)})
+            return _batch_of(tx.run(SQL.by_name, {"name": name})[0])
+
+        return self._engine.write(body)
+
+    def find(self, name: str) -> BatchRecord | None:
+        """Return the batch of that name, or None."""
+        rows = self._engine.read(SQL.by_name, {"name": name})
+        return _batch_of(rows[0]) if rows else None
+
+    def get(self, batch: int) -> BatchRecord:
+        """Return a batch by its id, as it is now."""
+        return _batch_of(self._engine.read(SQL.by_id, {"batch": batch})[0])
+
+    def all(self) -> list[BatchRecord]:
+        """Return all batches, the oldest first."""
+        return [_batch_of(row) for row in self._engine.read(SQL.all)]
+
+    def of_work(self, work: int) -> list[BatchRecord]:
+        """Return the batches that hold this cycle of an item, the newest first."""
+        return [_batch_of(row) for row in self._engine.read(SQL.of_work, {"work": work})]
+
+    def set_options(self, batch: int, options: Mapping[str, Any]) -> None:
+        """Replace the options of a batch."""
+        self._engine.write(
+            lambda tx: tx.run(SQL.set_options, {"batch": batch, "options": json.dumps(options)})
+        )
+
+    # ------------------------------------------------------------------ items
+
+    def add(self, batch: int, items: Sequence[Item]) -> None:
+        """*Atomically* append items; one that the batch has already is passed over."""
+        self._engine.write(lambda tx: _add(tx, batch, items))
+
+    def take_in(self, batch: int, items: Sequence[Item], start: int, stop: int, tail: bytes) -> bool:
+        """*Atomically* append the items of the queue file's bytes *start* to *stop*.
+
+        Args:
+            batch: The batch.
+            items: The items.
+            start: The `BatchRecord.queue_offset` that the reader began at.
+            stop: The byte after the last line.
+            tail: The last bytes before *stop*, by which a replaced file is told.
+
+        Returns:
+            False if another process took these bytes in first; nothing was changed then.
+        """
+
+        def body(tx: Transaction) -> bool:
+            if not tx.run(SQL.advance, {"batch": batch, "start": start, "stop": stop, "tail": tail}):
+                return False
+            _add(tx, batch, items)
+            return True
+
+        return self._engine.write(body)
+
+    def census(self, batch: int) -> dict[str, int]:
+        """Return how many items are in each state (`STATES`), and ``queued``, their sum."""
+        counts = dict.fromkeys(STATES, 0) | dict(self._engine.read(SQL.census, {"batch": batch}))
+        return {"queued": sum(counts.values()), **counts}
+
+    def items(self, batch: int, states: Sequence[str] = ()) -> Iterator[BatchItem]:
+        """Yield the items in the order of the queue, page by page; with *states* only those in one of them."""
+        after = 0
+        statement = SQL.items_in if states else SQL.items
+        while True:
+            parameters = {"batch": batch, "after": after, "limit": _PAGE, "names": json.dumps(list(states))}
+            rows = self._engine.read(statement, parameters)
+            for seq, priority, *work in rows:
+                yield BatchItem(seq=seq, priority=priority, work=work_of(tuple(work)))
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    def running(self, batch: int) -> list[Running]:
+        """Return what is being worked on, the longest first."""
+        return [_running_of(row) for row in self._engine.read(SQL.running, {"batch": batch})]
+
+    def ready_in(self, batch: int) -> float | None:
+        """Return the seconds until some ready item may be claimed, 0.0 for now; None if none is ready."""
+        found = self._engine.read(SQL.next_ready_at, {"batch": batch})[0][0]
+        return None if found is None else max(0.0, found / 1000)
+
+    def reopened(self, batch: int) -> bool:
+        """Tell whether any item is ready, be it delayed."""
+        return bool(self._engine.read(SQL.any_ready, {"batch": batch}))
+
+    # ------------------------------------------------------------------ state
+
+    def drain(self, batch: int) -> None:
+        """Ask all who work on the batch to begin nothing more. Who begins later is not concerned."""
+        self._engine.write(lambda tx: tx.run(SQL.drain, {"batch": batch}), durable=True)
+
+    def finish(self, batch: int) -> None:
+        """Note when the batch came to its end."""
+        self._engine.write(lambda tx: tx.run(SQL.finish, {"batch": batch}))
+
+
+def _add(tx: Transaction, batch: int, items: Sequence[Item]) -> None:
+    for item in items:
+        if item.reopen:
+            ready_work(tx, item.key, item.text, reopen=True)
+    tx.each(SQL.add_work, [{"key": one.key, "text": to_column(one.text)} for one in items if not one.reopen])
+    first = tx.run(SQL.last_seq, {"batch": batch})[0][0] + 1
+    tx.each(
+        SQL.add_item,
+        [
+            {"batch": batch, "seq": seq, "key": one.key, "priority": one.priority}
+            for seq, one in enumerate(items, first)
+        ],
+    )
+
+
+def _batch_of(row: Row) -> BatchRecord:
+    id_, name, folder, created, options, offset, tail, drain, finished = row
+    return BatchRecord(
+        id=id_, name=name, folder=from_column(folder), created_at=created, options=json.loads(options),
+        queue_offset=offset, queue_tail=bytes(tail or b""), drain_at=drain, finished_at=finished,
+    )  # fmt: skip
+
+
+def _running_of(row: Row) -> Running:
+    (attempt, number, claimed, work, key, text, worker, name, host, pid, session, agent, log, seq) = row
+    return Running(
+        attempt=attempt, number=number, claimed_at=claimed, work=work, key=key, text=from_column(text),
+        worker=worker or "", name=name or "", host=host or "", pid=pid or 0, session=session or "",
+        agent=agent or "", log=log or "", seq=seq,
+    )  # fmt: skip

@@ -1,0 +1,603 @@
+"""Claims: who works on what, and how it ended. Why no item is done twice: docs/store.md.
+
+Each method is one short transaction that checks its guard in the statement itself, changes the rows and
+appends the event. The guards:
+
+========  ==========================================================================================
+claim     the work is ``ready``
+renew     the attempt is open
+complete  the attempt is open; durable before the caller is told
+fail      the attempt is open
+revoke    the attempt that was judged is open, and still silent or still its dead worker's
+reopen    the latest cycle has its published result
+========  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..core.errors import ClaimLost, Loss
+from ..core.machine import Identity
+from . import statements
+from .base import Engine, Row, Transaction
+from .columns import from_column, plain, to_column
+from .records import (
+    Accepted,
+    Answer,
+    Attempt,
+    Claim,
+    Completion,
+    Decided,
+    Held,
+    Result,
+    Revoked,
+    Work,
+    Worker,
+    WorkerKind,
+)
+
+SQL = statements.load("claims")
+
+#: Claims that one call takes from dead or silent workers; those that are left are taken by the next call.
+SWEEP = 200
+
+
+class Claims:
+    """The claims, attempts and results of a store.
+
+    Args:
+        engine: The database.
+        attempts: Counted attempts after which an item is given up as ``failed``.
+        lease_seconds: For how long a worker may be silent before its claims are taken from it.
+    """
+
+    def __init__(self, engine: Engine, *, attempts: int = 3, lease_seconds: float = 900.0) -> None:
+        self._engine = engine
+        self._limit = attempts
+        self._lease = round(lease_seconds * 1000)
+
+    # ------------------------------------------------------------------ claim
+
+    def add_worker(self, worker: Worker) -> None:
+        """Register *worker*, or note that it was heard."""
+        self._engine.write(lambda tx: add_worker(tx, worker))
+
+    def claim_next(
+        self, worker: Worker, batch: int, limit: int, *, locks: bool = False
+    ) -> list[Claim]:
+        """*Atomically* claim up to *limit* ready items of a batch, the most urgent first.
+
+        Args:
+            worker: A registered worker.
+            batch: `BatchRecord.id`.
+            limit: The most that are wanted.
+            locks: Whether the claims make lock directories, named by their keys.
+
+        Returns:
+            Fewer than *limit*, or none, where no more are ready now.
+        """
+
+        def body(tx: Transaction) -> list[Claim]:
+            rows = sorted(tx.run(SQL.claim_next, {"batch": batch, "limit": limit}))
+            return self._open(tx, rows, worker.id, batch, locks=locks)
+
+        return self._engine.write(body)
+
+    def claim(
+        self,
+        worker: Worker,
+        key: str,
+        text: str,
+        *,
+        revert: Mapping[str, Any] | None = None,
+        reopen: bool = False,
+        batch: int | None = None,
+        lock: str = "",
+    ) -> Claim | Held | Decided:
+        """*Atomically* claim the item *key*, which is made known to the store if it is not.
+
+        Args:
+            worker: Who claims; registered on the way.
+            key: The item's key.
+            text: The queue line; for a task its path below the project root.
+            revert: What the claim is about to change in the task file, kept with the attempt.
+            reopen: Whether a finished and published item begins its next cycle.
+            batch: The batch in whose name the work is done, if any.
+            lock: The name of the lock directory that the claim makes, "" for none.
+
+        Returns:
+            The claim; or who holds the item; or its result.
+        """
+
+        def body(tx: Transaction) -> Claim | Held | Decided:
+            add_worker(tx, worker)
+            work = ready_work(tx, key, text, reopen=reopen)
+            rows = tx.run(SQL.claim_work, {"work": work.id}) if not work.decided else []
+            if rows:
+                found = self._open(tx, rows, worker.id, batch, revert=revert, lock=lock)
+                return found[0]
+            return _not_claimed(tx, work)
+
+        return self._engine.write(body)
+
+    def renew(self, attempts: Sequence[int]) -> set[int]:
+        """Renew the leases of open attempts; return those of *attempts* that are no longer open."""
+        if not attempts:
+            return set()
+        parameters = {"ids": json.dumps(list(attempts)), "lease": self._lease}
+        renewed = self._engine.write(lambda tx: tx.run(SQL.renew, parameters))
+        return set(attempts) - {row[0] for row in renewed}
+
+    def set_revert(self, claim: Claim, revert: Mapping[str, Any]) -> None:
+        """Keep what the claim is about to change in the task file.
+
+        Raises:
+            ClaimLost: The claim is no longer held.
+        """
+        self._note(SQL.set_revert, claim.attempt, revert=_text(revert))
+
+    def set_log(self, claim: Claim, log: str) -> None:
+        """Keep where the attempt's log is.
+
+        Raises:
+            ClaimLost: The claim is no longer held.
+        """
+        self._note(SQL.set_log, claim.attempt, log=log)
+
+    # -------------------------------------------------------------------- end
+
+    def complete(self, completions: Sequence[Completion]) -> list[Answer]:
+        """*Atomically* make each of *completions* the one result of its item; durable on return.
+
+        May be called again with the same completions: it then answers as it did the first time.
+
+        Returns:
+            For each completion, in order, the result as accepted, or why it was not. A loss is final:
+            that attempt never wins later.
+
+        Raises:
+            OSError: Undecided; call again.
+        """
+
+        def body(tx: Transaction) -> list[Answer]:
+            texts = {one.attempt: _text(one.result) for one in completions}
+            ended = dict(
+                tx.each(
+                    SQL.end_attempt,
+                    [
+                        {"attempt": one.attempt, "outcome": one.status, "counted": 0, "log": one.log,
+                         "detail": plain(one.result.get("outcome", "")), "tokens": one.tokens,
+                         "cost_usd": one.cost_usd}
+                        for one in completions
+                    ],
+                )
+            )  # fmt: skip
+            mine = [one for one in completions if one.attempt in ended]
+            tx.each(
+                SQL.decide,
+                [
+                    {"work": ended[one.attempt], "state": one.status, "result": texts[one.attempt],
+                     "published": int(one.published)}
+                    for one in mine
+                ],
+            )  # fmt: skip
+            tx.each(
+                SQL.add_event,
+                [_event("completed", ended[one.attempt], one.attempt, one.status) for one in mine],
+            )
+            return [
+                Accepted(work=ended[one.attempt], result=one.result)
+                if one.attempt in ended
+                else _answer_again(tx, one, texts[one.attempt])
+                for one in completions
+            ]
+
+        return self._engine.write(body, durable=True)
+
+    def complete_one(self, completion: Completion) -> Accepted:
+        """Do as `complete` does for one.
+
+        Raises:
+            ClaimLost: Another end came first. Final.
+            OSError: Undecided; call again.
+        """
+        answer = self.complete([completion])[0]
+        if isinstance(answer, Loss):
+            raise ClaimLost(answer)
+        return answer
+
+    def fail(
+        self,
+        claim: Claim,
+        reason: str,
+        *,
+        counted: bool = True,
+        limit: int | None = None,
+        delay: float = 0.0,
+        tokens: int | None = None,
+        cost_usd: float | None = None,
+        log: str | None = None,
+    ) -> Decided | None:
+        """Give the item back so that it is tried again.
+
+        Args:
+            claim: An open claim.
+            reason: For people.
+            counted: Whether it costs an attempt. A release, a drain and a rate limit cost none.
+            limit: Counted attempts after which the item is given up; the store's own by default.
+            delay: Seconds before which `claim_next` does not return the item.
+            tokens: What the attempt spent, None for unknown.
+            cost_usd: The same in money.
+            log: Where its log is.
+
+        Returns:
+            The ``failed`` result, if this was the last attempt that the limit allows.
+
+        Raises:
+            ClaimLost: The claim is no longer held.
+        """
+        parameters = {
+            "attempt": claim.attempt, "outcome": "again", "detail": plain(reason), "counted": int(counted),
+            "tokens": tokens, "cost_usd": cost_usd, "log": log,
+        }  # fmt: skip
+
+        def body(tx: Transaction) -> Decided | None | Loss:
+            if not tx.run(SQL.end_attempt, parameters):
+                return _loss(tx, claim.attempt)
+            gave_up = self._give_back(tx, claim.work, counted=counted, limit=limit, delay=delay)
+            tx.run(SQL.add_event, _event("released", claim.work, claim.attempt, plain(reason)))
+            return Decided(work=claim.work, cycle=claim.cycle, result=gave_up, gave_up=True) if gave_up else None
+
+        answer = self._engine.write(body)
+        if isinstance(answer, Loss):
+            raise ClaimLost(answer)
+        return answer
+
+    def release(self, claim: Claim, reason: str, *, delay: float = 0.0) -> None:
+        """Give the item back at no cost in attempts.
+
+        Raises:
+            ClaimLost: The claim is no longer held.
+        """
+        self.fail(claim, reason, counted=False, delay=delay)
+
+    def revoke(self, attempt: int, why: str, *, counted: bool = True) -> Revoked | None:
+        """End an open attempt, whoever holds it; its holder can no longer complete.
+
+        Returns:
+            What was revoked; None if the attempt had ended.
+        """
+        return self._engine.write(lambda tx: self._revoke(tx, attempt, why, counted=counted))
+
+    def cancel(self, key: str, text: str, result: Result, by: str, *, published: bool = True) -> Work | None:
+        """*Atomically* end the item as ``skipped``, whoever holds it. Durable on return.
+
+        Returns:
+            The cancelled work; None if the item has its result already.
+        """
+
+        def body(tx: Transaction) -> Work | None:
+            work = ready_work(tx, key, text, reopen=True)
+            for (attempt,) in tx.run(SQL.open_attempt_of, {"work": work.id}):
+                tx.run(
+                    SQL.end_attempt,
+                    {"attempt": attempt, "outcome": "revoked", "detail": plain(f"cancelled by {by}"), "counted": 0,
+                     "tokens": None, "cost_usd": None, "log": None},
+                )  # fmt: skip
+                tx.run(SQL.add_event, _event("revoked", work.id, attempt, plain(f"cancelled by {by}")))
+            done = tx.run(SQL.cancel, {"work": work.id, "result": _text(result), "published": int(published)})
+            if not done:
+                return None
+            tx.run(SQL.not_ready, {"ids": json.dumps([work.id])})
+            tx.run(SQL.add_event, _event("cancelled", work.id, None, plain(result.get("outcome", ""))))
+            return work_of(tx.run(SQL.work, {"work": work.id})[0])
+
+        return self._engine.write(body, durable=True)
+
+    # ------------------------------------------------------------- take over
+
+    def sweep_silent(self, limit: int = SWEEP) -> list[Revoked]:
+        """Revoke attempts whose lease has ended, at most *limit* of them."""
+        silent = [row[0] for row in self._engine.read(SQL.expired, {"limit": limit})]
+        if not silent:
+            return []
+
+        def body(tx: Transaction) -> list[Revoked]:
+            found = []
+            for attempt in silent:
+                why = f"silent for longer than its lease of {self._lease / 1000:g} s"
+                if ended := tx.run(SQL.end_silent_attempt, {"attempt": attempt, "detail": why}):
+                    found.append(self._taken_back(tx, attempt, ended[0][1], why, counted=True))
+            return found
+
+        return self._engine.write(body)
+
+    def revoke_worker(self, worker: str, why: str, *, counted: bool = True, limit: int = SWEEP) -> list[Revoked]:
+        """Revoke the open attempts of a worker that is dead, at most *limit* of them."""
+
+        def body(tx: Transaction) -> list[Revoked]:
+            rows = tx.run(SQL.open_of_worker, {"worker": worker, "limit": limit})
+            found = [self._revoke(tx, row[0], why, counted=counted) for row in rows]
+            return [one for one in found if one is not None]
+
+        return self._engine.write(body)
+
+    def holders(self) -> list[Worker]:
+        """Return the workers that hold claims; some may be dead."""
+        return [worker_of(row) for row in self._engine.read(SQL.holders)]
+
+    def reopen(self, work: int, batch: int | None = None) -> Work | None:
+        """*Atomically* begin the next cycle of a finished item.
+
+        Args:
+            work: The latest cycle of an item.
+            batch: The batch that goes on with the next cycle, if any; others keep the result.
+
+        Returns:
+            The next cycle; None where the item has no published result, or was reopened already.
+        """
+
+        def body(tx: Transaction) -> Work | None:
+            old = work_of(tx.run(SQL.work, {"work": work})[0])
+            latest = work_of(tx.run(SQL.latest, {"key": old.key})[0])
+            if latest.id != old.id or not (old.decided and old.published):
+                return None
+            fresh = ready_work(tx, old.key, old.text, reopen=True)
+            if batch is not None:
+                tx.run(SQL.repoint, {"next": fresh.id, "batch": batch, "work": old.id})
+            return fresh
+
+        return self._engine.write(body)
+
+    # ----------------------------------------------------------- task files
+
+    def unpublished(self, limit: int = 1000, after: int = 0) -> list[tuple[Work, Result]]:
+        """Return decided work of which something is left to be written to a file, the oldest first."""
+        rows = self._engine.read(SQL.unpublished, {"limit": limit, "after": after})
+        found = []
+        for id_, key, cycle, text, result in rows:
+            record = json.loads(result)
+            work = Work(
+                id=id_, key=key, cycle=cycle, text=from_column(text), state=str(record.get("status", "")), attempts=0,
+                last_number=0, result=record, published=False,
+            )  # fmt: skip
+            found.append((work, record))
+        return found
+
+    def set_published(self, works: Iterable[int]) -> None:
+        """Note that all that these results imply is written to files."""
+        ids = json.dumps(list(works))
+        if ids != "[]":
+            self._engine.write(lambda tx: tx.run(SQL.published, {"ids": ids}))
+
+    def unrestored(self, work: int) -> list[tuple[int, Mapping[str, Any]]]:
+        """Return the ended attempts whose change of the task file is not restored yet, oldest first."""
+        return [(row[0], json.loads(row[1])) for row in self._engine.read(SQL.unrestored, {"work": work})]
+
+    def set_restored(self, attempts: Iterable[int]) -> None:
+        """Note that the task file is as it was before these attempts."""
+        ids = json.dumps(list(attempts))
+        if ids != "[]":
+            self._engine.write(lambda tx: tx.run(SQL.restored, {"ids": ids}))
+
+    # ------------------------------------------------------------------- look
+
+    def latest(self, key: str) -> Work | None:
+        """Return the latest cycle of an item; None if the store does not know it."""
+        rows = self._engine.read(SQL.latest, {"key": key})
+        return work_of(rows[0]) if rows else None
+
+    def work(self, work: int) -> Work:
+        """Return one cycle by its id."""
+        return work_of(self._engine.read(SQL.work, {"work": work})[0])
+
+    def held(self, key: str) -> Held | None:
+        """Return who holds an item; that worker may be dead."""
+        latest = self.latest(key)
+        rows = self._engine.read(SQL.holder, {"work": latest.id}) if latest else []
+        return _held_of(rows[0]) if rows else None
+
+    def attempts(self, key: str) -> list[Attempt]:
+        """Return all attempts at an item, over all its cycles, the oldest first."""
+        return [attempt_of(row) for row in self._engine.read(SQL.attempts, {"key": key})]
+
+    def loss(self, attempt: int) -> Loss | None:
+        """Return how an attempt was lost; None if it is open, or ended by its own worker."""
+        rows = self._engine.read(SQL.fate, {"attempt": attempt})
+        return _loss_of(rows[0]) if rows and rows[0][1] == "revoked" else None
+
+    # ---------------------------------------------------------------- details
+
+    def _open(
+        self,
+        tx: Transaction,
+        rows: Sequence[Row],
+        worker: str,
+        batch: int | None,
+        *,
+        revert: Mapping[str, Any] | None = None,
+        lock: str = "",
+        locks: bool = False,
+    ) -> list[Claim]:
+        """Insert the attempts of work that was just set running."""
+        if not rows:
+            return []
+        shared = {
+            "worker": worker, "batch": batch, "lease": self._lease,
+            "revert": None if revert is None else _text(revert),
+        }  # fmt: skip
+        names = [lock or (key if locks else "") for _, key, _, _, _ in rows]
+        ids = tx.each(
+            SQL.open_attempt,
+            [
+                {**shared, "work": row[0], "number": row[4], "lock": name or None}
+                for row, name in zip(rows, names, strict=True)
+            ],
+        )
+        tx.run(SQL.not_ready, {"ids": json.dumps([row[0] for row in rows])})
+        tx.each(
+            SQL.add_event,
+            [_event("claimed", row[0], id_[0], worker) for row, id_ in zip(rows, ids, strict=True)],
+        )
+        return [
+            Claim(attempt=id_[0], work=work, key=key, cycle=cycle, text=from_column(text), number=number, worker=worker, lock=name)
+            for (work, key, cycle, text, number), id_, name in zip(rows, ids, names, strict=True)
+        ]
+
+    def _revoke(self, tx: Transaction, attempt: int, why: str, *, counted: bool) -> Revoked | None:
+        parameters = {
+            "attempt": attempt, "outcome": "revoked", "detail": plain(why), "counted": int(counted),
+            "tokens": None, "cost_usd": None, "log": None,
+        }  # fmt: skip
+        ended = tx.run(SQL.end_attempt, parameters)
+        return self._taken_back(tx, attempt, ended[0][1], why, counted=counted) if ended else None
+
+    def _taken_back(self, tx: Transaction, attempt: int, work: int, why: str, *, counted: bool) -> Revoked:
+        gave_up = self._give_back(tx, work, counted=counted)
+        tx.run(SQL.add_event, _event("revoked", work, attempt, plain(why)))
+        text = tx.run(SQL.limit_reached, {"work": work})[0][0]
+        return Revoked(attempt=attempt, work=work, text=from_column(text), why=why, gave_up=gave_up is not None)
+
+    def _give_back(
+        self, tx: Transaction, work: int, *, counted: bool, limit: int | None = None, delay: float = 0.0
+    ) -> Result | None:
+        """Make running work ready again, or failed where its attempts are used up; return that result."""
+        result = _gave_up(tx, work)
+        parameters = {
+            "work": work, "counted": int(counted), "gave_up": _text(result), "delay": round(delay * 1000),
+            "limit": self._limit if limit is None else limit,
+        }  # fmt: skip
+        rows = tx.run(SQL.give_back, parameters)
+        if rows and rows[0][0] == "failed":
+            tx.run(SQL.add_event, _event("completed", work, None, "failed"))
+            return result
+        tx.run(SQL.ready_again, {"work": work})
+        return None
+
+    def _note(self, statement: str, attempt: int, **values: Any) -> None:
+        def body(tx: Transaction) -> Loss | None:
+            return None if tx.run(statement, {"attempt": attempt, **values}) else _loss(tx, attempt)
+
+        if lost := self._engine.write(body):
+            raise ClaimLost(lost)
+
+
+def add_worker(tx: Transaction, worker: Worker) -> None:
+    """Register a worker within a transaction."""
+    process = worker.process
+    tx.run(
+        SQL.add_worker,
+        {"id": worker.id, "kind": worker.kind.value, "name": worker.name, "host": process.host,
+         "boot": process.boot, "pid_namespace": process.pid_namespace, "pid": process.pid,
+         "process_start": process.start, "session": worker.session, "agent": worker.agent},
+    )  # fmt: skip
+
+
+def ready_work(tx: Transaction, key: str, text: str, *, reopen: bool) -> Work:
+    """Return the latest cycle of an item, made where it is missing or, with *reopen*, where it is over."""
+    rows = tx.run(SQL.latest, {"key": key})
+    latest = work_of(rows[0]) if rows else None
+    if latest is not None and not (reopen and latest.decided and latest.published):
+        return latest
+    cycle, number = (latest.cycle + 1, latest.last_number) if latest else (1, 0)
+    tx.run(SQL.insert_work, {"key": key, "cycle": cycle, "text": to_column(text), "last_number": number})
+    fresh = work_of(tx.run(SQL.latest, {"key": key})[0])
+    if latest is not None:
+        tx.run(SQL.add_event, _event("reopened", fresh.id, None, f"cycle {fresh.cycle}"))
+    return fresh
+
+
+def work_of(row: Row) -> Work:
+    """Return the work in a row of the statements ``latest`` and ``work``."""
+    id_, key, cycle, text, state, attempts, number, result, published = row
+    return Work(
+        id=id_, key=key, cycle=cycle, text=from_column(text), state=state, attempts=attempts, last_number=number,
+        result=None if result is None else json.loads(result), published=bool(published),
+    )  # fmt: skip
+
+
+def worker_of(row: Row) -> Worker:
+    """Return the worker in a row of ten columns: id, kind, name, process (five), session, agent."""
+    id_, kind, name, host, boot, namespace, pid, start, session, agent = row
+    process = Identity(host=host, boot=boot, pid_namespace=namespace, pid=pid, start=start)
+    return Worker(id=id_, kind=WorkerKind(kind), name=name, process=process, session=session, agent=agent)
+
+
+def attempt_of(row: Row) -> Attempt:
+    """Return the attempt in a row of the statement ``attempts``."""
+    (id_, number, name, session, agent, claimed, ended, outcome, detail, counted, revert, restored, tokens,
+     cost, log, worker) = row  # fmt: skip
+    return Attempt(
+        id=id_, number=number, worker=worker, name=name or "", session=session or "", agent=agent or "",
+        claimed_at=claimed, ended_at=ended, outcome=outcome, detail=detail or "", counted=bool(counted),
+        revert=None if revert is None else json.loads(revert), restored=bool(restored), tokens=tokens,
+        cost_usd=cost, log=log,
+    )  # fmt: skip
+
+
+def _held_of(row: Row) -> Held:
+    attempt, work, number, claimed, expires, revert, batch, *worker, silent = row
+    return Held(
+        attempt=attempt, work=work, number=number, worker=worker_of(tuple(worker)), claimed_at=claimed,
+        expires_in=expires, revert=None if revert is None else json.loads(revert), batch=batch, silent=silent,
+    )  # fmt: skip
+
+
+def _not_claimed(tx: Transaction, work: Work) -> Held | Decided:
+    """Return why work could not be claimed, as of now."""
+    if work.result is not None:
+        return Decided(work=work.id, cycle=work.cycle, result=work.result)
+    rows = tx.run(SQL.holder, {"work": work.id})
+    if rows:
+        return _held_of(rows[0])
+    # Only on PostgreSQL: it changed hands between the statements.
+    now = work_of(tx.run(SQL.work, {"work": work.id})[0])
+    if now.result is not None:
+        return Decided(work=now.id, cycle=now.cycle, result=now.result)
+    raise RuntimeError(f"work {work.id} ({work.key}) is {now.state} without an open attempt")
+
+
+def _answer_again(tx: Transaction, one: Completion, text: str) -> Answer:
+    """Answer a completion whose attempt has ended: as the first time if it is the same, else why not."""
+    rows = tx.run(SQL.fate, {"attempt": one.attempt})
+    if rows and rows[0][1] == one.status and rows[0][4] == text:
+        work = tx.run("SELECT work FROM attempt WHERE id = :attempt", {"attempt": one.attempt})[0][0]
+        return Accepted(work=work, result=one.result)
+    return _loss(tx, one.attempt)
+
+
+def _loss(tx: Transaction, attempt: int) -> Loss:
+    rows = tx.run(SQL.fate, {"attempt": attempt})
+    if not rows:
+        return Loss(key="", attempt=0, reason="unknown", detail="the store has no such attempt")
+    return _loss_of(rows[0])
+
+
+def _loss_of(row: Row) -> Loss:
+    number, outcome, detail, state, result, key, winner = row
+    if outcome == "revoked" and winner is not None:
+        what = "cancelled" if state == "skipped" else f"finished as {state}"
+        return Loss(key=key, attempt=number, reason="finished", detail=f"{what} by attempt {winner}; {detail}")
+    if outcome == "revoked":
+        return Loss(key=key, attempt=number, reason="revoked", detail=detail or "")
+    if outcome == "again":
+        return Loss(key=key, attempt=number, reason="released", detail=detail or "")
+    said = json.loads(result).get("outcome", "") if result else ""
+    return Loss(key=key, attempt=number, reason="finished", detail=f"this attempt ended as {outcome}: {said}")
+
+
+def _gave_up(tx: Transaction, work: int) -> Result:
+    tries = tx.run(SQL.counted_attempts, {"work": work})
+    said = "; ".join(f"attempt {number}: {detail or 'no reason given'}" for number, detail in tries)
+    return {"status": "failed", "outcome": f"gave up after {len(tries)} attempts: {said}", "gave_up": True}
+
+
+def _event(kind: str, work: int | None, attempt: int | None, detail: str | None) -> dict[str, Any]:
+    return {"kind": kind, "batch": None, "work": work, "attempt": attempt, "detail": detail}
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,95 @@
+"""Events: what happened, in the order in which it happened.
+
+A transition of an item (``claimed``, ``completed``, ``released``, ``revoked``, ``cancelled``, ``reopened``) is
+written by the transaction that makes it. Runs add their own (see `RunEvent`) through `Events.add`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import statements
+from .base import Engine, Row
+from .columns import from_column
+
+SQL = statements.load("events")
+_PAGE = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event."""
+
+    #: Rising; a place from which to read on.
+    id: int
+    #: Milliseconds since the epoch.
+    at: int
+    kind: str
+    #: The batch's id and name, for an event of a run; None and "" otherwise.
+    batch: int | None
+    batch_name: str
+    #: The item, for a transition.
+    work: int | None
+    key: str
+    text: str
+    #: The work's state as it is now, not as it was then.
+    state: str
+    #: The attempt's id and number, and whose it was.
+    attempt: int | None
+    number: int | None
+    worker: str
+    session: str
+    agent: str
+    #: For people, for a transition (for ``completed``: the result's status); data, for an event of a run.
+    detail: str
+    data: Mapping[str, Any]
+
+
+class Events:
+    """The events of a store."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(
+        self,
+        kind: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        batch: int | None = None,
+        work: int | None = None,
+        attempt: int | None = None,
+    ) -> None:
+        """Add an event that is no transition."""
+        parameters = {
+            "kind": kind, "batch": batch, "work": work, "attempt": attempt, "detail": json.dumps(data or {}),
+        }  # fmt: skip
+        self._engine.write(lambda tx: tx.run(SQL.add, parameters))
+
+    def last(self) -> int:
+        """Return the id of the latest event: a place from which to read on."""
+        return int(self._engine.read(SQL.last)[0][0])
+
+    def since(self, after: int, *, batch: int | None = None) -> Iterator[Event]:
+        """Yield the events after that id, the oldest first; with *batch* only those of its runs."""
+        statement = SQL.since if batch is None else SQL.of_batch
+        while True:
+            rows = self._engine.read(statement, {"after": after, "limit": _PAGE, "batch": batch})
+            for row in rows:
+                yield _event_of(row)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+
+def _event_of(row: Row) -> Event:
+    (id_, at, kind, batch, work, attempt, detail, key, text, state, number, worker, session, agent, name) = row
+    data = json.loads(detail) if detail and detail.startswith("{") else {}
+    return Event(
+        id=id_, at=at, kind=kind, batch=batch, batch_name=name or "", work=work, key=key or "",
+        text=from_column(text or ""), state=state or "", attempt=attempt, number=number, worker=worker or "",
+        session=session or "", agent=agent or "", detail="" if data else detail or "", data=data,
+    )  # fmt: skip

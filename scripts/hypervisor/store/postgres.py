@@ -1,0 +1,169 @@
+"""The PostgreSQL engine (14 or later), through psycopg 3: one schema per project, on a server for many machines.
+
+The rules:
+
+* Transactions are READ COMMITTED; what serialises two of them is the guard that every statement repeats
+  in its own ``WHERE``. ``FOR UPDATE SKIP LOCKED`` only spares the wait.
+* Rows are locked in one order: attempt, work, batch_item. A deadlock (40P01) or a serialization failure
+  (40001) is tried again here and nowhere else.
+* Only the server's clock counts.
+* NOTIFY, LISTEN and advisory locks would be hints (a pooler in transaction mode breaks them): rows decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import psycopg
+from psycopg import sql
+
+from ..core.errors import StoreNewer, StoreUnusable
+from .base import Engine, Parameters, Row, Transaction
+from .sqlite import SCHEMA
+from .statements import render, script
+
+T = TypeVar("T")
+
+_OLDEST_SERVER = 140000
+#: How often a transaction that the server broke off is begun again.
+_TRIES = 10
+#: Two creators of one schema at a moment wait for each other by this number.
+_CREATION_LOCK = 7_406_226_071
+
+
+class PostgresEngine(Engine):
+    """A schema in a PostgreSQL database.
+
+    Args:
+        url: A libpq connection string. It never appears in a message.
+        schema: The schema that holds the project's tables; made if it is missing.
+
+    Raises:
+        OSError: The server cannot be reached (ECONNREFUSED).
+        StoreUnusable: The server is too old, or refuses the user.
+    """
+
+    dialect = "postgres"
+
+    def __init__(self, url: str, schema: str = "hypervisor") -> None:
+        self._url, self._name = url, schema
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._connection = self._connect()
+        self.schema = self._make_schema()
+
+    def read(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+        """See `Engine.read`."""
+        with self._lock, self._as_os_errors():
+            return _fetch(self._live().execute(render(statement, "postgres"), parameters))  # type: ignore[arg-type]
+
+    def write(self, body: Callable[[Transaction], T], *, durable: bool = False) -> T:
+        """See `Engine.write`."""
+        if self.schema > SCHEMA:
+            raise StoreNewer(
+                f"the database has schema {self.schema}, this version knows {SCHEMA}; it can be read, not "
+                "changed: update hypervisor"
+            )
+        with self._lock, self._as_os_errors():
+            for _ in range(_TRIES):
+                try:
+                    return self._once(body, durable=durable)
+                except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                    continue
+            return self._once(body, durable=durable)
+
+    def version(self) -> int:
+        """See `Engine.version`."""
+        rows = self.read(
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return int(rows[0][0])
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if os.getpid() == self._pid:
+            with self._lock:
+                self._connection.close()
+
+    # ---------------------------------------------------------------- details
+
+    def _once(self, body: Callable[[Transaction], T], *, durable: bool) -> T:
+        connection = self._live()
+        with connection.transaction():
+            if not durable:
+                connection.execute("SET LOCAL synchronous_commit = off")
+            return body(_PostgresTransaction(connection))
+
+    def _connect(self) -> psycopg.Connection[Row]:
+        with self._as_os_errors():
+            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+        if connection.info.server_version < _OLDEST_SERVER:
+            found = connection.info.server_version // 10000
+            connection.close()
+            raise StoreUnusable(f"the server is PostgreSQL {found}; version 14 or later is needed")
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self._name)))
+        return connection
+
+    def _live(self) -> psycopg.Connection[Row]:
+        if os.getpid() != self._pid:
+            raise RuntimeError("a database connection was used after a fork; open the store anew")
+        if self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    def _make_schema(self) -> int:
+        with self._as_os_errors(), self._connection.transaction():
+            run = self._connection.execute
+            run("SELECT pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
+            run(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._name)))
+            there = run("SELECT to_regclass('meta') IS NOT NULL").fetchone()
+            if there is not None and not there[0]:
+                for statement in script("schema", "postgres"):
+                    run(statement)  # type: ignore[arg-type]
+                run("INSERT INTO meta (name, value) VALUES ('schema', %s)", (str(SCHEMA),))
+            found = run("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+        return int(found[0]) if found else 0
+
+    @contextlib.contextmanager
+    def _as_os_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
+            raise OSError(errno.ENOSPC, "the database server has no room left") from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise OSError(errno.EROFS, "the database server accepts no changes") from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise StoreUnusable(f"the database refuses this user: {error.diag.message_primary}") from error
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split())[:200] if not self._url or self._url not in str(error) else ""
+            raise OSError(errno.ECONNREFUSED, f"the database server cannot be reached: {reason}") from error
+
+
+class _PostgresTransaction(Transaction):
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self._connection = connection
+
+    def run(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+        """See `Transaction.run`."""
+        return _fetch(self._connection.execute(render(statement, "postgres"), parameters))  # type: ignore[arg-type]
+
+    def each(self, statement: str, parameters: Iterable[Parameters]) -> list[Row]:
+        """See `Transaction.each`."""
+        rows: list[Row] = []
+        text = render(statement, "postgres")
+        with self._connection.cursor() as cursor:
+            cursor.executemany(text, list(parameters), returning=True)  # type: ignore[arg-type]
+            while True:
+                if cursor.description is not None:
+                    rows += cursor.fetchall()
+                if not cursor.nextset():
+                    return rows
+
+
+def _fetch(cursor: psycopg.Cursor[Row]) -> list[Row]:
+    return cursor.fetchall() if cursor.description is not None else []

@@ -1,0 +1,73 @@
+-- name: create
+INSERT INTO batch (name, folder, created_at, options) VALUES (:name, :folder, {now}, :options)
+ON CONFLICT (name) DO NOTHING
+
+-- name: by_name
+SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at
+FROM batch WHERE name = :name
+
+-- name: by_id
+SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at
+FROM batch WHERE id = :batch
+
+-- name: all
+SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at
+FROM batch ORDER BY id
+
+-- name: set_options
+UPDATE batch SET options = :options WHERE id = :batch
+
+-- name: advance
+UPDATE batch SET queue_offset = :stop, queue_tail = :tail WHERE id = :batch AND queue_offset = :start
+RETURNING id
+
+-- name: last_seq
+SELECT coalesce(max(seq), 0) FROM batch_item WHERE batch = :batch
+
+-- name: add_work
+INSERT INTO work (key, cycle, text, state) VALUES (:key, 1, :text, 'ready') ON CONFLICT (key, cycle) DO NOTHING
+
+-- name: add_item
+INSERT INTO batch_item (batch, seq, work, priority, ready)
+SELECT :batch, :seq, w.id, :priority, CASE WHEN w.state = 'ready' THEN 1 ELSE 0 END
+FROM work AS w WHERE w.key = :key ORDER BY w.cycle DESC LIMIT 1
+ON CONFLICT DO NOTHING
+
+-- name: census
+SELECT w.state, count(*) FROM batch_item AS i JOIN work AS w ON w.id = i.work WHERE i.batch = :batch GROUP BY w.state
+
+-- name: any_ready
+SELECT 1 FROM batch_item WHERE batch = :batch AND ready = 1 LIMIT 1
+
+-- name: next_ready_at
+SELECT min(w.not_before) - {now} FROM batch_item AS i JOIN work AS w ON w.id = i.work
+WHERE i.batch = :batch AND i.ready = 1
+
+-- name: running
+SELECT a.id, a.number, a.claimed_at, w.id, w.key, w.text, k.id, k.name, k.host, k.pid, k.session, k.agent, a.log,
+    i.seq
+FROM attempt AS a JOIN batch_item AS i ON i.work = a.work JOIN work AS w ON w.id = a.work
+LEFT JOIN worker AS k ON k.id = a.worker
+WHERE a.ended_at IS NULL AND i.batch = :batch ORDER BY a.claimed_at, a.id
+
+-- name: items
+SELECT i.seq, i.priority, w.id, w.key, w.cycle, w.text, w.state, w.attempts, w.last_number, w.result,
+    w.published_at IS NOT NULL
+FROM batch_item AS i JOIN work AS w ON w.id = i.work
+WHERE i.batch = :batch AND i.seq > :after ORDER BY i.seq LIMIT :limit
+
+-- name: items_in
+SELECT i.seq, i.priority, w.id, w.key, w.cycle, w.text, w.state, w.attempts, w.last_number, w.result,
+    w.published_at IS NOT NULL
+FROM batch_item AS i JOIN work AS w ON w.id = i.work
+WHERE i.batch = :batch AND i.seq > :after AND w.state IN {names} ORDER BY i.seq LIMIT :limit
+
+-- name: of_work
+SELECT b.id, b.name, b.folder, b.created_at, b.options, b.queue_offset, b.queue_tail, b.drain_at, b.finished_at
+FROM batch_item AS i JOIN batch AS b ON b.id = i.batch WHERE i.work = :work ORDER BY b.id DESC
+
+-- name: drain
+UPDATE batch SET drain_at = {now} WHERE id = :batch
+
+-- name: finish
+UPDATE batch SET finished_at = {now} WHERE id = :batch

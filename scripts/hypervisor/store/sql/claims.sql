@@ -1,0 +1,148 @@
+-- name: add_worker
+INSERT INTO worker (id, kind, name, host, boot, pid_namespace, pid, process_start, session, agent, started_at, seen_at)
+VALUES (:id, :kind, :name, :host, :boot, :pid_namespace, :pid, :process_start, :session, :agent, {now}, {now})
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, seen_at = excluded.seen_at
+
+-- name: claim_next
+UPDATE work SET state = 'running', last_number = last_number + 1
+WHERE id IN (
+    SELECT i.work FROM batch_item AS i JOIN work AS w ON w.id = i.work
+    WHERE i.batch = :batch AND i.ready = 1 AND w.state = 'ready' AND w.not_before <= {now}
+    ORDER BY i.priority, i.seq LIMIT :limit {skip_locked}
+) AND state = 'ready'
+RETURNING id, key, cycle, text, last_number
+
+-- name: claim_work
+UPDATE work SET state = 'running', last_number = last_number + 1
+WHERE id = :work AND state = 'ready'
+RETURNING id, key, cycle, text, last_number
+
+-- name: not_ready
+UPDATE batch_item SET ready = 0 WHERE work IN {ids} AND ready = 1
+
+-- name: open_attempt
+INSERT INTO attempt (work, number, worker, batch, claimed_at, lease_until, revert, lock)
+VALUES (:work, :number, :worker, :batch, {now}, {lease_now} + :lease, :revert, :lock)
+RETURNING id
+
+-- name: add_event
+INSERT INTO event (at, kind, batch, work, attempt, detail)
+VALUES ({now}, :kind, :batch, :work, :attempt, :detail)
+
+-- name: renew
+UPDATE attempt SET lease_until = {lease_now} + :lease WHERE id IN {ids} AND ended_at IS NULL
+RETURNING id
+
+-- name: end_attempt
+UPDATE attempt SET ended_at = {now}, outcome = :outcome, detail = :detail, counted = :counted,
+    tokens = :tokens, cost_usd = :cost_usd, log = :log
+WHERE id = :attempt AND ended_at IS NULL
+RETURNING id, work
+
+-- name: end_silent_attempt
+UPDATE attempt SET ended_at = {now}, outcome = 'revoked', detail = :detail, counted = 1
+WHERE id = :attempt AND ended_at IS NULL AND lease_until < {lease_now}
+RETURNING id, work
+
+-- name: decide
+UPDATE work SET state = :state, result = :result, decided_at = {now},
+    published_at = CASE WHEN :published = 1 THEN {now} END
+WHERE id = :work AND state = 'running'
+
+-- name: give_back
+UPDATE work SET attempts = attempts + :counted,
+    state = CASE WHEN attempts + :counted >= :limit THEN 'failed' ELSE 'ready' END,
+    result = CASE WHEN attempts + :counted >= :limit THEN :gave_up END,
+    decided_at = CASE WHEN attempts + :counted >= :limit THEN {now} END,
+    not_before = CASE WHEN :delay > 0 THEN {now} + :delay ELSE 0 END
+WHERE id = :work AND state = 'running'
+RETURNING state
+
+-- name: ready_again
+UPDATE batch_item SET ready = 1 WHERE work = :work AND ready = 0
+
+-- name: counted_attempts
+SELECT number, detail FROM attempt WHERE work = :work AND counted = 1 ORDER BY number
+
+-- name: limit_reached
+SELECT text FROM work WHERE id = :work
+
+-- name: fate
+SELECT a.number, a.outcome, a.detail, w.state, w.result, w.key,
+    (SELECT b.number FROM attempt AS b WHERE b.work = a.work AND b.outcome = w.state ORDER BY b.id DESC LIMIT 1)
+FROM attempt AS a JOIN work AS w ON w.id = a.work WHERE a.id = :attempt
+
+-- name: expired
+SELECT id FROM attempt WHERE ended_at IS NULL AND lease_until < {lease_now} ORDER BY id LIMIT :limit
+
+-- name: holders
+SELECT DISTINCT w.id, w.kind, w.name, w.host, w.boot, w.pid_namespace, w.pid, w.process_start, w.session, w.agent
+FROM attempt AS a JOIN worker AS w ON w.id = a.worker WHERE a.ended_at IS NULL
+
+-- name: open_of_worker
+SELECT id FROM attempt WHERE worker = :worker AND ended_at IS NULL ORDER BY id LIMIT :limit
+
+-- name: latest
+SELECT id, key, cycle, text, state, attempts, last_number, result, published_at IS NOT NULL
+FROM work WHERE key = :key ORDER BY cycle DESC LIMIT 1
+
+-- name: work
+SELECT id, key, cycle, text, state, attempts, last_number, result, published_at IS NOT NULL
+FROM work WHERE id = :work
+
+-- name: insert_work
+INSERT INTO work (key, cycle, text, state, last_number)
+VALUES (:key, :cycle, :text, 'ready', :last_number)
+ON CONFLICT (key, cycle) DO NOTHING
+
+-- name: holder
+SELECT a.id, a.work, a.number, a.claimed_at, a.lease_until - {lease_now}, a.revert, a.batch,
+    w.id, w.kind, w.name, w.host, w.boot, w.pid_namespace, w.pid, w.process_start, w.session, w.agent,
+    {now} - w.seen_at
+FROM attempt AS a JOIN worker AS w ON w.id = a.worker
+WHERE a.work = :work AND a.ended_at IS NULL
+
+-- name: attempts
+SELECT a.id, a.number, w.name, w.session, w.agent, a.claimed_at, a.ended_at, a.outcome, a.detail, a.counted,
+    a.revert, a.restored, a.tokens, a.cost_usd, a.log, a.worker
+FROM attempt AS a JOIN work AS k ON k.id = a.work LEFT JOIN worker AS w ON w.id = a.worker
+WHERE k.key = :key ORDER BY a.number
+
+-- name: unrestored
+SELECT id, revert FROM attempt
+WHERE work = :work AND ended_at IS NOT NULL AND revert IS NOT NULL AND restored = 0 ORDER BY number
+
+-- name: restored
+UPDATE attempt SET restored = 1 WHERE id IN {ids} AND restored = 0
+
+-- name: set_revert
+UPDATE attempt SET revert = :revert WHERE id = :attempt AND ended_at IS NULL RETURNING id
+
+-- name: set_log
+UPDATE attempt SET log = :log WHERE id = :attempt AND ended_at IS NULL RETURNING id
+
+-- name: unpublished
+SELECT w.id, w.key, w.cycle, w.text, w.result FROM work AS w
+WHERE w.decided_at IS NOT NULL AND w.published_at IS NULL AND w.id > :after ORDER BY w.id LIMIT :limit
+
+-- name: published
+UPDATE work SET published_at = {now} WHERE id IN {ids} AND decided_at IS NOT NULL AND published_at IS NULL
+
+-- name: open_attempt_of
+SELECT id FROM attempt WHERE work = :work AND ended_at IS NULL
+
+-- name: cancel
+UPDATE work SET state = 'skipped', result = :result, decided_at = {now},
+    published_at = CASE WHEN :published = 1 THEN {now} END
+WHERE id = :work AND state IN ('ready', 'running')
+RETURNING id
+
+-- name: locks_of_work
+SELECT lock FROM attempt WHERE work = :work AND lock IS NOT NULL
+
+-- name: repoint
+UPDATE batch_item SET work = :next, ready = 1 WHERE batch = :batch AND work = :work
+
+-- name: forget_workers
+DELETE FROM worker WHERE seen_at < {now} - :age AND kind = 'process'
+    AND NOT EXISTS (SELECT 1 FROM attempt WHERE attempt.worker = worker.id)

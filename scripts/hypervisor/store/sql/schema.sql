@@ -1,0 +1,120 @@
+-- The schema, version 1. Times ending in _at are milliseconds since the epoch, for people;
+-- lease_until is compared with the lease clock alone (store/base.py). JSON is kept as text.
+
+-- A run over a set of items.
+CREATE TABLE batch (
+    id {serial},
+    name TEXT NOT NULL UNIQUE,
+    folder TEXT NOT NULL,
+    created_at {int} NOT NULL,
+    -- What all its workers must agree on: base folder, queue file, separator, skipped items ...
+    options TEXT NOT NULL,
+    -- Bytes of the queue file that were taken in, and the last bytes before that place.
+    queue_offset {int} NOT NULL DEFAULT 0,
+    queue_tail {blob},
+    drain_at {int},
+    finished_at {int}
+) {strict};
+
+-- One row for each item and cycle: an item that is reopened after its result begins the next cycle.
+CREATE TABLE work (
+    id {serial},
+    key TEXT NOT NULL,
+    cycle {int} NOT NULL,
+    -- The queue line, verbatim; for a task its path below the project root.
+    text TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('ready', 'running', 'success', 'blocked', 'failed', 'skipped')),
+    not_before {int} NOT NULL DEFAULT 0,
+    -- Ended attempts of this cycle that count against the limit.
+    attempts {int} NOT NULL DEFAULT 0,
+    -- The number of the latest attempt; goes on over cycles, so that no number names two attempts.
+    last_number {int} NOT NULL DEFAULT 0,
+    result TEXT,
+    decided_at {int},
+    -- Set once the result's edit of the task file and its result file are written.
+    published_at {int},
+    CHECK ((decided_at IS NULL) = (state IN ('ready', 'running'))),
+    CHECK ((decided_at IS NULL) = (result IS NULL)),
+    UNIQUE (key, cycle)
+) {strict};
+CREATE INDEX work_unpublished ON work (id) WHERE decided_at IS NOT NULL AND published_at IS NULL;
+
+CREATE TABLE batch_item (
+    batch {int} NOT NULL REFERENCES batch (id),
+    seq {int} NOT NULL,
+    work {int} NOT NULL REFERENCES work (id),
+    -- 0 critical, 1 high, 2 medium, 3 low
+    priority {int} NOT NULL DEFAULT 2,
+    -- 1 exactly while the work is ready: what keeps claiming at one price for any length of the queue.
+    ready {int} NOT NULL DEFAULT 1,
+    PRIMARY KEY (batch, seq),
+    UNIQUE (work, batch)
+) {without_rowid};
+CREATE INDEX batch_item_ready ON batch_item (batch, priority, seq) WHERE ready = 1;
+
+-- One claim, from its start to its end. Its id is the fencing token: unique, rising, never reused.
+CREATE TABLE attempt (
+    id {serial},
+    work {int} NOT NULL REFERENCES work (id),
+    -- For people and git refs; see work.last_number.
+    number {int} NOT NULL,
+    worker TEXT NOT NULL,
+    batch {int},
+    claimed_at {int} NOT NULL,
+    lease_until {int} NOT NULL,
+    ended_at {int},
+    -- success, blocked, failed, skipped (the accepted result); again (given back by its worker);
+    -- revoked (taken away from it)
+    outcome TEXT,
+    detail TEXT,
+    counted {int},
+    -- What the claim changed in the task file, to be restored; restored = 1 once it is.
+    revert TEXT,
+    restored {int} NOT NULL DEFAULT 0,
+    -- The name of the lock directory that the claim makes, where the folder has any.
+    lock TEXT,
+    tokens {int},
+    cost_usd {real},
+    log TEXT,
+    UNIQUE (work, number)
+) {strict};
+CREATE UNIQUE INDEX one_open_attempt ON attempt (work) WHERE ended_at IS NULL;
+CREATE INDEX attempt_open_worker ON attempt (worker) WHERE ended_at IS NULL;
+
+-- Whoever holds claims: a process, or an agent inside a client.
+CREATE TABLE worker (
+    id TEXT PRIMARY KEY,
+    -- process: its death is seen at once on its host; session: an agent, of which its client's death and
+    -- its silence are seen; lease: only its silence is seen.
+    kind TEXT NOT NULL CHECK (kind IN ('process', 'session', 'lease')),
+    name TEXT NOT NULL,
+    host TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    pid_namespace TEXT NOT NULL,
+    pid {int} NOT NULL,
+    process_start TEXT NOT NULL,
+    session TEXT NOT NULL DEFAULT '',
+    agent TEXT NOT NULL DEFAULT '',
+    started_at {int} NOT NULL,
+    seen_at {int} NOT NULL
+) {strict};
+CREATE INDEX worker_session ON worker (session, agent) WHERE session <> '';
+
+-- What happened, in the transaction that made it happen.
+CREATE TABLE event (
+    id {serial},
+    at {int} NOT NULL,
+    kind TEXT NOT NULL,
+    -- Set for events of a run; transitions of work name their work and attempt.
+    batch {int},
+    work {int},
+    attempt {int},
+    detail TEXT
+    {event_transaction}
+) {strict};
+CREATE INDEX event_batch ON event (batch, id) WHERE batch IS NOT NULL;
+
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) {strict};

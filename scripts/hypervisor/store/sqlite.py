@@ -1,0 +1,257 @@
+"""The SQLite engine: one file per project, through APSW, which brings its own SQLite.
+
+The rules, each with its source:
+
+* APSW in every process, never the standard library's ``sqlite3``: SQLite 3.7.0 to 3.51.2 can lose commits
+  when a checkpoint races a commit that resets the WAL (sqlite.org/wal.html#walresetbug), and most Pythons
+  carry one that old.
+* Nothing but SQLite opens, copies, hashes or watches the database files: closing any descriptor of a file
+  drops all POSIX locks that the process has on it (sqlite.org/howtocorrupt.html, 2.2).
+* Every write is ``BEGIN IMMEDIATE``, so that it never fails for having read first, and waits for its turn
+  at a gate, a file that is locked with ``flock``: the kernel wakes one waiter at a time, where SQLite's
+  busy timeout sleeps and tries again.
+* No connection crosses a fork; no cursor stays open between calls (an open reader keeps the WAL from being
+  reset, so that it grows without end).
+* ``synchronous`` is FULL for what a caller is told is accepted, NORMAL for all else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from ..core.errors import StoreDamaged, StoreNewer, StoreUnusable
+from ..core.machine import network_file_system
+from .base import Engine, Parameters, Row, Transaction
+from .statements import render, script
+
+T = TypeVar("T")
+
+#: The file's name in a project's state folder, or in the folder of a batch of its own.
+FILE = "hypervisor.db"
+#: The version of the schema in `sql/schema.sql`.
+SCHEMA = 1
+#: The first version without the WAL-reset bug.
+_OLDEST_SQLITE = (3, 51, 3)
+#: For what takes the database's own lock without the gate: recovery after a crash, a checkpoint, a person
+#: with the sqlite3 shell. Milliseconds.
+_BUSY_MS = 30_000
+#: The WAL file is cut back to this size once all of it is checkpointed, in bytes.
+_WAL_BYTES = 64 << 20
+
+
+class SqliteEngine(Engine):
+    """A database file.
+
+    Args:
+        path: The file; made with its schema if it is missing.
+        create: False to raise FileNotFoundError instead of making it.
+
+    Raises:
+        FileNotFoundError: There is no file, and *create* is False.
+        StoreUnusable: SQLite is too old, or the folder lies on a network file system.
+        StoreDamaged: The file is not a database, or is damaged.
+    """
+
+    dialect = "sqlite"
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+        self.path = os.path.abspath(path)
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._durable = False
+        if not create and not os.path.exists(self.path):
+            raise FileNotFoundError(errno.ENOENT, "no database", self.path)
+        _refuse_old_library()
+        if kind := network_file_system(os.path.dirname(self.path)):
+            raise StoreUnusable(
+                f"{self.path}: a {kind} file system cannot hold the database; keep the project on a local "
+                "disk, or set store.url to a PostgreSQL server"
+            )
+        self._gate = os.open(self.path + "-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with _as_os_errors(self.path):
+                self._connection = self._open(create=create)
+                self.schema = self._make_schema()
+        except BaseException:
+            os.close(self._gate)
+            raise
+
+    def read(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+        """See `Engine.read`."""
+        self._require_own_process()
+        with self._lock, _as_os_errors(self.path):
+            return self._connection.execute(render(statement, "sqlite"), _with_clocks(parameters)).fetchall()
+
+    def write(self, body: Callable[[Transaction], T], *, durable: bool = False) -> T:
+        """See `Engine.write`."""
+        self._require_own_process()
+        if self.schema > SCHEMA:
+            raise StoreNewer(
+                f"{self.path} was changed by a newer version (schema {self.schema}, this one knows {SCHEMA}); "
+                "it can be read, not changed: update hypervisor"
+            )
+        with self._lock, self._turn(), _as_os_errors(self.path):
+            if durable is not self._durable:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                answer = body(_SqliteTransaction(self._connection))
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            return answer
+
+    def version(self) -> int:
+        """See `Engine.version`."""
+        self._require_own_process()
+        with self._lock, _as_os_errors(self.path):
+            return int(self._connection.pragma("data_version"))
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if os.getpid() != self._pid:  # the parent's: not even to be closed here
+            return
+        with self._lock:
+            if self._gate >= 0:
+                self._connection.close()
+                os.close(self._gate)
+                self._gate = -1
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """Write a consistent copy of the database to the new file *target*."""
+        with self._lock, _as_os_errors(self.path):
+            self._connection.execute("VACUUM INTO ?", (os.fspath(target),))
+
+    def damage(self) -> str:
+        """Return what SQLite's own check finds wrong, "" for nothing."""
+        with self._lock, _as_os_errors(self.path):
+            found = [row[0] for row in self._connection.execute("PRAGMA quick_check(3)")]
+        return "" if found == ["ok"] else "; ".join(found)
+
+    # ---------------------------------------------------------------- details
+
+    def _open(self, *, create: bool) -> apsw.Connection:
+        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+        connection = apsw.Connection(self.path, flags=flags, statementcachesize=200)
+        connection.set_busy_timeout(_BUSY_MS)  # before anything that could meet a lock
+        with contextlib.suppress(OSError):
+            os.chmod(self.path, 0o600)
+        mode = connection.pragma("journal_mode", "wal")
+        if mode != "wal":  # SQLite says no by answering another mode
+            raise StoreUnusable(
+                f"{self.path}: this file system allows no write-ahead log (SQLite answered '{mode}'); keep the "
+                "project on a local disk, or set store.url to a PostgreSQL server"
+            )
+        for pragma, value in (
+            ("synchronous", "NORMAL"), ("foreign_keys", "OFF"), ("journal_size_limit", _WAL_BYTES),
+            ("checkpoint_fullfsync", "ON"), ("temp_store", "MEMORY"),
+        ):  # fmt: skip
+            connection.pragma(pragma, value)
+        return connection
+
+    def _make_schema(self) -> int:
+        """Make the tables in an empty file, whoever of many comes first; return the schema's version."""
+        if found := int(self._connection.pragma("user_version")):
+            return found
+        with self._turn():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                if not int(self._connection.pragma("user_version")):  # again: another may have been faster
+                    for statement in script("schema", "sqlite"):
+                        self._connection.execute(statement)
+                    self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        return int(self._connection.pragma("user_version"))
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for the turn to write."""
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError("a database connection was used after a fork; open the store anew")
+        if self._gate < 0:
+            raise RuntimeError("the store is closed")
+
+
+class _SqliteTransaction(Transaction):
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def run(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+        """See `Transaction.run`."""
+        return self._connection.execute(render(statement, "sqlite"), _with_clocks(parameters)).fetchall()
+
+    def each(self, statement: str, parameters: Iterable[Parameters]) -> list[Row]:
+        """See `Transaction.each`."""
+        clocks = _with_clocks({})
+        rows = ({**clocks, **one} for one in parameters)
+        return self._connection.executemany(render(statement, "sqlite"), rows).fetchall()
+
+
+def _with_clocks(parameters: Parameters) -> dict[str, object]:
+    return {**parameters, "now": time.time_ns() // 1_000_000, "lease_now": time.monotonic_ns() // 1_000_000}
+
+
+def _refuse_old_library() -> None:
+    number = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if number < _OLDEST_SQLITE:
+        raise StoreUnusable(
+            f"SQLite {apsw.sqlite_lib_version()} can lose commits (sqlite.org/wal.html#walresetbug); "
+            "install the package apsw from PyPI, version 3.51.3 or later, which brings its own"
+        )
+
+
+@contextlib.contextmanager
+def _as_os_errors(path: str) -> Iterator[None]:
+    """Raise what the disk did as the OSError that it is, and damage by its name."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from error
+    except (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
+        raise OSError(errno.EROFS, "the database cannot be written", path) from error
+    except apsw.CantOpenError as error:
+        missing = not os.path.exists(os.path.dirname(path))
+        raise OSError(errno.ENOENT if missing else errno.EACCES, "the database cannot be opened", path) from error
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise OSError(errno.EAGAIN, f"the database was locked for {_BUSY_MS // 1000} s", path) from error
+    except apsw.IOError as error:
+        code = _disk_errno(error)
+        raise OSError(code, os.strerror(code), path) from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreDamaged(
+            f"{path}: the database is damaged ({error}); move it away together with {Path(path).name}-wal and "
+            f"{Path(path).name}-shm to begin anew: results up to then stay in it, and task files are untouched"
+        ) from error
+
+
+def _disk_errno(error: apsw.Error) -> int:
+    # A short write is how a full disk shows in the write-ahead log of some file systems.
+    return errno.ENOSPC if error.extendedresult == apsw.SQLITE_IOERR_WRITE and _full(error) else errno.EIO
+
+
+def _full(error: apsw.Error) -> bool:
+    return "full" in str(error).lower()

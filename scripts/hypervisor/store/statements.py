@@ -1,0 +1,89 @@
+"""SQL from the files in `sql/`: named statements, with slots where SQLite and PostgreSQL differ.
+
+A file holds blocks that begin with ``-- name: <name>``. Parameters are written ``:name``. Slots:
+
+=================  =====================================================================================
+``{now}``          wall-clock milliseconds (SQLite: ``:now``; PostgreSQL: the server's clock)
+``{lease_now}``    lease-clock milliseconds (SQLite: ``:lease_now``; PostgreSQL: the server's clock)
+``{skip_locked}``  ``FOR UPDATE OF w SKIP LOCKED`` on PostgreSQL, nothing on SQLite
+``{ids}``          a subquery over the JSON array of integers in ``:ids``
+``{names}``        a subquery over the JSON array of strings in ``:names``
+``{serial}``       the type of a primary key that numbers itself and never reuses a number
+``{strict}``       ``STRICT`` on SQLite
+``{blob}``         the type of bytes
+``{settled}``      true for events that no transaction still open can precede: on PostgreSQL a slow one may
+                   commit a lower id later, which a reader that goes by ids would never see
+=================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+from .base import Dialect
+
+_FOLDER = Path(__file__).with_name("sql")
+_BLOCK = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_PG_NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+_SLOTS: dict[Dialect, dict[str, str]] = {
+    "sqlite": {
+        "{now}": ":now",
+        "{lease_now}": ":lease_now",
+        "{skip_locked}": "",
+        "{ids}": "(SELECT value FROM json_each(:ids))",
+        "{names}": "(SELECT value FROM json_each(:names))",
+        "{serial}": "INTEGER PRIMARY KEY AUTOINCREMENT",
+        "{strict}": "STRICT",
+        "{without_rowid}": "STRICT, WITHOUT ROWID",
+        "{event_transaction}": "",
+        "{settled}": "1 = 1",
+        "{blob}": "BLOB",
+        "{int}": "INTEGER",
+        "{real}": "REAL",
+    },
+    "postgres": {
+        "{now}": _PG_NOW,
+        "{lease_now}": _PG_NOW,
+        "{skip_locked}": "FOR UPDATE OF w SKIP LOCKED",
+        "{ids}": "(SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:ids AS json)))",
+        "{names}": "(SELECT value FROM json_array_elements_text(CAST(:names AS json)))",
+        "{serial}": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        "{strict}": "",
+        "{without_rowid}": "",
+        "{event_transaction}": ", transaction_id xid8 NOT NULL DEFAULT pg_current_xact_id()",
+        "{settled}": "transaction_id < pg_snapshot_xmin(pg_current_snapshot())",
+        "{blob}": "bytea",
+        "{int}": "bigint",
+        "{real}": "double precision",
+    },
+}
+_SLOT = re.compile(r"\{\w+\}")
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+
+
+@cache
+def load(noun: str) -> SimpleNamespace:
+    """Return the statements of ``sql/<noun>.sql`` as attributes: their text, slots unfilled."""
+    parts = _BLOCK.split((_FOLDER / f"{noun}.sql").read_text("utf-8"))
+    return SimpleNamespace(
+        **{name: text.strip().rstrip(";") for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    )
+
+
+@cache
+def render(statement: str, dialect: Dialect) -> str:
+    """Return *statement* in the words of *dialect*."""
+    slots = _SLOTS[dialect]
+    text = _SLOT.sub(lambda found: slots[found[0]], statement)
+    if dialect == "postgres":  # psycopg writes parameters as %(name)s
+        text = _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
+    return text
+
+
+def script(noun: str, dialect: Dialect) -> list[str]:
+    """Return all statements of ``sql/<noun>.sql`` in order, in the words of *dialect*."""
+    text = re.sub(r"^\s*--.*$", "", (_FOLDER / f"{noun}.sql").read_text("utf-8"), flags=re.MULTILINE)
+    return [render(part.strip(), dialect) for part in text.split(";") if part.strip()]

@@ -1,0 +1,96 @@
+"""The store of a project, or of a batch folder of its own: every noun over one engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..core.machine import this_process
+from .base import Engine
+from .batches import Batches
+from .claims import Claims
+from .directories import LockDirectories, ResultFiles
+from .events import Events
+from .liveness import LivenessChecker, Rescuer
+from .sqlite import FILE, SqliteEngine
+
+
+class Store:
+    """All state of one project.
+
+    Args:
+        engine: The database.
+        folder: The state folder (``.hypervisor``), or the folder of a batch of its own.
+        settings: The settings; those of ``claims`` are used.
+    """
+
+    def __init__(self, engine: Engine, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+        self.engine = engine
+        self.folder = os.path.abspath(folder)
+        self.settings = settings
+
+    @classmethod
+    def open(
+        cls, folder: str | os.PathLike[str], settings: Mapping[str, Any], *, create: bool = True
+    ) -> Store:
+        """Open the store in *folder*.
+
+        Raises:
+            FileNotFoundError: There is none, and *create* is False.
+            StoreUnusable: It cannot be used here.
+            OSError: The disk said no.
+        """
+        return cls(SqliteEngine(Path(folder, FILE), create=create), folder, settings)
+
+    @property
+    def workers(self) -> str:
+        """The folder of the locks of worker processes."""
+        return os.path.join(self.folder, "workers")
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Claims, attempts and results."""
+        claims = self.settings["claims"]
+        return Claims(self.engine, attempts=claims["attempts"], lease_seconds=claims["lease_seconds"])
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Batches and their items."""
+        return Batches(self.engine)
+
+    @cached_property
+    def events(self) -> Events:
+        """What happened."""
+        return Events(self.engine)
+
+    @cached_property
+    def rescuer(self) -> Rescuer:
+        """Takes over what dead and silent workers held."""
+        checker = LivenessChecker(self.workers, this_process(), self.engine.dialect == "sqlite")
+        return Rescuer(self.claims, checker)
+
+    @cached_property
+    def locks(self) -> LockDirectories:
+        """Lock directories, where the folder has them."""
+        return LockDirectories(self.folder)
+
+    @cached_property
+    def result_files(self) -> ResultFiles:
+        """Result files, where the folder has them."""
+        return ResultFiles(self.folder)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
