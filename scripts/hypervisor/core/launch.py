@@ -60,7 +60,13 @@ def _fault(script):
 
 def _is_there(package):
     # type: (str) -> bool
-    return any(os.path.exists(os.path.join(folder, package, "__init__.py")) for folder in sys.path)
+    # Not by importing it: that is slow. A package's __init__ may be compiled, as that of apsw is.
+    places = [os.path.join(folder, package) for folder in sys.path]
+    return any(
+        os.path.exists(os.path.join(place, "__init__.py"))
+        or (os.path.isdir(place) and any(name.startswith("__init__.") for name in os.listdir(place)))
+        for place in places
+    )
 
 
 def _leave_uv():
