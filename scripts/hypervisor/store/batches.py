@@ -47,6 +47,18 @@ class Running:
     agent: str
     log: str
     seq: int
+    #: What works on it: ``claude``, ``exec`` ...; "" where that was not kept.
+    runner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What attempts of a batch have used, those that were lost or failed among them."""
+
+    attempts: int = 0
+    #: None where no attempt has told.
+    tokens: int | None = None
+    cost_usd: float | None = None
 
 
 class Batches:
@@ -146,6 +158,14 @@ class Batches:
         """Tell whether any item is ready, be it delayed."""
         return bool(self._engine.read(SQL.any_ready, {"batch": batch}))
 
+    def spent(self, batch: int) -> dict[int, Spent]:
+        """Return what the attempts that were made for a batch have used, by `Work.id`."""
+        return {row[0]: _spent_of(row) for row in self._engine.read(SQL.spent, {"batch": batch})}
+
+    def spent_by_runner(self, batch: int) -> dict[str, Spent]:
+        """Return the same by runner; "" where that was not kept."""
+        return {row[0]: _spent_of(row) for row in self._engine.read(SQL.spent_by_runner, {"batch": batch})}
+
     # ------------------------------------------------------------------ state
 
     def drain(self, batch: int) -> None:
@@ -181,9 +201,20 @@ def _batch_of(row: Row) -> BatchRecord:
 
 
 def _running_of(row: Row) -> Running:
-    (attempt, number, claimed, work, key, text, worker, name, host, pid, session, agent, log, seq) = row
+    (attempt, number, claimed, work, key, text, worker, name, host, pid, session, agent, log, seq, runner) = (
+        row
+    )
     return Running(
         attempt=attempt, number=number, claimed_at=claimed, work=work, key=key, text=from_column(text),
         worker=worker or "", name=name or "", host=host or "", pid=pid or 0, session=session or "",
-        agent=agent or "", log=log or "", seq=seq,
+        agent=agent or "", log=log or "", seq=seq, runner=runner or "",
     )  # fmt: skip
+
+
+def _spent_of(row: Row) -> Spent:
+    _, attempts, tokens, cost = row
+    return Spent(
+        attempts=attempts,
+        tokens=None if tokens is None else int(tokens),
+        cost_usd=None if cost is None else float(cost),
+    )

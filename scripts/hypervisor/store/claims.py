@@ -139,13 +139,13 @@ class Claims:
         """
         self._note(SQL.set_revert, claim.attempt, revert=_text(revert))
 
-    def set_log(self, claim: Claim, log: str) -> None:
-        """Keep where the attempt's log is.
+    def set_log(self, claim: Claim, log: str, runner: str = "") -> None:
+        """Keep where the attempt's log is, and what works on it (``claude``, ``exec`` ...).
 
         Raises:
             ClaimLost: The claim is no longer held.
         """
-        self._note(SQL.set_log, claim.attempt, log=log)
+        self._note(SQL.set_log, claim.attempt, log=log, runner=runner or None)
 
     # -------------------------------------------------------------------- end
 
@@ -529,12 +529,12 @@ def worker_of(row: Row) -> Worker:
 def attempt_of(row: Row) -> Attempt:
     """Return the attempt in a row of the statement ``attempts``."""
     (id_, number, name, session, agent, claimed, ended, outcome, detail, counted, revert, restored, tokens,
-     cost, log, worker) = row  # fmt: skip
+     cost, log, worker, runner) = row  # fmt: skip
     return Attempt(
         id=id_, number=number, worker=worker, name=name or "", session=session or "", agent=agent or "",
         claimed_at=claimed, ended_at=ended, outcome=outcome, detail=detail or "", counted=bool(counted),
         revert=None if revert is None else json.loads(revert), restored=bool(restored), tokens=tokens,
-        cost_usd=cost, log=log,
+        cost_usd=cost, log=log, runner=runner or "",
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from . import statements
@@ -17,6 +18,38 @@ from .columns import from_column
 
 SQL = statements.load("events")
 _PAGE = 2000
+
+
+class RunEvent(StrEnum):
+    """Events of a run over a batch; each carries its batch, those of one task also its work and attempt.
+
+    The data of an event of a task holds ``task``, its id. No kind is also the name of a transition.
+    """
+
+    #: A coordinator began; ``limit``, ``worker``.
+    STARTED = "started"
+    #: An agent was started; ``attempt`` (the number), ``agent``, ``log`` (below the batch's folder).
+    BEGUN = "begun"
+    #: That agent ended; ``attempt``, ``agent``, ``how``, ``seconds``, ``tokens``, ``cost_usd``.
+    ENDED = "ended"
+    #: An attempt ended with its verdict; ``how``, ``began``, ``until`` ...: what the learner reads.
+    TRIED = "tried"
+    #: At most ``limit`` tasks of a ``type`` and ``pattern`` run at once; ``why``.
+    PACED = "paced"
+    #: Nothing starts before ``until``; ``why``.
+    PAUSED = "paused"
+    #: A service asked for fewer requests; ``limit``, ``why``.
+    LOWERED = "lowered"
+    #: The level of degradation changed; ``level``, ``was``, ``room``, ``why``, the machine's figures.
+    LEVEL = "level"
+    #: The machine's figures while agents run; ``zone``, ``why``.
+    READING = "reading"
+    #: An agent is near a limit, or was ended by it; ``act``, ``measure``, ``figure``, ``limit``, ``why``.
+    OVERSEEN = "overseen"
+    #: Nothing more starts; ``why``.
+    HALTED = "halted"
+    #: The coordinator ended; ``why``.
+    FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

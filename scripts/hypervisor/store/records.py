@@ -158,6 +158,8 @@ class Attempt:
     counted: bool
     revert: Mapping[str, Any] | None
     restored: bool
+    #: What worked on it: ``claude``, ``gemini``, ``exec``, ``triage`` ...; "" where that was not kept.
+    runner: str
     tokens: int | None
     cost_usd: float | None
     log: str | None

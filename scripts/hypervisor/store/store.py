@@ -16,6 +16,8 @@ from .claims import Claims
 from .directories import LockDirectories, ResultFiles
 from .events import Events
 from .liveness import LivenessChecker, Rescuer
+from .merges import Merges
+from .spend import Account, Spending
 from .sqlite import FILE, SqliteEngine
 
 
@@ -66,6 +68,15 @@ class Store:
     def events(self) -> Events:
         """What happened."""
         return Events(self.engine)
+
+    @cached_property
+    def merges(self) -> Merges:
+        """Which commits runs put on branches."""
+        return Merges(self.engine)
+
+    def spending(self, account: Account, project_seconds: float) -> Spending:
+        """Return what is spent, as the run of *account* sees it."""
+        return Spending(self.engine, account, project_seconds)
 
     @cached_property
     def rescuer(self) -> Rescuer:

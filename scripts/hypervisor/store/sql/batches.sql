@@ -45,7 +45,7 @@ WHERE i.batch = :batch AND i.ready = 1
 
 -- name: running
 SELECT a.id, a.number, a.claimed_at, w.id, w.key, w.text, k.id, k.name, k.host, k.pid, k.session, k.agent, a.log,
-    i.seq
+    i.seq, a.runner
 FROM attempt AS a JOIN batch_item AS i ON i.work = a.work JOIN work AS w ON w.id = a.work
 LEFT JOIN worker AS k ON k.id = a.worker
 WHERE a.ended_at IS NULL AND i.batch = :batch ORDER BY a.claimed_at, a.id
@@ -71,3 +71,13 @@ UPDATE batch SET drain_at = {now} WHERE id = :batch
 
 -- name: finish
 UPDATE batch SET finished_at = {now} WHERE id = :batch
+
+-- name: spent
+SELECT i.work, count(*), sum(a.tokens), sum(a.cost_usd)
+FROM batch_item AS i JOIN attempt AS a ON a.work = i.work AND a.batch = i.batch
+WHERE i.batch = :batch GROUP BY i.work
+
+-- name: spent_by_runner
+SELECT coalesce(a.runner, ''), count(*), sum(a.tokens), sum(a.cost_usd)
+FROM batch_item AS i JOIN attempt AS a ON a.work = i.work AND a.batch = i.batch
+WHERE i.batch = :batch GROUP BY coalesce(a.runner, '')

@@ -35,7 +35,7 @@ RETURNING id
 
 -- name: end_attempt
 UPDATE attempt SET ended_at = {now}, outcome = :outcome, detail = :detail, counted = :counted,
-    tokens = :tokens, cost_usd = :cost_usd, log = :log
+    tokens = :tokens, cost_usd = :cost_usd, log = coalesce(:log, log)
 WHERE id = :attempt AND ended_at IS NULL
 RETURNING id, work
 
@@ -104,7 +104,7 @@ WHERE a.work = :work AND a.ended_at IS NULL
 
 -- name: attempts
 SELECT a.id, a.number, w.name, w.session, w.agent, a.claimed_at, a.ended_at, a.outcome, a.detail, a.counted,
-    a.revert, a.restored, a.tokens, a.cost_usd, a.log, a.worker
+    a.revert, a.restored, a.tokens, a.cost_usd, a.log, a.worker, a.runner
 FROM attempt AS a JOIN work AS k ON k.id = a.work LEFT JOIN worker AS w ON w.id = a.worker
 WHERE k.key = :key ORDER BY a.number
 
@@ -119,7 +119,7 @@ UPDATE attempt SET restored = 1 WHERE id IN {ids} AND restored = 0
 UPDATE attempt SET revert = :revert WHERE id = :attempt AND ended_at IS NULL RETURNING id
 
 -- name: set_log
-UPDATE attempt SET log = :log WHERE id = :attempt AND ended_at IS NULL RETURNING id
+UPDATE attempt SET log = :log, runner = :runner WHERE id = :attempt AND ended_at IS NULL RETURNING id
 
 -- name: unpublished
 SELECT w.id, w.key, w.cycle, w.text, w.result FROM work AS w

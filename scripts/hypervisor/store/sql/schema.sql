@@ -73,6 +73,8 @@ CREATE TABLE attempt (
     restored {int} NOT NULL DEFAULT 0,
     -- The name of the lock directory that the claim makes, where the folder has any.
     lock TEXT,
+    -- What works on it: claude, gemini, exec, triage ...
+    runner TEXT,
     tokens {int},
     cost_usd {real},
     log TEXT,
@@ -118,3 +120,37 @@ CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) {strict};
+
+-- What one run of a coordinator has spent so far, and which session started it.
+CREATE TABLE spend (
+    -- worker.id of the coordinator.
+    run TEXT PRIMARY KEY,
+    session TEXT NOT NULL DEFAULT '',
+    tokens {int} NOT NULL DEFAULT 0,
+    usd {real} NOT NULL DEFAULT 0,
+    seconds {real} NOT NULL DEFAULT 0,
+    attempts {int} NOT NULL DEFAULT 0,
+    updated_at {int} NOT NULL
+) {strict};
+CREATE INDEX spend_session ON spend (session) WHERE session <> '';
+CREATE INDEX spend_updated ON spend (updated_at);
+
+-- A batch that a run's spending counts against: its own, and those within whose agents it was started.
+CREATE TABLE spend_batch (
+    batch TEXT NOT NULL,
+    run TEXT NOT NULL REFERENCES spend (run),
+    PRIMARY KEY (batch, run)
+) {without_rowid};
+
+-- A commit that a run puts on a branch: the merge of an attempt's work on its batch's branch, or, without
+-- an attempt, the commit to which the user's branch is moved. Written before git moves the branch.
+CREATE TABLE merge (
+    id {serial},
+    batch {int} NOT NULL REFERENCES batch (id),
+    work {int},
+    attempt {int},
+    commit_id TEXT NOT NULL,
+    at {int} NOT NULL
+) {strict};
+CREATE INDEX merge_work ON merge (work, batch) WHERE work IS NOT NULL;
+CREATE INDEX merge_commit ON merge (commit_id) WHERE attempt IS NULL;
