@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from choreography import PATIENCE
+from commands import PATIENCE
 from hypervisor.core import machine
 from hypervisor.core.machine import (
     WORKER_MARK,

@@ -17,7 +17,7 @@ import hypervisor
 from hypervisor.cli import cli_batch
 from hypervisor.core import config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Documents that tell of today; the changelog may name what is gone.
 TODAY = [path for path in DOCS if path.name != "CHANGELOG.md"]

@@ -17,7 +17,7 @@ import pytest
 import hypervisor
 from hypervisor.core import launch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 COMMANDS = sorted(
     [
