@@ -25,7 +25,7 @@ from psycopg import sql
 from ..core.errors import StoreNewer, StoreUnusable
 from .base import Engine, Parameters, Row, Transaction
 from .sqlite import SCHEMA
-from .statements import render, script
+from .statements import render, schema_script
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ class PostgresEngine(Engine):
             run(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._name)))
             there = run("SELECT to_regclass('meta') IS NOT NULL").fetchone()
             if there is not None and not there[0]:
-                for statement in script("schema", "postgres"):
+                for statement in schema_script("postgres"):
                     run(statement)  # type: ignore[arg-type]
                 run("INSERT INTO meta (name, value) VALUES ('schema', %s)", (str(SCHEMA),))
             found = run("SELECT value FROM meta WHERE name = 'schema'").fetchone()

@@ -32,7 +32,7 @@ import apsw
 from ..core.errors import StoreDamaged, StoreNewer, StoreUnusable
 from ..core.machine import network_file_system
 from .base import Engine, Parameters, Row, Transaction
-from .statements import render, script
+from .statements import render, schema_script
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ class SqliteEngine(Engine):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 if not int(self._connection.pragma("user_version")):  # again: another may have been faster
-                    for statement in script("schema", "sqlite"):
+                    for statement in schema_script("sqlite"):
                         self._connection.execute(statement)
                     self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
                 self._connection.execute("COMMIT")

@@ -13,6 +13,7 @@ A file holds blocks that begin with ``-- name: <name>``. Parameters are written 
 ``{blob}``         the type of bytes
 ``{settled}``      true for events that no transaction still open can precede: on PostgreSQL a slow one may
                    commit a lower id later, which a reader that goes by ids would never see
+``{search_...}``   the words of a finding as they are indexed, looked for and ranked (`hive`)
 =================  =====================================================================================
 """
 
@@ -43,6 +44,9 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
         "{blob}": "BLOB",
         "{int}": "INTEGER",
         "{real}": "REAL",
+        "{search_document}": ":words",
+        "{search_matches}": "finding_words MATCH :query",
+        "{search_rank}": "bm25(finding_words)",
     },
     "postgres": {
         "{now}": _PG_NOW,
@@ -58,6 +62,9 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
         "{blob}": "bytea",
         "{int}": "bigint",
         "{real}": "double precision",
+        "{search_document}": "to_tsvector('english', :words)",
+        "{search_matches}": "finding_words.words @@ to_tsquery('english', :query)",
+        "{search_rank}": "ts_rank(finding_words.words, to_tsquery('english', :query)) DESC",
     },
 }
 _SLOT = re.compile(r"\{\w+\}")
@@ -87,3 +94,8 @@ def script(noun: str, dialect: Dialect) -> list[str]:
     """Return all statements of ``sql/<noun>.sql`` in order, in the words of *dialect*."""
     text = re.sub(r"^\s*--.*$", "", (_FOLDER / f"{noun}.sql").read_text("utf-8"), flags=re.MULTILINE)
     return [render(part.strip(), dialect) for part in text.split(";") if part.strip()]
+
+
+def schema_script(dialect: Dialect) -> list[str]:
+    """Return the statements that make all tables: those of both engines, then the engine's own."""
+    return [*script("schema", dialect), *script(f"schema_{dialect}", dialect)]

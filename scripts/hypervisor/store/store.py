@@ -15,6 +15,8 @@ from .batches import Batches
 from .claims import Claims
 from .directories import LockDirectories, ResultFiles
 from .events import Events
+from .hive import Findings
+from .lessons import LessonTable
 from .liveness import LivenessChecker, Rescuer
 from .merges import Merges
 from .spend import Account, Spending
@@ -77,6 +79,16 @@ class Store:
     def spending(self, account: Account, project_seconds: float) -> Spending:
         """Return what is spent, as the run of *account* sees it."""
         return Spending(self.engine, account, project_seconds)
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What agents share, by branch."""
+        return Findings(self.engine)
+
+    @cached_property
+    def lessons(self) -> LessonTable:
+        """What is said and measured of task types."""
+        return LessonTable(self.engine)
 
     @cached_property
     def rescuer(self) -> Rescuer:

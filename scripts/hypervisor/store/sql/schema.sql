@@ -154,3 +154,43 @@ CREATE TABLE merge (
 ) {strict};
 CREATE INDEX merge_work ON merge (work, batch) WHERE work IS NOT NULL;
 CREATE INDEX merge_commit ON merge (commit_id) WHERE attempt IS NULL;
+
+-- What agents share with each other, by branch. Its words are indexed in finding_words (schema_<dialect>.sql).
+CREATE TABLE finding (
+    id {serial},
+    at {int} NOT NULL,
+    branch TEXT NOT NULL,
+    -- The task's id and the batch's name, for people; '' where none is known.
+    task TEXT NOT NULL,
+    batch TEXT NOT NULL,
+    author TEXT NOT NULL,
+    text TEXT NOT NULL,
+    -- SHA-256 of the text: a text is too long for an index.
+    digest TEXT NOT NULL,
+    UNIQUE (branch, task, digest)
+) {strict};
+CREATE INDEX finding_batch ON finding (batch);
+
+-- What people and agents say of a task type.
+CREATE TABLE lesson (
+    type TEXT PRIMARY KEY,
+    at {int} NOT NULL,
+    author TEXT NOT NULL,
+    notes TEXT NOT NULL,
+    benefit {real},
+    cpu {real},
+    ram_mb {real}
+) {strict};
+
+-- One attempt of a run as the learner counts it; its outcome, end and tokens are the attempt's.
+CREATE TABLE sample (
+    attempt {int} PRIMARY KEY REFERENCES attempt (id),
+    type TEXT NOT NULL,
+    pattern TEXT NOT NULL,
+    -- How many of its class ran while it did; 0 where the number changed under it.
+    at_once {int} NOT NULL,
+    seconds {real} NOT NULL,
+    refused {int} NOT NULL,
+    cpu_seconds {real},
+    ram_mb {real}
+) {strict};

@@ -1,0 +1,136 @@
+"""Lessons: what people and agents say of a task type, and what runs measured of it.
+
+A *sample* is one attempt of a run as the learner counts it. How it ended, when and at what cost is the
+attempt's row; the sample adds the class of its task and how many of that class ran at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import statements
+from .base import Engine, Row, Transaction
+from .columns import plain
+
+SQL = statements.load("lessons")
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LessonRecord:
+    """What somebody says of a task type."""
+
+    task_type: str
+    #: 0: a further agent adds nothing; 1: as much as the first; None: not said.
+    benefit: float | None = None
+    notes: str = ""
+    #: Cores that one agent keeps busy, and memory in MB; None: not said.
+    cpu: float | None = None
+    ram_mb: float | None = None
+    author: str = ""
+    #: Milliseconds since the epoch; set by the store.
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRecord:
+    """One attempt, as the learner counts it."""
+
+    #: `Claim.attempt`.
+    attempt: int
+    task_type: str
+    pattern: str
+    #: How many of its class ran while it did; 0 where the number changed under it.
+    at_once: int
+    #: For how long nothing else could run in its place.
+    seconds: float
+    #: Whether a service, or exit 75, said "not now".
+    refused: bool
+    #: None where unknown.
+    cpu_seconds: float | None = None
+    ram_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """The samples of one class at one number at once, added up."""
+
+    task_type: str
+    pattern: str
+    at_once: int
+    samples: int
+    #: Results that brought the batch on (success or blocked), and successes alone.
+    done: int
+    successes: int
+    refused: int
+    seconds: float
+    cpu_seconds: float
+    #: Seconds of the samples whose processor time is known.
+    cpu_known_seconds: float
+    #: The most of any; None if unknown.
+    ram_mb: float | None
+    #: Tokens of the attempts whose tokens are known, and their number.
+    tokens: int
+    tokens_known: int
+
+
+class LessonTable:
+    """The lessons and samples of a store."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(self, lesson: LessonRecord) -> LessonRecord:
+        """*Atomically* keep what is said of a task type; what is None or "" stays as it was. Durable."""
+        parameters = {
+            "type": lesson.task_type, "author": lesson.author, "notes": lesson.notes, "benefit": lesson.benefit,
+            "cpu": lesson.cpu, "ram_mb": lesson.ram_mb,
+        }  # fmt: skip
+
+        def body(tx: Transaction) -> LessonRecord:
+            tx.run(SQL.add_lesson, parameters)
+            return _lesson_of(tx.run(SQL.lesson, {"type": lesson.task_type})[0])
+
+        return self._engine.write(body, durable=True)
+
+    def all(self) -> list[LessonRecord]:
+        """Return what is said, by type."""
+        return [_lesson_of(row) for row in self._engine.read(SQL.lessons)]
+
+    def add_samples(self, samples: Sequence[SampleRecord]) -> None:
+        """Keep samples; one of an attempt that has one already changes nothing."""
+        rows = [
+            {"attempt": one.attempt, "type": plain(one.task_type), "pattern": one.pattern, "at_once": one.at_once,
+             "seconds": one.seconds, "refused": int(one.refused), "cpu_seconds": one.cpu_seconds,
+             "ram_mb": one.ram_mb}
+            for one in samples
+        ]  # fmt: skip
+        self._engine.write(lambda tx: tx.each(SQL.add_sample, rows))
+
+    def figures(self, *, days: int, batches: int) -> list[Figures]:
+        """Return what was measured of each class, by number at once.
+
+        Args:
+            days: Older samples do not count.
+            batches: Of each class only its latest batches count, this many.
+        """
+        rows = self._engine.read(SQL.figures, {"age": days * _DAY_MS, "batches": batches})
+        return [_figures_of(row) for row in rows]
+
+
+def _lesson_of(row: Row) -> LessonRecord:
+    task_type, at, author, notes, benefit, cpu, ram_mb = row
+    return LessonRecord(
+        task_type=task_type, at=at, author=author, notes=notes, benefit=benefit, cpu=cpu, ram_mb=ram_mb
+    )
+
+
+def _figures_of(row: Row) -> Figures:
+    (task_type, pattern, at_once, samples, done, successes, refused, seconds, cpu, cpu_known, ram, tokens, known) = row
+    return Figures(
+        task_type=task_type, pattern=pattern, at_once=at_once, samples=samples, done=int(done),
+        successes=int(successes), refused=int(refused), seconds=seconds, cpu_seconds=cpu,
+        cpu_known_seconds=cpu_known, ram_mb=ram, tokens=int(tokens), tokens_known=known,
+    )  # fmt: skip
