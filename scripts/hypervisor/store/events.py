@@ -1,7 +1,7 @@
 """Events: what happened, in the order in which it happened.
 
-A transition of an item (``claimed``, ``completed``, ``released``, ``revoked``, ``cancelled``, ``reopened``) is
-written by the transaction that makes it. Runs add their own (see `RunEvent`) through `Events.add`.
+A transition of an item (`TaskEvent`) is written by the transaction that makes it. Runs add their own
+(`RunEvent`) through `Events.add`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,28 @@ from .columns import from_column
 
 SQL = statements.load("events")
 _PAGE = 2000
+
+
+class TaskEvent(StrEnum):
+    """Transitions of an item; the detail of each is a text for people."""
+
+    #: A worker began; the detail is its id.
+    CLAIMED = "claimed"
+    #: It got its result; the detail is the result's status. Without an attempt: it was given up.
+    COMPLETED = "completed"
+    #: Its worker gave it back; the detail says why.
+    RELEASED = "released"
+    #: It was taken from its worker, which is dead or silent; the detail says why.
+    REVOKED = "revoked"
+    #: It was cancelled; one that was being worked on is revoked right before.
+    CANCELLED = "cancelled"
+    #: Its next cycle began.
+    REOPENED = "reopened"
+
+
+_TRANSITIONS = frozenset(TaskEvent)
+#: The transitions after which nobody works on the item.
+ENDS = frozenset({TaskEvent.COMPLETED, TaskEvent.RELEASED, TaskEvent.REVOKED, TaskEvent.CANCELLED})
 
 
 class RunEvent(StrEnum):
@@ -76,8 +98,10 @@ class Event:
     worker: str
     session: str
     agent: str
-    #: For people, for a transition (for ``completed``: the result's status); data, for an event of a run.
+    #: For people, for a transition (see `TaskEvent`); data, for an event of a run.
     detail: str
+    #: What was said when the attempt ended: the result's outcome, or why it was given back.
+    outcome: str
     data: Mapping[str, Any]
 
 
@@ -117,12 +141,38 @@ class Events:
                 return
             after = rows[-1][0]
 
+    def about(self, batch: int, after: int) -> Iterator[Event]:
+        """Yield the events after that id about a batch: of its runs and of its items."""
+        while rows := self._engine.read(SQL.about_batch, {"after": after, "limit": _PAGE, "batch": batch}):
+            for row in rows:
+                yield _event_of(row)
+            after = rows[-1][0]
+
 
 def _event_of(row: Row) -> Event:
-    (id_, at, kind, batch, work, attempt, detail, key, text, state, number, worker, session, agent, name) = row
-    data = json.loads(detail) if detail and detail.startswith("{") else {}
+    (
+        id_,
+        at,
+        kind,
+        batch,
+        work,
+        attempt,
+        detail,
+        key,
+        text,
+        state,
+        number,
+        worker,
+        session,
+        agent,
+        name,
+        outcome,
+    ) = row
+    # What a transition says is anybody's text, and may look like data.
+    data = json.loads(detail) if detail and kind not in _TRANSITIONS else {}
     return Event(
         id=id_, at=at, kind=kind, batch=batch, batch_name=name or "", work=work, key=key or "",
         text=from_column(text or ""), state=state or "", attempt=attempt, number=number, worker=worker or "",
-        session=session or "", agent=agent or "", detail="" if data else detail or "", data=data,
+        session=session or "", agent=agent or "", detail="" if data else detail or "",
+        outcome=outcome or "", data=data,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from .hive import Findings
 from .lessons import LessonTable
 from .liveness import LivenessChecker, Rescuer
 from .merges import Merges
+from .progress import BatchProgress
 from .spend import Account, Spending
 from .sqlite import FILE, SqliteEngine
 
@@ -70,6 +71,11 @@ class Store:
     def events(self) -> Events:
         """What happened."""
         return Events(self.engine)
+
+    @cached_property
+    def progress(self) -> BatchProgress:
+        """How far batches are, item by item."""
+        return BatchProgress(self.engine)
 
     @cached_property
     def merges(self) -> Merges:
