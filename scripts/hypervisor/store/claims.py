@@ -25,6 +25,7 @@ from . import statements
 from .base import Engine, Row, Transaction
 from .columns import from_column, plain, to_column
 from .records import (
+    Abandoned,
     Accepted,
     Answer,
     Attempt,
@@ -65,9 +66,7 @@ class Claims:
         """Register *worker*, or note that it was heard."""
         self._engine.write(lambda tx: add_worker(tx, worker))
 
-    def claim_next(
-        self, worker: Worker, batch: int, limit: int, *, locks: bool = False
-    ) -> list[Claim]:
+    def claim_next(self, worker: Worker, batch: int, limit: int, *, locks: bool = False) -> list[Claim]:
         """*Atomically* claim up to *limit* ready items of a batch, the most urgent first.
 
         Args:
@@ -249,7 +248,9 @@ class Claims:
                 return _loss(tx, claim.attempt)
             gave_up = self._give_back(tx, claim.work, counted=counted, limit=limit, delay=delay)
             tx.run(SQL.add_event, _event("released", claim.work, claim.attempt, plain(reason)))
-            return Decided(work=claim.work, cycle=claim.cycle, result=gave_up, gave_up=True) if gave_up else None
+            return (
+                Decided(work=claim.work, cycle=claim.cycle, result=gave_up, gave_up=True) if gave_up else None
+            )
 
         answer = self._engine.write(body)
         if isinstance(answer, Loss):
@@ -315,7 +316,9 @@ class Claims:
 
         return self._engine.write(body)
 
-    def revoke_worker(self, worker: str, why: str, *, counted: bool = True, limit: int = SWEEP) -> list[Revoked]:
+    def revoke_worker(
+        self, worker: str, why: str, *, counted: bool = True, limit: int = SWEEP
+    ) -> list[Revoked]:
         """Revoke the open attempts of a worker that is dead, at most *limit* of them."""
 
         def body(tx: Transaction) -> list[Revoked]:
@@ -377,11 +380,35 @@ class Claims:
         """Return the ended attempts whose change of the task file is not restored yet, oldest first."""
         return [(row[0], json.loads(row[1])) for row in self._engine.read(SQL.unrestored, {"work": work})]
 
+    def abandoned(self) -> list[Abandoned]:
+        """Return what ended attempts without a result left in task files that nobody has claimed since."""
+        return [
+            Abandoned(attempt=id_, work=work, key=key, text=from_column(text), revert=json.loads(revert))
+            for id_, work, key, text, revert in self._engine.read(SQL.abandoned)
+        ]
+
     def set_restored(self, attempts: Iterable[int]) -> None:
         """Note that the task file is as it was before these attempts."""
         ids = json.dumps(list(attempts))
         if ids != "[]":
             self._engine.write(lambda tx: tx.run(SQL.restored, {"ids": ids}))
+
+    # ------------------------------------------------------ lock directories
+
+    def recorded_locks(self, names: Iterable[str]) -> set[str]:
+        """Return those of *names* whose lock directory an attempt has made, or was about to make."""
+        rows = self._engine.read(SQL.recorded_locks, {"names": json.dumps(list(names))})
+        return {row[0] for row in rows}
+
+    def locks_of_work(self, work: int) -> dict[int, str]:
+        """Return the names of the lock directories that attempts at *work* have recorded, by attempt."""
+        return dict(self._engine.read(SQL.locks_of_work, {"work": work}))
+
+    def forget_locks(self, attempts: Iterable[int]) -> None:
+        """Note that the lock directories of these attempts are removed: of that name is another's now."""
+        ids = json.dumps(list(attempts))
+        if ids != "[]":
+            self._engine.write(lambda tx: tx.run(SQL.forget_locks, {"ids": ids}))
 
     # ------------------------------------------------------------------- look
 
@@ -399,6 +426,19 @@ class Claims:
         latest = self.latest(key)
         rows = self._engine.read(SQL.holder, {"work": latest.id}) if latest else []
         return _held_of(rows[0]) if rows else None
+
+    def held_all(self) -> list[Held]:
+        """Return all open attempts, the oldest first; some of their workers may be dead."""
+        return [_held_of(row) for row in self._engine.read(SQL.held_all)]
+
+    def held_in_session(self, session: str, agent: str | None = None) -> list[Held]:
+        """Return the open attempts of a client's session, or of one agent in it, the oldest first."""
+        parameters = {"session": session, "agent": agent or "", "all_agents": int(agent is None)}
+        return [_held_of(row) for row in self._engine.read(SQL.held_in_session, parameters)]
+
+    def cycles(self, key: str) -> list[tuple[Work, int | None]]:
+        """Return all cycles of an item, the oldest first, each with the time of its result."""
+        return [(work_of(row[:-1]), row[-1]) for row in self._engine.read(SQL.cycles, {"key": key})]
 
     def attempts(self, key: str) -> list[Attempt]:
         """Return all attempts at an item, over all its cycles, the oldest first."""
@@ -443,7 +483,16 @@ class Claims:
             [_event("claimed", row[0], id_[0], worker) for row, id_ in zip(rows, ids, strict=True)],
         )
         return [
-            Claim(attempt=id_[0], work=work, key=key, cycle=cycle, text=from_column(text), number=number, worker=worker, lock=name)
+            Claim(
+                attempt=id_[0],
+                work=work,
+                key=key,
+                cycle=cycle,
+                text=from_column(text),
+                number=number,
+                worker=worker,
+                lock=name,
+            )
             for (work, key, cycle, text, number), id_, name in zip(rows, ids, names, strict=True)
         ]
 
@@ -459,7 +508,9 @@ class Claims:
         gave_up = self._give_back(tx, work, counted=counted)
         tx.run(SQL.add_event, _event("revoked", work, attempt, plain(why)))
         text = tx.run(SQL.limit_reached, {"work": work})[0][0]
-        return Revoked(attempt=attempt, work=work, text=from_column(text), why=why, gave_up=gave_up is not None)
+        return Revoked(
+            attempt=attempt, work=work, text=from_column(text), why=why, gave_up=gave_up is not None
+        )
 
     def _give_back(
         self, tx: Transaction, work: int, *, counted: bool, limit: int | None = None, delay: float = 0.0
@@ -539,10 +590,11 @@ def attempt_of(row: Row) -> Attempt:
 
 
 def _held_of(row: Row) -> Held:
-    attempt, work, number, claimed, expires, revert, batch, *worker, silent = row
+    attempt, work, number, claimed, expires, revert, batch, key, cycle, text, lock, *worker, silent = row
     return Held(
-        attempt=attempt, work=work, number=number, worker=worker_of(tuple(worker)), claimed_at=claimed,
-        expires_in=expires, revert=None if revert is None else json.loads(revert), batch=batch, silent=silent,
+        attempt=attempt, work=work, number=number, key=key, cycle=cycle, text=from_column(text),
+        worker=worker_of(tuple(worker)), claimed_at=claimed, expires_in=expires,
+        revert=None if revert is None else json.loads(revert), batch=batch, lock=lock or "", silent=silent,
     )  # fmt: skip
 
 
@@ -580,7 +632,9 @@ def _loss_of(row: Row) -> Loss:
     number, outcome, detail, state, result, key, winner = row
     if outcome == "revoked" and winner is not None:
         what = "cancelled" if state == "skipped" else f"finished as {state}"
-        return Loss(key=key, attempt=number, reason="finished", detail=f"{what} by attempt {winner}; {detail}")
+        return Loss(
+            key=key, attempt=number, reason="finished", detail=f"{what} by attempt {winner}; {detail}"
+        )
     if outcome == "revoked":
         return Loss(key=key, attempt=number, reason="revoked", detail=detail or "")
     if outcome == "again":

@@ -71,6 +71,9 @@ class Held:
     attempt: int
     work: int
     number: int
+    key: str
+    cycle: int
+    text: str
     worker: Worker
     claimed_at: int
     #: Milliseconds until the lease ends; negative once it has.
@@ -78,8 +81,18 @@ class Held:
     #: What the claim changed in the task file, as `Claims.claim` was given it.
     revert: Mapping[str, Any] | None
     batch: int | None
+    #: The lock directory that shows the claim to others, "" for none.
+    lock: str
     #: Milliseconds since the worker was last heard.
     silent: int
+
+    @property
+    def claim(self) -> Claim:
+        """The claim itself, to act on in its holder's name."""
+        return Claim(
+            attempt=self.attempt, work=self.work, key=self.key, cycle=self.cycle, number=self.number, text=self.text,
+            worker=self.worker.id, lock=self.lock,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +176,18 @@ class Attempt:
     tokens: int | None
     cost_usd: float | None
     log: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """What an ended attempt wrote into its task file, and nobody has taken back."""
+
+    attempt: int
+    work: int
+    key: str
+    text: str
+    #: As `Claims.claim` was given it.
+    revert: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

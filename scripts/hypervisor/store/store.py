@@ -21,6 +21,7 @@ from .liveness import LivenessChecker, Rescuer
 from .merges import Merges
 from .progress import BatchProgress
 from .spend import Account, Spending
+from .records import Claim
 from .sqlite import FILE, SqliteEngine
 
 
@@ -111,6 +112,20 @@ class Store:
     def result_files(self) -> ResultFiles:
         """Result files, where the folder has them."""
         return ResultFiles(self.folder)
+
+    def take_lock(self, claim: Claim) -> str:
+        """Make the lock directory of a claim that names one; return who holds it instead, "" for nobody."""
+        if not claim.lock:
+            return ""
+        earlier = self.claims.locks_of_work(claim.work)
+        return self.locks.take(claim.lock, {name for id_, name in earlier.items() if id_ != claim.attempt})
+
+    def drop_lock(self, attempt: int, name: str) -> None:
+        """Remove the lock directory *name* of an attempt that has ended."""
+        if name:
+            self.locks.drop(name)
+            # Only now: whatever bears the name from here on is another's.
+            self.claims.forget_locks([attempt])
 
     def close(self) -> None:
         """Close the database."""

@@ -96,11 +96,26 @@ VALUES (:key, :cycle, :text, 'ready', :last_number)
 ON CONFLICT (key, cycle) DO NOTHING
 
 -- name: holder
-SELECT a.id, a.work, a.number, a.claimed_at, a.lease_until - {lease_now}, a.revert, a.batch,
+SELECT a.id, a.work, a.number, a.claimed_at, a.lease_until - {lease_now}, a.revert, a.batch, k.key, k.cycle, k.text, a.lock,
     w.id, w.kind, w.name, w.host, w.boot, w.pid_namespace, w.pid, w.process_start, w.session, w.agent,
     {now} - w.seen_at
-FROM attempt AS a JOIN worker AS w ON w.id = a.worker
+FROM attempt AS a JOIN worker AS w ON w.id = a.worker JOIN work AS k ON k.id = a.work
 WHERE a.work = :work AND a.ended_at IS NULL
+
+-- name: held_all
+SELECT a.id, a.work, a.number, a.claimed_at, a.lease_until - {lease_now}, a.revert, a.batch, k.key, k.cycle, k.text, a.lock,
+    w.id, w.kind, w.name, w.host, w.boot, w.pid_namespace, w.pid, w.process_start, w.session, w.agent,
+    {now} - w.seen_at
+FROM attempt AS a JOIN worker AS w ON w.id = a.worker JOIN work AS k ON k.id = a.work
+WHERE a.ended_at IS NULL ORDER BY a.id
+
+-- name: held_in_session
+SELECT a.id, a.work, a.number, a.claimed_at, a.lease_until - {lease_now}, a.revert, a.batch, k.key, k.cycle, k.text, a.lock,
+    w.id, w.kind, w.name, w.host, w.boot, w.pid_namespace, w.pid, w.process_start, w.session, w.agent,
+    {now} - w.seen_at
+FROM worker AS w JOIN attempt AS a ON a.worker = w.id JOIN work AS k ON k.id = a.work
+WHERE w.session = :session AND w.session <> '' AND (w.agent = :agent OR :all_agents = 1) AND a.ended_at IS NULL
+ORDER BY a.id
 
 -- name: attempts
 SELECT a.id, a.number, w.name, w.session, w.agent, a.claimed_at, a.ended_at, a.outcome, a.detail, a.counted,
@@ -111,6 +126,11 @@ WHERE k.key = :key ORDER BY a.number
 -- name: unrestored
 SELECT id, revert FROM attempt
 WHERE work = :work AND ended_at IS NOT NULL AND revert IS NOT NULL AND restored = 0 ORDER BY number
+
+-- name: abandoned
+SELECT a.id, a.work, k.key, k.text, a.revert FROM attempt AS a JOIN work AS k ON k.id = a.work
+WHERE a.revert IS NOT NULL AND a.restored = 0 AND a.outcome IN ('again', 'revoked') AND k.state = 'ready'
+ORDER BY a.id
 
 -- name: restored
 UPDATE attempt SET restored = 1 WHERE id IN {ids} AND restored = 0
@@ -137,8 +157,18 @@ UPDATE work SET state = 'skipped', result = :result, decided_at = {now},
 WHERE id = :work AND state IN ('ready', 'running')
 RETURNING id
 
+-- name: recorded_locks
+SELECT DISTINCT lock FROM attempt WHERE lock IS NOT NULL AND lock IN {names}
+
 -- name: locks_of_work
-SELECT lock FROM attempt WHERE work = :work AND lock IS NOT NULL
+SELECT id, lock FROM attempt WHERE work = :work AND lock IS NOT NULL
+
+-- name: forget_locks
+UPDATE attempt SET lock = NULL WHERE id IN {ids} AND lock IS NOT NULL
+
+-- name: cycles
+SELECT id, key, cycle, text, state, attempts, last_number, result, published_at IS NOT NULL, decided_at
+FROM work WHERE key = :key ORDER BY cycle
 
 -- name: repoint
 UPDATE batch_item SET work = :next, ready = 1 WHERE batch = :batch AND work = :work

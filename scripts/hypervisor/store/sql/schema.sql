@@ -82,6 +82,10 @@ CREATE TABLE attempt (
 ) {strict};
 CREATE UNIQUE INDEX one_open_attempt ON attempt (work) WHERE ended_at IS NULL;
 CREATE INDEX attempt_open_worker ON attempt (worker) WHERE ended_at IS NULL;
+-- What crashed claims left in task files: few.
+CREATE INDEX attempt_abandoned ON attempt (work)
+    WHERE revert IS NOT NULL AND restored = 0 AND outcome IN ('again', 'revoked');
+CREATE INDEX attempt_lock ON attempt (lock) WHERE lock IS NOT NULL;
 
 -- Whoever holds claims: a process, or an agent inside a client.
 CREATE TABLE worker (
@@ -194,3 +198,113 @@ CREATE TABLE sample (
     cpu_seconds {real},
     ram_mb {real}
 ) {strict};
+
+-- A batch that is cut into chunks (docs/chunks.md).
+CREATE TABLE chunk_plan (
+    batch {int} PRIMARY KEY REFERENCES batch (id),
+    -- Which items are in which chunk, and how they were cut; JSON. Raised by 1 with each change.
+    plan TEXT NOT NULL,
+    version {int} NOT NULL DEFAULT 1,
+    -- The hash of the plan's file as it was when a new plan was kept: such a file is outdated, not edited.
+    outdated TEXT NOT NULL DEFAULT '',
+    -- What the last `chunk run` was asked for; JSON.
+    run TEXT
+) {strict};
+
+-- An item of a chunked batch, with the fields of its record.
+CREATE TABLE chunk_item (
+    batch {int} NOT NULL REFERENCES batch (id),
+    seq {int} NOT NULL,
+    item TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    fields TEXT NOT NULL,
+    PRIMARY KEY (batch, seq),
+    UNIQUE (batch, item)
+) {without_rowid};
+
+-- A chunk that has begun: its items never change any more.
+CREATE TABLE chunk (
+    batch {int} NOT NULL REFERENCES batch (id),
+    name TEXT NOT NULL,
+    items TEXT NOT NULL,
+    -- Raised by 1 when a person decides that it is done again: notes of before count no more.
+    revision {int} NOT NULL DEFAULT 1,
+    begun_at {int} NOT NULL,
+    PRIMARY KEY (batch, name)
+) {without_rowid};
+
+-- Chunks that run at one time, by one set of criteria.
+CREATE TABLE wave (
+    batch {int} NOT NULL REFERENCES batch (id),
+    number {int} NOT NULL,
+    chunks TEXT NOT NULL,
+    criteria TEXT NOT NULL,
+    -- Whether a person is asked once it is done, and when the event said so.
+    checkpoint {int} NOT NULL,
+    opened_at {int},
+    begun_at {int} NOT NULL,
+    PRIMARY KEY (batch, number)
+) {without_rowid};
+
+-- What a person decided of a wave; numbered within it, as a stop may be lifted.
+CREATE TABLE decision (
+    batch {int} NOT NULL,
+    wave {int} NOT NULL,
+    number {int} NOT NULL,
+    verdict TEXT NOT NULL CHECK (verdict IN ('approve', 'revise', 'stop')),
+    decided_by TEXT NOT NULL,
+    decided_at {int} NOT NULL,
+    criteria TEXT NOT NULL,
+    chunks TEXT NOT NULL,
+    midway {int} NOT NULL,
+    PRIMARY KEY (batch, wave, number),
+    FOREIGN KEY (batch, wave) REFERENCES wave (batch, number)
+) {without_rowid};
+
+-- What a worker made of an item of its chunk: one row for each revision of the chunk.
+CREATE TABLE note (
+    id {serial},
+    batch {int} NOT NULL,
+    chunk TEXT NOT NULL,
+    revision {int} NOT NULL,
+    item TEXT NOT NULL,
+    category TEXT NOT NULL,
+    rationale TEXT NOT NULL,
+    noted_at {int} NOT NULL,
+    UNIQUE (batch, chunk, revision, item)
+) {strict};
+
+-- A bulk action that waits for a person's word: the tools that act, and the task that it is done for.
+CREATE TABLE approval (
+    -- The folder of the chunked batch; its waves and decisions are in this store, or in one in that folder.
+    folder TEXT PRIMARY KEY,
+    task TEXT NOT NULL,
+    patterns TEXT NOT NULL,
+    added_at {int} NOT NULL
+) {strict};
+
+-- An item that leaves receipts in a task's body, and what is known of it.
+CREATE TABLE receipt_item (
+    -- work.key of the task.
+    task TEXT NOT NULL,
+    item TEXT NOT NULL,
+    -- begun: about to be done; done: it has its receipt, and gets no other; failed: it has one that says so.
+    state TEXT NOT NULL CHECK (state IN ('begun', 'done', 'failed')),
+    line TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (task, item)
+) {without_rowid};
+
+-- One line of the receipts in a task's body.
+CREATE TABLE receipt (
+    id {serial},
+    task TEXT NOT NULL,
+    -- The task's path below the project root, as it was then.
+    path TEXT NOT NULL,
+    item TEXT NOT NULL,
+    line TEXT NOT NULL,
+    at {int} NOT NULL,
+    -- 1 once the line is in the body.
+    written {int} NOT NULL DEFAULT 0
+) {strict};
+CREATE INDEX receipt_task ON receipt (task, id);
+CREATE INDEX receipt_unwritten ON receipt (task) WHERE written = 0;
