@@ -103,7 +103,7 @@ class Batches:
 
     def add(self, batch: int, items: Sequence[Item]) -> None:
         """*Atomically* append items; one that the batch has already is passed over."""
-        self._engine.write(lambda tx: _add(tx, batch, items))
+        self._engine.write(lambda tx: add_items(tx, batch, items))
 
     def take_in(self, batch: int, items: Sequence[Item], start: int, stop: int, tail: bytes) -> bool:
         """*Atomically* append the items of the queue file's bytes *start* to *stop*.
@@ -122,7 +122,7 @@ class Batches:
         def body(tx: Transaction) -> bool:
             if not tx.run(SQL.advance, {"batch": batch, "start": start, "stop": stop, "tail": tail}):
                 return False
-            _add(tx, batch, items)
+            add_items(tx, batch, items)
             return True
 
         return self._engine.write(body)
@@ -177,7 +177,7 @@ class Batches:
         self._engine.write(lambda tx: tx.run(SQL.finish, {"batch": batch}))
 
 
-def _add(tx: Transaction, batch: int, items: Sequence[Item]) -> None:
+def add_items(tx: Transaction, batch: int, items: Sequence[Item]) -> None:
     for item in items:
         if item.reopen:
             ready_work(tx, item.key, item.text, reopen=True)

@@ -20,8 +20,10 @@ from .lessons import LessonTable
 from .liveness import LivenessChecker, Rescuer
 from .merges import Merges
 from .progress import BatchProgress
+from .receipts import Receipts
 from .spend import Account, Spending
 from .records import Claim
+from .review import Review
 from .sqlite import FILE, SqliteEngine
 
 
@@ -96,6 +98,16 @@ class Store:
     def lessons(self) -> LessonTable:
         """What is said and measured of task types."""
         return LessonTable(self.engine)
+
+    @cached_property
+    def review(self) -> Review:
+        """Chunked batches: plans, waves, decisions, notes; and bulk actions that wait for an approval."""
+        return Review(self.engine)
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        """The receipts of tasks."""
+        return Receipts(self.engine)
 
     @cached_property
     def rescuer(self) -> Rescuer:

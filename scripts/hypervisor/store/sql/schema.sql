@@ -308,3 +308,96 @@ CREATE TABLE receipt (
 ) {strict};
 CREATE INDEX receipt_task ON receipt (task, id);
 CREATE INDEX receipt_unwritten ON receipt (task) WHERE written = 0;
+
+-- A client's session, from the first claim, worker or run of its agents on.
+CREATE TABLE session (
+    id TEXT PRIMARY KEY,
+    -- The client's transcript of it, '' until a hook has named it.
+    transcript TEXT NOT NULL DEFAULT '',
+    -- How often in a row the client was kept from stopping.
+    blocks {int} NOT NULL DEFAULT 0,
+    -- 1 from the moment in which a hook keeps the client from stopping until the session's waker has seen it.
+    went_on {int} NOT NULL DEFAULT 0,
+    seen_at {int} NOT NULL
+) {strict};
+
+-- A claim that an agent of a session works under, and what the client's hooks need to know of its task.
+CREATE TABLE agent_claim (
+    session TEXT NOT NULL,
+    -- 'main' for the session's own thread, '' where the agent is not known.
+    agent TEXT NOT NULL,
+    attempt {int} NOT NULL REFERENCES attempt (id),
+    -- The task's id, for people.
+    task TEXT NOT NULL,
+    -- Tools whose use leaves a receipt (a JSON array), and the other task that gets it too.
+    receipts TEXT NOT NULL,
+    receipts_to TEXT NOT NULL,
+    -- 1: a coordinator holds the claim for the agent, whose end does not end it.
+    assigned {int} NOT NULL DEFAULT 0,
+    -- 1: its agent or session ended without ending it, so it was released.
+    left_open {int} NOT NULL DEFAULT 0,
+    PRIMARY KEY (session, agent, attempt)
+) {without_rowid};
+
+-- The place of one worker of a session: taken by the tool call that asks for it, given on to the agent that
+-- starts, free when the agent's end is known.
+CREATE TABLE worker_slot (
+    id {serial},
+    session TEXT NOT NULL,
+    -- The tool call, '' where there was none.
+    use TEXT NOT NULL,
+    -- The agent, '' until it has started.
+    agent TEXT NOT NULL,
+    -- 1: the session's own thread has put the agent into the background.
+    background {int} NOT NULL DEFAULT 0,
+    -- Until when it counts without another sign of life, by the lease clock.
+    until {int} NOT NULL,
+    -- NULL for a request, and for an agent of which only the end was heard.
+    started_at {int},
+    ended_at {int}
+) {strict};
+CREATE INDEX worker_slot_session ON worker_slot (session);
+
+-- A run that a session has begun in its shell: the session is told of its end.
+CREATE TABLE background_run (
+    id {serial},
+    session TEXT NOT NULL,
+    batch {int} NOT NULL REFERENCES batch (id),
+    host TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    pid_namespace TEXT NOT NULL,
+    pid {int} NOT NULL,
+    process_start TEXT NOT NULL,
+    began_at {int} NOT NULL,
+    ended_at {int},
+    -- How it ended, for people.
+    came_to TEXT NOT NULL DEFAULT ''
+) {strict};
+CREATE INDEX background_run_session ON background_run (session);
+
+-- What a session was told, or is being told: one row for each end (store/notices.py). No row: not told yet.
+CREATE TABLE delivery (
+    session TEXT NOT NULL,
+    -- claim:<attempt>, agent:<agent> or run:<background_run.id>
+    what TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('offered', 'told', 'lost', 'dropped')),
+    -- Names the message, which may tell of several ends.
+    mark TEXT NOT NULL,
+    -- The client's event at which it was handed over; 'watch' and 'wait' outside of hooks.
+    event TEXT NOT NULL,
+    -- The client's name for the prompt it worked on then, and its transcript's length, in bytes.
+    prompt TEXT NOT NULL,
+    place {int} NOT NULL,
+    offered_at {int} NOT NULL,
+    -- How often it was handed over and did not arrive.
+    losses {int} NOT NULL DEFAULT 0,
+    PRIMARY KEY (session, what)
+) {without_rowid};
+CREATE INDEX delivery_offered ON delivery (session) WHERE state = 'offered';
+
+-- What is said to a session, or asked of it, once.
+CREATE TABLE said (
+    session TEXT NOT NULL,
+    what TEXT NOT NULL,
+    PRIMARY KEY (session, what)
+) {without_rowid};
