@@ -1,10 +1,128 @@
-"""Receipts: lines at the end of a body's ``## Receipts``. Pure."""
+"""Receipts of a task: each is kept in the store first, then a line at the end of its body's ``## Receipts``.
+
+A crash between the two leaves the line unwritten; `write_left` appends it with the next command.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..core.errors import Unreadable
 from ..documents import markdown
+from ..store.receipts import Receipt
+from ..store.store import Store
 
 HEADING = "Receipts"
+
+
+# ------------------------------------------------------------------------- keep
+
+
+def append_receipt(  # noqa: PLR0913 - the task by its three names
+    store: Store, key: str, root: Path, path: Path, line: str, item: str = "", *, failed: bool = False
+) -> None:
+    """Append one line to the receipts of a task; it is in the store, durable, and in the body on return.
+
+    An item that has a receipt which says it was done gets no second one.
+
+    Args:
+        store: The project's store.
+        key: The task's key in it.
+        root: The project's root.
+        path: The task's file.
+        line: The line.
+        item: What it is for; "" for the line itself.
+        failed: Whether it says that the item was not done, so that another may follow.
+
+    Raises:
+        Unreadable: The file cannot be read; the receipt is kept all the same.
+        Refused: Another process keeps the file locked; likewise.
+    """
+    receipt = as_receipt(line)
+    store.receipts.enter(key, os.path.relpath(os.path.realpath(path), os.path.realpath(root)), item or receipt,
+                         receipt, failed=failed)  # fmt: skip
+    write_receipts(store, key, path)
+
+
+def as_receipt(line: str) -> str:
+    """Return *line* as it stands in a body: one line that begins with ``- ``."""
+    folded = " ".join(line.split())
+    return folded if folded.startswith("- ") else f"- {folded}"
+
+
+def receipt_lines(body: str) -> list[str]:
+    """Return the receipts that a text for a body consists of; none for any other text.
+
+    A text is receipts if it is one line, or a list of which each entry is one line.
+    """
+    lines = [line for line in body.splitlines() if line.strip()]
+    if len(lines) == 1 and not lines[0].startswith(("#", ">", "```", "~~~", " ", "\t", "|")):
+        return lines
+    return lines if all(line.startswith("- ") for line in lines) else []
+
+
+def write_receipts(store: Store, key: str, path: Path, *, removed: bool = False) -> None:
+    """Write those lines of a task's receipts into its body that are not written yet.
+
+    Args:
+        store: The project's store.
+        key: The task's key in it.
+        path: The task's file.
+        removed: Whether lines that were written, and are gone from the body, are written again.
+
+    Raises:
+        Unreadable: The file cannot be read.
+        Refused: Another process keeps the file locked.
+    """
+    from .tasks import change_text  # noqa: PLC0415 - the YAML loader, which not every command needs
+
+    handled: list[int] = []
+
+    def add(text: str, start: int) -> str:
+        kept = store.receipts.of(key)
+        handled[:] = [one.id for one in kept if not one.written]
+        for one in missing(kept, receipts_in(text, start)):
+            if removed or not one.written:
+                text = with_receipt(text, start, one.line)
+        return text
+
+    change_text(path, add)
+    store.receipts.set_written(handled)
+
+
+def write_left(store: Store, root: Path) -> int:
+    """Write the lines that crashed processes left out of bodies; return of how many tasks.
+
+    A file that is gone, or cannot be read, is passed over: `receipts verify` names it.
+    """
+    left = store.receipts.unwritten()
+    for key, relative in left:
+        try:
+            write_receipts(store, key, root / relative)
+        except Unreadable:
+            continue
+    return len(left)
+
+
+def missing(kept: Sequence[Receipt], there: Sequence[str]) -> list[Receipt]:
+    """Return the receipts that are not among the lines *there* of a body, the oldest first. Pure.
+
+    Of several with one line the latest are taken for the missing ones.
+    """
+    left = Counter(there)
+    found: list[Receipt] = []
+    for one in kept:
+        if left[one.line] > 0:
+            left[one.line] -= 1
+        else:
+            found.append(one)
+    return found
+
+
+# ------------------------------------------------------------------------- text
 
 
 def with_receipt(text: str, offset: int, receipt: str) -> str:

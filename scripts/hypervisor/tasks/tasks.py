@@ -218,7 +218,7 @@ def append_receipt(path: Path, line: str, item: str = "", *, failed: bool = Fals
     folded = " ".join(line.split())
     receipt = folded if folded.startswith("- ") else f"- {folded}"
     entry = Entry(item=item or receipt, phase="failed" if failed else "done", line=receipt)
-    _change_text(path, lambda text, start: Ledger.of(path).enter(text, start, entry))
+    change_text(path, lambda text, start: Ledger.of(path).enter(text, start, entry))
 
 
 def begin_receipt(path: Path, item: str, *, again: bool = False) -> str:
@@ -231,7 +231,7 @@ def begin_receipt(path: Path, item: str, *, again: bool = False) -> str:
         answers.append(Ledger.of(path).begin(item, again=again))
         return text
 
-    _change_text(path, begin)
+    change_text(path, begin)
     return answers[-1]
 
 
@@ -239,10 +239,18 @@ def mend_receipts(path: Path) -> None:
     """Put the receipts that the ledger has, and the body has not, into the body."""
     from ..ledger import Ledger  # noqa: PLC0415
 
-    _change_text(path, lambda text, start: Ledger.of(path).mend(text, start))
+    change_text(path, lambda text, start: Ledger.of(path).mend(text, start))
 
 
-def _change_text(path: Path, change: Callable[[str, int], str]) -> None:
+def change_text(path: Path, change: Callable[[str, int], str]) -> None:
+    """Replace a file's text by what *change* returns of it and of the place where its body begins.
+
+    Under the file's lock; durable on return.
+
+    Raises:
+        Unreadable: The file cannot be read.
+        Refused: Another process keeps the file locked.
+    """
     from ..documents import delimiters  # noqa: PLC0415 - with a file's text only
 
     def changed(data: bytes) -> tuple[bytes, list[str]]:
