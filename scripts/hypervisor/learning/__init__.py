@@ -1,1 +1,1 @@
-"""What finished tasks teach: statistics, advice on concurrency, lessons, and the hive."""
+"""What runs teach: throughput by class, advice on concurrency, lessons, and the hive."""

@@ -1,6 +1,6 @@
-"""What running agents at once gains: what was seen of a lane in, how many to run and why out. Pure.
+"""How many tasks of a class to run at once: measurements in, a number and the reason out. Pure.
 
-The formulas, and where they come from, stand in docs/learning.md; nothing else decides.
+The formulas, and where they come from, are in docs/learning.md; nothing else decides.
 """
 
 from __future__ import annotations
@@ -9,243 +9,248 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .learner import Known, Observed
+from ..store.lessons import LevelStats
+from .stats import NO_LEVEL, ClassStats, ConcurrencyClock, Sample, TaskClass, stats_of
 
-#: What does so much of what the fastest does is as fast.
-AS_FAST = 0.98
-#: The share of attempts that may be refused ("too many requests") before so many at once count as too many,
-#: and how many at least: a single one may be anybody's doing.
+#: A level with this share of the highest throughput is as fast.
+AS_FAST = 0.95
+#: Samples after which a level counts as measured; as many as run at once, if that is more.
+_LEAST = 6
+#: The share of refused attempts ("too many requests") above which a level is too high, and how many at
+#: least: a single one may have another cause.
 _REFUSED_SHARE, _REFUSED_LEAST = 0.05, 2
-#: From this share of the cores on the processor is what is short; from this benefit on nothing is.
+#: From this share of busy cores on, processors are the bottleneck; from this benefit on, nothing is.
 _BUSY_CORES, _FREE = 0.7, 0.8
-#: Attempts after which a figure is believed, or as many as run at once if that is more; and after which no
-#: more are made only to be surer.
-_LEAST, _ENOUGH = 6, 20
-Bottleneck = Literal["none", "cpu", "memory", "rate limit", "lock", "unknown"]
+#: An agent that keeps this share of a core busy waits for no other: fewer at once do less.
+_BUSY_AGENT = 0.8
 
-#: What there is too little of, in words.
-_WANT = {
-    "cpu": "processors", "memory": "memory", "rate limit": "its service's leave",
-    "lock": "something that one at a time can have",
-}  # fmt: skip
+Bottleneck = Literal["none", "cpu", "memory", "rate limit", "lock", "unknown"]
+_SHORT = {"cpu": "processors", "memory": "memory", "rate limit": "the service's rate limit",
+          "lock": "a shared lock or an unseen limit"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class Capacity:
     """What there is to run agents with."""
 
     cores: float
-    #: Memory that is free, in MB.
+    #: Free memory, in MB.
     ram_mb: float
     #: The most that may run at once.
     cap: int
-    #: From which benefit on more at once is worth what it costs.
+    #: The least benefit at which more at once is worth its cost (setting ``learning.worth``).
     worth: float = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """How many of a lane to run at once, and why."""
+    """How many of a class to run at once, and why."""
 
     concurrency: int
     #: One line, with the number of attempts that it rests on.
     why: str
-    #: How much of an agent's worth each further agent adds; None where that is not known.
+    #: What each further agent adds, as a share of the first; None if unknown.
     benefit: float | None = None
     bottleneck: Bottleneck = "unknown"
-    #: Attempts that were seen.
+    #: Attempts seen.
     samples: int = 0
-    #: Whether this level is tried to learn of it.
+    #: Whether this number is tried in order to measure it.
     explores: bool = False
 
 
 # --------------------------------------------------------------------- formulas
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """What so many at once bring on in a second, and by how much of it that may be wrong."""
-
-    value: float
-    doubt: float
-    tries: int
-    #: Cores that each agent kept busy; 0 where that is not known.
-    busy: float = 0.0
-
-    @property
-    def least(self) -> float:
-        """What it is at least, as far as can be said."""
-        return self.value * (1 - self.doubt)
-
-    @property
-    def most(self) -> float:
-        """What it may be."""
-        return self.value * (1 + self.doubt)
-
-
-Rates = Mapping[int, Rate]
-
-
-def rates_of(levels: Mapping[int, Observed]) -> dict[int, Rate]:
-    """Return the throughput of each number at once that is believed: k done / seconds (Little)."""
-    top = ceiling(levels)
+def throughput(levels: Mapping[int, LevelStats]) -> dict[int, float]:
+    """Return the items per second at each measured level: k done / seconds (Little's law)."""
+    top = refusal_limit(levels)
     return {
-        number: Rate(
-            value=number * seen.done / seen.seconds,
-            doubt=seen.doubt,
-            tries=seen.tries,
-            busy=seen.cpu_seconds / seen.seconds,
-        )
-        for number, seen in sorted(levels.items())
-        if seen.seconds > 0 and seen.tries >= max(_LEAST, number) and number <= top
+        level: level * seen.done / seen.seconds
+        for level, seen in sorted(levels.items())
+        if level != NO_LEVEL and level <= top and seen.seconds > 0 and seen.samples >= max(_LEAST, level)
     }
 
 
-def ceiling(levels: Mapping[int, Observed]) -> float:
+def refusal_limit(levels: Mapping[int, LevelStats]) -> float:
     """Return how many at once are not refused; infinite if none ever was."""
     too_many = [
-        number
-        for number, seen in levels.items()
-        if seen.refused >= _REFUSED_LEAST and seen.refused > _REFUSED_SHARE * seen.tries
+        level
+        for level, seen in levels.items()
+        if level != NO_LEVEL and seen.refused >= max(_REFUSED_LEAST, _REFUSED_SHARE * seen.samples)
     ]
     return max(1, min(too_many) - 1) if too_many else float("inf")
 
 
-def knee(rates: Rates) -> int | None:
-    """Return the fewest at once that no other number beats beyond doubt; None if nothing is known."""
-    least = AS_FAST * max((rate.least for rate in rates.values()), default=0.0)
-    return min((number for number, rate in rates.items() if least and rate.most >= least), default=None)
+def memory_limit(stats: ClassStats, capacity: Capacity) -> int:
+    """Return how many fit into free memory: at least one, at most the cap."""
+    ram = stats.ram_mb
+    return max(1, min(capacity.cap, int(capacity.ram_mb / ram))) if ram else capacity.cap
 
 
-def benefit(rates: Rates) -> float | None:
+def best_level(rates: Mapping[int, float]) -> int | None:
+    """Return the fewest at once that are as fast as any; None if nothing is measured."""
+    fastest = max(rates.values(), default=0.0)
+    as_fast = [level for level, rate in rates.items() if fastest and rate >= AS_FAST * fastest]
+    return min(as_fast, default=None)
+
+
+def benefit(rates: Mapping[int, float]) -> float | None:
     """Return what each agent adds beyond the first, as a share of what one does alone; None if unknown.
 
-    That is *p* in S(k) = 1 + p (k - 1), Gustafson's law, solved for two numbers at once. What lies within the
-    doubt of the two counts as gained.
+    That is *p* in S(k) = 1 + p (k - 1), Gustafson's law, solved for two levels.
     """
-    best = knee(rates)
+    best = best_level(rates)
     if best is None or len(rates) < 2:
         return None
     low = min(rates)
     high = best if best != low else max(rates)
-    if not rates[low].value:
+    if not rates[low]:
         return None
-    ratio = rates[high].value / rates[low].value
-    ratio = (
-        min(max(ratio, high / low), ratio * (1 + rates[low].doubt + rates[high].doubt))
-        if best != low
-        else ratio
-    )
+    ratio = rates[high] / rates[low]
     under = (high - 1) - ratio * (low - 1)
     return 1.0 if under <= 0 else min(1.0, max(0.0, (ratio - 1) / under))
 
 
-def bottleneck(known: Known, room: Room) -> Bottleneck:
-    """Return what keeps more from being done by more at once."""
-    if ceiling(known.levels) < float("inf"):
+def bottleneck(stats: ClassStats, capacity: Capacity) -> Bottleneck:
+    """Return what keeps more at once from doing more."""
+    if refusal_limit(stats.levels) < float("inf"):
         return "rate limit"
-    rates, most = rates_of(known.levels), fits(known, room)
-    best, gain = knee(rates), benefit(rates)
-    if most < room.cap and (best is None or best >= most):
+    rates, fits = throughput(stats.levels), memory_limit(stats, capacity)
+    best, gain = best_level(rates), benefit(rates)
+    if fits < capacity.cap and (best is None or best >= fits):
         return "memory"
     if best is None or gain is None:
         return "unknown"
     if best == max(rates) and gain >= _FREE:
         return "none"
-    if not known.totals.cpu_known_seconds:
+    # The shortage shows above the best level, if that was measured.
+    level = min((level for level in rates if level > best), default=best)
+    busy = stats.levels[level].busy
+    if busy is None:
         return "unknown"
-    # Above the knee is where it is short: there the cores are looked at, if that was seen.
-    number = min((number for number in rates if number > best), default=best)
-    seen = known.levels[number]
-    busy = number * seen.cpu_seconds / seen.seconds / room.cores
-    return "cpu" if busy >= _BUSY_CORES else "lock"
-
-
-def fits(known: Known, room: Room) -> int:
-    """Return how many have room in memory, one at least, and at most the cap."""
-    ram = known.ram_mb
-    return room.cap if not ram else max(1, min(room.cap, int(room.ram_mb / ram)))
+    return "cpu" if level * busy / capacity.cores >= _BUSY_CORES else "lock"
 
 
 # ----------------------------------------------------------------------- advice
 
 
-def advise(known: Known, room: Room, *, explores: bool, now: int = 0) -> Advice:
-    """Return how many of a lane to run at once.
+def advise(stats: ClassStats, capacity: Capacity, *, explores: bool) -> Advice:
+    """Return how many of a class to run at once.
 
     Args:
-        known: What was seen of it, and said.
-        room: What there is to run with.
-        explores: Whether to try numbers of which too little is known.
-        now: How many may run now, 0 before any did.
+        stats: What was measured and said of it.
+        capacity: What there is to run with.
+        explores: Whether to try one more or one fewer than the best, if that was not measured.
     """
-    top = int(min(fits(known, room), ceiling(known.levels)))
-    rates = {number: rate for number, rate in rates_of(known.levels).items() if number <= top}
-    gain, short, tries = benefit(rates), bottleneck(known, room), known.totals.tries
+    fits = memory_limit(stats, capacity)
+    top = int(min(fits, refusal_limit(stats.levels)))
+    rates = {level: rate for level, rate in throughput(stats.levels).items() if level <= top}
+    gain, short, samples = benefit(rates), bottleneck(stats, capacity), stats.total.samples
 
     def say(concurrency: int, why: str, *, to_learn: bool = False) -> Advice:
-        seen = f"{why}; {tries} attempt{'' if tries == 1 else 's'} seen"
+        seen = f"{why}; {samples} attempt{'' if samples == 1 else 's'} seen"
         return Advice(
-            concurrency=concurrency, why=seen, benefit=gain, bottleneck=short, samples=tries,
+            concurrency=concurrency, why=seen, benefit=gain, bottleneck=short, samples=samples,
             explores=to_learn,
         )  # fmt: skip
 
-    best = knee(rates)
+    best = best_level(rates)
     if best is None or (len(rates) < 2 and not explores):
-        return say(*_untried(known, room, top, explores=explores))
-    told = ", ".join(f"{number}: {rate.value * 60:.3g}/min" for number, rate in rates.items())
-    if explores and (probe := _probe(rates, best, top, now)):
-        return say(probe, f"to learn of it ({told})", to_learn=True)
-    if best == max(rates) < top and gain is not None and gain >= room.worth:
-        return say(top, f"each further one adds {gain:.2f} of one ({told})")
-    want = f", for want of {_WANT[short]}" if short in _WANT else ""
-    refused = "more are refused" if top < fits(known, room) else "as many as may"
-    return say(best, (refused if best == top else "more is not faster") + f" ({told}){want}")
+        return say(*_unmeasured(stats, capacity, top, explores=explores))
+    figures = ", ".join(f"{level}: {rate * 60:.3g}/min" for level, rate in rates.items())
+    if explores and (probe := _probe(stats, rates, best, top)):
+        return say(probe, f"measuring {probe} ({figures})", to_learn=True)
+    if best == max(rates) < top and gain is not None and gain >= capacity.worth:
+        return say(top, f"each further agent adds {gain:.2f} of one ({figures})")
+    limit = f", limited by {_SHORT[short]}" if short in _SHORT else ""
+    at_top = "more are refused" if top < fits else "as many as may run"
+    return say(best, f"{at_top if best == top else 'more are not faster'} ({figures}){limit}")
 
 
-def _untried(known: Known, room: Room, top: int, *, explores: bool) -> tuple[int, str]:
-    """Return a level for a lane of which no two levels are known, and why."""
-    told = known.told
-    if told is not None and told.benefit is not None:
-        if told.benefit < room.worth:
-            return 1, f"said to gain {told.benefit:g} of one by each further agent"
-        return top, f"said to gain {told.benefit:g} of one by each further agent"
-    if ceiling(known.levels) < float("inf"):
+def _unmeasured(stats: ClassStats, capacity: Capacity, top: int, *, explores: bool) -> tuple[int, str]:
+    """Return a number for a class of which no two levels are measured, and why."""
+    lesson = stats.lesson
+    if lesson is not None and lesson.benefit is not None:
+        low = lesson.benefit < capacity.worth
+        return 1 if low else top, f"said to gain {lesson.benefit:g} of one by each further agent"
+    if refusal_limit(stats.levels) < float("inf"):
         return top, "more were refused"
     if explores:
-        # Half of what may run: from there it is one step up, and few down.
-        return max(1, (top + 1) // 2), "nothing is known yet"
-    return top, "too little is known to run fewer"
+        return max(1, (top + 1) // 2), "nothing is measured yet"
+    return top, "too little is measured to run fewer"
 
 
-def _probe(rates: Rates, best: int, top: int, now: int) -> int | None:
-    """Return a number that might be faster than the best, or as fast with fewer; None if none is left.
+def _probe(stats: ClassStats, rates: Mapping[int, float], best: int, top: int) -> int | None:
+    """Return one more or one fewer than the best, if that may be better and was not measured."""
+    if best + 1 <= top and best + 1 not in rates:
+        return best + 1
+    busy = stats.levels[best].busy or 0.0
+    return best - 1 if best > 1 and best - 1 not in rates and busy < _BUSY_AGENT else None
 
-    Where nothing is known beyond the best, that is twice the best, or half of it; else the middle between it
-    and its neighbour. Throughput is taken to bend downwards only as more run, so that the line through two
-    numbers bounds what lies beyond: what could not be worth it even so is not tried. At last, the best and
-    the fastest are made surer of.
+
+# ----------------------------------------------------------------------- policy
+
+
+class ConcurrencyPolicy:
+    """Decides, while a run works, how many of each class may run at once. Times are passed in.
+
+    Args:
+        strategy: ``parallel`` and ``sequential`` need no advice; ``auto`` follows what is known at the start;
+            ``adaptive`` also learns on the way, and measures what is unknown.
+        capacity: What there is to run with.
+        known: What is known of each class.
     """
-    goal = max(rate.value for rate in rates.values())
-    above = min((number for number in rates if number > best), default=None)
-    below = max((number for number in rates if number < best), default=0)
-    up = min(top, 2 * best) if above is None else (best + above) // 2
-    low = rates[below].least if below else 0.0
-    line = rates[best].most + (rates[best].most - low) / (best - below) * (up - best)
-    faster = up not in rates and line * AS_FAST >= goal
-    down = (best + below) // 2 if below else best // 2
-    # Between 0 and the fewest that were tried nothing is known: one agent may do all. But one that keeps a
-    # processor busy all the time waits for no other, so that fewer do less.
-    as_fast = down >= 1 and down not in rates and rates[best].busy < _FREE
-    if below:
-        as_fast = as_fast and rates[below].most * down / below >= AS_FAST * goal
-    if faster and (above is None or not as_fast):
-        return up
-    if as_fast:
-        return down
-    fastest = max(rates, key=lambda number: rates[number].value)
-    unsure = [number for number in {best, fastest} if rates[number].tries < _ENOUGH]
-    if not unsure or best == fastest:
-        return None
-    # Not one after the other in turns: what changes all the time is measured at no number.
-    return now if now in unsure else min(unsure)
+
+    def __init__(self, strategy: str, capacity: Capacity, known: Mapping[TaskClass, ClassStats]) -> None:
+        self._strategy = strategy
+        self._capacity = capacity
+        self._stats = dict(known)
+        self._clocks: dict[TaskClass, ConcurrencyClock] = {}
+        self._advice: dict[TaskClass, Advice] = {}
+
+    @property
+    def advises(self) -> bool:
+        """Whether the number of a class may be below the run's own limit."""
+        return self._strategy in ("auto", "adaptive")
+
+    @property
+    def explores(self) -> bool:
+        """Whether it learns while the run works."""
+        return self._strategy == "adaptive"
+
+    def advice(self, task_class: TaskClass) -> Advice:
+        """Return the advice for a class as it stands."""
+        if task_class not in self._advice:
+            self._advice[task_class] = self._advise(task_class)
+        return self._advice[task_class]
+
+    def started(self, task: str, task_class: TaskClass, now: float) -> None:
+        """Note that an attempt begins."""
+        self._clock(task_class).started(task, now)
+
+    def dropped(self, task: str, task_class: TaskClass, now: float) -> None:
+        """Note that what was started turned out to be no attempt."""
+        self._clock(task_class).ended(task, now)
+
+    def ended(self, sample: Sample) -> int:
+        """Note that an attempt is over; return the level for which it counts, `NO_LEVEL` for none."""
+        task_class = sample.task_class
+        level = self._clock(task_class).ended(sample.task, sample.end)
+        stats = self._stats.get(task_class, ClassStats())
+        self._stats[task_class] = stats.adding(level, stats_of(sample))
+        return level
+
+    def revise(self, task_class: TaskClass) -> Advice | None:
+        """Return new advice for a class after an attempt; None if its number stays as it was."""
+        if not self.explores:
+            return None
+        before, fresh = self.advice(task_class), self._advise(task_class)
+        self._advice[task_class] = fresh
+        return fresh if fresh.concurrency != before.concurrency else None
+
+    def _advise(self, task_class: TaskClass) -> Advice:
+        stats = self._stats.get(task_class, ClassStats())
+        return advise(stats, self._capacity, explores=self.explores)
+
+    def _clock(self, task_class: TaskClass) -> ConcurrencyClock:
+        return self._clocks.setdefault(task_class, ConcurrencyClock())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..core.errors import UsageError
-from .learner import INDEPENDENT
+from .stats import INDEPENDENT
 
 PIPELINE, MAP_REDUCE = "pipeline", "map-reduce"
 #: What a task is that gathers the results of others.

@@ -85,12 +85,12 @@ class Findings:
         return self._read(SQL.matching, {**parameters, "query": query})
 
     def of_batch(self, batch: str, since: int) -> list[Finding]:
-        """Return the findings of a batch, and those of any task since then that name no batch; oldest first."""
+        """Return the findings of a batch, and those of tasks in no batch since then; the oldest first."""
         return self._read(SQL.of_batch, {"batch": batch, "since": since})
 
     def branches(self) -> dict[str, int]:
         """Return the number of findings of each branch."""
-        return {branch: count for branch, count in self._engine.read(SQL.branches)}
+        return dict(self._engine.read(SQL.branches))
 
     def _read(self, statement: str, parameters: dict[str, object]) -> list[Finding]:
         return [_finding_of(row) for row in self._engine.read(statement, parameters)]

@@ -19,10 +19,10 @@ _DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LessonRecord:
+class Lesson:
     """What somebody says of a task type."""
 
-    task_type: str
+    task_type: str = ""
     #: 0: a further agent adds nothing; 1: as much as the first; None: not said.
     benefit: float | None = None
     notes: str = ""
@@ -54,26 +54,49 @@ class SampleRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LevelStats:
+    """Samples of one class at one number at once, added up."""
+
+    samples: int = 0
+    #: Those that ended in success or blocked, and in success alone.
+    done: int = 0
+    successes: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    #: Processor time, and the seconds of those samples of which it is known.
+    cpu_seconds: float = 0.0
+    cpu_known_seconds: float = 0.0
+    #: The most of any; None if it is known of none.
+    ram_mb: float | None = None
+    #: Tokens of the attempts of which they are known, and the number of these.
+    tokens: int = 0
+    tokens_known: int = 0
+
+    def __add__(self, other: LevelStats) -> LevelStats:
+        known = [ram for ram in (self.ram_mb, other.ram_mb) if ram is not None]
+        return LevelStats(
+            samples=self.samples + other.samples, done=self.done + other.done,
+            successes=self.successes + other.successes, refused=self.refused + other.refused,
+            seconds=self.seconds + other.seconds, cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+            cpu_known_seconds=self.cpu_known_seconds + other.cpu_known_seconds,
+            ram_mb=max(known, default=None), tokens=self.tokens + other.tokens,
+            tokens_known=self.tokens_known + other.tokens_known,
+        )  # fmt: skip
+
+    @property
+    def busy(self) -> float | None:
+        """Cores that each agent kept busy; None if unknown."""
+        return self.cpu_seconds / self.cpu_known_seconds if self.cpu_known_seconds else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """The samples of one class at one number at once, added up."""
+    """What was measured of one class at one number at once."""
 
     task_type: str
     pattern: str
     at_once: int
-    samples: int
-    #: Results that brought the batch on (success or blocked), and successes alone.
-    done: int
-    successes: int
-    refused: int
-    seconds: float
-    cpu_seconds: float
-    #: Seconds of the samples whose processor time is known.
-    cpu_known_seconds: float
-    #: The most of any; None if unknown.
-    ram_mb: float | None
-    #: Tokens of the attempts whose tokens are known, and their number.
-    tokens: int
-    tokens_known: int
+    stats: LevelStats
 
 
 class LessonTable:
@@ -82,29 +105,29 @@ class LessonTable:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, lesson: LessonRecord) -> LessonRecord:
+    def add(self, lesson: Lesson) -> Lesson:
         """*Atomically* keep what is said of a task type; what is None or "" stays as it was. Durable."""
         parameters = {
-            "type": lesson.task_type, "author": lesson.author, "notes": lesson.notes, "benefit": lesson.benefit,
-            "cpu": lesson.cpu, "ram_mb": lesson.ram_mb,
+            "type": lesson.task_type, "author": lesson.author, "notes": lesson.notes,
+            "benefit": lesson.benefit, "cpu": lesson.cpu, "ram_mb": lesson.ram_mb,
         }  # fmt: skip
 
-        def body(tx: Transaction) -> LessonRecord:
+        def body(tx: Transaction) -> Lesson:
             tx.run(SQL.add_lesson, parameters)
             return _lesson_of(tx.run(SQL.lesson, {"type": lesson.task_type})[0])
 
         return self._engine.write(body, durable=True)
 
-    def all(self) -> list[LessonRecord]:
+    def all(self) -> list[Lesson]:
         """Return what is said, by type."""
         return [_lesson_of(row) for row in self._engine.read(SQL.lessons)]
 
     def add_samples(self, samples: Sequence[SampleRecord]) -> None:
         """Keep samples; one of an attempt that has one already changes nothing."""
         rows = [
-            {"attempt": one.attempt, "type": plain(one.task_type), "pattern": one.pattern, "at_once": one.at_once,
-             "seconds": one.seconds, "refused": int(one.refused), "cpu_seconds": one.cpu_seconds,
-             "ram_mb": one.ram_mb}
+            {"attempt": one.attempt, "type": plain(one.task_type), "pattern": one.pattern,
+             "at_once": one.at_once, "seconds": one.seconds, "refused": int(one.refused),
+             "cpu_seconds": one.cpu_seconds, "ram_mb": one.ram_mb}
             for one in samples
         ]  # fmt: skip
         self._engine.write(lambda tx: tx.each(SQL.add_sample, rows))
@@ -120,17 +143,19 @@ class LessonTable:
         return [_figures_of(row) for row in rows]
 
 
-def _lesson_of(row: Row) -> LessonRecord:
+def _lesson_of(row: Row) -> Lesson:
     task_type, at, author, notes, benefit, cpu, ram_mb = row
-    return LessonRecord(
+    return Lesson(
         task_type=task_type, at=at, author=author, notes=notes, benefit=benefit, cpu=cpu, ram_mb=ram_mb
     )
 
 
 def _figures_of(row: Row) -> Figures:
-    (task_type, pattern, at_once, samples, done, successes, refused, seconds, cpu, cpu_known, ram, tokens, known) = row
-    return Figures(
-        task_type=task_type, pattern=pattern, at_once=at_once, samples=samples, done=int(done),
-        successes=int(successes), refused=int(refused), seconds=seconds, cpu_seconds=cpu,
-        cpu_known_seconds=cpu_known, ram_mb=ram, tokens=int(tokens), tokens_known=known,
+    task_type, pattern, at_once, *sums = row
+    samples, done, successes, refused, seconds, cpu, cpu_known, ram_mb, tokens, tokens_known = sums
+    stats = LevelStats(  # PostgreSQL adds integers up to a Decimal
+        samples=samples, done=int(done), successes=int(successes), refused=int(refused), seconds=seconds,
+        cpu_seconds=cpu, cpu_known_seconds=cpu_known, ram_mb=ram_mb, tokens=int(tokens),
+        tokens_known=tokens_known,
     )  # fmt: skip
+    return Figures(task_type=task_type, pattern=pattern, at_once=at_once, stats=stats)
