@@ -27,6 +27,7 @@ from .columns import from_column, plain, to_column
 from .records import (
     Abandoned,
     Accepted,
+    AgentTask,
     Answer,
     Attempt,
     Claim,
@@ -95,6 +96,7 @@ class Claims:
         reopen: bool = False,
         batch: int | None = None,
         lock: str = "",
+        task: AgentTask | None = None,
     ) -> Claim | Held | Decided:
         """*Atomically* claim the item *key*, which is made known to the store if it is not.
 
@@ -106,6 +108,8 @@ class Claims:
             reopen: Whether a finished and published item begins its next cycle.
             batch: The batch in whose name the work is done, if any.
             lock: The name of the lock directory that the claim makes, "" for none.
+            task: What the worker's session is to know of the claim (see `sessions.AgentClaim`); None for a claim
+                that is no work of an agent, and for a worker without a session.
 
         Returns:
             The claim; or who holds the item; or its result.
@@ -117,6 +121,8 @@ class Claims:
             rows = tx.run(SQL.claim_work, {"work": work.id}) if not work.decided else []
             if rows:
                 found = self._open(tx, rows, worker.id, batch, revert=revert, lock=lock)
+                if task is not None and worker.session:
+                    add_agent_claim(tx, worker.session, worker.agent, found[0].attempt, task)
                 return found[0]
             return _not_claimed(tx, work)
 
@@ -265,6 +271,46 @@ class Claims:
         """
         self.fail(claim, reason, counted=False, delay=delay)
 
+    def unclaim(self, claims: Iterable[Claim], *, delay: float = 0.0) -> None:
+        """Give back claims whose work was never begun: as if they had not been made.
+
+        Their attempts are deleted and the numbers used again. Those that were lost meanwhile are passed
+        over. A lock directory has to be removed before.
+
+        Args:
+            claims: Claims of this process.
+            delay: Seconds before which `claim_next` does not return the items.
+        """
+        attempts = [claim.attempt for claim in claims]
+        if attempts:
+            self._engine.write(lambda tx: _unclaim(tx, attempts, delay))
+
+    def set_lock(self, claim: Claim, lock: str) -> None:
+        """Keep the name of the lock directory that is about to be made.
+
+        Raises:
+            ClaimLost: The claim is no longer held.
+        """
+        self._note(SQL.set_lock, claim.attempt, lock=lock)
+
+    def release_in(self, tx: Transaction, attempt: int, reason: str) -> int | None:
+        """Do as `release` does, as a part of another noun's transaction.
+
+        Returns:
+            The work; None if the attempt had ended.
+        """
+        parameters = {
+            "attempt": attempt, "outcome": "again", "detail": plain(reason), "counted": 0, "tokens": None,
+            "cost_usd": None, "log": None,
+        }  # fmt: skip
+        ended = tx.run(SQL.end_attempt, parameters)
+        if not ended:
+            return None
+        work = int(ended[0][1])
+        self._give_back(tx, work, counted=False)
+        tx.run(SQL.add_event, _event("released", work, attempt, plain(reason)))
+        return work
+
     def revoke(self, attempt: int, why: str, *, counted: bool = True) -> Revoked | None:
         """End an open attempt, whoever holds it; its holder can no longer complete.
 
@@ -317,13 +363,36 @@ class Claims:
         return self._engine.write(body)
 
     def revoke_worker(
-        self, worker: str, why: str, *, counted: bool = True, limit: int = SWEEP
+        self,
+        worker: str,
+        why: str,
+        *,
+        counted: bool = True,
+        in_hand: int | None = None,
+        limit: int = SWEEP,
     ) -> list[Revoked]:
-        """Revoke the open attempts of a worker that is dead, at most *limit* of them."""
+        """Revoke the open attempts of a worker that is dead, at most *limit* of them.
+
+        Args:
+            worker: `Worker.id`.
+            why: For people.
+            counted: Whether it costs the items an attempt.
+            in_hand: The only attempt that was begun, where that is known (0 for none): the others cost
+                nothing.
+            limit: The most that one call revokes.
+
+        Returns:
+            Those that were begun.
+        """
 
         def body(tx: Transaction) -> list[Revoked]:
             rows = tx.run(SQL.open_of_worker, {"worker": worker, "limit": limit})
-            found = [self._revoke(tx, row[0], why, counted=counted) for row in rows]
+            waiting = [] if in_hand is None else [row for row in rows if row[0] != in_hand]
+            # One with a lock directory stays on record, so that the directory is known as ours.
+            _unclaim(tx, [row[0] for row in waiting if row[1] is None])
+            locked = {row[0] for row in waiting if row[1] is not None}
+            begun = [row[0] for row in rows if row not in waiting or row[0] in locked]
+            found = [self._revoke(tx, one, why, counted=counted and one not in locked) for one in begun]
             return [one for one in found if one is not None]
 
         return self._engine.write(body)
@@ -536,6 +605,16 @@ class Claims:
             raise ClaimLost(lost)
 
 
+def _unclaim(tx: Transaction, attempts: Sequence[int], delay: float = 0.0) -> None:
+    rows = tx.run(SQL.forget_attempts, {"ids": json.dumps(list(attempts))})
+    if not rows:
+        return
+    works = json.dumps([work for _, work in rows])
+    tx.run(SQL.not_begun, {"ids": works, "delay": round(delay * 1000)})
+    tx.run(SQL.all_ready_again, {"ids": works})
+    tx.each(SQL.add_event, [_event("released", work, attempt, "not begun") for attempt, work in rows])
+
+
 def add_worker(tx: Transaction, worker: Worker) -> None:
     """Register a worker within a transaction."""
     process = worker.process
@@ -544,6 +623,18 @@ def add_worker(tx: Transaction, worker: Worker) -> None:
         {"id": worker.id, "kind": worker.kind.value, "name": worker.name, "host": process.host,
          "boot": process.boot, "pid_namespace": process.pid_namespace, "pid": process.pid,
          "process_start": process.start, "session": worker.session, "agent": worker.agent},
+    )  # fmt: skip
+
+
+def add_agent_claim(
+    tx: Transaction, session: str, agent: str, attempt: int, task: AgentTask, *, assigned: bool = False
+) -> None:
+    """Note, within a transaction, under which claim an agent works."""
+    tx.run(SQL.add_session, {"session": session})
+    tx.run(
+        SQL.add_agent_claim,
+        {"session": session, "agent": agent, "attempt": attempt, "task": plain(task.task),
+         "receipts": json.dumps(task.receipts), "receipts_to": plain(task.receipts_to), "assigned": int(assigned)},
     )  # fmt: skip
 
 

@@ -41,6 +41,17 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentTask:
+    """What the hooks of an agent's client need to know of the task that the agent claims."""
+
+    #: The task's id.
+    task: str
+    #: Tools whose use leaves a receipt in the task, and the id of another task that gets it too ("" for none).
+    receipts: tuple[str, ...] = ()
+    receipts_to: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to work on one item: a lease, which can be lost at any moment.
 
@@ -231,3 +242,5 @@ class BatchRecord:
     queue_tail: bytes = b""
     drain_at: int | None = None
     finished_at: int | None = None
+    #: Lines that named an item which another line had named before.
+    duplicates: int = 0

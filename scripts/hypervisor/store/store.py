@@ -20,6 +20,7 @@ from .lessons import LessonTable
 from .liveness import LivenessChecker, Rescuer
 from .merges import Merges
 from .progress import BatchProgress
+from .sessions import Sessions
 from .receipts import Receipts
 from .spend import Account, Spending
 from .records import Claim
@@ -108,6 +109,11 @@ class Store:
     def receipts(self) -> Receipts:
         """The receipts of tasks."""
         return Receipts(self.engine)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Sessions of clients, and their agents."""
+        return Sessions(self.engine, self.claims, self.folder, self.settings["claims"]["lease_seconds"])
 
     @cached_property
     def rescuer(self) -> Rescuer:

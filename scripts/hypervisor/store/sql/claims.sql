@@ -51,12 +51,26 @@ WHERE id = :work AND state = 'running'
 
 -- name: give_back
 UPDATE work SET attempts = attempts + :counted,
-    state = CASE WHEN attempts + :counted >= :limit THEN 'failed' ELSE 'ready' END,
-    result = CASE WHEN attempts + :counted >= :limit THEN :gave_up END,
-    decided_at = CASE WHEN attempts + :counted >= :limit THEN {now} END,
+    state = CASE WHEN :counted > 0 AND attempts + :counted >= :limit THEN 'failed' ELSE 'ready' END,
+    result = CASE WHEN :counted > 0 AND attempts + :counted >= :limit THEN :gave_up END,
+    decided_at = CASE WHEN :counted > 0 AND attempts + :counted >= :limit THEN {now} END,
     not_before = CASE WHEN :delay > 0 THEN {now} + :delay ELSE 0 END
 WHERE id = :work AND state = 'running'
 RETURNING state
+
+-- name: forget_attempts
+DELETE FROM attempt WHERE id IN {ids} AND ended_at IS NULL RETURNING id, work
+
+-- name: not_begun
+UPDATE work SET state = 'ready', last_number = last_number - 1,
+    not_before = CASE WHEN :delay > 0 THEN {now} + :delay ELSE 0 END
+WHERE id IN {ids} AND state = 'running'
+
+-- name: all_ready_again
+UPDATE batch_item SET ready = 1 WHERE work IN {ids} AND ready = 0
+
+-- name: set_lock
+UPDATE attempt SET lock = :lock WHERE id = :attempt AND ended_at IS NULL RETURNING id
 
 -- name: ready_again
 UPDATE batch_item SET ready = 1 WHERE work = :work AND ready = 0
@@ -80,7 +94,7 @@ SELECT DISTINCT w.id, w.kind, w.name, w.host, w.boot, w.pid_namespace, w.pid, w.
 FROM attempt AS a JOIN worker AS w ON w.id = a.worker WHERE a.ended_at IS NULL
 
 -- name: open_of_worker
-SELECT id FROM attempt WHERE worker = :worker AND ended_at IS NULL ORDER BY id LIMIT :limit
+SELECT id, lock FROM attempt WHERE worker = :worker AND ended_at IS NULL ORDER BY id LIMIT :limit
 
 -- name: latest
 SELECT id, key, cycle, text, state, attempts, last_number, result, published_at IS NOT NULL
@@ -176,3 +190,12 @@ UPDATE batch_item SET work = :next, ready = 1 WHERE batch = :batch AND work = :w
 -- name: forget_workers
 DELETE FROM worker WHERE seen_at < {now} - :age AND kind = 'process'
     AND NOT EXISTS (SELECT 1 FROM attempt WHERE attempt.worker = worker.id)
+
+-- name: add_agent_claim
+INSERT INTO agent_claim (session, agent, attempt, task, receipts, receipts_to, assigned)
+VALUES (:session, :agent, :attempt, :task, :receipts, :receipts_to, :assigned)
+ON CONFLICT (session, agent, attempt) DO UPDATE SET task = excluded.task, receipts = excluded.receipts,
+    receipts_to = excluded.receipts_to
+
+-- name: add_session
+INSERT INTO session (id, seen_at) VALUES (:session, {now}) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at

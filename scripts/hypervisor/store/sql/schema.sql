@@ -12,6 +12,8 @@ CREATE TABLE batch (
     -- Bytes of the queue file that were taken in, and the last bytes before that place.
     queue_offset {int} NOT NULL DEFAULT 0,
     queue_tail {blob},
+    -- Lines that named an item which another line had named before.
+    duplicates {int} NOT NULL DEFAULT 0,
     drain_at {int},
     finished_at {int}
 ) {strict};
