@@ -63,8 +63,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "spawn": "make tasks of free text and run an agent on each, in the background",
         "stats": "show what runs, what is queued, and the machine's zone",
     },
-    "cli_hive": {"hive": "share what was found, and look for what others have found"},
-    "cli_learn": {"learn": "show, or add to, what is known of running tasks at once"},
+    "hive": {"hive": "share findings between agents, and search them"},
+    "learn": {"learn": "show or add what is known of running tasks of each type in parallel"},
 }
 
 

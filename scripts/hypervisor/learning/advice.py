@@ -76,7 +76,9 @@ def refusal_limit(levels: Mapping[int, LevelStats]) -> float:
     too_many = [
         level
         for level, seen in levels.items()
-        if level != NO_LEVEL and seen.refused >= max(_REFUSED_LEAST, _REFUSED_SHARE * seen.samples)
+        if level != NO_LEVEL
+        and seen.refused >= _REFUSED_LEAST
+        and seen.refused > _REFUSED_SHARE * seen.samples
     ]
     return max(1, min(too_many) - 1) if too_many else float("inf")
 
