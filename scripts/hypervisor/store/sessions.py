@@ -149,7 +149,7 @@ class Sessions:
         return self._engine.write(body)
 
     def end(self, session: str, why: str) -> list[AgentClaim]:
-        """*Atomically* release all that a session's agents hold, and free their places; return what was released.
+        """*Atomically* release all that a session's agents hold, and free their places.
 
         What the session was not told yet stays to be told: a client may go on with a session that has ended.
         """
@@ -230,7 +230,10 @@ class Sessions:
         self._engine.write(body)
 
     def ended(self, session: str, agent: str) -> bool:
-        """Free the place of an agent; return whether it had one. Nothing is kept where the session has no workers."""
+        """Free the place of an agent; return whether it had one.
+
+        Nothing is kept where the session has no workers.
+        """
         parameters = self._slots(session, agent=agent)
         if not self._engine.read(SQL.any_slot, parameters):
             return False
@@ -253,10 +256,10 @@ class Sessions:
         return [row[0] for row in self._engine.read(SQL.background_agents, self._slots(session))]
 
     def _slots(self, session: str, *, agent: str = "", use: str = "", background: int = 0) -> dict[str, Any]:
-        # A place that lasts longer than any is from before the machine was started again: its clock began anew.
+        # A place that lasts longer than any is from before the machine was started again.
         return {
-            **_who(session, agent), "use": plain(use, _LONGEST), "background": background, "lease": self._lease,
-            "patience": _REQUEST_MS, "longest": max(self._lease, _REQUEST_MS),
+            **_who(session, agent), "use": plain(use, _LONGEST), "background": background,
+            "lease": self._lease, "patience": _REQUEST_MS, "longest": max(self._lease, _REQUEST_MS),
         }  # fmt: skip
 
     # ------------------------------------------------------------------- runs
@@ -336,8 +339,8 @@ class Sessions:
         def body(tx: Transaction) -> None:
             for session in old:
                 for statement in (
-                    SQL.forget_claims, SQL.forget_slots, SQL.forget_runs, SQL.forget_deliveries, SQL.forget_said,
-                    SQL.forget_session,
+                    SQL.forget_claims, SQL.forget_slots, SQL.forget_runs, SQL.forget_deliveries,
+                    SQL.forget_said, SQL.forget_session,
                 ):  # fmt: skip
                     tx.run(statement, {"session": session})
 
@@ -376,8 +379,8 @@ def _claim_of(row: Row) -> AgentClaim:
     (session, agent, task, receipts, receipts_to, assigned, left_open, attempt, number, worker, lock, outcome,
      detail, work, key, cycle, text, state, result) = row  # fmt: skip
     claim = Claim(
-        attempt=attempt, work=work, key=key, cycle=cycle, number=number, text=from_column(text), worker=worker,
-        lock=lock or "",
+        attempt=attempt, work=work, key=key, cycle=cycle, number=number, text=from_column(text),
+        worker=worker, lock=lock or "",
     )  # fmt: skip
     return AgentClaim(
         session=session, agent=agent, claim=claim, assigned=bool(assigned),

@@ -19,6 +19,7 @@ from .hive import Findings
 from .lessons import LessonTable
 from .liveness import LivenessChecker, Rescuer
 from .merges import Merges
+from .notices import NoticeQueue
 from .progress import BatchProgress
 from .sessions import Sessions
 from .receipts import Receipts
@@ -114,6 +115,10 @@ class Store:
     def sessions(self) -> Sessions:
         """Sessions of clients, and their agents."""
         return Sessions(self.engine, self.claims, self.folder, self.settings["claims"]["lease_seconds"])
+
+    def notices(self, session: str) -> NoticeQueue:
+        """Return what a session was told, and what not yet."""
+        return NoticeQueue(self.engine, session)
 
     @cached_property
     def rescuer(self) -> Rescuer:
