@@ -43,6 +43,8 @@ from .records import (
 
 SQL = statements.load("claims")
 
+#: One encoder for all, as `json.dumps` makes one a call.
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 #: Claims that one call takes from dead or silent workers; those that are left are taken by the next call.
 SWEEP = 200
 
@@ -81,7 +83,13 @@ class Claims:
         """
 
         def body(tx: Transaction) -> list[Claim]:
-            rows = sorted(tx.run(SQL.claim_next, {"batch": batch, "limit": limit}))
+            rows = tx.run(SQL.next_ready, {"batch": batch, "limit": limit})
+            if not rows:
+                return []
+            ids = json.dumps([row[0] for row in rows])
+            claimed = {row[0] for row in tx.run(SQL.claim_works, {"ids": ids})}
+            # Where another session was faster than the lock, which only PostgreSQL could do.
+            rows = [row for row in rows if row[0] in claimed]
             return self._open(tx, rows, worker.id, batch, locks=locks)
 
         return self._engine.write(body)
@@ -167,37 +175,33 @@ class Claims:
             OSError: Undecided; call again.
         """
 
+        # Outside the transaction, in which others wait.
+        texts = [_text(one.result) for one in completions]
+        ids = json.dumps([one.attempt for one in completions])
+
         def body(tx: Transaction) -> list[Answer]:
-            texts = {one.attempt: _text(one.result) for one in completions}
-            ended = dict(
-                tx.each(
-                    SQL.end_attempt,
-                    [
-                        {"attempt": one.attempt, "outcome": one.status, "counted": 0, "log": one.log,
-                         "detail": plain(one.result.get("outcome", "")), "tokens": one.tokens,
-                         "cost_usd": one.cost_usd}
-                        for one in completions
-                    ],
+            held: dict[int, int] = dict(tx.run(SQL.lock_open, {"ids": ids}))
+            answers: list[Answer | None] = []
+            ends, results = [], []
+            for one, text in zip(completions, texts, strict=True):
+                work = held.pop(one.attempt, None)  # the first of two ends of one attempt counts
+                answers.append(None if work is None else Accepted(work=work, result=one.result))
+                if work is None:
+                    continue
+                ends.append(
+                    {"attempt": one.attempt, "outcome": one.status, "log": one.log, "tokens": one.tokens,
+                     "detail": plain(one.result.get("outcome", "")), "cost_usd": one.cost_usd}
+                )  # fmt: skip
+                results.append(
+                    {"work": work, "state": one.status, "result": text, "published": int(one.published)}
                 )
-            )  # fmt: skip
-            mine = [one for one in completions if one.attempt in ended]
-            tx.each(
-                SQL.decide,
-                [
-                    {"work": ended[one.attempt], "state": one.status, "result": texts[one.attempt],
-                     "published": int(one.published)}
-                    for one in mine
-                ],
-            )  # fmt: skip
-            tx.each(
-                SQL.add_event,
-                [_event("completed", ended[one.attempt], one.attempt, one.status) for one in mine],
-            )
+            if ends:
+                tx.each(SQL.complete_attempt, ends)
+                tx.each(SQL.decide, results)
+                tx.run(SQL.add_completed, {"ids": json.dumps([end["attempt"] for end in ends])})
             return [
-                Accepted(work=ended[one.attempt], result=one.result)
-                if one.attempt in ended
-                else _answer_again(tx, one, texts[one.attempt])
-                for one in completions
+                answer if answer is not None else _answer_again(tx, one, text)
+                for answer, one, text in zip(answers, completions, texts, strict=True)
             ]
 
         return self._engine.write(body, durable=True)
@@ -534,36 +538,22 @@ class Claims:
         """Insert the attempts of work that was just set running."""
         if not rows:
             return []
-        shared = {
-            "worker": worker, "batch": batch, "lease": self._lease,
-            "revert": None if revert is None else _text(revert),
-        }  # fmt: skip
-        names = [lock or (key if locks else "") for _, key, _, _, _ in rows]
-        ids = tx.each(
-            SQL.open_attempt,
-            [
-                {**shared, "work": row[0], "number": row[4], "lock": name or None}
-                for row, name in zip(rows, names, strict=True)
-            ],
-        )
-        tx.run(SQL.not_ready, {"ids": json.dumps([row[0] for row in rows])})
-        tx.each(
-            SQL.add_event,
-            [_event("claimed", row[0], id_[0], worker) for row, id_ in zip(rows, ids, strict=True)],
-        )
+        ids = json.dumps([row[0] for row in rows])
+        opened = tx.run(
+            SQL.open_attempts,
+            {"ids": ids, "worker": worker, "batch": batch, "lease": self._lease, "lock": lock or None,
+             "locks": int(locks), "revert": None if revert is None else _text(revert)},
+        )  # fmt: skip
+        tx.run(SQL.not_ready, {"ids": ids})
+        tx.run(SQL.add_claimed, {"ids": json.dumps([row[0] for row in opened])})
+        attempts = {work: (attempt, number) for attempt, work, number in opened}
         return [
             Claim(
-                attempt=id_[0],
-                work=work,
-                key=key,
-                cycle=cycle,
-                text=from_column(text),
-                number=number,
-                worker=worker,
-                lock=name,
+                attempt=attempts[work][0], work=work, key=key, cycle=cycle, text=from_column(text),
+                number=attempts[work][1], worker=worker, lock=lock or (key if locks else ""),
             )
-            for (work, key, cycle, text, number), id_, name in zip(rows, ids, names, strict=True)
-        ]
+            for work, key, cycle, text in rows
+        ]  # fmt: skip
 
     def _revoke(self, tx: Transaction, attempt: int, why: str, *, counted: bool) -> Revoked | None:
         parameters = {
@@ -671,9 +661,9 @@ def worker_of(row: Row) -> Worker:
 def attempt_of(row: Row) -> Attempt:
     """Return the attempt in a row of the statement ``attempts``."""
     (id_, number, name, session, agent, claimed, ended, outcome, detail, counted, revert, restored, tokens,
-     cost, log, worker, runner) = row  # fmt: skip
+     cost, log, worker, runner, work, batch) = row  # fmt: skip
     return Attempt(
-        id=id_, number=number, worker=worker, name=name or "", session=session or "", agent=agent or "",
+        id=id_, work=work, batch=batch, number=number, worker=worker, name=name or "", session=session or "", agent=agent or "",
         claimed_at=claimed, ended_at=ended, outcome=outcome, detail=detail or "", counted=bool(counted),
         revert=None if revert is None else json.loads(revert), restored=bool(restored), tokens=tokens,
         cost_usd=cost, log=log, runner=runner or "",
@@ -745,4 +735,4 @@ def _event(kind: str, work: int | None, attempt: int | None, detail: str | None)
 
 
 def _text(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return _encode(value)

@@ -82,6 +82,7 @@ class SqliteEngine(Engine):
             with _as_os_errors(self.path):
                 self._connection = self._open(create=create)
                 self.schema = self._make_schema()
+                self._transaction = _SqliteTransaction(self._connection)
         except BaseException:
             os.close(self._gate)
             raise
@@ -100,19 +101,27 @@ class SqliteEngine(Engine):
                 f"{self.path} was changed by a newer version (schema {self.schema}, this one knows {SCHEMA}); "
                 "it can be read, not changed: update hypervisor"
             )
-        with self._lock, self._turn(), _as_os_errors(self.path):
-            if durable is not self._durable:
-                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._durable = durable
-            self._connection.execute("BEGIN IMMEDIATE")
+        run = self._connection.execute
+        with self._lock:
+            # Not as context managers of functions, which cost more than a statement.
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
             try:
-                answer = body(_SqliteTransaction(self._connection))
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-            return answer
+                if durable is not self._durable:
+                    run("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
+                    self._durable = durable
+                run("BEGIN IMMEDIATE")
+                try:
+                    answer = body(self._transaction)
+                    run("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        run("ROLLBACK")
+                    raise
+                return answer
+            except apsw.Error as error:
+                raise _meaning(error, self.path) from error
+            finally:
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     def version(self) -> int:
         """See `Engine.version`."""
@@ -147,6 +156,9 @@ class SqliteEngine(Engine):
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
         connection = apsw.Connection(self.path, flags=flags, statementcachesize=200)
         connection.set_busy_timeout(_BUSY_MS)  # before anything that could meet a lock
+        # A plan depends on the statement alone. Otherwise each that has a parameter in LIMIT is compiled again
+        # at each call, which costs four times what it does.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         with contextlib.suppress(OSError):
             os.chmod(self.path, 0o600)
         mode = connection.pragma("journal_mode", "wal")
@@ -229,23 +241,30 @@ def _as_os_errors(path: str) -> Iterator[None]:
     """Raise what the disk did as the OSError that it is, and damage by its name."""
     try:
         yield
-    except apsw.FullError as error:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
-        raise OSError(errno.EROFS, "the database cannot be written", path) from error
-    except apsw.CantOpenError as error:
+    except apsw.Error as error:
+        raise _meaning(error, path) from error
+
+
+def _meaning(error: apsw.Error, path: str) -> Exception:
+    """Return what is to be raised instead of *error*."""
+    if isinstance(error, apsw.FullError):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | apsw.AuthError):
+        return OSError(errno.EROFS, "the database cannot be written", path)
+    if isinstance(error, apsw.CantOpenError):
         missing = not os.path.exists(os.path.dirname(path))
-        raise OSError(errno.ENOENT if missing else errno.EACCES, "the database cannot be opened", path) from error
-    except (apsw.BusyError, apsw.LockedError) as error:
-        raise OSError(errno.EAGAIN, f"the database was locked for {_BUSY_MS // 1000} s", path) from error
-    except apsw.IOError as error:
+        return OSError(errno.ENOENT if missing else errno.EACCES, "the database cannot be opened", path)
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return OSError(errno.EAGAIN, f"the database was locked for {_BUSY_MS // 1000} s", path)
+    if isinstance(error, apsw.IOError):
         code = _disk_errno(error)
-        raise OSError(code, os.strerror(code), path) from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StoreDamaged(
+        return OSError(code, os.strerror(code), path)
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return StoreDamaged(
             f"{path}: the database is damaged ({error}); move it away together with {Path(path).name}-wal and "
             f"{Path(path).name}-shm to begin anew: results up to then stay in it, and task files are untouched"
-        ) from error
+        )
+    return error
 
 
 def _disk_errno(error: apsw.Error) -> int:

@@ -6,6 +6,8 @@ A file holds blocks that begin with ``-- name: <name>``. Parameters are written 
 ``{now}``          wall-clock milliseconds (SQLite: ``:now``; PostgreSQL: the server's clock)
 ``{lease_now}``    lease-clock milliseconds (SQLite: ``:lease_now``; PostgreSQL: the server's clock)
 ``{skip_locked}``  ``FOR UPDATE OF w SKIP LOCKED`` on PostgreSQL, nothing on SQLite
+``{lock_both}``    ``FOR UPDATE OF a, w`` on PostgreSQL, nothing on SQLite, whose writers take turns
+``{share_work}``   ``FOR SHARE OF w``, likewise: the row stays as it was read until the transaction's end
 ``{ids}``          a subquery over the JSON array of integers in ``:ids``
 ``{names}``        a subquery over the JSON array of strings in ``:names``
 ``{serial}``       the type of a primary key that numbers itself and never reuses a number
@@ -34,6 +36,8 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
         "{now}": ":now",
         "{lease_now}": ":lease_now",
         "{skip_locked}": "",
+        "{lock_both}": "",
+        "{share_work}": "",
         "{ids}": "(SELECT value FROM json_each(:ids))",
         "{names}": "(SELECT value FROM json_each(:names))",
         "{serial}": "INTEGER PRIMARY KEY AUTOINCREMENT",
@@ -52,6 +56,8 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
         "{now}": _PG_NOW,
         "{lease_now}": _PG_NOW,
         "{skip_locked}": "FOR UPDATE OF w SKIP LOCKED",
+        "{lock_both}": "FOR UPDATE OF a, w",
+        "{share_work}": "FOR SHARE OF w",
         "{ids}": "(SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:ids AS json)))",
         "{names}": "(SELECT value FROM json_array_elements_text(CAST(:names AS json)))",
         "{serial}": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",

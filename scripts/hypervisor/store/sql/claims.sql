@@ -3,27 +3,33 @@ INSERT INTO worker (id, kind, name, host, boot, pid_namespace, pid, process_star
 VALUES (:id, :kind, :name, :host, :boot, :pid_namespace, :pid, :process_start, :session, :agent, {now}, {now})
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, seen_at = excluded.seen_at
 
--- name: claim_next
-UPDATE work SET state = 'running', last_number = last_number + 1
-WHERE id IN (
-    SELECT i.work FROM batch_item AS i JOIN work AS w ON w.id = i.work
-    WHERE i.batch = :batch AND i.ready = 1 AND w.state = 'ready' AND w.not_before <= {now}
-    ORDER BY i.priority, i.seq LIMIT :limit {skip_locked}
-) AND state = 'ready'
-RETURNING id, key, cycle, text, last_number
+-- name: next_ready
+SELECT w.id, w.key, w.cycle, w.text FROM batch_item AS i JOIN work AS w ON w.id = i.work
+WHERE i.batch = :batch AND i.ready = 1 AND w.state = 'ready' AND w.not_before <= {now}
+ORDER BY i.priority, i.seq LIMIT :limit {skip_locked}
+
+-- name: claim_works
+UPDATE work SET state = 'running', last_number = last_number + 1 WHERE id IN {ids} AND state = 'ready'
+RETURNING id
 
 -- name: claim_work
 UPDATE work SET state = 'running', last_number = last_number + 1
 WHERE id = :work AND state = 'ready'
-RETURNING id, key, cycle, text, last_number
+RETURNING id, key, cycle, text
 
 -- name: not_ready
 UPDATE batch_item SET ready = 0 WHERE work IN {ids} AND ready = 1
 
--- name: open_attempt
+-- name: open_attempts
 INSERT INTO attempt (work, number, worker, batch, claimed_at, lease_until, revert, lock)
-VALUES (:work, :number, :worker, :batch, {now}, {lease_now} + :lease, :revert, :lock)
-RETURNING id
+SELECT id, last_number, :worker, CAST(:batch AS {int}), {now}, {lease_now} + :lease, :revert,
+    CASE WHEN :locks = 1 THEN key ELSE :lock END
+FROM work WHERE id IN {ids}
+RETURNING id, work, number
+
+-- name: add_claimed
+INSERT INTO event (at, kind, work, attempt, detail)
+SELECT claimed_at, 'claimed', work, id, worker FROM attempt WHERE id IN {ids} ORDER BY id
 
 -- name: add_event
 INSERT INTO event (at, kind, batch, work, attempt, detail)
@@ -32,6 +38,19 @@ VALUES ({now}, :kind, :batch, :work, :attempt, :detail)
 -- name: renew
 UPDATE attempt SET lease_until = {lease_now} + :lease WHERE id IN {ids} AND ended_at IS NULL
 RETURNING id
+
+-- name: lock_open
+SELECT a.id, a.work FROM attempt AS a JOIN work AS w ON w.id = a.work
+WHERE a.id IN {ids} AND a.ended_at IS NULL AND w.state = 'running' ORDER BY a.id {lock_both}
+
+-- name: complete_attempt
+UPDATE attempt SET ended_at = {now}, outcome = :outcome, detail = :detail, counted = 0,
+    tokens = :tokens, cost_usd = :cost_usd, log = coalesce(:log, log)
+WHERE id = :attempt AND ended_at IS NULL
+
+-- name: add_completed
+INSERT INTO event (at, kind, work, attempt, detail)
+SELECT ended_at, 'completed', work, id, outcome FROM attempt WHERE id IN {ids} ORDER BY id
 
 -- name: end_attempt
 UPDATE attempt SET ended_at = {now}, outcome = :outcome, detail = :detail, counted = :counted,
@@ -133,7 +152,7 @@ ORDER BY a.id
 
 -- name: attempts
 SELECT a.id, a.number, w.name, w.session, w.agent, a.claimed_at, a.ended_at, a.outcome, a.detail, a.counted,
-    a.revert, a.restored, a.tokens, a.cost_usd, a.log, a.worker, a.runner
+    a.revert, a.restored, a.tokens, a.cost_usd, a.log, a.worker, a.runner, a.work, a.batch
 FROM attempt AS a JOIN work AS k ON k.id = a.work LEFT JOIN worker AS w ON w.id = a.worker
 WHERE k.key = :key ORDER BY a.number
 

@@ -25,7 +25,9 @@ CREATE TABLE work (
     cycle {int} NOT NULL,
     -- The queue line, verbatim; for a task its path below the project root.
     text TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('ready', 'running', 'success', 'blocked', 'failed', 'skipped')),
+    -- Not IN (...): that costs a temporary table a statement.
+    state TEXT NOT NULL CHECK (state = 'ready' OR state = 'running' OR state = 'success' OR state = 'blocked'
+        OR state = 'failed' OR state = 'skipped'),
     not_before {int} NOT NULL DEFAULT 0,
     -- Ended attempts of this cycle that count against the limit.
     attempts {int} NOT NULL DEFAULT 0,
@@ -35,7 +37,7 @@ CREATE TABLE work (
     decided_at {int},
     -- Set once the result's edit of the task file and its result file are written.
     published_at {int},
-    CHECK ((decided_at IS NULL) = (state IN ('ready', 'running'))),
+    CHECK ((decided_at IS NULL) = (state = 'ready' OR state = 'running')),
     CHECK ((decided_at IS NULL) = (result IS NULL)),
     UNIQUE (key, cycle)
 ) {strict};
