@@ -1,164 +1,184 @@
-"""What tools and commands answer with, as plain data: one shape for both."""
+"""The answers of tools and commands, as plain data: one shape for both."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..claims.directory import DirectoryStore, Policy
-from ..core.commission import Commission, Kind
+from ..core import clock
+from ..core.assignment import AssignedTask, ReportKind
 from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.model import Complexity, Priority, Task, TaskHead, TaskStatus
-from ..history import last
 from ..queue.batch import Batch
-from ..queue.progress import Progress
-from ..queue.summary import STATES, Census, count_entry, count_skipped, entries
-from ..tasks.claiming import Hold
-from ..tasks.desk import Desk
-from ..tasks.endings import Ending
+from ..queue.summary import take_census
+from ..store.batches import Running
+from ..store.records import Attempt
+from ..store.sqlite import FILE as STORE_FILE
+from ..tasks.actor import Actor
+from ..tasks.catalog import CatalogView, TaskCatalog
+from ..tasks.completion import TaskCompletion
 from ..tasks.live import LiveIndex
-from ..tasks.looking import Look, look_at
-from ..tasks.tasklist import Caller, TaskList
+from ..tasks.service import Hold, TaskService
 from ..tasks.tasks import read_task
+from .activity import active_items
 from .listing import task_row
+from .timeline import Timeline
 
-#: How many events of a task are shown: its last.
+#: The most attempts of a task that are shown: its last.
 _HISTORY = 12
-#: How many names of waiting items a status shows.
-_NAMES = 50
+#: The most names of waiting items that a status shows, and the most items that are looked at for them.
+_NAMES, _LOOKED_AT = 50, 2000
 
 
-def task_story(desk: Desk, task: TaskHead) -> dict[str, Any]:
-    """Return all that is known of a task: its file, its claim, what happened to it."""
-    row = task_row(desk, task)
+def task_details(service: TaskService, task: TaskHead) -> dict[str, Any]:
+    """Return all that is known of a task: its file, its claim, its attempts."""
+    row = task_row(service, task)
     for key in ("parent", "depends_on", "files", "needs", "tags", "receipts", "receipts_to", "verify"):
         if getattr(task, key):
             row[key] = getattr(task, key)
-    held = desk.held(task)
+    held = service.held(task)
     if held is not None:
         row["claim"] = {
-            "generation": held.generation, "holder": held.holder.name,
-            "silent_seconds": round(held.silent_seconds, 1),
+            "attempt": held.number, "holder": held.worker.name, "silent_seconds": round(held.silent / 1000, 1),
         }  # fmt: skip
-    refusal = desk.why_not(task)
+    refusal = service.why_not(task)
     row["ready"] = refusal is None
     if refusal is not None:
         row["why_not"] = refusal
-    row["history"] = [
-        {key: event[key] for key in event if key not in ("task", "session")}
-        for event in last(desk.project, task.id, _HISTORY)
-    ]
-    return row | {"body": read_task(Path(task.path), desk.settings).body}
+    begun = (service.project.state / STORE_FILE).exists()
+    attempts = service.store.claims.attempts(service.key(task)) if begun else []
+    row["history"] = [_attempt_row(one) for one in attempts[-_HISTORY:]]
+    return row | {"body": read_task(Path(task.path), service.settings).body}
 
 
-def claim_answer(desk: Desk, task: Task, hold: Hold) -> dict[str, Any]:
-    """Return what somebody who has claimed a task is told."""
-    row = task_row(desk, task)
+def _attempt_row(one: Attempt) -> dict[str, Any]:
+    ended = {} if one.ended_at is None else {"ended": clock.text_of(one.ended_at / 1000)}
+    row = {
+        "attempt": one.number, "by": one.name or one.worker, "claimed": clock.text_of(one.claimed_at / 1000),
+        **ended, "outcome": one.outcome, "why": one.detail, "tokens": one.tokens, "cost_usd": one.cost_usd,
+        "log": one.log,
+    }  # fmt: skip
+    return {key: value for key, value in row.items() if value not in (None, "")}
+
+
+def claim_answer(service: TaskService, task: Task, hold: Hold) -> dict[str, Any]:
+    """Return the answer to a caller that has claimed a task."""
+    row = task_row(service, task)
     for key in ("files", "receipts", "receipts_to", "verify", "depends_on"):
         if getattr(task, key):
             row[key] = getattr(task, key)
-    claim = {"generation": hold.generation, "expires_in": hold.expires_in}
+    claim = {"attempt": hold.attempt, "expires_in": hold.expires_in}
     return {"task": row | {"body": task.body}, "claim": claim}
 
 
-def reported(desk: Desk, commission: Commission, ending: Ending | str) -> dict[str, Any]:
-    """Pass on what an agent says of its commission; return what it is told.
+def reported(service: TaskService, assigned: AssignedTask, completion: TaskCompletion | str) -> dict[str, Any]:
+    """Write the report of an agent on the task that it was started for; return the answer to it.
 
     Args:
-        desk: The project's tasks.
-        commission: The agent's task.
-        ending: How it says that the task ended; a text for "not begun", and why.
+        service: The project's tasks.
+        assigned: The agent's task.
+        completion: How it says that the task ended; a text for "not begun", and why.
     """
-    if isinstance(ending, str):
-        commission.tell("released", text=ending)
+    if isinstance(completion, str):
+        assigned.report("released", text=completion)
     else:
-        kind: Kind = "done" if ending.status is TaskStatus.DONE else "blocked"
-        commission.tell(
-            kind, text=ending.text, commit=ending.commit, evidence=ending.evidence, next_step=ending.next_step
-        )
-    task = desk.find(commission.task)
-    desk.forget_commission(task)
-    return {"task": task_row(desk, task), "result": "reported; it is looked at once you have ended"}
+        kind: ReportKind = "done" if completion.status is TaskStatus.DONE else "blocked"
+        assigned.report(
+            kind, text=completion.text, commit=completion.commit, evidence=completion.evidence,
+            next_step=completion.next_step,
+        )  # fmt: skip
+    task = service.find(assigned.task)
+    return {"task": task_row(service, task), "result": "reported; it is checked once you have ended"}
 
 
 def batch_status(batch: Batch, live: LiveIndex | None = None) -> dict[str, Any]:
-    """Return where a batch stands: the census, who runs what, what may be begun, what may not and why.
+    """Return where a batch stands: the census, who runs what, what waits, and why some of it cannot start.
 
     Args:
-        batch: Which.
-        live: The index of a server that stays.
+        batch: The batch.
+        live: The index of a process that stays.
     """
+    batch.take_in()
+    batch.store.rescuer.rescue_now_and_then()
     if batch.project is None:
         return _batch_status(batch, None)
     settings = settings_of(batch.project.state)
-    with look_at(TaskList(batch.project, settings, Caller(name=""), live=live)) as look:
-        return _batch_status(batch, look)
+    catalog = TaskCatalog(batch.project, settings, Actor(name=""), batch.store, live=live)
+    with catalog.view() as view:
+        return _batch_status(batch, view)
 
 
-def _batch_status(batch: Batch, look: Look | None) -> dict[str, Any]:
-    census = Census()
-    progress, now = Progress.of(batch.folder), time.time()
-    running: list[dict[str, Any]] = []
-    waiting: list[str] = []
-    not_ready: dict[str, str] = {}
-    for entry in entries(batch):
-        count_entry(census, batch, entry)
-        if entry is not None and entry.state == "running":
-            store = DirectoryStore(entry.place.root, policy=Policy(patient=False))
-            held = store.held(entry.place.key)
-            who = (
-                {"holder": held.holder.name, "silent_seconds": round(held.silent_seconds, 1)} if held else {}
-            )
-            task = look.at_real(entry.place.path) if look else None
-            item = task.id if task else entry.place.item
-            running.append({"item": item, **who, **_at_work(progress, item, now)})
-        elif entry is not None and entry.state == "waiting" and min(len(waiting), len(not_ready)) < _NAMES:
-            task = look.at_real(entry.place.path) if look else None
-            why = look.refusals(task) if look and task else None
-            if task is None or why is None:
-                waiting.append(task.id if task else entry.place.item)
-            elif len(not_ready) < _NAMES:
-                not_ready[task.id] = why
-    count_skipped(census, batch)
-    left = census.of(STATES[-1]) + census.of(STATES[-2])
+def _batch_status(batch: Batch, view: CatalogView | None) -> dict[str, Any]:
+    census, timeline = take_census(batch), timeline_of(batch)
+    left = census.of("running") + census.of("waiting")
+    waiting, not_ready = _waiting(batch, view) if census.of("waiting") else ([], {})
+    spent = batch.store.progress.spending(batch.number)
     return {
         "batch_id": batch.id,
         "census": census.to_json(),
         "closes": census.closes,
         "finished": left == 0 and census.closes,
-        "running": running,
-        "waiting": waiting[:_NAMES],
+        "running": _running(batch, view, timeline),
+        "waiting": waiting,
         **({"not_ready": not_ready} if not_ready else {}),
-        **({"level": progress.level} if progress.level else {}),
-        **({"held_up": progress.held_up} if progress.held_up else {}),
-        **({"cost_usd": progress.cost_usd} if progress.spent else {}),
+        **({"level": timeline.level} if timeline.level else {}),
+        **({"held_up": timeline.held_up} if timeline.held_up else {}),
+        **({"cost_usd": spent.cost_usd} if spent.cost_usd is not None else {}),
     }
 
 
-def _at_work(progress: Progress, task: str, now: float) -> dict[str, Any]:
-    """Return what is known of the agent that a run has put on a task: since when, and how it does."""
-    agent = progress.at_work.get(task)
-    if agent is None:
-        return {}
-    before = progress.spent.get(task)
-    return {
-        "generation": agent.generation,
-        "seconds": round(agent.seconds(now), 1),
-        "output_seconds_ago": round(agent.silent_seconds(now), 1),
-        "log": agent.log,
-        **({"attempts_before": before.attempts} if before else {}),
-        **({"overseer": progress.overseen[task]} if task in progress.overseen else {}),
-    }
+def timeline_of(batch: Batch) -> Timeline:
+    """Return the events of a batch's runs so far."""
+    timeline = Timeline()
+    for event in batch.store.events.since(0, batch=batch.number):
+        timeline.add(event)
+    return timeline
+
+
+def _waiting(batch: Batch, view: CatalogView | None) -> tuple[list[str], dict[str, str]]:
+    """Return the first items that may start, and the first that may not, each with the reason."""
+    ready: list[str] = []
+    not_ready: dict[str, str] = {}
+    for number, item in enumerate(batch.store.batches.items(batch.number, ("ready",))):
+        if number >= _LOOKED_AT or min(len(ready), len(not_ready)) >= _NAMES:
+            break
+        ref = batch.ref_of(item.work)
+        task = view.at_path(ref.path) if view is not None and ref.task else None
+        why = view.eligibility(task) if view is not None and task is not None else None
+        if task is None or why is None:
+            ready.append(task.id if task is not None else ref.item)
+        elif len(not_ready) < _NAMES:
+            not_ready[task.id] = why
+    return ready[:_NAMES], not_ready
+
+
+def _running(batch: Batch, view: CatalogView | None, timeline: Timeline) -> list[dict[str, Any]]:
+    def name_of(one: Running) -> str:
+        ref = batch.ref_by(one.key, one.text)
+        task = view.at_path(ref.path) if view is not None and ref.task else None
+        return task.id if task is not None else ref.item
+
+    running, now = batch.store.batches.running(batch.number), batch.store.progress.now()
+    rows = active_items(running, timeline, now, name_of=name_of, folder=batch.folder)
+    return [
+        {
+            "item": row["name"], "holder": row["who"], "attempt": row["attempt"],
+            "seconds": round(max(0.0, now - row["since"]), 1), "attempts_before": one.number - 1,
+            **({"output_seconds_ago": row["output_ago"]} if "output_ago" in row else {}),
+            **({"log": one.log} if one.log else {}),
+            **({"overseer": row["overseer"]} if "overseer" in row else {}),
+        }
+        for row, one in zip(rows, running, strict=True)
+    ]  # fmt: skip
 
 
 def check_values(values: Mapping[str, str]) -> None:
-    """Hold that keys with a closed set of words get one of them.
+    """Raise unless keys with a closed set of words have one of them.
 
     Raises:
-        UsageError: One does not.
+        UsageError: One has not.
     """
     for key, known in (("priority", Priority), ("complexity", Complexity)):
         if key in values and values[key] not in list(known):

@@ -1,4 +1,4 @@
-"""What a batch and its items are called by people, and which checkpoints wait for them. Reads only."""
+"""What a batch and its items are called, and the checkpoint at which it waits. Reads only."""
 
 from __future__ import annotations
 
@@ -6,35 +6,52 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import printable
+from ..core import clock, printable
 from ..core.config import settings_of
 from ..core.errors import HypervisorError
-from ..queue.batch import Batch
-from ..review.chunked import ChunkedBatch
-from ..review.review import where_it_stands
-from ..tasks.tasklist import Caller, TaskList
-from .needs import Need
+from ..queue.batch import Batch, ItemRef
+from ..tasks.actor import Actor
+from ..tasks.catalog import TaskCatalog
+from .attention import Attention
 
-#: What can go wrong with a help that is no more than that: it is left out then.
+#: A missing name is left out: the item's own line stands for it.
 _FAULTS = (OSError, ValueError, HypervisorError)
+#: From this many unknown tasks on, all tasks of the project are read at once.
+_MANY = 50
 
 
-def titles_of(batch: Batch) -> dict[str, tuple[str, str]]:
-    """Return id and title of the tasks, or of the chunks, of a batch, by the paths of their places."""
-    with contextlib.suppress(*_FAULTS):
-        if batch.project is not None and batch.manifest.tasks:
-            listed = TaskList(batch.project, settings_of(batch.project.state), Caller(name=""))
-            return {os.path.realpath(task.path): (task.id, task.title) for task in listed.tasks()}
-        made = ChunkedBatch(Path(batch.folder))
-        if made.exists():
-            return {
-                batch.place(chunk.id, pin=False).path: (chunk.id, f"{chunk.label}: {len(chunk.items)} items")
-                for chunk in made.plan().chunks
-            }
-    return {}
+@dataclass(slots=True)
+class ItemNames:
+    """Ids and titles of the tasks, or titles of the chunks, that are items of a batch."""
+
+    batch: Batch
+    _known: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def learn(self, refs: list[ItemRef]) -> None:
+        """Look up the tasks among *refs* that are not known yet."""
+        missing = [ref.path for ref in refs if ref.task and ref.path not in self._known]
+        if not missing or self.batch.project is None:
+            return
+        with contextlib.suppress(*_FAULTS):
+            project = self.batch.project
+            catalog = TaskCatalog(project, settings_of(project.state), Actor(name=""), self.batch.store)
+            if len(missing) >= _MANY:
+                for task in catalog.tasks():
+                    self._known[os.path.realpath(task.path)] = (task.id, task.title)
+            else:
+                with catalog.view() as view:
+                    for path in missing:
+                        if (found := view.at_path(path)) is not None:
+                            self._known[path] = (found.id, found.title)
+        for path in missing:
+            self._known.setdefault(path, ("", ""))  # gone meanwhile: not looked for again
+
+    def of(self, ref: ItemRef) -> tuple[str, str]:
+        """Return id and title of the task that an item is, "" where it is none or not known."""
+        return self._known.get(ref.path, ("", "")) if ref.task else ("", "")
 
 
 def called(batch: Batch) -> str:
@@ -45,28 +62,18 @@ def called(batch: Batch) -> str:
 
 
 def names_of(batch: Batch) -> dict[str, Any]:
-    """Return what a batch is called, where it lies, and the command that goes on with it."""
+    """Return what a batch is called, where it lies, and the command that continues it."""
     by = called(batch)
     go_on = f"batch_worker.py {by} --all"
     if not by.startswith("--dir"):
-        begun = os.path.isfile(os.path.join(batch.folder, "run.json"))
-        go_on = f"hypervisor run {'--resume' if begun else '--batch'} {by}"
+        go_on = f"hypervisor run {'--resume' if 'run' in batch.record.options else '--batch'} {by}"
+    created = batch.record.created_at
     return {
         "id": printable.line(batch.id), "folder": printable.line(batch.folder, 1000),
-        "created": batch.manifest.created or None, "called": by, "go_on": go_on,
+        "created": clock.text_of(created / 1000) if created else None, "called": by, "go_on": go_on,
     }  # fmt: skip
 
 
-def checkpoints_of(batch: Batch) -> Iterator[Need]:
-    """Yield the checkpoint of a batch of chunks that waits for somebody's word, if one does."""
-    made = ChunkedBatch(Path(batch.folder))
-    with contextlib.suppress(*_FAULTS):
-        at = where_it_stands(made, batch, made.plan()) if made.exists() else None
-        if at is not None and at.wave is not None and at.what in ("open", "stopped"):
-            chunks = printable.line(", ".join(at.wave.chunks), 200) or "the dry run of what acts in bulk"
-            said = "waits for your word" if at.what == "open" else "said stop"
-            yield Need(
-                state="blocked", reason=f"checkpoint {at.wave.number} {said}: {chunks}",
-                next="look at it, then approve or revise",
-                type=f"hypervisor checkpoint --dir {shlex.quote(batch.folder)}",
-            )  # fmt: skip
+def checkpoints_of(batch: Batch) -> Iterator[Attention]:
+    """Yield the checkpoint of a batch of chunks that waits for a person, if one does."""
+    yield from ()

@@ -1,17 +1,19 @@
-"""What tells of tasks in rows and counts, as plain data. Few other modules: most commands say no more."""
+"""Tasks in rows and counts, as plain data. Imports little: most commands need no more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.model import Complexity, TaskHead, TaskStatus
-from ..tasks.looking import look_at
 from ..tasks.queries import Asked
-from ..tasks.tasklist import TaskList
+
+if TYPE_CHECKING:
+    from ..tasks.catalog import TaskCatalog
+    from ..tasks.service import TaskService
 
 
-def task_row(tasks: TaskList, task: TaskHead) -> dict[str, Any]:
+def task_row(tasks: TaskCatalog | TaskService, task: TaskHead) -> dict[str, Any]:
     """Return a task in one row; what is empty is left out, but for the assignee."""
     row = {
         "id": task.id,
@@ -26,30 +28,30 @@ def task_row(tasks: TaskList, task: TaskHead) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value or key == "assignee"}
 
 
-def index_stats(tasks: TaskList, *, projects: bool) -> dict[str, Any]:
+def index_stats(catalog: TaskCatalog, *, projects: bool) -> dict[str, Any]:
     """Count the tasks of a project, and name what is wrong with their dependencies.
 
     Args:
-        tasks: Of which project.
+        catalog: The project's tasks.
         projects: Whether to count each ``project:`` by itself as well.
     """
-    with look_at(tasks) as look:
-        _, ready = look.listed(Asked(), limit=0, ready=True)
-        by_status = _sorted(look.counts("status").get("", {}))
+    with catalog.view() as view:
+        _, ready = view.listed(Asked(), limit=0, ready=True)
+        by_status = _sorted(view.counts("status").get("", {}))
         stats: dict[str, Any] = {
-            "root": str(tasks.project.root),
+            "root": str(catalog.project.root),
             "total": sum(by_status.values()),
             "ready": ready,
             "by_status": by_status,
-            "by_complexity": _sorted(look.counts("complexity").get("", {})),
-            "unreadable": tasks.unreadable,
-            "cycles": [list(cycle) for cycle in look.edges.cycles],
-            "unknown_dependencies": {name: list(by) for name, by in look.edges.unknown.items()},
+            "by_complexity": _sorted(view.counts("complexity").get("", {})),
+            "unreadable": catalog.unreadable,
+            "cycles": [list(cycle) for cycle in view.edges.cycles],
+            "unknown_dependencies": {name: list(by) for name, by in view.edges.unknown.items()},
         }
         if projects:
             stats["by_project"] = {
                 name: _sorted({word or "no status": n for word, n in words.items()})
-                for name, words in sorted(look.counts("project").items())
+                for name, words in sorted(view.counts("project").items())
             }
     return stats
 

@@ -1,17 +1,18 @@
-"""How fast a batch goes, and when it may be done. Pure: times in, figures out."""
+"""How fast a batch goes, and when it may be done. Pure."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ..store.progress import Speed
 
 #: The window over which items a minute are counted, in seconds.
 WINDOW = 300.0
-#: From so many of the last completions it is judged how long those that are left will take.
+#: The last completions from which the time that is left is estimated.
 RECENT = 40
-#: They are taken in groups of as many: several workers end at the same moment, so single gaps say little.
+#: Completions in one group: several workers end at the same moment, so single gaps say little.
 _GROUP = 8
 
 
@@ -30,7 +31,7 @@ class Pace:
     quiet: float | None = None
 
 
-def pace_of(starts: Sequence[float], ends: Sequence[float], left: int, now: float) -> Pace:
+def pace_of(speed: Speed, left: int) -> Pace:
     """Return the pace of a batch.
 
     The time that is left is the number of items that are left, times the median of the time between two
@@ -38,20 +39,17 @@ def pace_of(starts: Sequence[float], ends: Sequence[float], left: int, now: floa
     them counts for nothing; with fewer than nine completions it is their mean since the first start.
 
     Args:
-        starts: When the items that are over were begun, in seconds since the epoch.
-        ends: When they ended, in any order, as many.
+        speed: What the store counted over `WINDOW`, with at least the last ``RECENT + 1`` ends.
         left: Items that have no result.
-        now: The time.
     """
-    if not ends:
+    if not speed.last:
         return Pace()
-    last = sorted(ends)[-RECENT - 1 :]
-    first = min(min(starts, default=last[0]), last[0])
+    now, last = speed.now / 1000, sorted(end / 1000 for end in speed.last[: RECENT + 1])
+    first = min(last[0] if speed.first is None else speed.first / 1000, last[0])
     window = max(1.0, min(WINDOW, now - first))
-    recent = sum(end > now - window for end in ends)
     gap, count = _gap(last, first)
     return Pace(
-        per_minute=round(60 * recent / window, 3), window=round(window, 1),
+        per_minute=round(60 * speed.recent / window, 3), window=round(window, 1),
         eta=round(gap * left, 1) if left else 0.0, standing_on=count,
         quiet=round(max(0.0, now - last[-1]), 1),
     )  # fmt: skip

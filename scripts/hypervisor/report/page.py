@@ -26,7 +26,7 @@ def page(report: Mapping[str, Any] | None, *, title: str = "") -> str:
     """Return the document.
 
     Args:
-        report: What `report.Reporter.report` gave; None for a page that asks its server for it.
+        report: What `report.ReportBuilder.report` returned; None for a page that asks its server for it.
         title: What stands in the browser's tab where there is no report.
     """
     style, script = _style(), _script()

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..queue.summary import STATES
 from .pace import duration
-from .story import ZONE_SECONDS
+from .timeline import ZONE_SECONDS
 
 #: Text and style: a state's name, ``dim``, ``bold``, ``bad``, or "".
 Piece = tuple[str, str]
@@ -20,7 +20,6 @@ Line = list[Piece]
 
 SIGNS = {
     "success": "✓", "blocked": "?", "failed": "✗", "skipped": "-", "running": "▶", "waiting": "·",
-    "damaged": "!",
 }  # fmt: skip
 #: After so many seconds without a completion it is said for how long there was none.
 _QUIET = 60.0
@@ -34,14 +33,14 @@ def frame(
     """Return the lines of one screen, at most *height* of them, each at most *width* columns wide.
 
     Args:
-        head: See `report.Reporter.head`.
+        head: See `report.ReportBuilder.head`.
         failures: State, name and reason of the items that failed last, the newest first.
         width: Of the screen, in columns.
         height: Of the screen, in lines.
     """
     lines = [_title(head), _bar(head, width), _census(head, width), _pace(head), _spent(head)]
     if not head["closes"]:
-        lines.append([(f"THE CENSUS DOES NOT CLOSE: {len(head['damaged'])} result(s) cannot be read", "bad")])
+        lines.append([("THE CENSUS DOES NOT CLOSE", "bad")])
     if head["held_up"]:
         lines.append([(str(head["held_up"]), "blocked")])
     rows = _rows(head)
@@ -155,10 +154,10 @@ def _rows(head: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Return who is at work: name, item, for how long, when it last said something."""
     rows = [
         (
-            one["id"] if one["id"].startswith("worker-") else one["holder"] or "-",
+            one["who"] or "-",
             one["name"],
             "" if one["since"] is None else duration(max(0.0, head["at"] - one["since"])),
-            f"said {duration(one['output_ago'])} ago" if "output_ago" in one else "",
+            f"output {duration(one['output_ago'])} ago" if "output_ago" in one else "",
         )
         for one in head["at_work"]
     ]

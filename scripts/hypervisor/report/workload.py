@@ -9,59 +9,59 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..claims.directory import DirectoryStore, Policy
-from ..claims.workers import lock_state
-from ..core.commission import BRANCH
+from ..core.assignment import BRANCH
+from ..core.config import settings_of
 from ..core.errors import HypervisorError, UsageError
 from ..core.model import Task
 from ..core.paths import Project
-from ..events import RunEvent, log_of
 from ..git.git import Git
 from ..monitor.readings import Sampler
 from ..monitor.zones import Bounds, Gauge
-from ..orchestrator.handover import branch_of
-from ..orders import read as read_orders
+from ..orchestrator.options import options_of
 from ..queue.batch import Batch
-from ..queue.batches import open_folder
-from ..queue.progress import Progress
-from ..queue.summary import entries
-from ..tasks.tasklist import Caller, TaskList
+from ..queue.batches import open_record
+from ..queue.summary import take_census
+from ..store.progress import HeldItem
+from ..store.store import Store
+from ..tasks.actor import Actor
+from ..tasks.catalog import CatalogView, TaskCatalog
+from .activity import coordinator_lives
+from .answers import timeline_of
 
-#: The newest batches that are looked at for those that are not run by a coordinator.
+#: The newest batches that are looked at for one that is run and has nothing in work at the moment.
 _NEWEST = 10
 _NAMES = 50
 #: Over which CPU is measured.
 _CPU_SECONDS = 0.25
-#: What it was since a look of before that is older says nothing of now.
+#: The mean since an earlier look that is older says nothing of now.
 _FRESH_SECONDS = 10.0
 
 
 def workload(project: Project, settings: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return what runs, what is queued, and the machine's state, as plain data."""
-    listed = TaskList(project, settings, Caller(name=""))
     batches: list[dict[str, Any]] = []
     tasks: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for batch, live in _batches(project):
-        row, running = _row(batch, listed)
-        if live or running:
-            batches.append({**row, "coordinator": live})
-            tasks += running
-            seen |= {one["path"] for one in running}
-    # What is held without a batch: a person's, or a session's own.
-    tasks += [{**_named(listed, path), "path": path} for path in sorted(_held(project) - seen)]
+    try:
+        store = Store.open(project.state, settings_of(project.state), create=False)
+    except FileNotFoundError:
+        store = None
+    if store is not None:
+        with store:
+            store.rescuer.rescue_now_and_then()
+            with TaskCatalog(project, settings, Actor(name=""), store).view() as view:
+                batches, tasks = _in_store(project, store, view)
     return {
         "running": len(tasks),
         "queued": sum(row["queued"] for row in batches),
         "branch_id": current_branch(project, environ),
-        "tasks": [{key: value for key, value in one.items() if key != "path"} for one in tasks[:_NAMES]],
+        "tasks": tasks[:_NAMES],
         "batches": batches,
         "resources": resources(project, settings),
     }
 
 
 def current_branch(project: Project, environ: Mapping[str, str]) -> str:
-    """Return the hive's branch for whoever names none: his batch's, else the git branch, else ``main``."""
+    """Return the hive's branch for a caller that names none: its batch's, else the git branch, else ``main``."""
     if environ.get(BRANCH):
         return environ[BRANCH]
     try:
@@ -80,7 +80,7 @@ def resources(project: Project, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the machine's zone and its figures now."""
     sampler, gauge = _sampler(str(project.root)), Gauge(Bounds.of(settings["machine"], cpu=True))
     now = time.monotonic()
-    if now - _LOOKED.get(sampler, 0.0) > _FRESH_SECONDS:  # else CPU is told since the last look
+    if now - _LOOKED.get(sampler, 0.0) > _FRESH_SECONDS:  # else CPU is the mean since the last look
         sampler.read()
         time.sleep(_CPU_SECONDS)
     _LOOKED[sampler] = time.monotonic()
@@ -102,82 +102,49 @@ def _sampler(root: str) -> Sampler:
     return Sampler(root)
 
 
-def _batches(project: Project) -> list[tuple[Batch, bool]]:
-    """Return the batches that may have work in hand, the newest first, and whether each is being run."""
-    try:
-        names = sorted(os.listdir(project.batches), reverse=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    found = []
-    for at, name in enumerate(names):
-        folder = project.batches / name
-        live = _is_run(project, str(folder))
-        if not live and at >= _NEWEST:
+def _in_store(
+    project: Project, store: Store, view: CatalogView
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the batches that are run or have items in work, the newest first, and all items in work."""
+    held, now = store.progress.held(), store.progress.now()
+    of_batch: dict[int | None, list[HeldItem]] = {}
+    for one in held:
+        of_batch.setdefault(one.batch, []).append(one)
+    batches = []
+    for number, record in enumerate(reversed(store.batches.all())):
+        running = of_batch.get(record.id, [])
+        if not running and number >= _NEWEST:
             continue
-        try:
-            found.append(
-                (open_folder(str(folder), cwd=str(project.root), project=project, write=False), live)
-            )
-        except UsageError:  # it is being made, or is none
-            continue
-    return found
+        batch = open_record(store, record, project)
+        live = coordinator_lives(store, timeline_of(batch))
+        if live or running:
+            batches.append(_row(batch, live=live, running=len(running)))
+    names = {record.id: record.name for record in store.batches.all()}
+    tasks = []
+    for one in held:
+        in_batch = {"batch_id": names[one.batch]} if one.batch in names else {}
+        seconds = round(max(0.0, now - one.claimed_at / 1000), 1)
+        tasks.append({**_named(project, view, one.text), **in_batch, "seconds": seconds})
+    return batches, tasks
 
 
-def _is_run(project: Project, folder: str) -> bool:
-    """Tell whether a coordinator that lives works on the batch in *folder*."""
-    worker = ""
-    for event in log_of(folder).read():
-        if event.get("event") == RunEvent.STARTED:
-            worker = str(event.get("worker", ""))
-        elif event.get("event") == RunEvent.FINISHED:
-            worker = ""
-    return bool(worker) and "/" not in worker and lock_state(str(project.state / "workers"), worker) == "held"
-
-
-def _row(batch: Batch, listed: TaskList) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    progress, now = Progress.of(batch.folder), time.time()
+def _row(batch: Batch, *, live: bool, running: int) -> dict[str, Any]:
     branch = strategy = ""
     try:
-        orders = read_orders(batch.folder)
-        branch, strategy = branch_of(orders), orders.strategy
+        options = options_of(batch.record)
+        branch, strategy = options.hive_branch, options.strategy
     except UsageError:
         pass  # of workers inside a session
-    running, queued = [], 0
-    for entry in entries(batch):
-        if entry is None:
-            continue
-        queued += entry.state == "waiting"
-        if entry.state == "running":
-            named = _named(listed, entry.place.path)
-            agent = progress.at_work.get(named["task_id"])
-            since = {"seconds": round(agent.seconds(now), 1)} if agent else {}
-            running.append({**named, "batch_id": batch.id, **since, "path": entry.place.path})
     row = {
-        "batch_id": batch.id, "branch_id": branch, "strategy": strategy, "running": len(running),
-        "queued": queued, "held_up": progress.held_up,
+        "batch_id": batch.id, "branch_id": branch, "strategy": strategy, "running": running,
+        "queued": take_census(batch).of("waiting"), "held_up": timeline_of(batch).held_up, "coordinator": live,
     }  # fmt: skip
-    return {key: value for key, value in row.items() if value != ""}, running
+    return {key: value for key, value in row.items() if value != ""}
 
 
-def _named(listed: TaskList, path: str) -> dict[str, Any]:
-    """Return how a task is called, and its type."""
-    relative = os.path.relpath(path, os.path.realpath(listed.project.root))
-    try:
-        task = listed.find(relative)
-    except UsageError:
-        return {"task_id": relative}
+def _named(project: Project, view: CatalogView, text: str) -> dict[str, Any]:
+    """Return what an item is called, and its type if it is a task."""
+    task = view.at_path(os.path.join(os.path.realpath(project.root), text)) if text.endswith(".md") else None
+    if task is None:
+        return {"task_id": text}
     return {"task_id": task.id, **({"type": task.type} if task.type else {})}
-
-
-def _held(project: Project) -> set[str]:
-    """Return the paths of the tasks that somebody holds now."""
-    store = DirectoryStore(str(project.state), policy=Policy(patient=False))
-    if not os.path.isdir(store.layout.locks):
-        return set()
-    found = set()
-    for key in store.layout.unfinished():
-        held = store.held(key) if store.is_held(key) else None
-        edit = held.note.get("edit") if held is not None else None
-        if isinstance(edit, dict) and edit.get("path"):
-            found.add(os.path.realpath(str(edit["path"])))
-    return found

@@ -54,8 +54,6 @@ class RunEvent(StrEnum):
     BEGUN = "begun"
     #: That agent ended; ``attempt``, ``agent``, ``how``, ``seconds``, ``tokens``, ``cost_usd``.
     ENDED = "ended"
-    #: An attempt ended with its verdict; ``how``, ``began``, ``until`` ...: what the learner reads.
-    TRIED = "tried"
     #: At most ``limit`` tasks of a ``type`` and ``pattern`` run at once; ``why``.
     PACED = "paced"
     #: Nothing starts before ``until``; ``why``.
@@ -150,26 +148,10 @@ class Events:
 
 
 def _event_of(row: Row) -> Event:
-    (
-        id_,
-        at,
-        kind,
-        batch,
-        work,
-        attempt,
-        detail,
-        key,
-        text,
-        state,
-        number,
-        worker,
-        session,
-        agent,
-        name,
-        outcome,
-    ) = row
+    (id_, at, kind, batch, work, attempt, detail, key, text, state, number, worker, session, agent, name,
+     outcome) = row  # fmt: skip
     # What a transition says is anybody's text, and may look like data.
-    data = json.loads(detail) if detail and kind not in _TRANSITIONS else {}
+    data = json.loads(detail) if kind not in _TRANSITIONS and (detail or "").startswith("{") else {}
     return Event(
         id=id_, at=at, kind=kind, batch=batch, batch_name=name or "", work=work, key=key or "",
         text=from_column(text or ""), state=state or "", attempt=attempt, number=number, worker=worker or "",

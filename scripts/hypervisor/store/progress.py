@@ -112,6 +112,10 @@ class BatchProgress:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def now(self) -> float:
+        """Return the time by the store's clock, in seconds since the epoch."""
+        return float(self._engine.read(SQL.now)[0][0]) / 1000
+
     def changed(self, batch: int, *, since: int = 0, after: int = 0) -> list[int]:
         """Return the numbers (`ItemProgress.seq`) of the items that changed, in order.
 
@@ -156,7 +160,11 @@ class BatchProgress:
             SQL.spending, {"batch": batch}
         )
         return Totals(
-            attempts=attempts, tokens_known=tokens_known, tokens=tokens, cost_known=cost_known, cost_usd=cost
+            attempts=attempts,
+            tokens_known=tokens_known,
+            tokens=None if tokens is None else int(tokens),  # sums are decimals on PostgreSQL
+            cost_known=cost_known,
+            cost_usd=None if cost is None else float(cost),
         )
 
     def failures(self, batch: int, limit: int) -> list[Work]:

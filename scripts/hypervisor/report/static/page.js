@@ -69,7 +69,6 @@ function head() {
   }));
   byId("sum").textContent = `${count(census.queued)} queued ${data.closes ? "=" : "IS NOT"} ${STATES.map((state) => `${count(census[state])} ${state}`).join(" + ")}`;
   const shares = STATES.map((state) => [state, census[state]]);
-  if (data.damaged.length) shares.push(["damaged", data.damaged.length]);
   tiles(shares);
   const eta = data.finished ? "done" : pace.eta === null ? none() : `about ${duration(pace.eta)}`;
   const facts = [
@@ -82,14 +81,13 @@ function head() {
   ];
   byId("facts").replaceChildren(...facts.map(([word, value, more]) => el("div", {}, el("dt", {}, word), el("dd", {}, value, more ? el("small", {}, more) : null))));
   byId("work-section").hidden = !data.at_work.length && !data.idle.length;
-  byId("work").replaceChildren(table(`${count(data.at_work.length)} at work, ${count(data.idle.length)} between two items`, ["Who", "Item", "For", "Generation", "Last output"],
-    [...data.at_work.slice(0, 50).map((one) => [who(one) ? name(who(one)) : none(), name(one.name), one.since === null ? none() : duration(Math.max(0, data.at - one.since)), one.generation ? count(one.generation) : none(), one.output_ago === undefined ? none() : `${duration(one.output_ago)} ago`]),
+  byId("work").replaceChildren(table(`${count(data.at_work.length)} at work, ${count(data.idle.length)} between two items`, ["Who", "Item", "For", "Attempt", "Last output"],
+    [...data.at_work.slice(0, 50).map((one) => [one.who ? name(one.who) : none(), name(one.name), one.since === null ? none() : duration(Math.max(0, data.at - one.since)), count(one.attempt), one.output_ago === undefined ? none() : `${duration(one.output_ago)} ago`]),
       ...data.idle.slice(0, 20).map((id) => [name(id), none(), none(), none(), none()])], [3]));
-  byId("made").textContent = `${data.batch.folder}${data.duplicates ? `; ${count(data.duplicates)} line(s) named an item that another line names` : ""}`;
+  byId("made").textContent = data.batch.folder;
 }
 const machine = (zone) => [zone.why, ...[["CPU", zone.cpu_percent], ["RAM", zone.ram_percent]]
   .filter(([word, value]) => typeof value === "number" && !zone.why.includes(word)).map(([word, value]) => `${word} ${Math.round(value)} %`)].filter(Boolean).join(", ");
-const who = (one) => (one.id.startsWith("worker-") ? one.id : one.holder);
 // The command stands below, to be copied: it is not said twice.
 function unlessTyped(need) {
   const [before, command] = need.next.split("`");
@@ -110,9 +108,7 @@ function tiles(shares) {
 
 function needs() {
   const { data } = app, nodes = [];
-  if (data.damaged.length)
-    nodes.push(el("div", { class: "need" }, el("h3", {}, `${count(data.damaged.length)} result(s) cannot be read`), el("ul", {}, data.damaged.slice(0, 20).map((path) => el("li", {}, name(path)))), el("p", {}, "Move them away, and the items are done again.")));
-  for (const need of data.needs) {
+  for (const need of data.needs_attention) {
     const items = need.items.slice(0, 200), more = need.items.length - items.length;
     nodes.push(el("div", { class: "need" },
       el("h3", {}, stateWord(need.state), ` ${count(need.items.length)} × `, name(need.reason)),
@@ -123,7 +119,7 @@ function needs() {
   }
   if (!data.finished && !data.at_work.length && !data.idle.length && data.closes)
     nodes.push(el("div", { class: "need" }, el("h3", {}, `${count(data.census.waiting)} item(s) wait, and nobody is at work`), toCopy(data.batch.go_on)));
-  const same = JSON.stringify([data.damaged, data.needs, nodes.length, data.census.waiting]);
+  const same = JSON.stringify([data.needs_attention, nodes.length, data.census.waiting]);
   if (same === app.needed) return;
   app.needed = same;
   const open = new Set([...document.querySelectorAll("#needs details[open]")].map((one) => one.dataset.key));
@@ -153,7 +149,7 @@ function charts() {
 function choices() {
   const option = (value, word) => el("option", { value }, word);
   const chosen = [byId("only").value, byId("by").value];
-  byId("only").replaceChildren(option("", "all"), option("trouble", "failed or blocked"), ...[...STATES, "damaged"].map((state) => option(state, state)));
+  byId("only").replaceChildren(option("", "all"), option("trouble", "failed or blocked"), ...STATES.map((state) => option(state, state)));
   byId("by").replaceChildren(option("", "all"), ...app.data.workers.map((worker, n) => option(String(n), worker)));
   [byId("only").value, byId("by").value] = chosen;
 }

@@ -146,11 +146,11 @@ function lanesOf(rows, workers, tries, now, atWork) {
   for (const row of rows)
     if (row.started !== null && row.finished !== null && row.worker !== null)
       spans.push({ who: workers[row.worker], from: row.started, to: row.finished, state: row.state, row });
-  for (const [number, generation, from, to, how] of tries)
-    spans.push({ who: "attempts before", from, to, state: "try", row: rows[number], how: `attempt ${generation}: ${how}` });
+  for (const [number, attempt, from, to, how] of tries)
+    spans.push({ who: "attempts before", from, to, state: "try", row: rows[number], how: `attempt ${attempt}: ${how}` });
   for (const one of atWork)
     if (one.since !== null && now !== null)
-      spans.push({ who: who(one), from: one.since, to: now, state: "running", row: rows[one.row] });
+      spans.push({ who: one.who, from: one.since, to: now, state: "running", row: one });
   spans.sort((a, b) => a.from - b.from);
   const groups = new Map();
   for (const one of spans) {
@@ -162,7 +162,7 @@ function lanesOf(rows, workers, tries, now, atWork) {
   return [...groups].flatMap(([who, lanes]) =>
     lanes.map((lane, n) => ({ who: lanes.length > 1 ? `${who} ${n + 1}` : who, spans: lane.spans })));
 }
-const WORST = ["success", "skipped", "running", "try", "blocked", "failed", "damaged"];
+const WORST = ["success", "skipped", "running", "try", "blocked", "failed"];
 function timeline(lanes, time, width) {
   if (!lanes.length) return null;
   const tall = 16, height = lanes.length * tall + BOTTOM + 8;
@@ -197,6 +197,6 @@ function timeline(lanes, time, width) {
 function drawBar(box, bar, y, tall) {
   const text = bar.many > 1 ? `${bar.many} items` : `${bar.one.row ? bar.one.row.name : ""} ${bar.one.how || bar.state}, ${duration(bar.one.to - bar.one.from)}`;
   const wide = Math.max(0.8, bar.to - bar.from - (bar.to - bar.from > 3 ? 0.7 : 0));
-  const edge = ["blocked", "failed", "damaged"].includes(bar.state) ? 0 : 3; // trouble is taller too, not only of another colour
+  const edge = ["blocked", "failed"].includes(bar.state) ? 0 : 3; // trouble is taller too, not only of another colour
   box.append(svg("rect", { class: `fill-${bar.state}`, x: bar.from, y: y + edge, width: wide, height: tall - 1 - 2 * edge }, svg("title", {}, text)));
 }

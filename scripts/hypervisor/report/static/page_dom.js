@@ -2,7 +2,7 @@
 
 const STATES = ["success", "blocked", "failed", "skipped", "running", "waiting"];
 // A state is told by its sign and its word, not by its colour alone.
-const SIGNS = { success: "✓", blocked: "?", failed: "✗", skipped: "–", running: "▶", waiting: "·", damaged: "!" };
+const SIGNS = { success: "✓", blocked: "?", failed: "✗", skipped: "–", running: "▶", waiting: "·" };
 
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {

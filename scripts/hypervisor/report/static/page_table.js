@@ -11,7 +11,7 @@ const view = { text: "", only: "", by: "", sort: "", down: false, page: 0, open:
 function shown(rows, workers) {
   const words = view.text.toLowerCase().split(/\s+/).filter(Boolean);
   const found = rows.filter((row) => {
-    if (view.only === "trouble" ? !["failed", "blocked", "damaged"].includes(row.state) : view.only && row.state !== view.only) return false;
+    if (view.only === "trouble" ? !["failed", "blocked"].includes(row.state) : view.only && row.state !== view.only) return false;
     if (view.by !== "" && row.worker !== Number(view.by)) return false;
     if (!words.length) return true;
     row.text ||= `${row.name} ${row.item || ""} ${row.title || ""} ${row.outcome} ${row.commit || ""}`.toLowerCase();
@@ -56,7 +56,7 @@ function details(row, app) {
   const pairs = [["Item", row.item && name(row.item)], ["Outcome", row.outcome && name(row.outcome)], ["Started", row.started && moment(row.started)],
     ["Commit", row.commit], ["Kept on branch", row.branch], ["What next", row.next && prose(row.next)]];
   const tries = app.data.tries.filter((one) => one[0] === row.number)
-    .map(([, generation, from, to, how]) => `attempt ${generation}: ${how} after ${duration(to - from)}`);
+    .map(([, attempt, from, to, how]) => `attempt ${attempt}: ${how} after ${duration(to - from)}`);
   if (tries.length) pairs.push(["Attempts before", tries.join("; ")]);
   const logs = el("div", {}, "");
   const link = el("a", { href: `#item=${encodeURIComponent(row.name)}` }, "Link to this item");

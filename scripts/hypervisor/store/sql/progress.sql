@@ -1,3 +1,6 @@
+-- name: now
+SELECT {now}
+
 -- name: changed
 SELECT i.seq FROM event AS e CROSS JOIN batch_item AS i  -- CROSS: the few events first, for SQLite
 WHERE e.id > :since AND {settled} AND i.work = e.work AND i.batch = :batch

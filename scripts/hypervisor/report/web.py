@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ..core.errors import HypervisorError
 from .page import page, policy
-from .report import Reporter
+from .report import ReportBuilder
 
 HOST = "127.0.0.1"
 #: A look is good for this long, in seconds, however many browsers ask ...
@@ -35,10 +35,10 @@ _PACKED = 4096
 
 
 @dataclass(slots=True)
-class Watched:
+class WatchedBatch:
     """One batch, looked at for several browsers at once."""
 
-    reporter: Reporter
+    builder: ReportBuilder
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _looked: float = float("-inf")
     _cost: float = 0.0
@@ -47,37 +47,37 @@ class Watched:
         """Return the news since the look *since* of *instance*: all there is, if that is not ours."""
         with self._lock:
             self._look()
-            head = self.reporter.head()
+            head = self.builder.head()
             if instance != head["instance"]:
                 since = 0
             elif since == head["version"]:
                 return head
-            return head | self.reporter.body(since)
+            return head | self.builder.body(since)
 
     def logs(self, instance: str, row: int) -> list[dict[str, Any]] | None:
         """Return the ends of the logs of a row; None if there is no such row."""
         with self._lock:
-            follower = self.reporter.follower
-            if instance != follower.instance or not 0 <= row < len(follower.rows):
+            follower = self.builder.follower
+            if instance != follower.instance or not 0 <= row < len(follower.items):
                 return None
-            return self.reporter.logs(row)
+            return self.builder.logs(row)
 
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked >= max(_FRESH_SECONDS, min(5.0, _REST * self._cost)):
             first = self._looked == float("-inf")
             before = time.thread_time()  # CPU: on a busy machine a look takes long and costs no more
-            self.reporter.look()
+            self.builder.look()
             # The first takes in the whole batch, those that follow what is new: it says nothing of them.
             self._cost = 0.0 if first else time.thread_time() - before
             self._looked = time.monotonic()
 
 
-class Server(ThreadingHTTPServer):
+class ReportServer(ThreadingHTTPServer):
     """Serves one batch until it is shut down.
 
     Args:
-        reporter: What there is to see.
+        builder: What there is to see.
         port: 0 for any that is free.
 
     Raises:
@@ -87,10 +87,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, reporter: Reporter, port: int = 0) -> None:
-        self.watched = Watched(reporter)
+    def __init__(self, builder: ReportBuilder, port: int = 0) -> None:
+        self.watched = WatchedBatch(builder)
         self.token = secrets.token_urlsafe(24)
-        self.document = page(None, title=reporter.batch.id).encode()
+        self.document = page(None, title=builder.batch.id).encode()
         super().__init__((HOST, port), _Handler)
 
     @property
@@ -103,7 +103,7 @@ class Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: ReportServer
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT
     server_version = "hypervisor"

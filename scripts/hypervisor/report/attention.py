@@ -1,4 +1,4 @@
-"""What of a batch needs a person: failures and questions by their reason, with what to type next. Pure."""
+"""Items of a batch that need a person: grouped by their reason, each with the command to type next. Pure."""
 
 from __future__ import annotations
 
@@ -13,76 +13,76 @@ from ..core.model import Outcome
 
 #: What differs from one failure to the next of a kind: figures, ids, hashes.
 _VARIES = re.compile(r"0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]{7,}\b|\d+")
-#: Characters of a reason by which it is told from others.
+#: Characters of a reason that are compared.
 _ALIKE = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One item that failed, or is blocked."""
+class TroubledItem:
+    """One item that failed or is blocked."""
 
-    #: Its row.
+    #: Its number in the list of all items.
     number: int
     name: str
     #: As the queue spells it.
     item: str
     state: str
     reason: str
-    #: What somebody has to do, as the summary says it.
+    #: What a person has to do, as the summary says it.
     next: str
-    #: Whether it is a task whose file was changed, so that its status has to be put back.
+    #: Whether it is a task whose file was changed, so that its status has to be set back.
     task: bool
 
 
 @dataclass(slots=True, kw_only=True)
-class Need:
-    """Items that need the same."""
+class Attention:
+    """Items that need the same from a person."""
 
     state: str
     reason: str
     next: str
     #: A command to type, "" where there is none.
     type: str
-    #: Rows of the items.
+    #: Numbers of the items.
     items: list[int] = field(default_factory=list)
 
 
-def needs_of(cases: Iterable[Case], batch: str) -> list[Need]:
-    """Return what is needed, the most common first; questions before failures.
+def group_by_reason(troubled: Iterable[TroubledItem], batch: str) -> list[Attention]:
+    """Return the items grouped by reason, questions before failures and the largest group first.
 
-    Reasons that differ only in figures are one need.
+    Reasons that differ only in figures are one group.
 
     Args:
-        cases: Every item that failed, or is blocked.
+        troubled: Every item that failed or is blocked.
         batch: How a command names the batch: its id, or ``--dir D``.
     """
-    groups: dict[tuple[str, str, bool], list[Case]] = {}
-    for case in cases:
-        groups.setdefault((case.state, _alike(case.reason), case.task), []).append(case)
-    found = [_need(group, batch) for group in groups.values()]
-    return sorted(found, key=lambda need: (need.state != Outcome.BLOCKED, -len(need.items)))
+    groups: dict[tuple[str, str, bool], list[TroubledItem]] = {}
+    for item in troubled:
+        groups.setdefault((item.state, _alike(item.reason), item.task), []).append(item)
+    found = [_attention(group, batch) for group in groups.values()]
+    return sorted(found, key=lambda one: (one.state != Outcome.BLOCKED, -len(one.items)))
 
 
-@lru_cache(maxsize=8192)  # the same are asked for again and again while a batch is watched
+@lru_cache(maxsize=8192)  # the same reasons come again with every look at a batch
 def _alike(reason: str) -> str:
     return _VARIES.sub("#", printable.line(reason, _ALIKE))
 
 
-def _need(group: list[Case], batch: str) -> Need:
+def _attention(group: list[TroubledItem], batch: str) -> Attention:
     first = group[0]
     reason = printable.line(first.reason, 300) or "no reason was given"
-    if len(group) > 1 and len({case.reason for case in group}) > 1:
-        reason += " (or the like)"
-    return Need(
+    if len({item.reason for item in group}) > 1:
+        reason += " (or similar)"
+    return Attention(
         state=first.state, reason=reason, next=printable.line(first.next, 300), type=_command(group, batch),
-        items=[case.number for case in group],
+        items=[item.number for item in group],
     )  # fmt: skip
 
 
-def _command(group: list[Case], batch: str) -> str:
+def _command(group: list[TroubledItem], batch: str) -> str:
     first = group[0]
     if first.task:
-        names = [case.name for case in group if printable.line(case.name) == case.name]
+        names = [item.name for item in group if printable.line(item.name) == item.name]
         return f"hypervisor task update {shlex.quote(names[0])} --status active" if names else ""
     flag = "--blocked" if first.state == Outcome.BLOCKED else "--failed"
     # A name that cannot be typed is not offered for typing.

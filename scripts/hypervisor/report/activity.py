@@ -1,0 +1,129 @@
+"""What is being worked on at this moment, by whom, and how the machine is. Reads only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..core import printable
+from ..core.config import settings_of
+from ..monitor.readings import Sampler
+from ..monitor.zones import Bounds, Gauge
+from ..queue.batch import Batch
+from ..store.batches import Running
+from ..store.liveness import lock_state
+from ..store.store import Store
+from .timeline import FIGURES, Timeline
+
+#: The name with which the ids of `batch_worker.py`'s processes begin.
+_PROCESS = "worker-"
+_LOCK = ".lock"
+
+
+def active_items(
+    running: list[Running], timeline: Timeline, now: float, *, name_of: Callable[[Running], str], folder: str
+) -> list[dict[str, Any]]:
+    """Return the items in work: name, who, since when, and when there was output last.
+
+    Args:
+        running: As `store.batches.Batches.running` returns it.
+        timeline: The batch's run events.
+        now: Seconds since the epoch, by the store's clock.
+        name_of: What people call an item.
+        folder: The batch's folder, below which logs lie.
+    """
+    return [
+        {
+            "name": name_of(one),
+            "who": worker_label(one.worker, one.name, one.agent),
+            "worker": one.worker,
+            "attempt": one.number,
+            "since": round(one.claimed_at / 1000, 3),
+            **_output(one, now, folder),
+            **({"overseer": timeline.overseen[one.attempt]} if one.attempt in timeline.overseen else {}),
+        }
+        for one in running
+    ]
+
+
+def _output(one: Running, now: float, folder: str) -> dict[str, float]:
+    """Return how long ago an agent's log grew, where it has one: seconds since then or since it began."""
+    if not one.log:
+        return {}
+    silent = [now - one.claimed_at / 1000, *(time.time() - at for at in _written(log_stem(folder, one.log)))]
+    return {"output_ago": round(max(0.0, min(silent)), 1)}
+
+
+def log_stem(folder: str, log: str) -> str:
+    """Return the path of a log without its ending; "" for one that does not lie below the batch's folder."""
+    if not log:
+        return ""
+    path = os.path.normpath(os.path.join(folder, log))
+    return path if path.startswith(folder.rstrip("/") + "/") else ""
+
+
+def _written(stem: str) -> Iterator[float]:
+    """Yield when each of the files of an agent's output was last written to."""
+    folder, name = os.path.split(stem)
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(folder) if stem else ():
+            if entry.startswith(f"{name}."):
+                yield os.stat(os.path.join(folder, entry)).st_mtime
+
+
+def worker_label(worker: str, name: str, agent: str = "") -> str:
+    """Return what people call a worker: a process of `batch_worker.py` by its id, an agent by its name."""
+    if worker.startswith(_PROCESS) or not name:
+        return printable.line(worker, 80)
+    return f"{printable.line(name, 80)} {printable.line(agent, 12)}".strip()
+
+
+def idle_workers(store: Store, batch: int, busy: Collection[str]) -> list[str]:
+    """Return the worker processes that have worked on the batch, live, and hold nothing at the moment."""
+    living = [one for one in living_workers(store) if one.startswith(_PROCESS) and one not in busy]
+    return sorted(store.progress.took_part(batch, living))
+
+
+def living_workers(store: Store) -> list[str]:
+    """Return the ids of the worker processes of the store that live on this machine."""
+    with contextlib.suppress(OSError):
+        names = [name.removesuffix(_LOCK) for name in os.listdir(store.workers) if name.endswith(_LOCK)]
+        return [one for one in names if not one.startswith(".") and lock_state(store.workers, one) == "held"]
+    return []
+
+
+def coordinator_lives(store: Store, timeline: Timeline) -> bool:
+    """Return whether the coordinator that started the batch last still works on it, on this machine."""
+    worker = timeline.coordinator
+    return bool(worker) and "/" not in worker and lock_state(store.workers, worker) == "held"
+
+
+@dataclass(slots=True)
+class MachineLook:
+    """Reads the state of this machine on demand, where no run reports it."""
+
+    sampler: Sampler
+    gauge: Gauge
+
+    @classmethod
+    def of(cls, batch: Batch) -> MachineLook:
+        """Return one that judges by the settings of the batch's project.
+
+        Raises:
+            ConfigError: A setting makes no sense.
+        """
+        settings = settings_of(batch.project.state if batch.project else None)
+        return cls(Sampler(batch.folder), Gauge(Bounds.of(settings["machine"], cpu=True)))
+
+    def zone(self) -> dict[str, Any]:
+        """Return zone and figures as of now, in the shape of a report's ``zone``."""
+        standing = self.gauge.read(self.sampler.read())
+        figures = standing.reading.figures()
+        return {
+            "word": standing.zone.word, "why": standing.why, "at": round(time.time(), 3),
+            **{name: figures.get(name) for name in FIGURES},
+        }  # fmt: skip
