@@ -14,7 +14,7 @@ from typing import Any
 from ..core.config import defaults, settings_of
 from ..core.errors import UsageError
 from ..core.paths import Project, find_project
-from ..orchestrator.running import tidy_up
+from ..orchestrator.run import remove_worktrees
 from ..queue import leftovers, retention
 from ..queue.batches import open_folder
 from ..queue.retention import Kept, Rule, in_words_of_size
@@ -80,7 +80,7 @@ def _clean(options: Namespace) -> int:
 
 def _remains(project: Project, settings: dict[str, Any], *, dry_run: bool) -> Iterator[Row]:
     """Remove worktrees with nothing in them, and what the dead have left; yield what was done."""
-    for one in tidy_up(project, dry_run=dry_run):
+    for one in remove_worktrees(project, dry_run=dry_run):
         held = _bytes_below(project.root / one["worktree"]) if dry_run else 0
         yield {"kind": "worktree", "name": one["worktree"], "what": one["what"], "why": one["why"],
                "bytes": held}  # fmt: skip

@@ -7,40 +7,30 @@ import shlex
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from .. import errands
-from .. import orders as kept
-from ..claims.workers import forget_dead
 from ..core.config import settings_of
 from ..core.errors import NothingToDo, UsageError
-from ..core.model import TaskHead
 from ..core.paths import Project, find_project
 from ..git.merging import Integration
 from ..learning.hive import checked_name
-from ..orchestrator.care import check_settings
-from ..orchestrator.collecting import collect
-from ..orchestrator.hiring import AGENTS, may_do, must_make_sense
-from ..orchestrator.running import (
-    carry_out,
-    hand_over,
-    keep_orders,
-    move_on,
-    on_finish,
-    shop_of,
-    starting_point,
-)
-from ..orders import STRATEGIES, Orders
+from ..orchestrator.collect import collect
+from ..orchestrator.options import STRATEGIES, RunOptions, keep_options, options_of
+from ..orchestrator.router import AGENTS, permissions_of, require_runnable
+from ..orchestrator.run import deliver, move_branch, on_finish, run_agents, starting_point
+from ..orchestrator.run_context import opened_run
+from ..orchestrator.supervisor import check_settings
 from ..queue.batch import Batch
 from ..queue.batches import create_of_tasks, open_named
-from ..queue.heart import Stop
+from ..queue.heartbeat import Stop
 from ..queue.retention import compress_if_over
 from ..queue.summary import finding_lines, write_summary
-from ..tasks.desk import Desk
-from ..tasks.preflight import Plan, plan
-from ..tasks.tasklist import Caller
+from ..store.liveness import forget_dead
+from ..store.sessions import BackgroundRun
+from ..tasks.actor import Actor
+from ..tasks.service import TaskService
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Teller, print_json, shown
 
 
@@ -95,41 +85,41 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 def _run(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
     check_settings(settings_of(project.state))
-    batch, orders = _resumed(project, options) if options.resume else _begun(project, options)
     session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")  # of a client in whose shell this is typed
-    with errands.told(project, session, batch.id) as errand:
-        return _carried_out(project, batch, orders, options, errand)
+    batch, asked = _resumed(project, options) if options.resume else _begun(project, options)
+    with batch, batch.store.sessions.background_run(session, batch.number) as run:
+        return _carried_out(project, batch, asked, options, run)
 
 
 def _carried_out(
-    project: Project, batch: Batch, orders: Orders, options: Namespace, errand: errands.Errand
+    project: Project, batch: Batch, asked: RunOptions, options: Namespace, background: BackgroundRun
 ) -> int:
     stop = Stop()
     stop.listen(signal.SIGINT, signal.SIGTERM)
     teller = Teller(None, quiet=options.json)
-    with shop_of(project, batch, orders) as shop:
-        shop.desk.also = errand.also
-        print(f"batch {batch.id}: {may_do(shop.staff)}", file=sys.stderr)
+    with opened_run(project, batch, asked) as run:
+        print(f"batch {batch.id}: {permissions_of(run.router)}", file=sys.stderr)
         try:
-            _, halted = carry_out(shop, teller.tell, stop)
+            _, halted = run_agents(run, teller.tell, stop)
         finally:
             teller.close()
-        said = hand_over(shop) + shop.notes
-    forget_dead(str(project.state / "workers"))
+        said = deliver(run) + run.notes
+    forget_dead(batch.store.workers)
     summary, census = write_summary(batch)
-    errand.came_to = census.line()
+    background.came_to = census.line()
     if halted:
-        said.append(f"ended early: {halted}; `hypervisor run --resume {batch.id}` goes on")
-    if orders.on_finish:
-        said.append(on_finish(orders.on_finish, batch.folder))
+        said.append(f"ended early: {halted}; resume with `hypervisor run --resume {batch.id}`")
+    if asked.on_finish:
+        said.append(on_finish(asked.on_finish, batch.folder))
     if options.json:
         print_json(summary | {"notes": said})
     else:
         print(census.line())
         for name, used in summary["by_agent"].items() if len(summary["by_agent"]) > 1 else ():
-            print(f"{name}: {used['attempts']} runs, {used['tokens'] or 'unknown'} tokens")
-        for need in summary["needs_you"]:
-            print(f"needs you: {shown(str(need['task_id']))}: {shown(need['reason'])}; {shown(need['next'])}")
+            print(f"{name}: {used['attempts']} attempts, {used['tokens'] or 'unknown'} tokens")
+        for need in summary["needs_attention"]:
+            what = f"{shown(need['reason'])}; {shown(need['next'])}"
+            print(f"needs attention: {shown(str(need['task_id']))}: {what}")
         said = finding_lines(summary) + said
         for line in said:
             print(line)
@@ -139,38 +129,30 @@ def _carried_out(
     return EXIT_DONE if census.closes and not bad and not halted else EXIT_REFUSED
 
 
-def _begun(project: Project, options: Namespace) -> tuple[Batch, Orders]:
+def _begun(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     if not (options.ids or options.all or options.parent or options.batch):
         raise UsageError("say which tasks: IDs, --all, --parent ID, --batch BATCH, or --resume BATCH")
-    orders = starting_point(project, _orders(options))
-    must_make_sense(orders, settings_of(project.state))
+    asked = starting_point(project, _options(options))
+    require_runnable(asked, settings_of(project.state))
     batch = open_named(project, options.batch) if options.batch else _planned(project, options)
-    keep_orders(batch, orders)
-    return batch, orders
+    keep_options(batch, asked)
+    return batch, asked
 
 
 def _planned(project: Project, options: Namespace) -> Batch:
-    desk = Desk(project, settings_of(project.state), Caller(name="claude"))
-    with desk.indexed() as index:
-        # Read task by task: a hundred thousand of them need not be in memory at one time.
-        parent = desk.find(options.parent) if options.parent else None
-        wanted: Iterable[TaskHead] = index.heads() if index else ()
-        if not options.all:
-            wanted = [desk.find(name) for name in options.ids]
-        if parent and index:
-            wanted = (task for task in index.heads() if task.parent.lower() == parent.id.lower())
-        refusals = desk.refusals(index.heads() if index else ())
-        made: Plan = plan(wanted, refusals, refusals.waits_for)
-    told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
-    if not made.run:
-        raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")
-    skipped = [(desk.relative(task), why) for task, why in made.skipped]
-    batch = create_of_tasks(project, [desk.relative(task) for task in made.run], skipped)
+    with TaskService(project, settings_of(project.state), Actor(name="claude")) as service:
+        with service.catalog.view() as view:
+            made, _ = view.plan([] if options.all else options.ids, options.parent or "")
+        told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
+        if not made.run:
+            raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")
+        skipped = [(service.relative(task), why) for task, why in made.skipped]
+        batch = create_of_tasks(project, [service.relative(task) for task in made.run], skipped)
     print(f"batch {batch.id}: {len(made.run)} tasks" + (f", {told}" if told else ""), file=sys.stderr)
     return batch
 
 
-def _orders(options: Namespace) -> Orders:
+def _options(options: Namespace) -> RunOptions:
     if (options.agent == "exec") != bool(options.command):
         raise UsageError("--agent exec and --exec CMD belong together")
     if options.jobs < 1:
@@ -181,7 +163,7 @@ def _orders(options: Namespace) -> Orders:
             raise UsageError(f"--budget-{name} {value:g}: must be more than 0")
     if options.agent == "exec" and (options.budget_tokens or options.budget_usd):
         raise UsageError("a command tells no tokens and no money: use --budget-minutes or --budget-attempts")
-    return Orders(
+    return RunOptions(
         agent=options.agent,
         command=tuple(shlex.split(options.command or "")),
         model=options.model,
@@ -220,11 +202,11 @@ def _percent(text: str) -> float:
     return percent
 
 
-def _resumed(project: Project, options: Namespace) -> tuple[Batch, Orders]:
+def _resumed(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     if options.ids or options.all or options.parent or options.batch:
         raise UsageError("--resume goes on with that batch's own tasks; name no others")
     batch = open_named(project, options.resume)
-    return batch, kept.read(batch.folder)
+    return batch, options_of(batch)
 
 
 # ------------------------------------------------------------------------ merge
@@ -232,12 +214,12 @@ def _resumed(project: Project, options: Namespace) -> tuple[Batch, Orders]:
 
 def _merge(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
-    batch = open_named(project, options.batch)
-    orders = starting_point(project, Orders(agent="claude", merge=options.merge))
-    folder = project.state / "worktrees" / batch.id
-    integration = Integration(project.root, folder, batch.id, orders.start_branch, orders.start_commit)
-    found = list(collect(project, batch, integration))
-    said = move_on(project, integration, orders, settings_of(project.state)["tasks"]["globs"])
+    with open_named(project, options.batch) as batch:
+        asked = starting_point(project, RunOptions(agent="claude", merge=options.merge))
+        folder = project.state / "worktrees" / batch.id
+        integration = Integration(project.root, folder, batch.id, asked.start_branch, asked.start_commit)
+        found = list(collect(project, batch, integration))
+        said = move_branch(project, batch, integration, asked, batch.store.settings["tasks"]["globs"])
     if options.json:
         print_json({"merged": [asdict(one) for one in found], "notes": said})
     else:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.commission import Commission
+from ..core.assignment import AssignedTask
 from ..core.config import settings_of
 from ..core.errors import Refused, UsageError
 from ..core.model import Priority
 from ..core.paths import find_project
-from ..orchestrator.spawning import PATTERNS, make, orders_of, read_requests, start
-from ..orders import STRATEGIES
+from ..orchestrator.options import STRATEGIES
+from ..orchestrator.spawn import PATTERNS, make, options_for, read_requests, start
 from ..report.workload import current_branch, workload
 from .console import EXIT_DONE, print_json, shown
 
@@ -47,9 +47,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 
 
 def _spawn(options: Namespace) -> int:
-    if commission := Commission.of(os.environ):
+    if assigned := AssignedTask.of(os.environ):
         raise Refused(
-            f"you were started for {commission.task} alone, and start no others; block it and say why"
+            f"you were started for {assigned.task} alone, and start no others; block it and say why"
         )
     given: list[Any] = [
         {"description": text, "type": options.type, "priority": options.priority, "verify": options.verify}
@@ -67,15 +67,16 @@ def _spawn(options: Namespace) -> int:
     settings = {**settings, "spawn": {**settings["spawn"], **own, **{k: v for k, v in asked.items() if v}}}
     requests = read_requests(given)
     branch = options.branch or current_branch(project, os.environ)
-    orders = orders_of(project, settings, options.strategy, branch)
-    spawned = make(project, requests, options.pattern, orders)
-    pid = start(project, spawned.batch, os.environ)
+    run = options_for(project, settings, options.strategy, branch)
+    spawned = make(project, requests, options.pattern, run)
+    with spawned.batch:
+        pid = start(project, spawned.batch, os.environ)
     if options.json:
-        print_json({"batch_id": spawned.batch.id, "tasks": list(spawned.tasks), "branch_id": orders.branch,
+        print_json({"batch_id": spawned.batch.id, "tasks": list(spawned.tasks), "branch_id": run.branch,
                     "coordinator_pid": pid})  # fmt: skip
         return EXIT_DONE
     batch, many = spawned.batch.id, len(spawned.tasks)
-    print(f"batch {batch}: {many} tasks, up to {orders.limit} at once, hive branch {shown(orders.branch)}")
+    print(f"batch {batch}: {many} tasks, up to {run.limit} at once, hive branch {shown(run.branch)}")
     print(f"look with `hypervisor status {batch}`, wait with `hypervisor wait {batch} --all`")
     return EXIT_DONE
 

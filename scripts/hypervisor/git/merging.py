@@ -81,14 +81,20 @@ class Integration:
         return Git(self.root).commit(f"refs/heads/{self.branch}") or self.start_commit
 
     def merge(
-        self, branch: str, message: str, verify: Callable[[Path], str | None]
+        self,
+        branch: str,
+        message: str,
+        verify: Callable[[Path], str | None],
+        note: Callable[[str], object] = lambda _: None,
     ) -> Merged | Conflict | Unverified:
-        """Merge *branch* and hold that it verifies; one merge at a time, others wait.
+        """Merge *branch*, and take it back unless it verifies; one merge at a time, others wait.
 
         Args:
             branch: A branch or commit.
             message: The message of the merge commit.
             verify: Gets the project's folder in the merged tree; returns why it is not good, or None.
+            note: Called with the merge commit once it is verified, before the branch is moved to it: after a
+                crash it shows whose the commit is that the branch may have.
 
         Raises:
             Refused: There is no such branch, or the repository cannot be worked in.
@@ -103,15 +109,20 @@ class Integration:
             if git.contains(before, target):
                 return Merged(commit=self._merge_of(git, target, before))
             try:
-                return self._merge(git, before, target, message or f"Merge {branch}", verify)
+                return self._merge(git, before, target, (message or f"Merge {branch}", verify, note))
             finally:
                 with contextlib.suppress(GitError):  # what is wrong there is mended before the next one
                     git.run("checkout", "-q", "-f", "--detach", self.tip)
                     git.run("clean", "-q", "-ffd")
 
     def _merge(
-        self, git: Git, before: str, target: str, message: str, verify: Callable[[Path], str | None]
+        self,
+        git: Git,
+        before: str,
+        target: str,
+        how: tuple[str, Callable[[Path], str | None], Callable[[str], object]],
     ) -> Merged | Conflict | Unverified:
+        message, verify, note = how
         try:
             git.run("merge", "-q", "--no-ff", "--no-edit", "--no-autostash", "--no-verify-signatures",
                     "--no-log", "-m", message, target)  # fmt: skip
@@ -127,6 +138,7 @@ class Integration:
         reason = verify(place)
         if reason is not None:
             return Unverified(text=reason)
+        note(merged)
         main = Git(self.root, keep=git.keep)  # the verification may have broken the worktree
         main.run("update-ref", "-m", "hypervisor: merge", f"refs/heads/{self.branch}", merged, before)
         return Merged(commit=merged)

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from ..core.globs import matches_any
 from ..core.paths import Project
-from ..events import read
 from .checkout import Snapshot, changed
 from .git import locked
 
@@ -30,13 +29,20 @@ def look(project: Project, ignore: Callable[[str], bool]) -> Snapshot:
         return Snapshot.take(project.root, ignore)
 
 
-def changed_since(project: Project, ignore: Callable[[str], bool], before: Snapshot) -> list[str]:
-    """Return what changed in the user's checkout, but for work that a coordinator brought there."""
+def changed_since(
+    project: Project, ignore: Callable[[str], bool], before: Snapshot, moved: Callable[[str], bool]
+) -> list[str]:
+    """Return what changed in the user's checkout, but for work that a coordinator brought there.
+
+    Args:
+        project: The project.
+        ignore: Tells the paths that do not count.
+        before: What the checkout was like.
+        moved: Tells whether a coordinator moved the user's branch to a commit.
+    """
     after = look(project, ignore)
-    if after.head != before.head:
-        moved = {event.get("head") for event in read(project) if event["event"] == "moved on"}
-        if after.head in moved:
-            after = replace(after, head=before.head)
+    if after.head != before.head and moved(after.head):
+        after = replace(after, head=before.head)
     return changed(before, after)
 
 

@@ -12,27 +12,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..core.errors import ConfigError
+from ..store.spend import Spend
 
 #: Whose spending is limited, from the smallest.
 SCOPES = ("batch", "session", "project")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spend:
-    """What has been spent."""
-
-    tokens: int = 0
-    usd: float = 0.0
-    #: Of all its runs together.
-    seconds: float = 0.0
-    #: Agents that were started.
-    attempts: int = 0
-
-    def __add__(self, other: Spend) -> Spend:
-        return Spend(
-            tokens=self.tokens + other.tokens, usd=self.usd + other.usd,
-            seconds=self.seconds + other.seconds, attempts=self.attempts + other.attempts,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +71,14 @@ def no_more(caps: Mapping[str, Caps], spent: Mapping[str, Spend]) -> str:
         if cap.attempts and spent[scope].attempts >= cap.attempts:
             return f"{_of(scope)} {cap.attempts:g} attempts is used up"
     return reached(caps, spent)
+
+
+def too_many(caps: Mapping[str, Caps], spent: Mapping[str, Spend]) -> str:
+    """Return which budget of attempts is exceeded; "" if none is."""
+    for scope, cap in caps.items():
+        if cap.attempts and spent[scope].attempts > cap.attempts:
+            return f"{_of(scope)} {cap.attempts:g} attempts is used up"
+    return ""
 
 
 def short_of(caps: Mapping[str, Caps], spent: Mapping[str, Spend], talks: int, answer: int) -> str:

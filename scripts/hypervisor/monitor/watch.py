@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..core.machine import LINUX
-from ..events import RunEvent
+from ..store.events import RunEvent
 from .lineage import Lineage
 from .overseer import Act, Deed, Overseer, Sample
 from .processes import Process, adopt_orphans, bury, environment_of, processes, proportional_memory, send

@@ -39,6 +39,18 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LevelChange:
+    """The level of degradation has changed."""
+
+    level: Level
+    was: Level
+    #: How many may run now.
+    room: int
+    #: What keeps the level down; "" if nothing does.
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """Nothing may be started now."""
 
@@ -55,11 +67,21 @@ class Admission:
         self._limit, self._grown, self._shrunk = throttle.most, 0.0, float("-inf")
         self._why = ""
         self._last_start = float("-inf")
+        self._level = Level.IDEAL
         self.standing = Standing()
         #: Why nothing more may start beside what runs, such as a budget; "" if nothing says so.
         self.hold = ""
 
     # ------------------------------------------------------------------- told
+
+    def update(self, standing: Standing, hold: str, now: float) -> LevelChange | None:
+        """Note the machine's state, and what holds further starts; return the change of level, if any."""
+        self.heed(standing, now)
+        self.hold = hold
+        was, self._level = self._level, self.level(now)
+        if self._level is was:
+            return None
+        return LevelChange(level=self._level, was=was, room=self.room(now), why=self.why())
 
     def heed(self, standing: Standing, now: float) -> None:
         """Note the machine's state."""

@@ -1,7 +1,7 @@
-"""One task in the hands of one agent: from the claim to the verdict.
+"""One attempt at one task by one agent: from the claim to the verdict.
 
-The agent works in a folder of its own; what it leaves there is gathered, looked at, verified and
-merged by us. Nothing that it says decides anything.
+The agent works in a folder of its own; what it leaves there is gathered, inspected, verified and merged by
+the coordinator. Nothing that the agent says decides anything.
 """
 
 from __future__ import annotations
@@ -16,261 +16,282 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.commission import BRANCH
-from ..core.errors import ClaimLost, HypervisorError, Refused, Taken
+from ..core.assignment import BRANCH
+from ..core.errors import ClaimLost, HypervisorError, Loss, Refused, Taken
 from ..core.keys import item_key
 from ..core.model import Outcome, Task, TaskStatus
-from ..events import RunEvent
 from ..git.git import Git
 from ..git.merging import Conflict, Unverified
 from ..git.oversight import look
-from ..git.trailers import merge_message, merged_commit
+from ..git.trailers import merge_message
 from ..git.work import Tree
 from ..runners.agent import Agent, AgentEnd, Assignment, How, Usage
 from ..runners.claude import child_environment
-from ..tasks.claiming import Hold
-from ..tasks.endings import Ending
-from .briefing import RUN_MARK, prompt_for, read_reported, report_path, variables
+from ..store.events import RunEvent
+from ..store.records import Claim
+from ..tasks.completion import TaskCompletion
+from ..tasks.service import TaskService
 from .checks import verify
-from .evidence import Failed, Verdict, judge
-from .handover import branch_of, handed
-from .shop import Shop, gather
+from .prompt import RUN_MARK, prompt_for, read_reported, report_path, shared_context, variables
+from .run_context import RunContext, gather_evidence
+from .verdict import Failed, Verdict, decide_outcome
 
-#: sysexits.h: "temporary failure"; what a command says that was told "too many".
+#: sysexits.h: "temporary failure"; how a command says "too many requests".
 _EX_TEMPFAIL = 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """What the coordinator has to know of an attempt that is over."""
+class AttemptEnd:
+    """How an attempt ended, as far as the coordinator has to know."""
 
     #: An `Outcome`, ``again`` (no attempt lost), ``retry`` (one lost), ``held`` or ``gone``.
     how: str
     text: str
-    #: Until when nothing is to be begun, in seconds since the epoch.
+    #: Before which nothing starts, in seconds since the epoch.
     pause_until: float | None = None
-    #: Whether the service said "too many".
+    #: Whether the service said "too many requests".
     crowded: bool = False
-    #: Why the agent can be given nothing more, and the batch has to stop if there is no other; "" if it can.
+    #: Why the agent can take no further task, and the batch has to stop if there is no other; "" if it can.
     stop_batch: str = ""
     #: The agent's name, "" if there was none.
     agent: str = ""
 
 
-class Attempt:
-    """One attempt at one task."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the agent of an attempt has done so far."""
 
-    def __init__(self, shop: Shop, path: str, stopped: threading.Event, *, may_retry: bool) -> None:
-        self.shop = shop
-        #: Of the task, below the project's root.
-        self.path = path
-        self.stopped = stopped
-        #: Whether there is another attempt if this one counts as failed.
-        self.may_retry = may_retry
-        #: Called with the task's id and the generation of its claim, once it has one.
-        self.claimed: Callable[[str, int], None] = lambda _task, _generation: None
-        #: Who works on it, None until somebody was chosen; and the desk in his name.
-        self.agent: Agent | None = None
-        self.desk = shop.desk
-        #: 0 for the most urgent: in want of memory the others are ended first.
-        self.rank = 2
-        #: What the agent used of the machine, None if none was set to work; and whether it, or its service,
+    task: Task
+    claim: Claim
+    #: In the agent's name.
+    service: TaskService
+    started: float
+    agent: Agent
+    tree: Tree | None = None
+    end: AgentEnd | None = None
+    #: Path of its output, without the ending.
+    log: str = ""
+
+
+class TaskAttempt:
+    """One attempt at one task.
+
+    Args:
+        run: The run.
+        path: The task's, below the project's root.
+        stopped: Set to end the agent.
+        may_retry: Whether another attempt follows if this one counts as failed.
+        rank: 0 for the most urgent: where memory is short the others are ended first.
+        claimed: Called with the task's id and the attempt's number, once there is a claim.
+    """
+
+    def __init__(
+        self,
+        run: RunContext,
+        path: str,
+        stopped: threading.Event,
+        *,
+        may_retry: bool,
+        rank: int,
+        claimed: Callable[[str, int], None],
+    ) -> None:
+        self._run, self._path, self._stopped = run, path, stopped
+        self._may_retry, self._rank, self._claimed = may_retry, rank, claimed
+        #: Its claim; None before there is one.
+        self.claim: Claim | None = None
+        #: What the agent used of the machine, None if none was started; and whether it, or its service,
         #: said "not now".
         self.usage: Usage | None = None
         self.refused = False
 
-    def run(self) -> Ended:
-        """Carry the attempt through; never raises but for faults of ours."""
-        return replace(self._run(), agent=self.agent.name if self.agent else "")
-
-    def _run(self) -> Ended:
+    def run(self) -> AttemptEnd:
+        """Carry the attempt through. Raises only for faults of our own."""
+        run = self._run
         try:
-            with self.shop.lock:
-                head, now = self.shop.desk.find(self.path), time.time()
-                chosen = self.shop.staff.choose(head, now)
-                if isinstance(chosen, str):
-                    return Ended(how="held" if self.shop.staff.waits(head, now) else "gone", text=chosen)
-                self.agent, self.desk = chosen, self.shop.desk_of(chosen)
-                task, hold = self.desk.claim(self.path)
+            head, now = run.service.find(self._path), time.time()
+            agent = run.router.choose(head, now)
+            if isinstance(agent, str):
+                return AttemptEnd(how="held" if run.router.waits(head, now) else "gone", text=agent)
+            service = run.service_of(agent)
+            task, hold = service.claim(self._path)
         except Taken as error:
-            return Ended(how="held", text=str(error))
+            return AttemptEnd(how="held", text=str(error))
         except HypervisorError as error:
-            return Ended(how="gone", text=str(error))
-        self.claimed(task.id, hold.generation)
+            return AttemptEnd(how="gone", text=str(error))
+        self.claim = run.running[task.id] = hold.claim
+        self._claimed(task.id, hold.attempt)
+        work = _Work(task=task, claim=hold.claim, service=service, started=time.monotonic(), agent=agent)
         try:
-            return self._work(task, hold)
+            return replace(self._work(work), agent=agent.name)
         except ClaimLost as error:
-            return Ended(how="gone", text=str(error))
+            return AttemptEnd(how="gone", text=str(error), agent=agent.name)
         except BaseException as error:
-            self._give_back(task, hold, f"could not be worked on: {error}", counted=False)
+            self._give_back(work, f"could not be worked on: {error}", counted=False)
             raise
 
     # ------------------------------------------------------------------- work
 
-    def _work(self, task: Task, hold: Hold) -> Ended:
-        merged = self._merged_before(task)
-        if merged is not None:
-            return self._finish(task, hold, merged, None, None, time.monotonic())
-        begun = time.monotonic()
-        shop = self.shop
-        base = shop.integration.tip if shop.integration else shop.orders.start_commit
-        tree = shop.trees.open(task.id, hold.generation, base) if shop.trees else None
-        before = look(shop.desk.project, shop.is_ours) if shop.trees else None
-        report = report_path(shop.batch.folder, task.id, hold.generation)
-        end = self._run_agent(self._assignment(task, hold, tree, report), hold.generation)
-        verdict = judge(gather(shop, task, tree, end, read_reported(report), before))
-        if verdict.merge and shop.integration is not None and tree is not None:
-            self._must_hold(task)
-            verdict = self._merge(task, tree, verdict)
-        return self._finish(task, hold, verdict, end, tree, begun)
+    def _work(self, work: _Work) -> AttemptEnd:
+        run, task, number = self._run, work.task, work.claim.number
+        if merged := self._merged_before(work.claim):
+            return self._finish(work, merged)
+        base = run.integration.tip if run.integration else run.options.start_commit
+        tree = run.trees.open(task.id, number, base) if run.trees else None
+        before = look(run.project, run.is_ours) if run.trees else None
+        report = report_path(run.batch.folder, task.id, number)
+        logs = run.batch.logs
+        os.makedirs(logs, exist_ok=True)
+        work = replace(work, tree=tree, log=os.path.join(logs, f"{item_key(task.id)}~{number}"))
+        end = self._run_agent(work, self._assignment(work, report))
+        work = replace(work, end=end)
+        verdict = decide_outcome(gather_evidence(run, task, tree, end, read_reported(report), before))
+        if verdict.merge and run.integration is not None and tree is not None:
+            self._require_held(work.claim)
+            verdict = self._merge(work, tree, verdict)
+        return self._finish(work, verdict)
 
-    def _run_agent(self, assignment: Assignment, generation: int) -> AgentEnd:
-        """Run the agent, and tell of its begin and its end what the summary and `status` need."""
-        assert self.agent is not None  # noqa: S101 - chosen before the claim
-        begun, task, name = time.monotonic(), assignment.task_id, self.agent.name
-        self.shop.tell(
-            RunEvent.BEGUN,
-            task,
-            generation=generation,
-            agent=name,
-            log=os.path.relpath(assignment.log, self.shop.batch.folder),
-        )
-        end = self.shop.care.run(self.agent, assignment, self.rank)
-        self.shop.staff.used(name, end.tokens, end.cost_usd)
+    def _run_agent(self, work: _Work, assignment: Assignment) -> AgentEnd:
+        """Run the agent, and add the events of its start and its end."""
+        run, task, name, started = self._run, work.task.id, work.agent.name, time.monotonic()
+        log = os.path.relpath(work.log, run.batch.folder)
+        run.store.claims.set_log(work.claim, log, name)
+        run.tell(RunEvent.BEGUN, task, attempt=work.claim.number, agent=name, log=log)
+        end = run.supervisor.run(work.agent, assignment, self._rank)
+        run.router.used(name, end.tokens, end.cost_usd)
         self.usage = assignment.usage
         self.refused = end.how in (How.RATE_LIMIT, How.OVERLOAD) or end.exit == _EX_TEMPFAIL
-        self.shop.tell(
-            RunEvent.ENDED, task, generation=generation, agent=name, how=end.how.value, tokens=end.tokens,
-            cost_usd=end.cost_usd, seconds=round(time.monotonic() - begun, 3),
+        run.tell(
+            RunEvent.ENDED, task, attempt=work.claim.number, agent=name, how=end.how.value,
+            tokens=end.tokens, cost_usd=end.cost_usd, seconds=round(time.monotonic() - started, 3),
         )  # fmt: skip
         return end
 
-    def _must_hold(self, task: Task) -> None:
-        """Hold that the task is still ours: what was cancelled meanwhile is not merged any more."""
-        store, claim = self.shop.desk.open_store, self.shop.desk.open_claims.get(task.id)
-        if store is not None and claim is not None:
-            store.beat(claim)
+    def _require_held(self, claim: Claim) -> None:
+        """Raise unless the claim is still held: what was cancelled meanwhile is not merged any more."""
+        claims = self._run.store.claims
+        if claims.renew([claim.attempt]):
+            lost = claims.loss(claim.attempt)
+            raise ClaimLost(lost or Loss(key=claim.key, attempt=claim.number, reason="finished"))
 
-    def _merged_before(self, task: Task) -> Verdict | None:
-        """Return the verdict of an attempt that died between its merge and its result."""
-        integration = self.shop.integration
-        git = Git(self.shop.desk.project.root)
-        if integration is None or not git.exists(integration.branch):
+    def _merged_before(self, claim: Claim) -> Verdict | None:
+        """Return the verdict where an earlier attempt died between its merge and its result."""
+        run = self._run
+        git = Git(run.project.root)
+        if run.integration is None:
             return None
-        commit = merged_commit(git, task.id, f"{self.shop.orders.start_commit}..{integration.branch}")
-        if not commit:
-            return None
-        return Verdict(
-            outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="merged by an attempt that died after that",
-            evidence={"commit": commit, "merged": True}, merge=False, keep=False,
-        )  # fmt: skip
+        for commit in run.store.merges.of_work(run.batch.record.id, claim.work):
+            # Noted before git moved the branch: whether it did, git says. The branch itself is deleted once
+            # all of it is in the user's.
+            homes = [run.integration.branch, run.options.start_branch]
+            if any(home and git.exists(home) and git.contains(home, commit) for home in homes):
+                return Verdict(
+                    outcome=Outcome.SUCCESS, status=TaskStatus.DONE,
+                    text="merged by an attempt that died after that",
+                    evidence={"commit": commit, "merged": True}, merge=False, keep=False,
+                )  # fmt: skip
+        return None
 
     # -------------------------------------------------------------- the agent
 
-    def _assignment(self, task: Task, hold: Hold, tree: Tree | None, report: str) -> Assignment:
-        shop = self.shop
-        root = str(shop.desk.project.root)
-        extra = variables(task, hold.generation, report, shop.desk, shop.batch, shop.worker)
-        branch = branch_of(shop.orders)
+    def _assignment(self, work: _Work, report: str) -> Assignment:
+        run, task, number = self._run, work.task, work.claim.number
+        branch = run.options.hive_branch
+        extra = variables(task, number, report, run.service, run.batch.record.name, run.worker.id)
         extra[BRANCH] = branch
-        logs = shop.batch.logs
-        os.makedirs(logs, exist_ok=True)
-        assert self.agent is not None  # noqa: S101 - chosen before the claim
+        context = shared_context(run.service, task, branch)
         return Assignment(
             task_id=task.id,
-            prompt=prompt_for(task, tree, handed(shop.desk, task, branch), self.agent.briefing),
-            cwd=str(shop.trees.place(tree)) if tree and shop.trees else root,
-            log=os.path.join(logs, f"{item_key(task.id)}~{hold.generation}"),
+            prompt=prompt_for(task, work.tree, context, work.agent.briefing),
+            cwd=str(run.trees.place(work.tree)) if work.tree and run.trees else str(run.project.root),
+            log=work.log,
             environment=child_environment(os.environ, extra),
-            inherit=shop.inherit,
-            mark=(RUN_MARK, f"{shop.batch.id}/{task.id}~{hold.generation}"),
-            timeout=shop.orders.timeout,
-            allowed=shop.orders.allowed_for(self.agent.name),
+            inherit=run.inherit,
+            mark=(RUN_MARK, f"{run.batch.record.name}/{task.id}~{number}"),
+            timeout=run.options.timeout,
+            allowed=run.options.allowed_for(work.agent.name),
             verify=task.verify,
-            stopped=self.stopped,
+            stopped=self._stopped,
         )
 
     # -------------------------------------------------------------------- end
 
-    def _merge(self, task: Task, tree: Tree, verdict: Verdict) -> Verdict:
-        assert self.shop.integration is not None  # noqa: S101 - asked before
+    def _merge(self, work: _Work, tree: Tree, verdict: Verdict) -> Verdict:
+        run, task = self._run, work.task
+        assert run.integration is not None  # noqa: S101 - asked before
 
         def verified(folder: Path) -> str | None:
-            result = verify(task, folder, self.shop.desk.settings)
+            result = verify(task, folder, run.service.settings)
             return f"{result.command}: {result.line}" if isinstance(result, Failed) else None
 
-        merged = self.shop.integration.merge(tree.branch, merge_message(task.id, task.title), verified)
+        def note(commit: str) -> None:
+            run.store.merges.add(run.batch.record.id, commit, work.claim)
+
+        merged = run.integration.merge(tree.branch, merge_message(task.id, task.title), verified, note)
         if isinstance(merged, Conflict):
             text = f"conflicts with other work in {', '.join(merged.files[:5])}; kept on {tree.branch}"
         elif isinstance(merged, Unverified):
             text = f"does not verify beside other work ({merged.text}); kept on {tree.branch}"
         else:
-            self.shop.merged.add(task.path)
+            run.merged.add(task.path)
             return replace(verdict, evidence={**verdict.evidence, "merged": merged.commit})
         return replace(
             verdict, outcome=Outcome.BLOCKED, status=TaskStatus.REVIEW, text=text, merge=False, keep=True
         )
 
-    def _finish(
-        self,
-        task: Task,
-        hold: Hold,
-        verdict: Verdict,
-        end: AgentEnd | None,
-        tree: Tree | None,
-        begun: float,
-    ) -> Ended:
-        crowded = end is not None and end.how in (How.RATE_LIMIT, How.OVERLOAD)
-        if verdict.again == "no attempt" or (verdict.again == "retry" and self.may_retry):
+    def _finish(self, work: _Work, verdict: Verdict) -> AttemptEnd:
+        end = work.end
+        if verdict.again == "no attempt" or (verdict.again == "retry" and self._may_retry):
             counted = verdict.again == "retry"
-            self._give_back(task, hold, verdict.text, counted=counted)
-            self._tidy(tree)
-            return Ended(
-                how="retry" if counted else "again", text=verdict.text,
-                pause_until=verdict.pause_until, crowded=crowded, stop_batch=verdict.stop_batch,
+            gave_up = self._give_back(work, verdict.text, counted=counted)
+            self._remove(work.tree)
+            if gave_up:
+                return AttemptEnd(how=Outcome.FAILED.value, text=verdict.text)
+            return AttemptEnd(
+                how="retry" if counted else "again", text=verdict.text, pause_until=verdict.pause_until,
+                crowded=end is not None and end.how in (How.RATE_LIMIT, How.OVERLOAD),
+                stop_batch=verdict.stop_batch,
             )  # fmt: skip
         details: dict[str, Any] = {
-            "batch": self.shop.batch.id,
+            "batch": self._run.batch.record.name,
             "evidence": dict(verdict.evidence),
-            "seconds": round(time.monotonic() - begun, 3),
+            "seconds": round(time.monotonic() - work.started, 3),
         }
-        if end is not None and self.agent is not None:
+        if end is not None:
             details |= {
-                "runner": self.agent.name,
-                "tokens": end.tokens,
-                "cost_usd": end.cost_usd,
-                "turns": end.turns,
+                "runner": work.agent.name, "tokens": end.tokens, "cost_usd": end.cost_usd, "turns": end.turns,
                 "how": end.how.value,
-            }
-        if tree is not None and verdict.keep:
-            details["branch"] = tree.branch
-        commit = str(verdict.evidence.get("commit") or "")
-        ending = Ending(
+            }  # fmt: skip
+        if work.tree is not None and verdict.keep:
+            details["branch"] = work.tree.branch
+        completion = TaskCompletion(
             outcome=verdict.outcome, status=verdict.status or TaskStatus.BLOCKED, text=verdict.text,
-            commit=commit, evidence=_in_words(verdict.evidence), details=details,
+            commit=str(verdict.evidence.get("commit") or ""), evidence=_in_words(verdict.evidence),
+            details=details, tokens=end.tokens if end else None, cost_usd=end.cost_usd if end else None,
         )  # fmt: skip
-        with self.shop.lock:
-            self.desk.finish(self.desk.relative(task), ending, hold.generation)
-        self._tidy(tree)
-        return Ended(how=verdict.outcome.value, text=verdict.text)
+        work.service.finish(work.service.relative(work.task), completion, work.claim.number)
+        self._remove(work.tree)
+        return AttemptEnd(how=verdict.outcome.value, text=verdict.text)
 
-    def _give_back(self, task: Task, hold: Hold, why: str, *, counted: bool) -> None:
-        with self.shop.lock, contextlib.suppress(ClaimLost):  # it was taken from us, which is as good
-            name = self.desk.relative(task)
-            self.desk.give_back(name, why, hold.generation, counted=counted)
+    def _give_back(self, work: _Work, why: str, *, counted: bool) -> bool:
+        """Give the task back; return whether it was given up, as earlier runs have used up its attempts."""
+        end = work.end
+        with contextlib.suppress(ClaimLost):  # it was taken from us, which is as good
+            return work.service.give_back(
+                work.service.relative(work.task), why, work.claim.number, counted=counted,
+                limit=self._run.attempts, tokens=end.tokens if end else None,
+                cost_usd=end.cost_usd if end else None,
+            )  # fmt: skip
+        return False
 
-    def _tidy(self, tree: Tree | None) -> None:
-        """Take the worktree away; what holds work that is nowhere else stays."""
-        if tree is None or self.shop.trees is None:
+    def _remove(self, tree: Tree | None) -> None:
+        """Remove the worktree, unless it holds work that is nowhere else."""
+        if tree is None or self._run.trees is None:
             return
-        # Refused where it holds work that is nowhere else; `hypervisor clean` says what.
+        integration = self._run.integration
+        known = integration is not None and Git(self._run.project.root).exists(integration.branch)
+        # Refused where it holds work that is nowhere else; `hypervisor clean` names it.
         with contextlib.suppress(Refused):
-            self.shop.trees.remove(tree, merged_into=self._merged_into())
-
-    def _merged_into(self) -> str | None:
-        integration = self.shop.integration
-        known = integration is not None and Git(self.shop.desk.project.root).exists(integration.branch)
-        return integration.branch if integration is not None and known else None
+            self._run.trees.remove(tree, merged_into=integration.branch if integration and known else None)
 
 
 def _in_words(evidence: Mapping[str, Any]) -> str:

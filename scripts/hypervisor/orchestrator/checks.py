@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.model import Task
-from .evidence import Failed, Passed
+from .verdict import Failed, Passed
 
 
 def verify(task: Task, folder: Path, settings: Mapping[str, Any]) -> Passed | Failed | None:

@@ -116,7 +116,8 @@ class ConcurrencyController:
             self._policy.dropped(task, task_class, time.time())
             return
         level = self._policy.ended(ended.sample)
-        self._lessons.add_samples([(ended.attempt, level, ended.sample)])
+        with contextlib.suppress(OSError):  # a full disk costs the sample, and no agent's work
+            self._lessons.add_samples([(ended.attempt, level, ended.sample)])
         fresh = self._policy.revise(task_class)
         if fresh is not None and task_class in self._classes:
             scheduler.pace(task_class, fresh.concurrency)

@@ -1,7 +1,7 @@
 """Runs agents on the tasks of a batch: several at once, within what the scheduler allows.
 
-One thread decides; each attempt has a thread of its own, which mostly waits for its agent. The claims
-are this process's: when it dies, they are free at once, and whoever takes over ends what it left.
+One thread decides; each attempt has a thread of its own, which mostly waits for its agent. The claims belong
+to this process: when it dies, they are free at once, and whoever takes over ends the processes it left.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..core.clock import text_of
-from ..core.errors import ClaimLost
 from ..core.model import Outcome
-from ..drain import Drain
-from ..events import RunEvent
-from ..learning.learner import Lane
-from ..queue.heart import Stop
-from ..queue.tally import Event, Tally
-from .attempt import Attempt, Ended
-from .minding import Minding
-from .pacing import Pacing
+from ..learning.stats import TaskClass
+from ..queue.heartbeat import Stop
+from ..queue.run_counts import Event, RunCounts
+from ..store.events import RunEvent
+from .attempt import AttemptEnd, TaskAttempt
+from .concurrency import ConcurrencyController
+from .run_context import RunContext
 from .schedule import Again, Entry, Finished, Rules, Start
 from .scheduler import Scheduler
-from .shop import Shop
 
-#: How often it is looked whether claims are still held, in seconds: a cancelled task's agent ends then.
-_LOOK_SECONDS = 1.0
+#: How often claims are renewed, in seconds: the agent of a cancelled task ends that soon.
+_RENEW_SECONDS = 1.0
+#: How often the store is asked whether the batch is to be drained, in seconds.
+_DRAIN_SECONDS = 0.5
 #: The longest that a task waits which is tried again at no cost, in seconds.
 LONGEST_DELAY = 300.0
 
@@ -38,17 +37,17 @@ LONGEST_DELAY = 300.0
 class Coordinator:
     """One run over the tasks of one batch."""
 
-    shop: Shop
+    run_context: RunContext
     #: Each with its path below the project's root as its key.
     tasks: list[Entry]
     rules: Rules
     tell: Callable[[Event], None]
     stop: Stop
-    pacing: Pacing
-    tally: Tally = field(default_factory=Tally)
-    #: Why nothing more was begun, "" if all was.
+    concurrency: ConcurrencyController
+    counts: RunCounts = field(default_factory=RunCounts)
+    #: Why nothing more was started, "" if all was.
     halted: str = ""
-    _ended: queue.Queue[tuple[str, Ended | BaseException]] = field(default_factory=queue.Queue)
+    _ended: queue.Queue[tuple[str, AttemptEnd | BaseException]] = field(default_factory=queue.Queue)
     _stops: dict[str, threading.Event] = field(default_factory=dict)
     #: How urgent each task is, 0 for the most.
     _ranks: dict[str, int] = field(default_factory=dict)
@@ -56,27 +55,29 @@ class Coordinator:
     _tries: dict[str, int] = field(default_factory=dict)
     #: How often each task was given back at no cost.
     _turns: dict[str, int] = field(default_factory=dict)
+    #: `BatchRecord.drain_at` as this run began; and when it is read again.
+    _drain_at: int | None = None
+    _drain_look: float = 0.0
 
-    def run(self) -> Tally:
-        """Run until every task has its result, or nothing more may be begun."""
-        scheduler = Scheduler(self.tasks, self.rules, self.pacing.limits)
-        drain = Drain(self.shop.batch.folder)
-        self.shop.tell(RunEvent.STARTED, "", limit=self.rules.limit, worker=self.shop.worker)
-        self.pacing.tell()
-        minding = Minding(self.shop.care, self.shop.tell)
+    def run(self) -> RunCounts:
+        """Run until every task has its result, or nothing more may start."""
+        run = self.run_context
+        scheduler = Scheduler(self.tasks, self.rules, self.concurrency.limits)
+        self._drain_at = self._asked_to_drain()
+        run.tell(RunEvent.STARTED, "", limit=self.rules.limit, worker=run.worker.id)
+        self.concurrency.announce()
         self._ranks = {task.id: task.rank for task in self.tasks}
-        self.shop.care.open()
-        heart = threading.Thread(target=self._beat, daemon=True, name="heart")
-        heart.start()
+        run.supervisor.open()
+        threading.Thread(target=self._renew, daemon=True, name="renew").start()
         try:
             while True:
-                self._heed_stop(scheduler, drain)
-                self._block_unreachable(scheduler)
-                if why := minding.mind(scheduler):
+                self._heed_stop(scheduler)
+                self._skip_unreachable(scheduler)
+                if why := self._update_admission(scheduler):
                     self._drain(scheduler, why)
                 decision = scheduler.next(time.time())
                 if isinstance(decision, Start):
-                    self._begin(decision.id, decision.key, decision.lane)
+                    self._start(decision.id, decision.key, decision.task_class)
                 elif isinstance(decision, Finished):
                     if not self._stops:
                         counts = scheduler.counts()
@@ -91,38 +92,56 @@ class Coordinator:
                 stopped.set()
             while self._stops:
                 self._take(scheduler, *self._ended.get())
-            self.shop.care.close()
-            self.shop.tell(RunEvent.FINISHED, "", why=self.halted)
-        return self.tally
+            run.supervisor.close()
+            run.tell(RunEvent.FINISHED, "", why=self.halted)
+        return self.counts
 
     # ---------------------------------------------------------------- details
 
-    def _begin(self, task: str, path: str, lane: Lane) -> None:
+    def _update_admission(self, scheduler: Scheduler) -> str:
+        """Tell the scheduler how many may run; return why nothing more may start at all, "" if more may."""
+        supervisor, admission = self.run_context.supervisor, scheduler.admission
+        used_up = supervisor.used_up()
+        counts = scheduler.counts()
+        waits = any(counts[state] for state in ("waiting", "ready", "delayed"))
+        hold = supervisor.why_not(counts["running"]) if waits else ""
+        if change := admission.update(supervisor.watch.standing, hold, time.time()):
+            self.run_context.tell(
+                RunEvent.LEVEL, "", level=change.level.value, was=change.was.value, room=change.room,
+                why=change.why or "all is well again", **admission.standing.reading.figures(),
+            )  # fmt: skip
+        if waits or counts["running"]:
+            return used_up or (hold if not counts["running"] else "")
+        return ""
+
+    def _start(self, task: str, path: str, task_class: TaskClass) -> None:
         stopped = threading.Event()
         self._stops[task] = stopped
-        self.shop.running.add(task)
-        self.pacing.begin(task, lane)
-        may_retry = self._tries.get(task, 0) < self.rules.retries
-        attempt = Attempt(self.shop, path, stopped, may_retry=may_retry)
-        attempt.rank = self._ranks[task]
-        attempt.claimed = lambda name, generation: self.tell(
-            Event(kind="begun", item=name, text=f"generation {generation}")
-        )
+        self.run_context.running[task] = None
+        self.concurrency.begin(task, task_class)
+        attempt = TaskAttempt(
+            self.run_context, path, stopped, rank=self._ranks[task],
+            may_retry=self._tries.get(task, 0) < self.rules.retries,
+            claimed=lambda name, number: self.tell(
+                Event(kind="begun", item=name, text=f"attempt {number}")
+            ),
+        )  # fmt: skip
 
         def carry_out() -> None:
-            how: Ended | BaseException
+            how: AttemptEnd | BaseException
             try:
                 how = attempt.run()
             except BaseException as error:  # noqa: BLE001 - told and counted by the deciding thread
                 how = error
-            word = how.how if isinstance(how, Ended) else "failed"
-            self.pacing.over(task, word, attempt.usage, refused=attempt.refused)
+            word = how.how if isinstance(how, AttemptEnd) else "failed"
+            number = attempt.claim.attempt if attempt.claim else 0
+            self.concurrency.over(task, number, word, attempt.usage, refused=attempt.refused)
             self._ended.put((task, how))
 
         threading.Thread(target=carry_out, daemon=True, name=f"attempt {task}").start()
 
     def _wait(self, scheduler: Scheduler, until: float | None) -> None:
-        """Wait for an attempt's end, but at most until something else may be begun."""
+        """Wait for an attempt's end, but at most until something else may start."""
         patience = 1.0 if until is None else min(1.0, max(0.01, until - time.time()))
         try:
             ended = self._ended.get(timeout=patience)
@@ -130,25 +149,26 @@ class Coordinator:
             return
         self._take(scheduler, *ended)
 
-    def _take(self, scheduler: Scheduler, task: str, how: Ended | BaseException) -> None:
+    def _take(self, scheduler: Scheduler, task: str, how: AttemptEnd | BaseException) -> None:
+        run = self.run_context
         self._stops.pop(task, None)
-        self.shop.running.discard(task)
-        self.pacing.settle(task, scheduler)
+        self.concurrency.settle(task, scheduler)
         now = time.time()
+        if isinstance(how, AttemptEnd) and how.pause_until is not None and not self._rests(how):
+            scheduler.pause(how.pause_until, how.text)
+            run.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
+            self.tell(Event(kind="again", item=task, text=how.text))
+        if isinstance(how, AttemptEnd) and how.crowded:
+            scheduler.shrink(now)
+            run.tell(RunEvent.LOWERED, task, limit=scheduler.limit(now), why=how.text)
+        run.running.pop(task, None)
         if isinstance(how, BaseException):
             self.tell(Event(kind="trouble", item=task, text=f"{task}: {type(how).__name__}: {how}"))
             scheduler.ended(task, now, Again(after=5.0))
             self._halt(scheduler, f"{task} could not be worked on: {how}")
             return
-        if how.pause_until is not None and not self._rests(how):
-            scheduler.pause(how.pause_until, how.text)
-            self.shop.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
-            self.tell(Event(kind="again", item=task, text=how.text))
-        if how.crowded:
-            scheduler.shrink(now)
-            self.shop.tell(RunEvent.LOWERED, task, limit=scheduler.limit(now), why=how.text)
         if how.stop_batch:
-            if self.shop.staff.drop(how.agent, how.stop_batch):
+            if run.router.drop(how.agent, how.stop_batch):
                 self.tell(Event(kind="trouble", item=task, text=f"without {how.agent}: {how.stop_batch}"))
             else:
                 self._halt(scheduler, how.stop_batch)
@@ -164,10 +184,10 @@ class Coordinator:
             scheduler.ended(task, now, self._again(task, how) or Outcome(how.how))
             kind = "again" if how.how in ("again", "retry") else how.how
             event = Event(kind=kind, item=task, text=how.text)
-            self.tally.count(event)
+            self.counts.count(event)
             self.tell(event)
 
-    def _again(self, task: str, how: Ended) -> Again | None:
+    def _again(self, task: str, how: AttemptEnd) -> Again | None:
         """Return when a task is tried again; None if its attempt was its end."""
         if how.how == "retry":
             return Again(counted=True)
@@ -176,61 +196,66 @@ class Coordinator:
         # It costs no attempt, but it must not go round at once either.
         return Again(after=min(LONGEST_DELAY, 2.0 ** self._turns[task]))
 
-    def _count_turn(self, scheduler: Scheduler, task: str, how: Ended) -> None:
-        """Count a task that came back at no cost; one that always does holds up the batch no longer."""
+    def _count_turn(self, scheduler: Scheduler, task: str, how: AttemptEnd) -> None:
+        """Count a task that came back at no cost; one that always does must not hold up the batch."""
         turns = self._turns[task] = self._turns.get(task, 0) + 1
-        most = self.shop.desk.settings["run"]["turns_away"]
+        most = self.run_context.service.settings["run"]["turns_away"]
         if turns >= most and how.pause_until is None:
             self._halt(scheduler, f"{task} came back {turns} times without an attempt: {how.text}")
 
-    def _rests(self, how: Ended) -> bool:
+    def _rests(self, how: AttemptEnd) -> bool:
         """Let an agent rest whose allowance is used up; return whether another goes on meanwhile."""
         assert how.pause_until is not None  # noqa: S101 - asked before
-        return self.shop.staff.rest(how.agent, how.pause_until, how.text)
+        return self.run_context.router.rest(how.agent, how.pause_until, how.text)
 
     def _halt(self, scheduler: Scheduler, why: str) -> None:
-        """Begin nothing more: something is wrong."""
+        """Start nothing more: something is wrong."""
         scheduler.halt(why)
         self._tell_halted(why)
 
     def _drain(self, scheduler: Scheduler, why: str) -> None:
-        """Begin nothing more: somebody said so."""
+        """Start nothing more: somebody said so."""
         scheduler.drain(why)
         self._tell_halted(why)
 
     def _tell_halted(self, why: str) -> None:
         if not self.halted:
             self.halted = why
-            self.shop.tell(RunEvent.HALTED, "", why=why)
+            self.run_context.tell(RunEvent.HALTED, "", why=why)
 
-    def _block_unreachable(self, scheduler: Scheduler) -> None:
+    def _skip_unreachable(self, scheduler: Scheduler) -> None:
         for name, reason in scheduler.unreachable():
-            self.tell(Event(kind="again", item=name, text=f"not begun: {reason}"))
-            self.tally.left.append(name)
+            self.tell(Event(kind="again", item=name, text=f"not started: {reason}"))
+            self.counts.left.append(name)
 
-    def _heed_stop(self, scheduler: Scheduler, drain: Drain) -> None:
-        if not self.halted and (self.stop.soon.is_set() or drain.asked()):
-            self._drain(scheduler, "stopped by the user")
+    def _heed_stop(self, scheduler: Scheduler) -> None:
+        if not self.halted:
+            asked = self.stop.soon.is_set()
+            if not asked and time.monotonic() >= self._drain_look:
+                self._drain_look = time.monotonic() + _DRAIN_SECONDS
+                asked = self._asked_to_drain() != self._drain_at
+            if asked:
+                self._drain(scheduler, "stopped by the user")
         if self.stop.now.is_set():
             for stopped in self._stops.values():
                 stopped.set()
 
-    def _beat(self) -> None:
-        """Renew all claims; stop the agents of those that are lost."""
-        pause = threading.Event()
-        while not pause.wait(_LOOK_SECONDS):
-            for name, stopped in list(self._stops.items()):
-                try:
-                    self._look_at(name, stopped)
-                except OSError as error:
-                    print(f"heartbeat: {error}", file=sys.stderr)
+    def _asked_to_drain(self) -> int | None:
+        batch = self.run_context.batch
+        return batch.store.batches.get(batch.record.id).drain_at
 
-    def _look_at(self, name: str, stopped: threading.Event) -> None:
-        store = self.shop.desk.open_store
-        claim = self.shop.desk.open_claims.get(name)
-        if store is None or claim is None:
-            return
-        try:
-            store.beat(claim)
-        except ClaimLost:
-            stopped.set()
+    def _renew(self) -> None:
+        """Renew all open claims in one transaction; stop the agents of those that are lost."""
+        pause, run = threading.Event(), self.run_context
+        while not pause.wait(_RENEW_SECONDS):
+            held = {claim.attempt: task for task, claim in list(run.running.items()) if claim is not None}
+            try:
+                lost = run.store.claims.renew(list(held))
+            except OSError as error:  # the next one may pass; if none does, the claims are lost and say so
+                print(f"renewing claims: {error}", file=sys.stderr)
+                continue
+            except RuntimeError:  # the store is closed: the run is over
+                return
+            for attempt in lost:
+                if stopped := self._stops.get(held[attempt]):
+                    stopped.set()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..learning.learner import Lane
+from ..learning.stats import TaskClass
 from .admission import Throttle
 
 #: So many tasks must have ended before a share of failures says anything.
 _FEW = 5
-_ANY = Lane()
+_ANY = TaskClass()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class Entry:
     files: tuple[str, ...] = ()
     #: Its place in the batch.
     order: int = 0
-    #: What it is like; only so many of a lane may run as was said of it.
-    lane: Lane = _ANY
+    #: Of which only so many may run at once as are set.
+    task_class: TaskClass = _ANY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Start:
     id: str
     #: The entry's.
     key: str = ""
-    lane: Lane = _ANY
+    task_class: TaskClass = _ANY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

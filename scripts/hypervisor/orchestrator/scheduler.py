@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 
 from ..core.model import Outcome
-from ..learning.learner import Lane
+from ..learning.stats import TaskClass
 from .admission import Admission
 from .halting import Halting, tasks
-from .ready import LOOKS, ReadyQueue
+from .ready_queue import LOOKS, ReadyQueue
 from .schedule import Again, Entry, Finished, Rules, Start, Wait
 
 _WAITING, _READY, _DELAYED, _RUNNING, _ENDED = range(5)
@@ -23,18 +23,20 @@ class Scheduler:
     """The tasks of a batch, each waiting, ready, delayed, running or ended.
 
     Ready tasks stand in a `ReadyQueue`, which passes over those that conflict with running ones, and over
-    lanes that are full.
+    classes that are full.
 
     Args:
         batch: The tasks.
         rules: How they run.
-        lanes: How many of a lane may run at once, for those lanes that are limited; see `pace`.
+        classes: How many of a class may run at once, for those classes that are limited; see `pace`.
 
     Raises:
         ValueError: Two tasks have the same id.
     """
 
-    def __init__(self, batch: Sequence[Entry], rules: Rules, lanes: Mapping[Lane, int] | None = None) -> None:
+    def __init__(
+        self, batch: Sequence[Entry], rules: Rules, classes: Mapping[TaskClass, int] | None = None
+    ) -> None:
         self._rules = rules
         self._tasks = sorted(batch, key=lambda task: task.order)
         self._at = {task.id: at for at, task in enumerate(self._tasks)}
@@ -43,7 +45,7 @@ class Scheduler:
         total = len(self._tasks)
         self._state = bytearray(total)
         self._count = [total] + [0] * (len(_STATES) - 1)
-        self._queue = ReadyQueue(self._tasks, scope_gate=rules.scope_gate, lanes=lanes)
+        self._queue = ReadyQueue(self._tasks, scope_gate=rules.scope_gate, classes=classes)
         self._unmet = array("l", bytes(array("l").itemsize * total))
         self._after: dict[int, list[int]] = {}
         self._delayed: list[tuple[float, int]] = []
@@ -74,7 +76,9 @@ class Scheduler:
         if (at := self._pick()) is not None:
             self._take(at)
             self.admission.started(now)
-            return Start(id=self._tasks[at].id, key=self._tasks[at].key, lane=self._tasks[at].lane)
+            return Start(
+                id=self._tasks[at].id, key=self._tasks[at].key, task_class=self._tasks[at].task_class
+            )
         if not any(self._count[_READY : _RUNNING + 1]):
             circle = [at for at, state in enumerate(self._state) if state == _WAITING]
             for at in circle:
@@ -151,9 +155,9 @@ class Scheduler:
             self._halting.dropped(at)
             self._delay(at, now + self._rules.held_seconds, f"are held by others ({task} by {by})")
 
-    def pace(self, lane: Lane, most: int) -> None:
-        """Let so many of a lane run at once; it must have been limited from the start."""
-        self._queue.allow(lane, most)
+    def pace(self, task_class: TaskClass, most: int) -> None:
+        """Let so many of a class run at once; it must have been limited from the start."""
+        self._queue.allow(task_class, most)
 
     def pause(self, until: float, why: str) -> None:
         """Start nothing before *until*."""
@@ -201,7 +205,7 @@ class Scheduler:
                 first, by = (self._tasks[at].id for at in parked)
                 why += f"touch files of running ones ({first} those of {by})"
             else:
-                most = ", ".join(f"{number} of {lane}" for lane, number in full.items())
+                most = ", ".join(f"{number} of {task_class}" for task_class, number in full.items())
                 why += f"wait, as no more may run at once than {most}"
         elif self._count[_DELAYED]:
             why = f"{tasks(self._count[_DELAYED])} {self._due[self._delayed[0][1]][1]}"

@@ -1,32 +1,40 @@
-"""Batches that are made, opened and found: a folder becomes a `Batch` here."""
+"""Batches that are made, opened and found: a folder or a name becomes a `Batch` here.
+
+Where the state of ``--dir D`` lies: in ``D/hypervisor.db`` if that is there; else in the store of the project
+that has a batch of that folder: the project in whose state folder D lies, the project of the first task
+that the queue names, the one that D lies in, the one of the current folder. A queue that nobody has begun is
+begun in the store of the project of its first task, and in a store of its own if it names none.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..core import clock, durable
-from ..core.config import SPAWNED
+from ..core.config import SPAWNED, settings_of
 from ..core.errors import UsageError
-from ..core.paths import Project
-from ..manifest import SEPARATORS, Manifest, read_manifest, task_manifest, to_json
-from .batch import Batch
-from .queue import Queue
-
-#: So many items of a new batch are pinned at one time: what is in memory of each is more than its line.
-_PINNED = 1000
+from ..core.paths import Project, state_above
+from ..store.records import BatchRecord
+from ..store.sqlite import FILE
+from ..store.store import Store
+from .batch import SEPARATORS, Batch, BatchOptions, home_of_line
+from .source import QueueSource
 
 
 def open_folder(
-    folder: str,
+    folder: str | os.PathLike[str],
     *,
     cwd: str,
     nul: bool = False,
     queue: str | None = None,
-    project: Project | None = None,
     write: bool = True,
+    claims: Mapping[str, Any] | None = None,
 ) -> Batch:
     """Open a folder as a batch, and settle what its workers must agree on if nobody has yet.
 
@@ -35,8 +43,9 @@ def open_folder(
         cwd: What relative items are looked for in first.
         nul: Whether items end with NUL.
         queue: Another queue file than the folder's ``queue.txt``.
-        project: The project that the batch belongs to, for one that lies in its state folder.
-        write: Whether to settle anything; without it the folder is only looked at.
+        write: Whether to settle anything; without it a queue that nobody has begun is looked at in a
+            store that is thrown away.
+        claims: Settings of ``[claims]`` that take the place of the project's.
 
     Raises:
         UsageError: There is no queue, or the batch was begun with other words.
@@ -45,40 +54,53 @@ def open_folder(
     if not os.path.isdir(folder):
         raise UsageError(f"{folder}: no such folder; make it and put a queue.txt into it")
     path = os.path.realpath(os.path.join(cwd, queue)) if queue else os.path.join(folder, "queue.txt")
-    manifest_path = Path(folder, "manifest.json")
-    manifest = read_manifest(manifest_path)
-    if manifest is None:
+    batch = _find(folder, path, cwd, claims)
+    if batch is None:
         if not os.path.isfile(path):
             raise UsageError(f"{path}: no such queue; write one item a line, or name one with --queue")
-        separator = "nul" if nul else "newline"
-        base = _find_base(Queue(path, "", SEPARATORS[separator]), [cwd, folder, os.path.dirname(folder)])
-        manifest = Manifest(base=base, queue=os.path.relpath(path, folder), separator=separator)
-        if write and not durable.write_once(manifest_path, to_json(manifest)):
-            manifest = read_manifest(manifest_path) or manifest  # another worker was first
-    if nul and manifest.separator != "nul":
-        raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
-    own = os.path.realpath(os.path.join(folder, manifest.queue))
-    if queue and own != path:
-        raise UsageError(f"{folder}: this batch was begun with the queue {own}; leave --queue away")
-    if not os.path.isfile(own):
-        raise UsageError(f"{own}: the batch's queue is gone; put it back")
-    if write:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(os.path.join(folder, "results"))
-    return Batch(folder, manifest, project or _project_of_batch(folder))
+        batch = _begin(folder, path, "nul" if nul else "newline", cwd, claims, write=write)
+    try:
+        if nul and batch.options.separator != "nul":
+            raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
+        own = os.path.realpath(batch.source.path)
+        if queue and own != path:
+            raise UsageError(f"{folder}: this batch was begun with the queue {own}; leave --queue away")
+        if not os.path.isfile(own):
+            raise UsageError(f"{own}: the batch's queue is gone; put it back")
+    except BaseException:
+        batch.close()
+        raise
+    return batch
 
 
-def create(folder: Path, items: list[str], manifest: Manifest, project: Project) -> Batch:
-    """Make a batch of *items*; durable on return, and there for others only once it is whole."""
-    separator = SEPARATORS[manifest.separator]
-    (folder / "results").mkdir(parents=True)  # the folder may be there, with what else belongs to the batch
-    data = b"".join(os.fsencode(item) + separator for item in items)
-    durable.write_once(folder / "queue.txt", data)
-    batch = Batch(str(folder), manifest, project)
-    for at in range(0, len(items), _PINNED):
-        batch.pin(items[at : at + _PINNED])
-    durable.write_once(folder / "manifest.json", to_json(manifest))
+def create(
+    project: Project, items: Iterable[str], options: BatchOptions, name: str = "", **kept: Any
+) -> Batch:
+    """Make a batch of *items* in the store of *project*; durable on return.
+
+    Args:
+        project: The project.
+        items: The queue's lines, in their order.
+        options: What its workers must agree on.
+        name: Of the batch, a new one by default. Its folder may be there, with what else belongs to it.
+        kept: What else is kept with its row, such as ``run``: the options of a run.
+    """
+    project.prepare()
+    name = name or new_batch_name()
+    folder = project.batches / name
+    folder.mkdir(parents=True, exist_ok=True)
+    separator = SEPARATORS[options.separator]
+    durable.write_once(folder / options.queue, b"".join(os.fsencode(item) + separator for item in items))
     durable.sync_directory(folder.parent)
+    store = Store.open(project.state, settings_of(project.state))
+    try:
+        record = store.batches.create(name, _folder_text(folder, project), options.to_json() | kept)
+        batch = Batch(store, record, str(folder), project)
+        batch.take_in()
+    except BaseException:
+        store.close()
+        raise
+    batch.refresh()
     return batch
 
 
@@ -90,8 +112,17 @@ def create_of_tasks(project: Project, run: list[str], skipped: Iterable[tuple[st
         run: Paths of the tasks below the project's root, in their order.
         skipped: Those that are left out, and why.
     """
-    project.prepare()
-    return create(project.batches / new_batch_name(), run, task_manifest(project, skipped), project)
+    return create(project, run, task_options(project, skipped))
+
+
+def task_options(project: Project, skipped: Iterable[tuple[str, str]] = ()) -> BatchOptions:
+    """Return the options of a batch of tasks of *project*."""
+    return BatchOptions(
+        base=str(project.root.resolve()),
+        separator="nul",
+        tasks=True,
+        skipped=tuple({"item": item, "reason": why} for item, why in skipped),
+    )
 
 
 def new_batch_name() -> str:
@@ -100,53 +131,166 @@ def new_batch_name() -> str:
 
 
 def spawned_folder(project: Project, batch: str) -> Path:
-    """Return where the tasks lie that were made for *batch*; see `spawning`."""
+    """Return where the tasks lie that were made for *batch*."""
     return project.state / SPAWNED / batch
 
 
-def open_named(project: Project, name: str) -> Batch:
-    """Open a batch of *project* to look at: the one with this id, or the newest for "".
+def open_named(project: Project, name: str, *, claims: Mapping[str, Any] | None = None) -> Batch:
+    """Open a batch of *project*: the one with this id, or the newest for "".
 
     Raises:
         UsageError: There is none.
     """
-    folder = project.batches / name if name else newest(project)
-    if folder is None:
-        raise UsageError(f"{project.root} has no batch yet; `hypervisor preflight --all --batch` makes one")
-    if "/" in name or name in (".", "..") or not os.path.isdir(folder):
-        raise UsageError(f"{name}: no such batch in {project.batches}; see `hypervisor status`")
-    return open_folder(str(folder), cwd=str(project.root), project=project, write=False)
+    store = _store_of(project.state, claims)
+    if store is not None:
+        record = store.batches.find(name) if name else max(store.batches.all(), key=lambda b: b.id, default=None)
+        if record is not None:
+            return _opened(store, record, project)
+        store.close()
+    if name:
+        raise UsageError(f"{name}: no such batch in {project.root}; see `hypervisor status`")
+    raise UsageError(f"{project.root} has no batch yet; `hypervisor preflight --all --batch` makes one")
 
 
-def newest(project: Project) -> Path | None:
-    """Return the folder of the project's newest batch, or None."""
-    try:
-        names = sorted(name for name in os.listdir(project.batches))
-    except FileNotFoundError:
+def open_record(store: Store, record: BatchRecord, project: Project) -> Batch:
+    """Return a batch of *project* whose row and store the caller has; the store stays the caller's."""
+    return Batch(store, record, _absolute(record.folder, project), project)
+
+
+def all_of(project: Project, store: Store) -> list[Batch]:
+    """Return all batches in the store of *project*, the oldest first."""
+    return [open_record(store, record, project) for record in store.batches.all()]
+
+
+def has_batches(project: Project) -> bool:
+    """Return whether *project* has any batch."""
+    store = _store_of(project.state, None)
+    if store is None:
+        return False
+    with store:
+        return bool(store.batches.all())
+
+
+def begun_since(batch: Batch) -> Batch | None:
+    """Return what became of a queue that was looked at before anybody had begun it; None: nobody has yet."""
+    return _find(batch.folder, batch.source.path, batch.options.base, None)
+
+
+# ------------------------------------------------------------------- details
+
+
+def _find(folder: str, queue: str, cwd: str, claims: Mapping[str, Any] | None) -> Batch | None:
+    """Return the batch that was begun in *folder*; None if there is none."""
+    if os.path.exists(os.path.join(folder, FILE)):
+        store = Store.open(folder, _settings(None, claims))
+        records = store.batches.all()
+        if records:
+            return Batch(store, records[0], folder)
+        store.close()  # its maker died before the batch was in it
         return None
-    whole = [name for name in names if (project.batches / name / "manifest.json").is_file()]
-    return project.batches / whole[-1] if whole else None
-
-
-def _project_of_batch(folder: str) -> Project | None:
-    """Return the project in whose state folder the batch lies, if it lies in one."""
-    batches, state = os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))
-    if os.path.basename(batches) == "batches" and os.path.isfile(os.path.join(state, ".gitignore")):
-        return Project(Path(os.path.dirname(state)), Path(state))
+    for project in _candidates(folder, queue, cwd):
+        store = _store_of(project.state, claims)
+        if store is None:
+            continue
+        inside = os.path.realpath(project.batches) == os.path.dirname(folder)
+        batches = store.batches
+        record = batches.find(os.path.basename(folder)) if inside else None
+        record = record or batches.in_folder(_folder_text(folder, project))
+        if record is not None:
+            return _opened(store, record, project)
+        store.close()
     return None
 
 
-def _find_base(queue: Queue, candidates: list[str]) -> str:
+def _candidates(folder: str, queue: str, cwd: str) -> Iterator[Project]:
+    """Yield the projects in whose stores the batch of *folder* may be."""
+    above = state_above(Path(folder))
+    inside = Path(os.path.dirname(os.path.dirname(folder)))
+    states = [inside] if os.path.basename(os.path.dirname(folder)) == "batches" else []
+    states += [state for state in (above, state_above(Path(cwd))) if state is not None]
+    seen = set()
+    for state in states:
+        if state not in seen and (state / FILE).exists():
+            seen.add(state)
+            yield Project(state.parent, state)
+    with contextlib.suppress(OSError):
+        home = _first_home(QueueSource(queue), folder, cwd)
+        if home is not None and home.state not in seen:
+            yield home
+
+
+def _begin(
+    folder: str, path: str, separator: str, cwd: str, claims: Mapping[str, Any] | None, *, write: bool
+) -> Batch:
+    source = QueueSource(path, SEPARATORS[separator])
+    home = _first_home(source, folder, cwd)
+    base = _find_base(source, [cwd, folder, os.path.dirname(folder)])
+    options = BatchOptions(base=base, queue=os.path.relpath(path, folder), separator=separator)
+    temporary = None if write else tempfile.TemporaryDirectory(prefix="hypervisor-", ignore_cleanup_errors=True)
+    where = temporary.name if temporary else str(home.state) if home else folder
+    store = Store.open(where, _settings(home.state if home else None, claims))
+    name = os.path.basename(folder) or "batch"
+    text = _folder_text(folder, home)
+    record = store.batches.create(name, text, options.to_json())
+    if record.folder != text:  # another folder of that name has a batch in this project
+        name = f"{name}-{hashlib.blake2b(os.fsencode(folder), digest_size=3).hexdigest()}"
+        record = store.batches.create(name, text, options.to_json())
+    return Batch(store, record, folder, home, temporary=temporary)
+
+
+def _first_home(source: QueueSource, folder: str, cwd: str) -> Project | None:
+    """Return the project of the first task that the queue names; None if it names none."""
+    base = ""
+    for line in source.lines():
+        if not line.endswith(".md"):
+            continue
+        base = base or _find_base(source, [cwd, folder, os.path.dirname(folder)])
+        if (home := home_of_line(line, base, None, tasks=False)) is not None:
+            return home
+    return None
+
+
+def _find_base(queue: QueueSource, candidates: list[str]) -> str:
     """Return the folder that the queue's relative items are relative to.
 
     That is where the first of them exists; it is settled once, so that workers started from
     different folders mean the same files.
     """
     for line in queue.lines():
-        if os.path.isabs(line.item):
+        if os.path.isabs(line):
             continue
-        for folder in candidates:
-            if os.path.lexists(os.path.join(folder, line.item)):
-                return os.path.realpath(folder)
+        with contextlib.suppress(ValueError):
+            for folder in candidates:
+                if os.path.lexists(os.path.join(folder, line)):
+                    return os.path.realpath(folder)
         break
     return os.path.realpath(candidates[0])
+
+
+def _opened(store: Store, record: BatchRecord, project: Project) -> Batch:
+    return Batch(store, record, _absolute(record.folder, project), project)
+
+
+def _store_of(state: Path, claims: Mapping[str, Any] | None) -> Store | None:
+    """Open the store of a project; None if it has none."""
+    try:
+        return Store.open(state, _settings(state, claims), create=False)
+    except FileNotFoundError:
+        return None
+
+
+def _settings(state: Path | None, claims: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    settings = settings_of(state)
+    return {**settings, "claims": {**settings["claims"], **claims}} if claims else settings
+
+
+def _folder_text(folder: str | os.PathLike[str], project: Project | None) -> str:
+    """Return a batch's folder as its row keeps it: relative to the project, so that it may be moved."""
+    if project is None:
+        return "."
+    root, folder = os.path.realpath(project.root), os.path.realpath(folder)
+    return os.path.relpath(folder, root) if folder.startswith(root.rstrip("/") + "/") else folder
+
+
+def _absolute(folder: str, project: Project) -> str:
+    return os.path.normpath(os.path.join(os.path.realpath(project.root), folder))

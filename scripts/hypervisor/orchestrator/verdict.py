@@ -1,7 +1,7 @@
-"""What came of an agent's run, decided from facts. Pure.
+"""The outcome of an agent's run, decided from evidence. Pure.
 
-An agent's word is no evidence, nor is exit 0: any client says it for any end. What counts is what can
-be seen: commits on the agent's own branch, and a verification that was run after it.
+An agent's word is not evidence, nor is exit 0: any client says it for any end. What counts is what can be
+seen: commits on the agent's own branch, and a verification that was run after it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """All that is known of a run that is over."""
+class Evidence:
+    """All that is known of an attempt whose agent has ended."""
 
     end: AgentEnd
     reported: Reported | None = None
@@ -87,7 +87,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What came of a run."""
+    """The outcome of an attempt."""
 
     #: Where there is an `again`, it counts only if no further attempt is left.
     outcome: Outcome
@@ -95,7 +95,7 @@ class Verdict:
     status: TaskStatus | None
     #: One line, with the fact that decided.
     text: str
-    #: The facts that support it, as plain data.
+    #: The evidence that support it, as plain data.
     evidence: Mapping[str, Any] = field(default_factory=dict)
     #: Whether its work may be merged.
     merge: bool = False
@@ -109,28 +109,30 @@ class Verdict:
     stop_batch: str = ""
 
 
-def judge(facts: Facts) -> Verdict:
-    """Decide what came of a run."""
-    verdict = _decide(facts)
-    text, kept = verdict.text, facts.worktree and bool(facts.commits) and not verdict.merge
+def decide_outcome(evidence: Evidence) -> Verdict:
+    """Return the verdict on an attempt."""
+    verdict = _decide(evidence)
+    text, kept = verdict.text, evidence.worktree and bool(evidence.commits) and not verdict.merge
     if kept and verdict.outcome is not Outcome.SUCCESS:
-        text += f"; its branch is kept ({_count(len(facts.commits), 'commit')}, {facts.commits[-1][:12]})"
+        text += (
+            f"; its branch is kept ({_count(len(evidence.commits), 'commit')}, {evidence.commits[-1][:12]})"
+        )
     return replace(
         verdict,
         text=_line(text),
-        evidence=_evidence(facts),
+        evidence=_as_data(evidence),
         keep=verdict.keep or kept,
-        pause_until=facts.end.until if facts.end.how is How.USAGE_LIMIT else None,
+        pause_until=evidence.end.until if evidence.end.how is How.USAGE_LIMIT else None,
     )
 
 
-def _decide(facts: Facts) -> Verdict:
-    end, said = facts.end, facts.reported
+def _decide(evidence: Evidence) -> Verdict:
+    end, said = evidence.end, evidence.reported
     # It never worked, so whatever else was seen is not its doing; nor could the next one work.
     if end.how.of_machine:
         why = f"{end.how}: {end.text}"
         return replace(_again("no attempt", why), stop_batch=_line(why))
-    harm = _harm(facts)
+    harm = _harm(evidence)
     if harm is not None:
         return harm
     # What an agent says against itself is believed: nobody gains by it, and a person will look.
@@ -144,70 +146,71 @@ def _decide(facts: Facts) -> Verdict:
     if end.exit == _BLOCKED and end.how in (How.ENDED, How.FAILED):
         return _blocked(f"exit {_BLOCKED} (blocked): {end.text}")
     if end.exit == _RETRY and end.how in (How.ENDED, How.FAILED):
-        return _again("retry", f"exit {_RETRY} (try again): {end.text}", facts)
+        return _again("retry", f"exit {_RETRY} (try again): {end.text}", evidence)
     # A fault of the machine or of the service may not come twice; a limit or a refusal would.
     if end.how in (How.KILLED, How.API_ERROR, How.EMPTY):
-        return _again("retry", f"{end.how}: {end.text}", facts)
+        return _again("retry", f"{end.how}: {end.text}", evidence)
     if end.how is not How.ENDED or end.exit not in (0, None):
         denied = f" (denied: {_names(end.denials)})" if end.denials else ""
         code = f", exit {end.exit}" if end.exit is not None else ""
-        return _failed(f"{end.how}{code}: {end.text}{denied}", facts)
-    return _of_work(facts)
+        return _failed(f"{end.how}{code}: {end.text}{denied}", evidence)
+    return _of_work(evidence)
 
 
-def _harm(facts: Facts) -> Verdict | None:
+def _harm(evidence: Evidence) -> Verdict | None:
     """Return the verdict on what must not have happened, None if nothing of it did."""
     for found, what in (
         # What it did cannot be undone by another attempt, and may be worth keeping: a person decides.
-        (facts.astray, "commits outside of its branch that could not be brought to it"),
-        (facts.outside, "changes outside of the task's files"),
-        (facts.uncommitted_outside, "uncommitted changes outside of the task's files"),
-        (facts.conflicts, "conflicts left in progress"),
+        (evidence.astray, "commits outside of its branch that could not be brought to it"),
+        (evidence.outside, "changes outside of the task's files"),
+        (evidence.uncommitted_outside, "uncommitted changes outside of the task's files"),
+        (evidence.conflicts, "conflicts left in progress"),
     ):
         if found:
             return _for_review(Outcome.FAILED, f"{what}: {_names(found)}")
-    if not facts.main_changed:
+    if not evidence.main_changed:
         return None
-    changed = _names(facts.main_changed)
-    if facts.suspects:
+    changed = _names(evidence.main_changed)
+    if evidence.suspects:
         # It may be innocent, so it does not count as a failure; nor is it a success until cleared.
-        others = _names(facts.suspects)
+        others = _names(evidence.suspects)
         return _for_review(
             Outcome.BLOCKED, f"the user's checkout changed while it and {others} ran: {changed}"
         )
     return _for_review(Outcome.FAILED, f"the user's checkout changed while it ran: {changed}")
 
 
-def _of_work(facts: Facts) -> Verdict:
+def _of_work(evidence: Evidence) -> Verdict:
     """Decide on a run that came to its own end and did no harm."""
-    said, verify = facts.reported, facts.verify
+    said, verify = evidence.reported, evidence.verify
     if isinstance(verify, Failed):
-        code = "came to no exit" if verify.code is None else f"exit {verify.code}"
-        text = f"verify failed: `{verify.command}`, {code}: {verify.line or 'it said nothing'}"
+        code = "did not exit" if verify.code is None else f"exited {verify.code}"
+        said_last = f": {verify.line}" if verify.line else " with no output"
+        text = f"verify failed: `{verify.command}` {code}{said_last}"
         # Where there are commits, a person may want them: another attempt would begin without them.
-        return _failed(text, facts) if facts.commits else _again("retry", text, facts)
+        return _failed(text, evidence) if evidence.commits else _again("retry", text, evidence)
     passed = f"verify passed: `{verify.command}` ({verify.seconds:.0f} s)" if verify else ""
     # A commit that changes no file shows as little as none.
-    work = bool(facts.commits and facts.files)
-    if work and facts.worktree:
-        files = f"{_count(len(facts.commits), 'commit')} in {_count(len(facts.files), 'file')}"
+    work = bool(evidence.commits and evidence.files)
+    if work and evidence.worktree:
+        files = f"{_count(len(evidence.commits), 'commit')} in {_count(len(evidence.files), 'file')}"
         return _success(f"{files}; {passed or 'the task names no verify command'}", merge=True)
     none = "its commits cannot be told from others'" if work else "no commit"
-    if facts.commits and not facts.files:
+    if evidence.commits and not evidence.files:
         none = "its commits change no file"
-    if facts.names_files and not work:
+    if evidence.names_files and not work:
         # The task says which files it is about, so that without a change to them it is not done.
         word = "reported done" if said else "ended"
         return _for_review(Outcome.BLOCKED, f"{word}, but nothing shows it: the task names files, and {none}")
     if said is None:
         # A verification that passes without a change may have passed before as well.
         text = f"ended without a report, and nothing shows any work: {none}"
-        return _failed(text, facts) if facts.commits else _again("retry", text, facts)
+        return _failed(text, evidence) if evidence.commits else _again("retry", text, evidence)
     if said.commit and not work:
         return _for_review(Outcome.BLOCKED, f"reported done in {said.commit}, which is not on its branch")
     if passed:
         return _success(f"{passed}, and reported done: {said.text}", merge=False)
-    if facts.accept_reports and said.evidence.strip():
+    if evidence.accept_reports and said.evidence.strip():
         text = f"reported done, with evidence that nobody checked: {said.evidence}"
         return _success(f"{said.text} ({text})" if said.text.strip() else text, merge=False)
     return _for_review(
@@ -227,25 +230,25 @@ def _for_review(outcome: Outcome, text: str) -> Verdict:
     return Verdict(outcome=outcome, status=TaskStatus.REVIEW, text=text, keep=True)
 
 
-def _failed(text: str, facts: Facts) -> Verdict:
-    status = TaskStatus.REVIEW if facts.commits else TaskStatus.BLOCKED
+def _failed(text: str, evidence: Evidence) -> Verdict:
+    status = TaskStatus.REVIEW if evidence.commits else TaskStatus.BLOCKED
     return Verdict(outcome=Outcome.FAILED, status=status, text=text)
 
 
-def _again(cost: Literal["retry", "no attempt"], text: str, facts: Facts | None = None) -> Verdict:
-    if facts is None:
+def _again(cost: Literal["retry", "no attempt"], text: str, evidence: Evidence | None = None) -> Verdict:
+    if evidence is None:
         return Verdict(outcome=Outcome.SKIPPED, status=None, text=text, again=cost)
-    return replace(_failed(text, facts), again=cost)
+    return replace(_failed(text, evidence), again=cost)
 
 
-def _evidence(facts: Facts) -> dict[str, Any]:
-    verify, said = facts.verify, facts.reported
+def _as_data(evidence: Evidence) -> dict[str, Any]:
+    verify, said = evidence.verify, evidence.reported
     shown: dict[str, Any] = {
-        "how": str(facts.end.how),
-        "exit": facts.end.exit,
-        "commits": len(facts.commits),
-        "commit": facts.commits[-1] if facts.commits else None,
-        "files": list(facts.files[:_FILES]),
+        "how": str(evidence.end.how),
+        "exit": evidence.end.exit,
+        "commits": len(evidence.commits),
+        "commit": evidence.commits[-1] if evidence.commits else None,
+        "files": list(evidence.files[:_FILES]),
     }
     if verify:
         result = "passed" if isinstance(verify, Passed) else f"failed ({verify.code}): {verify.line}"
@@ -254,7 +257,7 @@ def _evidence(facts: Facts) -> dict[str, Any]:
         told = (said.word, said.text, said.evidence, said.commit)
         shown["reported"] = _line("; ".join(part for part in told if part))
     for name in ("outside", "uncommitted_outside", "astray", "conflicts", "main_changed", "suspects"):
-        if found := getattr(facts, name):
+        if found := getattr(evidence, name):
             shown[name] = list(found[:_FILES])
     return shown
 

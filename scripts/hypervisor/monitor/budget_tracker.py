@@ -1,14 +1,15 @@
-"""What a run's agents spend while they work, against the budgets that they share."""
+"""Tracks what a run's agents spend while they work, against the budgets of batch, session and project."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..spending import Spending
-from .budget import SCOPES, Caps, Spend, no_more, reached, short_of
+from ..store.spend import Spend, Spending
+from .budget import SCOPES, Caps, no_more, reached, short_of, too_many
 
 
 @dataclass(slots=True)
@@ -23,22 +24,20 @@ class _Open:
 
 
 @dataclass(slots=True)
-class Purse:
-    """Adds up; says whether one more agent may begin, and whether one must end. For several threads.
+class BudgetTracker:
+    """Tracks spending against budgets, and decides whether an agent may start or must end. Thread-safe.
 
     Args:
         caps: By scope; see `budget.SCOPES`.
-        spending: What is spent elsewhere.
+        spending: What other runs spend, and where this one's spending is kept.
         answer: What an answer may cost, in tokens, before any was seen.
         counts: Whether this run's agents tell their tokens while they work.
-        before: What earlier runs of the batch spent, as its log tells it.
     """
 
     caps: Mapping[str, Caps]
     spending: Spending
     answer: int
     counts: bool = True
-    before: Spend = field(default_factory=Spend)
     _own: Spend = field(default_factory=Spend)
     _open: dict[str, _Open] = field(default_factory=dict)
     #: Tokens of answers that were on their way to agents that were ended, at their dearest: nobody tells of
@@ -52,11 +51,24 @@ class Purse:
 
     # ------------------------------------------------------------------- told
 
-    def begun(self, mark: str) -> None:
-        """Note that an agent begins."""
+    def start(self, mark: str) -> str:
+        """Count an agent that is about to start; other runs know of it on return.
+
+        Returns:
+            Why it may not start after all, as another run took the last of the attempts; "" if it may.
+        """
         with self._lock:
             self._open[mark] = _Open()
             self._own += Spend(attempts=1)
+        self._exchange()
+        with self._lock:
+            why = too_many(self.caps, self._spent())
+            if not why:
+                return ""
+            del self._open[mark]
+            self._own += Spend(attempts=-1)
+        self._exchange()
+        return why
 
     def used(self, mark: str, tokens: int, talks: int, *, asks_again: bool) -> str:
         """Note what an agent has used so far.
@@ -106,13 +118,9 @@ class Purse:
             self._own += Spend(tokens=known, usd=cost)
 
     def look(self) -> str:
-        """Tell others what was spent, and learn what they have; return which budget is used up."""
+        """Exchange figures with other runs; return which budget is used up, "" for none."""
+        self._exchange()
         with self._lock:
-            mine, at_work = self._total(), len(self._open)
-        self.spending.tell(mine, at_work)  # not under the lock: it waits for the disk
-        others = self.spending.others() if self._capped else self._others
-        with self._lock:
-            self._others = others
             return reached(self.caps, self._spent())
 
     # ------------------------------------------------------------------ asked
@@ -151,13 +159,18 @@ class Purse:
             seconds=round(time.monotonic() - self._begun, 1),
         )
 
+    def _exchange(self) -> None:
+        """Tell other runs what this one has spent, and read what they have."""
+        with self._lock:
+            mine = self._total()
+        # Not under the lock, as it waits for the disk. A full disk costs the figures, and no agent's work.
+        with contextlib.suppress(OSError):
+            self.spending.put(mine)
+            if self._capped:
+                others = self.spending.others()
+                with self._lock:
+                    self._others = others
+
     def _spent(self) -> dict[str, Spend]:
         mine = self._total() + Spend(tokens=self._lost)
-        found = {scope: self._others[scope] + mine for scope in SCOPES}
-        # The batch's log remembers longer than the accounts, which know of killed runs: the larger counts.
-        of_log, known = self.before + mine, found["batch"]
-        found["batch"] = Spend(
-            tokens=max(of_log.tokens, known.tokens), usd=max(of_log.usd, known.usd),
-            seconds=known.seconds, attempts=max(of_log.attempts, known.attempts),
-        )  # fmt: skip
-        return found
+        return {scope: self._others[scope] + mine for scope in SCOPES}

@@ -1,4 +1,4 @@
-"""`hypervisor merge`: bringing together what workers inside a session have committed."""
+"""`hypervisor merge`: merges what workers inside a session have committed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.globs import matches_any
 from ..core.model import Outcome, Task
 from ..core.paths import Project
@@ -16,15 +15,14 @@ from ..git.merging import Conflict, Integration, Unverified
 from ..git.trailers import merge_message
 from ..git.work import in_scope
 from ..queue.batch import Batch
-from ..queue.summary import entries
 from ..tasks.tasks import read_task
 from .checks import verify
-from .evidence import Failed
+from .verdict import Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What came of one task's commits."""
+    """Whether one task's commits were merged."""
 
     task: str
     merged: bool
@@ -35,12 +33,12 @@ class Collected:
 
 
 def collect(project: Project, batch: Batch, integration: Integration) -> Iterator[Collected]:
-    """Merge the commits of every success of *batch*, each looked at and verified; yield what came of it."""
+    """Merge the commits of every success of *batch*, each inspected and verified; yield how that ended."""
     git = Git(project.root)
-    settings = settings_of(project.state)
-    for entry in entries(batch):
-        result = entry.result if entry else None
-        if result is None or result.get("status") != Outcome.SUCCESS.value or not result.get("commit"):
+    settings = batch.store.settings
+    for item in batch.store.batches.items(batch.number, [Outcome.SUCCESS.value]):
+        result = item.work.result or {}
+        if not result.get("commit"):
             continue
         task = read_task(Path(str(result["task_file"])), settings)
         yield _collect_one(git, integration, task, result, settings)

@@ -1,4 +1,4 @@
-"""Who works on what: the agents of a run, and the rules that give each of them its tasks.
+"""Routes tasks to agents: the agents of a run, and the rules that choose among them.
 
 A run has one agent, or several among which the rules of ``[[agents.rules]]`` choose. An agent that cannot
 work now (its program is missing, its login, its allowance) is passed over, and the next rule counts.
@@ -6,17 +6,32 @@ work now (its program is missing, its login, its allowance) is passed over, and 
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, UsageError
 from ..core.model import Complexity, TaskHead
 from ..runners.agent import Agent
+from ..runners.claude import ClaudeAgent
+from ..runners.command import CommandAgent
+from ..runners.gemini import SANDBOXES, GeminiAgent
+from ..store.batches import Spent
+from .options import RunOptions
 
 #: The agents that a rule may name.
 KNOWN = ("claude", "gemini")
+#: Chooses by the rules of the settings.
+AUTO = "auto"
+AGENTS = (*KNOWN, AUTO, "exec")
+#: In whose name a run with several agents holds its claims.
+_MANY = "hypervisor"
+#: The plugin that headless agents are given.
+_PLUGIN = str(Path(__file__).resolve().parents[3])
 _LISTS = ("complexity", "assignee", "needs", "project", "type", "tags")
 _KEYS = ("agent", "model", "tokens", "usd", *_LISTS)
 
@@ -89,21 +104,21 @@ def _rule(number: int, table: object) -> Rule:
 
 
 @dataclass(slots=True)
-class Spending:
-    """What an agent has used up in a batch."""
+class Used:
+    """What an agent has used in a batch."""
 
     tokens: float = 0.0
     usd: float = 0.0
 
 
 @dataclass(slots=True)
-class Staff:
-    """The agents of a run; several threads ask it."""
+class AgentRouter:
+    """The agents of a run. Thread-safe."""
 
     rules: Sequence[Rule]
-    #: Makes the agent of a rule.
-    hire: Callable[[Rule], Agent]
-    spent: dict[str, Spending] = field(default_factory=dict)
+    make_agent: Callable[[Rule], Agent]
+    #: By the agent's name.
+    spent: dict[str, Used] = field(default_factory=dict)
     #: Why an agent is out for the rest of the run.
     out: dict[str, str] = field(default_factory=dict)
     #: Until when an agent may not work, in seconds since the epoch, and why.
@@ -116,9 +131,9 @@ class Staff:
         return list(dict.fromkeys(rule.agent for rule in self.rules))
 
     def agents(self) -> list[Agent]:
-        """Return one agent of each name."""
+        """Return an agent of each name."""
         first = {rule.agent: rule for rule in reversed(self.rules)}
-        return [self.hire(first[name]) for name in self.names]
+        return [self.make_agent(first[name]) for name in self.names]
 
     def choose(self, task: TaskHead, now: float) -> Agent | str:
         """Return the agent that takes *task* now, or why none does."""
@@ -129,12 +144,12 @@ class Staff:
                     continue
                 held = self._unfit(rule, now)
                 if not held:
-                    return self.hire(rule)
+                    return self.make_agent(rule)
                 why = held
         return why
 
     def _unfit(self, rule: Rule, now: float) -> str:
-        name, used = rule.agent, self.spent.get(rule.agent, Spending())
+        name, used = rule.agent, self.spent.get(rule.agent, Used())
         if name in self.out:
             return f"{name} cannot work: {self.out[name]}"
         until, why = self.rests.get(name, (0.0, ""))
@@ -157,7 +172,7 @@ class Staff:
     def used(self, name: str, tokens: float | None, usd: float | None) -> None:
         """Note what an agent's run has used up, as far as it is known."""
         with self._lock:
-            spent = self.spent.setdefault(name, Spending())
+            spent = self.spent.setdefault(name, Used())
             spent.tokens += tokens or 0
             spent.usd += usd or 0.0
 
@@ -172,3 +187,95 @@ class Staff:
         with self._lock:
             self.rests[name] = until, why
             return any(other not in self.out and other not in self.rests for other in self.names)
+
+
+def router_of(
+    options: RunOptions, settings: Mapping[str, Any], spent: Mapping[str, Spent] | None = None
+) -> AgentRouter:
+    """Return the agents of a run.
+
+    Args:
+        options: What the user asked for.
+        settings: The project's.
+        spent: What earlier runs of the batch have used, by agent.
+
+    Raises:
+        ConfigError: A rule of the settings cannot be understood.
+    """
+
+    def make_agent(rule: Rule) -> Agent:
+        if rule.agent == "exec":
+            return CommandAgent(command=options.command)
+        model = rule.model or options.model or None
+        if rule.agent == "gemini":
+            return GeminiAgent(
+                plugin=_PLUGIN,
+                model=model,
+                skip_permissions=options.skip_permissions,
+                sandbox=options.sandbox,
+            )
+        return ClaudeAgent(plugin=_PLUGIN, model=model, skip_permissions=options.skip_permissions)
+
+    rules = rules_in(settings) if options.agent == AUTO else [Rule(agent=options.agent)]
+    router = AgentRouter(rules=rules, make_agent=make_agent)
+    for name, used in (spent or {}).items():
+        router.spent[name] = Used(tokens=used.tokens or 0, usd=used.cost_usd or 0.0)
+    if options.agent == AUTO:
+        for name in router.names:
+            if shutil.which(name) is None:
+                router.drop(name, "no such program on PATH")
+    return router
+
+
+def name_of(router: AgentRouter) -> str:
+    """Return in whose name a run holds its claims."""
+    return router.names[0] if len(router.names) == 1 else _MANY
+
+
+def permissions_of(router: AgentRouter) -> str:
+    """Return in one line which agents work, and what each may do without being asked."""
+    agents = router.agents()
+    if len(agents) == 1:
+        return agents[0].permissions
+    return "; ".join(f"{one.name} {router.out.get(one.name) or one.permissions}" for one in agents)
+
+
+def require_runnable(options: RunOptions, settings: Mapping[str, Any]) -> None:
+    """Raise unless the agents that *options* name are installed and can do what is asked of them.
+
+    Raises:
+        UsageError: They are not, or cannot.
+        ConfigError: A rule of the settings cannot be understood.
+    """
+    router = router_of(options, settings)
+    if options.agent == AUTO:
+        if not router.names:
+            raise UsageError("--agent auto: [[agents.rules]] names no agent; add a rule, or name the agent")
+        if len(router.out) == len(router.names):
+            raise UsageError(f"{', '.join(router.names)}: no such program; install one, or put it on PATH")
+        if options.model:
+            raise UsageError("--model: with --agent auto each rule of [[agents.rules]] names its own `model`")
+        for rule in options.allowed:
+            if rule.partition(":")[0] not in KNOWN:
+                raise UsageError(f"--allow {rule}: with --agent auto begin it with claude: or gemini:")
+    else:
+        program = options.command[0] if options.command else options.agent
+        if shutil.which(program) is None:
+            raise UsageError(f"{program}: no such program; install it, or put its folder on PATH")
+    if options.agent == "gemini" and options.budget_usd:
+        raise UsageError("--budget-usd: the Gemini CLI tells no money; use --budget-tokens")
+    if options.sandbox:
+        _require_sandbox(router)
+
+
+def _require_sandbox(router: AgentRouter) -> None:
+    if "gemini" not in router.names:
+        raise UsageError("--sandbox: only for Gemini; Claude Code has its own, in its settings")
+    chosen = os.environ.get("GEMINI_SANDBOX", "")
+    wanted = [chosen] if chosen not in ("", "true", "1") else list(SANDBOXES)
+    if not any(shutil.which(program) for program in wanted):
+        names = " or ".join(wanted)
+        raise UsageError(
+            f"--sandbox: the Gemini CLI runs its tools in a container, and there is no {names} on PATH; "
+            f"install one, or leave --sandbox out"
+        )

@@ -1,7 +1,7 @@
-"""Free text becomes tasks, a batch of them, and a coordinator that outlives whoever asked.
+"""Turns free text into tasks and a batch, and starts a coordinator that outlives the caller.
 
 The task files lie in `.hypervisor/tasks/<batch-id>/`, to which the batch's own `tasks` leads: one folder
-that holds nothing else is quickly looked through. They are listed, claimed and run like any other.
+that holds nothing else is quickly searched. They are listed, claimed and run like any other.
 """
 
 from __future__ import annotations
@@ -16,40 +16,38 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import orders as kept
-from ..core import commission, durable
+from ..core import assignment, durable
 from ..core.errors import Refused, UsageError
 from ..core.machine import WORKER_MARK
 from ..core.model import Priority
 from ..core.paths import Project
-from ..events import RunEvent, log_of
 from ..learning.hive import checked_name
-from ..learning.learner import INDEPENDENT
 from ..learning.patterns import MAP_REDUCE, PIPELINE, arranged
-from ..manifest import task_manifest
-from ..orders import STRATEGIES, Orders
+from ..learning.stats import INDEPENDENT
 from ..queue.batch import Batch
-from ..queue.batches import create, new_batch_name, spawned_folder
-from .hiring import must_make_sense
-from .running import starting_point
+from ..queue.batches import create, new_batch_name, spawned_folder, task_options
+from ..store.events import RunEvent
+from .options import KEY, STRATEGIES, RunOptions
+from .router import require_runnable
+from .run import starting_point
 
 PATTERNS = (INDEPENDENT, PIPELINE, MAP_REDUCE)
-#: What a call's one word may be: how many run at once, or how the tasks lean on each other.
+#: What a call's one word may be: how many run at once, or how the tasks depend on each other.
 WORDS = (*STRATEGIES, PIPELINE, MAP_REDUCE)
 LOG = "coordinator.log"
 _MOST, _LONGEST, _TITLE = 500, 50_000, 100
 _KEYS = ("description", "type", "priority", "files", "verify")
 _TYPE = re.compile(r"\w[\w .:/+-]{0,59}")
 _SCRIPT = Path(__file__).resolve().parents[2] / "run_batch.py"
-#: How long one waits for a coordinator to say that it has begun; it goes on in any case.
+#: How long the caller waits for a coordinator's first event, in seconds; it goes on in any case.
 _BEGIN_SECONDS = 10.0
 #: What marks the agent of a task, and must not mark a coordinator.
 _OF_AN_AGENT = (
-    commission.TASK, commission.GENERATION, commission.REPORT, commission.BATCH, commission.BRANCH,
+    assignment.TASK, assignment.ATTEMPT, assignment.REPORT, assignment.BATCH, assignment.BRANCH,
     WORKER_MARK, "HYPERVISOR_RUN", "HYPERVISOR_ITEM", "HYPERVISOR_TASK_FILE",
 )  # fmt: skip
 
@@ -73,7 +71,7 @@ class Spawned:
     batch: Batch
     #: Ids of its tasks.
     tasks: tuple[str, ...]
-    orders: Orders
+    options: RunOptions
 
 
 def read_requests(given: Sequence[Any]) -> list[Request]:
@@ -103,8 +101,8 @@ def arrange_words(strategy: str) -> tuple[str, str]:
     return ("auto", word) if word in PATTERNS else (word, INDEPENDENT)
 
 
-def orders_of(project: Project, settings: Mapping[str, Any], strategy: str, branch: str) -> Orders:
-    """Return the orders for spawned tasks, by the settings `[spawn]`.
+def options_for(project: Project, settings: Mapping[str, Any], strategy: str, branch: str) -> RunOptions:
+    """Return the options for spawned tasks, by the settings `[spawn]`.
 
     Raises:
         UsageError: The settings do not fit together.
@@ -113,26 +111,26 @@ def orders_of(project: Project, settings: Mapping[str, Any], strategy: str, bran
     command = tuple(shlex.split(given["command"]))
     if (given["agent"] == "exec") != bool(command):
         raise UsageError('[spawn] agent = "exec" and a command belong together; see docs/settings.md')
-    orders = Orders(
+    options = RunOptions(
         agent=given["agent"], command=command, model=given["model"], limit=max(1, int(given["jobs"])),
         merge=given["merge"], retries=int(given["retries"]), timeout=float(given["timeout_seconds"]) or None,
         allowed=tuple(given["allow"]), strategy=strategy, branch=checked_name("branch_id", branch),
     )  # fmt: skip
-    must_make_sense(orders, settings)
-    return starting_point_or_none(project, orders)
+    require_runnable(options, settings)
+    return starting_point_or_none(project, options)
 
 
-def starting_point_or_none(project: Project, orders: Orders) -> Orders:
-    """Return *orders* for worktrees where there can be some, and for one folder otherwise."""
+def starting_point_or_none(project: Project, options: RunOptions) -> RunOptions:
+    """Return *options* for worktrees where there can be some, and for one folder otherwise."""
     try:
-        return starting_point(project, orders)
+        return starting_point(project, options)
     except UsageError:
         with suppress(UsageError):  # no branch is checked out
-            return starting_point(project, replace(orders, merge="branch"))
-        return starting_point(project, replace(orders, isolation="none"))
+            return starting_point(project, replace(options, merge="branch"))
+        return starting_point(project, replace(options, isolation="none"))
 
 
-def make(project: Project, requests: Sequence[Request], pattern: str, orders: Orders) -> Spawned:
+def make(project: Project, requests: Sequence[Request], pattern: str, options: RunOptions) -> Spawned:
     """Make the task files and their batch; durable on return.
 
     Killed on the way, it leaves tasks that are listed like any other, or nothing.
@@ -140,22 +138,21 @@ def make(project: Project, requests: Sequence[Request], pattern: str, orders: Or
     waits = arranged([request.type for request in requests], pattern)
     project.prepare()
     name = new_batch_name()
-    ids = [f"{_slug(orders.branch) or 'task'}-{name[-6:]}-{at + 1:02}" for at in range(len(requests))]
+    ids = [f"{_slug(options.branch) or 'task'}-{name[-6:]}-{at + 1:02}" for at in range(len(requests))]
     folder, place = project.batches / name, spawned_folder(project, name)
     draft = folder / "draft"
     os.makedirs(draft)
     os.makedirs(place.parent, exist_ok=True)
     for request, task, others in zip(requests, ids, waits, strict=True):
-        text = _file(request, task, [ids[at] for at in others], orders.branch)
+        text = _file(request, task, [ids[at] for at in others], options.branch)
         durable.write_new(draft / f"{task}.md", text.encode())
     durable.sync_directory(draft)
-    kept.write(str(folder), orders)
     os.symlink(os.path.relpath(place, folder), folder / "tasks")
     os.rename(draft, place)  # from here on they are tasks of the project
     durable.sync_directory(place.parent)
     items = [os.path.relpath(place / f"{task}.md", project.root) for task in ids]
-    batch = create(folder, items, task_manifest(project, ()), project)
-    return Spawned(batch=batch, tasks=tuple(ids), orders=orders)
+    batch = create(project, items, task_options(project), name, **{KEY: asdict(options)})
+    return Spawned(batch=batch, tasks=tuple(ids), options=options)
 
 
 def start(project: Project, batch: Batch, environ: Mapping[str, str]) -> int:
@@ -243,7 +240,7 @@ def _slug(text: str) -> str:
 
 
 def _begun(batch: Batch) -> bool:
-    return any(event.get("event") == RunEvent.STARTED for event in log_of(batch.folder).read())
+    return any(event.kind == RunEvent.STARTED for event in batch.store.events.since(0, batch=batch.number))
 
 
 def _last_line(batch: Batch) -> str:
@@ -251,8 +248,8 @@ def _last_line(batch: Batch) -> str:
         lines = Path(batch.folder, LOG).read_text("utf-8", "replace").strip().splitlines()
         if lines:
             return lines[-1][:300]
-    return "it said nothing"
+    return "with no output"
 
 
 def _go_on(batch: Batch) -> str:
-    return f"the batch {batch.id} is made; mend that, then `hypervisor run --resume {batch.id}`"
+    return f"the batch {batch.id} is made; fix that, then `hypervisor run --resume {batch.id}`"

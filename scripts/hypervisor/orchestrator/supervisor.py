@@ -1,44 +1,46 @@
-"""Care for a run's agents while they work: what their processes use, and what they spend."""
+"""Supervises running agents: resource limits and budgets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..core.paths import Project
-from ..events import log_of
-from ..monitor.budget import Caps, Spend, caps_of
+from ..monitor.budget import Caps, caps_of
+from ..monitor.budget_tracker import BudgetTracker
 from ..monitor.lineage import OURS, WITHIN
 from ..monitor.overseer import Deed, Limits, Overseer
-from ..monitor.purse import Purse
 from ..monitor.readings import Sampler
 from ..monitor.watch import Watch
 from ..monitor.zones import Bounds, Gauge
-from ..orders import Orders
 from ..queue.batch import Batch
-from ..queue.progress import Progress
 from ..runners.agent import Agent, AgentEnd, Assignment, How
-from ..spending import Account, Spending
+from ..store.spend import Account
+from .options import RunOptions
 
 #: The session that a run was started from, handed on to the runs that its agents start.
 SESSION = "HYPERVISOR_SESSION"
+#: How often budgets are compared with what other runs spend, in seconds.
+_LOOK_SECONDS = 1.0
 #: How an agent ends that does not come to its own end.
 _CUT = (How.TIMEOUT, How.STOPPED, How.KILLED)
 
 
 @dataclass(slots=True)
-class Care:
-    """What all agents of a run share."""
+class AgentSupervisor:
+    """Runs the agents of a run within its limits."""
 
     watch: Watch
-    purse: Purse
+    budgets: BudgetTracker
     #: The session that the run was started from; "" for none.
     session: str = ""
     #: How many agents all runs of that session may have at work; 0 for any number.
     per_session: int = 0
+    _looked: float = float("-inf")
+    _reached: str = ""
 
     def open(self) -> None:
         """Begin to watch. All that this process starts from now on bears a variable that says so."""
@@ -48,30 +50,40 @@ class Care:
     def close(self) -> None:
         """Watch no more, and leave the last word on what was spent."""
         self.watch.close()
-        self.purse.look()
+        self.budgets.look()
+
+    def used_up(self) -> str:
+        """Return which budget is used up, "" for none; stop all agents then, at no cost to their tasks."""
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked, self._reached = time.monotonic(), self.budgets.look()
+            if self._reached:
+                self.watch.stop_all(self._reached)
+        return self._reached
 
     def why_not(self, running: int) -> str:
         """Return why no further agent may begin beside so many of this run; "" if one may."""
         if self.session and self.per_session and running:  # one may always run
-            others = self.purse.spending.at_work_of_session()
+            others = self.budgets.spending.at_work_of_session()
             if running + others >= self.per_session:
                 return f"{running + others} agents of this session are at work, and {self.per_session} may be"
-        return self.purse.why_not()
+        return self.budgets.why_not()
 
     def run(self, agent: Agent, assignment: Assignment, rank: int) -> AgentEnd:
         """Run an agent to its end, within its limits; *rank* is 0 for the most urgent."""
         mark, log = assignment.mark[1], assignment.log
         watched = self.watch.attend(mark, assignment.task_id, rank, log, assignment.stopped)
-        self.purse.begun(mark)
+        if why := self.budgets.start(mark):
+            self.watch.leave(watched)
+            return AgentEnd(how=How.STOPPED, text=why)
 
         def used(tokens: int, talks: int, asks_again: bool) -> None:
             watched.tokens = tokens
-            if why := self.purse.used(mark, tokens, talks, asks_again=asks_again):
+            if why := self.budgets.used(mark, tokens, talks, asks_again=asks_again):
                 self.watch.stop(watched, why)
 
         within = f"{os.environ.get(WITHIN, '')} {mark}".strip()
         told = {**assignment.environment, OURS: "1", WITHIN: within, SESSION: self.session}
-        left = self.purse.left_usd()
+        left = self.budgets.left_usd()
         end: AgentEnd | None = None
         try:
             end = agent.run(replace(assignment, environment=told, used=used, budget_usd=left))
@@ -79,7 +91,7 @@ class Care:
             survivors = self.watch.leave(watched)
             tokens, cost = (end.tokens, end.cost_usd) if end else (None, None)
             cut = end is None or watched.act is not None or end.how in _CUT
-            self.purse.ended(mark, tokens, cost, cut=cut)
+            self.budgets.ended(mark, tokens, cost, cut=cut)
         if end.tokens is None and watched.tokens:
             end = replace(end, input_tokens=watched.tokens)  # it was ended before it could say its sum
         act = watched.act
@@ -92,35 +104,34 @@ class Care:
         return end
 
 
-def care_of(project: Project, batch: Batch, orders: Orders, settings: Mapping[str, Any], run: str) -> Care:
-    """Return what looks after the agents of a run, whose coordinator has the id *run*.
+def supervisor_of(batch: Batch, options: RunOptions, run: str, tell: Callable[..., None]) -> AgentSupervisor:
+    """Return the supervisor of a run's agents.
+
+    Args:
+        batch: What is run.
+        options: What the user asked for.
+        run: `Worker.id` of the coordinator.
+        tell: Adds an event of the run.
 
     Raises:
         ConfigError: A setting makes no sense.
     """
+    settings = batch.store.settings
     check_settings(settings)
     machine, budget = settings["machine"], settings["budget"]
-    is_command = orders.agent == "exec"
+    is_command = options.agent == "exec"
     session = os.environ.get("CLAUDE_CODE_SESSION_ID") or os.environ.get(SESSION, "")
     within = tuple(dict.fromkeys(one.split("/")[0] for one in os.environ.get(WITHIN, "").split()))
-    progress = Progress.of(batch.folder)
-    spending = Spending(
-        project.state,
-        Account(batch=batch.id, run=run, session=session, within=within),
-        3600.0 * budget["project_hours"],
-    )
+    account = Account(batch=batch.id, run=run, session=session, within=within)
     bounds = Bounds.of(machine, cpu=not is_command or machine["exec_cpu"])
-    return Care(
+    return AgentSupervisor(
         watch=Watch(
             Sampler(batch.folder), Gauge(bounds), Overseer(Limits.of(settings["overseer"])),
-            machine["look_seconds"], log_of(batch.folder).tell,
+            machine["look_seconds"], tell,
         ),
-        purse=Purse(
-            _caps(orders, budget), spending, budget["answer_tokens"], counts=not is_command,
-            before=Spend(
-                tokens=sum(one.tokens or 0 for one in progress.spent.values()), usd=progress.cost_usd,
-                attempts=sum(one.attempts for one in progress.spent.values()),
-            ),
+        budgets=BudgetTracker(
+            _caps(options, budget), batch.store.spending(account, 3600.0 * budget["project_hours"]),
+            budget["answer_tokens"], counts=not is_command,
         ),
         session=session,
         per_session=int(machine["per_session"]),
@@ -128,7 +139,7 @@ def care_of(project: Project, batch: Batch, orders: Orders, settings: Mapping[st
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Hold that the settings for machine, overseer and budgets make sense.
+    """Raise unless the settings for machine, overseer and budgets make sense.
 
     Raises:
         ConfigError: They do not.
@@ -141,12 +152,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     caps_of(settings["budget"])
 
 
-def _caps(orders: Orders, budget: Mapping[str, Any]) -> dict[str, Caps]:
+def _caps(options: RunOptions, budget: Mapping[str, Any]) -> dict[str, Caps]:
     """Return the budgets, of which what the user asked for this batch counts more than its settings."""
     found = caps_of(budget)
     asked = {
-        "tokens": orders.budget_tokens, "usd": orders.budget_usd, "attempts": orders.budget_attempts,
-        "seconds": None if orders.budget_minutes is None else 60.0 * orders.budget_minutes,
+        "tokens": options.budget_tokens, "usd": options.budget_usd, "attempts": options.budget_attempts,
+        "seconds": None if options.budget_minutes is None else 60.0 * options.budget_minutes,
     }  # fmt: skip
     told = {name: float(value) for name, value in asked.items() if value is not None}
     return {**found, "batch": replace(found["batch"], **told)}

@@ -1,0 +1,177 @@
+"""What all attempts of a run share: the batch, the claims, the agents, the worktrees, the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..core.machine import this_process
+from ..core.model import Task
+from ..core.paths import Project
+from ..git.checkout import Snapshot
+from ..git.merging import Integration
+from ..git.oversight import changed_since, is_ours
+from ..git.work import Tree, in_scope
+from ..git.worktrees import Worktrees
+from ..queue.batch import Batch
+from ..runners.agent import Agent, AgentEnd, How
+from ..store.events import RunEvent
+from ..store.liveness import WorkerLock, new_worker_id
+from ..store.records import Claim, Worker, WorkerKind
+from ..store.store import Store
+from ..tasks.actor import Actor
+from ..tasks.service import TaskService
+from .checks import verify
+from .options import RunOptions
+from .router import AgentRouter, name_of, router_of
+from .supervisor import AgentSupervisor, supervisor_of
+from .verdict import Evidence, Reported
+
+
+@dataclass(slots=True)
+class RunContext:
+    """What all attempts of a run share. Thread-safe: the store serialises what they write."""
+
+    batch: Batch
+    service: TaskService
+    router: AgentRouter
+    options: RunOptions
+    worker: Worker
+    #: The descriptor of the worker's lock, for children to inherit.
+    inherit: tuple[int, ...]
+    trees: Worktrees | None
+    integration: Integration | None
+    supervisor: AgentSupervisor
+    #: Adds an event of the run: ``tell(RunEvent.PAUSED, task id or "", until=..., why=...)``.
+    tell: Callable[..., None]
+    #: The claims of the tasks that run now, by the task's id; None while one is being claimed.
+    running: dict[str, Claim | None]
+    #: Paths of the tasks whose work was merged.
+    merged: set[str] = field(default_factory=set)
+    #: Printed at the end of the run, a line each.
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def project(self) -> Project:
+        """The project."""
+        return self.service.project
+
+    @property
+    def store(self) -> Store:
+        """The project's store."""
+        return self.service.store
+
+    @property
+    def attempts(self) -> int:
+        """Counted attempts after which a task is given up; ``--retries`` may raise the setting."""
+        return max(int(self.service.settings["claims"]["attempts"]), self.options.retries + 1)
+
+    def service_of(self, agent: Agent) -> TaskService:
+        """Return the service in the name of *agent*: the same store, the same worker."""
+        same = self.service.actor.name == agent.name
+        return self.service if same else self.service.as_actor(Actor(name=agent.name))
+
+    def is_ours(self, path: str) -> bool:
+        """Return whether a path below the root is a task file or the state of a tool, and no work."""
+        return is_ours(path, self.service.settings["tasks"]["globs"])
+
+    def in_scope(self, task: Task, path: str) -> bool:
+        """Return whether *task* may change *path*."""
+        return in_scope(path, task.files, self.is_ours)
+
+
+@contextmanager
+def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[RunContext]:
+    """Open all that a run's attempts share, on the batch's store; close it at the end."""
+    store, record = batch.store, batch.record
+    router = router_of(options, store.settings, store.batches.spent_by_runner(record.id))
+    name = name_of(router)
+    worker = Worker(
+        id=new_worker_id("run", os.getpid()), kind=WorkerKind.PROCESS, name=name, process=this_process()
+    )
+    running: dict[str, Claim | None] = {}
+
+    def tell(what: RunEvent, task: str, **details: Any) -> None:
+        data = {key: value for key, value in ({"task": task} | details).items() if value not in ("", None)}
+        claim = running.get(task)
+        with contextlib.suppress(OSError):  # a full disk costs the event, and no agent's work
+            work, attempt = (claim.work, claim.attempt) if claim else (None, None)
+            store.events.add(what, data, batch=record.id, work=work, attempt=attempt)
+
+    folder = project.state / "worktrees" / record.name
+    trees = integration = None
+    if options.isolation == "worktree":
+        trees = Worktrees(project.root, folder, record.name)
+        if options.merge != "none":
+            integration = Integration(
+                project.root, folder, record.name, options.start_branch, options.start_commit
+            )
+    lock = WorkerLock(store.workers, worker.id)
+    try:
+        yield RunContext(
+            batch=batch, options=options, router=router, worker=worker, inherit=(lock.descriptor,),
+            service=TaskService(
+                project, store.settings, Actor(name=name), store, worker=worker, batch=record.id
+            ),
+            supervisor=supervisor_of(batch, options, worker.id, tell),
+            trees=trees, integration=integration, tell=tell, running=running,
+        )  # fmt: skip
+    finally:
+        lock.close()
+
+
+def gather_evidence(
+    run: RunContext,
+    task: Task,
+    tree: Tree | None,
+    end: AgentEnd,
+    reported: Reported | None,
+    before: Snapshot | None,
+) -> Evidence:
+    """Gather what an agent has left into commits, verify it, and return all that is known of the attempt.
+
+    Args:
+        run: The run.
+        task: What the agent was to do.
+        tree: The worktree in which it worked, if it had one of its own.
+        end: How it ended.
+        reported: What it reported.
+        before: What the checkout was like as it began; None where there is no worktree.
+    """
+    accepts = task.front.get("accept_reports", run.service.settings["run"]["accept_reports"])
+    common: dict[str, Any] = {
+        "end": end,
+        "reported": reported,
+        "names_files": bool(task.files),
+        "worktree": tree is not None,
+        "accept_reports": accepts is True,
+    }
+    settings = run.service.settings
+    if tree is None or run.trees is None or before is None:
+        checked = None
+        if end.how is How.ENDED:
+            checked = verify(task, Path(run.project.root), settings)
+        return Evidence(**common, verify=checked)
+    gathered = run.trees.gather(
+        tree, f"{task.title}\n\nLeft uncommitted by its agent.", lambda path: run.in_scope(task, path)
+    )
+    checked = None
+    if end.how is How.ENDED and not gathered.begun:
+        checked = verify(task, run.trees.place(tree), settings)
+    return Evidence(
+        **common,
+        commits=gathered.commits,
+        files=gathered.files,
+        outside=tuple(path for path in gathered.files if not run.in_scope(task, path)),
+        uncommitted_outside=(*gathered.outside, *gathered.left),
+        astray=gathered.astray,
+        conflicts=gathered.conflicts or ((gathered.begun,) if gathered.begun else ()),
+        main_changed=tuple(changed_since(run.project, run.is_ours, before, run.store.merges.moved)),
+        suspects=tuple(sorted(run.running.keys() - {task.id})),
+        verify=checked,
+    )
