@@ -1,14 +1,11 @@
-"""What `--strategy adaptive` comes to beside every fixed number of agents, for four kinds of task.
+"""What `--strategy adaptive` achieves beside every fixed number of agents, for five kinds of task.
 
-    python bench/learner.py                 four kinds, simulated: the product's scheduler and learner on
-                                            virtual time, which no other load of the machine disturbs
-    python bench/learner.py --real          the same with `hypervisor run` and agents that are real processes;
-                                            takes a quarter of an hour, and a machine with nothing else to do
-    python bench/learner.py --json
+    python bench/learner.py [--json]
 
-A kind is run at each fixed number from 1 to `-j`, and then in batches with `adaptive` that begin without
-any knowledge. The last batch is compared with the best fixed number: both as tasks per second, from the
-first begin to the last end.
+The product's concurrency policy on virtual time, which no other load of the machine disturbs. A kind is run
+at each fixed number from 1 to `-j`, and then in batches with `adaptive` that begin without any knowledge. The
+last batch is compared with the best fixed number: both as tasks per second, from the first begin to the last
+end.
 """
 
 from __future__ import annotations
@@ -24,16 +21,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-
-from bench import learner_real
-
-from hypervisor.core.model import Outcome
-from hypervisor.learning.advice import Advice, Room, advise
-from hypervisor.learning.learner import Known, Lane, Observed, Span, Told, Totals, sweep
-from hypervisor.learning.pacer import Pacer
-from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start
-from hypervisor.orchestrator.scheduler import Scheduler
+from hypervisor.learning.advice import Advice, Capacity, ConcurrencyPolicy, advise
+from hypervisor.learning.stats import ClassStats, Sample, TaskClass, stats_of
+from hypervisor.store.lessons import Lesson
 
 #: Batches of `adaptive` before the one that is measured.
 LEARNING = 3
@@ -125,71 +115,58 @@ class World:
 
 
 def simulate(
-    kind: Kind, strategy: str, limit: int, known: Known, seed: int
-) -> tuple[float, list[Span], list[Advice]]:
-    """Run one batch; return how long it took, its attempts, and what the learner said."""
-    lane = Lane(type=kind.name)
-    tasks = [Entry(id=f"t-{n}", order=n, lane=lane) for n in range(kind.tasks)]
-    room = Room(cores=CORES, ram_mb=8000.0, cap=limit)
-    pacer = Pacer(strategy, room, {lane: known})
-    said = [pacer.advice(lane)] if pacer.advises else []
-    lanes = {lane: said[0].concurrency} if said else {}
-    rules = Rules(
-        limit=limit, retries=10**6, backoff_base=1.0, backoff_factor=1.0, random=random.Random(seed).random
-    )
-    scheduler = Scheduler(tasks, rules, lanes)
-    world, spans = World(), list[Span]()
-    while True:
-        decision = scheduler.next(world.now)
-        if isinstance(decision, Finished):
-            return world.now, spans, said
-        if isinstance(decision, Start):
+    kind: Kind, strategy: str, limit: int, known: ClassStats, seed: int
+) -> tuple[float, ClassStats, list[Advice]]:
+    """Run one batch; return how long it took, what is known afterwards, and the advice on the way.
+
+    A refused task is tried again after a second.
+    """
+    task_class = TaskClass(type=kind.name)
+    policy = ConcurrencyPolicy(strategy, Capacity(cores=CORES, ram_mb=8000.0, cap=limit), {task_class: known})
+    said = [policy.advice(task_class)] if policy.advises else []
+    waiting = [(0.0, f"t-{n:03}") for n in range(kind.tasks)]
+    world, tries = World(), dict.fromkeys((name for _, name in waiting), 0)
+    while waiting or world.jobs:
+        most = said[-1].concurrency if said else limit
+        ready = [one for one in waiting if one[0] <= world.now]
+        if ready and len(world.jobs) < most:
+            waiting.remove(ready[0])
+            name = ready[0][1]
             # Of its own chance, so that a task is as long in whatever batch it is run.
-            luck = random.Random(f"{seed} {decision.id}")
+            luck = random.Random(f"{seed} {name}")
             parts, refused = kind.parts(luck, sum(not job.refused for job in world.jobs))
-            world.jobs.append(Job(decision.id, world.now, parts, refused))
-            pacer.began(decision.id, lane, world.now)
+            tries[name] += 1
+            world.jobs.append(Job(name, world.now, parts, refused))
+            policy.started(f"{name} {tries[name]}", task_class, world.now)
             continue
-        for job in world.pass_on(decision.until):
-            span = Span(
-                task=job.task, lane=lane, begin=job.begin, end=world.now, refused=job.refused,
-                how="retry" if job.refused else "success", cpu_seconds=job.cpu, ram_mb=50.0,
+        for job in world.pass_on(min((at for at, _ in waiting if at > world.now), default=None)):
+            sample = Sample(
+                task=f"{job.task} {tries[job.task]}", task_class=task_class, begin=job.begin, end=world.now,
+                refused=job.refused, outcome="again" if job.refused else "success", cpu_seconds=job.cpu,
+                ram_mb=50.0,
             )  # fmt: skip
-            spans.append(span)
-            scheduler.ended(job.task, world.now, Again(counted=True) if job.refused else Outcome.SUCCESS)
-            if (fresh := pacer.ended(span)) is not None:
+            known = known.adding(policy.ended(sample), stats_of(sample))
+            if job.refused:
+                waiting.append((world.now + 1.0, job.task))
+            if (fresh := policy.revise(task_class)) is not None:
                 said.append(fresh)
-                scheduler.pace(lane, fresh.concurrency)
-
-
-def learnt(known: Known, spans: Sequence[Span]) -> Known:
-    """Return what is known after one more batch, as the product's store keeps it."""
-    levels = {number: Observed() for number in known.levels}
-    for source in (known.levels, sweep(spans)):
-        for number, seen in source.items():
-            levels.setdefault(number, Observed()).add(seen)
-    totals = Totals()
-    totals.add(known.totals)
-    for span in spans:
-        totals.count(span)
-    return Known(levels=levels, totals=totals)
+    return world.now, known, said
 
 
 def compare(kind: Kind, limit: int, seed: int) -> dict[str, Any]:
     """Compare one kind; rates are tasks per second."""
     fixed = {
-        number: kind.tasks / simulate(kind, "parallel", number, Known(), seed)[0]
+        number: kind.tasks / simulate(kind, "parallel", number, ClassStats(), seed)[0]
         for number in range(1, limit + 1)
     }
-    known, rates, last = Known(), [], list[Advice]()
+    known, rates, last = ClassStats(), list[float](), list[Advice]()
     for _ in range(LEARNING + 1):
-        seconds, spans, last = simulate(kind, "adaptive", limit, known, seed)
+        seconds, known, last = simulate(kind, "adaptive", limit, known, seed)
         rates.append(kind.tasks / seconds)
-        known = learnt(known, spans)
-    final = advise(known, Room(cores=CORES, ram_mb=8000.0, cap=limit), explores=False)
+    final = advise(known, Capacity(cores=CORES, ram_mb=8000.0, cap=limit), explores=False)
     return {
         "kind": kind.name, "fixed": fixed, "adaptive": rates,
-        "says": f"{final.concurrency} at once: {final.why}",
+        "says": f"{final.concurrency} at once: {final.why}", "ends_at": final.concurrency,
         "bottleneck": final.bottleneck, "benefit": final.benefit, "steps": [one.concurrency for one in last],
     }  # fmt: skip
 
@@ -202,8 +179,8 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
 
 def told_row(benefit: float, limit: int) -> dict[str, Any]:
     """Return what is advised for a type of which somebody has said a benefit, and nothing was seen."""
-    room = Room(cores=CORES, ram_mb=8000.0, cap=limit)
-    advice = advise(Known(told=Told(benefit=benefit)), room, explores=False)
+    capacity = Capacity(cores=CORES, ram_mb=8000.0, cap=limit)
+    advice = advise(ClassStats(lesson=Lesson(benefit=benefit)), capacity, explores=False)
     return {"told": benefit, "at_once": advice.concurrency, "why": advice.why}
 
 
@@ -212,15 +189,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-j", "--jobs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=10, help="how often the simulation is repeated")
-    parser.add_argument("--real", action="store_true", help="with real processes instead")
     parser.add_argument("--kind", action="append", help="only this kind; may be repeated")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     kinds = [kind for kind in KINDS if not options.kind or kind.name in options.kind]
-    if options.real:
-        rows = [row(learner_real.compare(kind.name, options.jobs, LEARNING)) for kind in kinds]
-    else:
-        rows = [row(compare(kind, options.jobs, seed)) for kind in kinds for seed in range(options.seeds)]
+    rows = [row(compare(kind, options.jobs, seed)) for kind in kinds for seed in range(options.seeds)]
     told = [told_row(benefit, options.jobs) for benefit in (0.85, 0.1)]
     if options.json:
         print(json.dumps({"rows": rows, "told": told}, indent=1))

@@ -20,7 +20,7 @@ _LEAST = 6
 #: least: a single one may have another cause.
 _REFUSED_SHARE, _REFUSED_LEAST = 0.05, 2
 #: From this share of busy cores on, processors are the bottleneck; from this benefit on, nothing is.
-_BUSY_CORES, _FREE = 0.7, 0.8
+_BUSY_CORES, _FREE = 0.7, 0.6
 #: An agent that keeps this share of a core busy waits for no other: fewer at once do less.
 _BUSY_AGENT = 0.8
 
@@ -164,9 +164,11 @@ def advise(stats: ClassStats, capacity: Capacity, *, explores: bool) -> Advice:
         return say(probe, f"measuring {probe} ({figures})", to_learn=True)
     if best == max(rates) < top and gain is not None and gain >= capacity.worth:
         return say(top, f"each further agent adds {gain:.2f} of one ({figures})")
+    if best == top == capacity.cap:
+        return say(best, f"as many as may run ({figures})")
+    reason = "more are not faster" if best < top else "more are refused" if top < fits else "no more fit"
     limit = f", limited by {_SHORT[short]}" if short in _SHORT else ""
-    at_top = "more are refused" if top < fits else "as many as may run"
-    return say(best, f"{at_top if best == top else 'more are not faster'} ({figures}){limit}")
+    return say(best, f"{reason} ({figures}){limit}")
 
 
 def _unmeasured(stats: ClassStats, capacity: Capacity, top: int, *, explores: bool) -> tuple[int, str]:

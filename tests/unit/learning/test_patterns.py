@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hypervisor.core.errors import UsageError
-from hypervisor.learning.learner import INDEPENDENT
 from hypervisor.learning.patterns import MAP_REDUCE, PIPELINE, arranged, patterns_of
+from hypervisor.learning.stats import INDEPENDENT
 
 
 @pytest.mark.parametrize(
