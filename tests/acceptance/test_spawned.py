@@ -15,6 +15,8 @@ from acceptance.conftest import NewClient
 from acceptance.product import plugged, tool
 from acceptance.test_install import PATIENT
 from acceptance.test_run import git
+from hypervisor.learning.hive import Hive
+from hypervisor.store.store import Store
 
 #: Reached only when a test fails, or on a machine that is busy with others.
 pytestmark = pytest.mark.timeout(500)
@@ -62,8 +64,8 @@ class Batch:
         return Path(self.project, ".hypervisor/batches", self.told["batch_id"], "summary.json").exists()
 
     def shared(self, part: str) -> bool:
-        log = self.project / ".hypervisor/hive.jsonl"
-        return log.exists() and part in log.read_text()
+        with Store.open(self.project / ".hypervisor", {}, create=False) as store:
+            return any(part in one.text for one in Hive(store.findings).search("", limit=200))
 
 
 def complete(turn: Turn, outcome: str) -> Reply:

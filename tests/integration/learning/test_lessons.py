@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from hypervisor.core.errors import UsageError
-from hypervisor.core.machine import this_process
 from hypervisor.learning.advice import Capacity
 from hypervisor.learning.lessons import BATCHES, Lessons
 from hypervisor.learning.stats import NO_LEVEL, ClassStats, Sample, TaskClass
 from hypervisor.store.lessons import Lesson
-from hypervisor.store.records import Claim, Completion, Worker, WorkerKind
+from hypervisor.store.records import Claim
 from hypervisor.store.store import Store
+from stores import a_worker, done
 
 AUDIT = TaskClass(type="audit")
-WORKER = Worker(id="w-1", kind=WorkerKind.LEASE, name="bench", process=this_process())
+WORKER = a_worker()
 NUMBERS = count()
 
 
@@ -35,10 +35,7 @@ def attempt(store: Store, batch: str = "b-1", outcome: str = "success", tokens: 
     if outcome == "again":
         store.claims.fail(claim, "not now", tokens=tokens)
     else:
-        result = {"status": outcome, "outcome": ""}
-        store.claims.complete_one(
-            Completion(attempt=claim.attempt, status=outcome, result=result, tokens=tokens)
-        )
+        store.claims.complete_one(done(claim, outcome, tokens=tokens))
     return claim.attempt
 
 
