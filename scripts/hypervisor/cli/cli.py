@@ -16,7 +16,7 @@ EXAMPLES = """examples:
   hypervisor status                       batches, claims and tasks of this project
   hypervisor watch                        the newest batch, live; keys drain or cancel it
   hypervisor report --html batch.html     the same as one page that works offline; `serve`: live
-  hypervisor summary --dir work           what each item came to, and what needs you
+  hypervisor summary --dir work           per-item results, and items that need attention
   hypervisor retry --dir work --failed    open what failed again
   hypervisor undo 20260301T120000-a1b2c3  put back what that batch changed in task files
 
@@ -27,9 +27,10 @@ exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to d
 #: The modules that have commands, and what each command is for: a command loads its own module only,
 #: as loading all of them takes longer than most commands.
 GROUPS: Mapping[str, Mapping[str, str]] = {
+    "status": {"status": "show the project's batches, claims and tasks; or one batch"},
+    "events": {"events": "print what happened, a line each; with --follow as it happens"},
     "cli_batches": {
-        "status": "show the project's batches, claims and tasks; or one batch",
-        "summary": "show what each item of a batch came to, and what needs you",
+        "summary": "show the result of each item of a batch, and items that need attention",
         "reap": "free at once what the dead and the silent hold",
         "retry": "open finished items again",
         "cancel": "give items that have no result yet the result `skipped`",
@@ -41,15 +42,15 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "run": "run agents on tasks, each in a worktree of its own",
         "merge": "merge what workers in a session have committed",
     },
-    "cli_wait": {
+    "wait": {
         "wait": "wait until something has ended: of a batch; without one, of this session or project",
     },
-    "cli_watch": {
+    "watch": {
         "watch": "show a batch live: workers, pace, tokens, last failures; keys drain or cancel it",
-        "drain": "let whoever works on a batch finish what is in hand, and begin nothing more",
+        "drain": "let the workers of a batch finish their running items, and start nothing more",
     },
-    "cli_report": {
-        "report": "write a batch as one page that works offline: what needs you, curves, each item, failures",
+    "report": {
+        "report": "write a batch as one page that works offline: items that need attention, curves, items, failures",
         "serve": "show the same page live, in browsers on this machine",
     },
     "cli_chunk": {
@@ -58,7 +59,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "cli_receipts": {"receipts": "compare receipts with what else is known of the work"},
     "cli_clean": {"clean": "remove what runs have left, and compress the outputs of batches that are over"},
-    "cli_doctor": {"doctor": "find what is missing or wrong here, and say what to type"},
+    "doctor": {"doctor": "check the machine, the programs and the project; name what is wrong and the fix"},
     "cli_spawn": {
         "spawn": "make tasks of free text and run an agent on each, in the background",
         "stats": "show what runs, what is queued, and the machine's zone",

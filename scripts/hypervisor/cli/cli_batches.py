@@ -1,4 +1,4 @@
-"""`hypervisor status` and `summary`, and what puts batches right: `reap`, `retry`, `cancel`, `undo`."""
+"""`hypervisor summary`, and what recovers batches: `reap`, `retry`, `cancel`, `undo`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core import config
 from ..core.errors import UsageError
 from ..core.paths import find_project
-from ..report.listing import dependency_faults, index_stats
-from ..tasks.tasklist import Caller, TaskList
+from ..tasks.tasklist import Caller
 from .cli_naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
@@ -21,15 +20,13 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
-    """Add to ``status``, ``summary``, ``reap``, ``retry``, ``cancel`` and ``undo`` what they take."""
+    """Add to ``summary``, ``reap``, ``retry``, ``cancel`` and ``undo`` what they take."""
     for name, action in _ACTIONS.items():
         commands[name].set_defaults(action=action)
         commands[name].add_argument("--json", action="store_true", help="print one JSON document")
     for name in ("summary", "retry", "cancel", "undo"):
         names_batch(commands[name])
-    status, reap, retry, cancel = (commands[name] for name in ("status", "reap", "retry", "cancel"))
-    status.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id: who runs what, what waits")
-    status.add_argument("--dir", metavar="D", help="the folder of a batch")
+    reap, retry, cancel = (commands[name] for name in ("reap", "retry", "cancel"))
     reap.add_argument("--dir", metavar="D", help="the folder of a batch; without it: this project")
     retry.add_argument("--item", action="append", default=[], help="only this item; may be repeated")
     retry.add_argument("--failed", action="store_true", help="those that failed (the default)")
@@ -43,84 +40,6 @@ def _desk() -> Desk:
 
     project = find_project(Path.cwd(), os.environ)
     return Desk(project, config.settings_of(project.state), Caller(name="hypervisor"))
-
-
-def _status(options: Namespace) -> int:
-    if options.batch or options.dir:
-        return _one_batch(options)
-    from ..queue.batches import open_folder  # noqa: PLC0415 - not for every command
-    from ..queue.summary import take_census  # noqa: PLC0415
-
-    project = find_project(Path.cwd(), os.environ)
-    desk = TaskList(project, config.settings_of(project.state), Caller(name="hypervisor"))
-    state = project.state
-    batches: list[dict[str, Any]] = []
-    names = sorted(os.listdir(desk.project.batches)) if desk.project.batches.is_dir() else []
-    for name in names:
-        if (desk.project.batches / name / "manifest.json").is_file():
-            batch = open_folder(str(desk.project.batches / name), cwd=str(state), write=False)
-            batches.append({"batch_id": name, "census": take_census(batch).to_json()})
-    claims = _claims(str(state)) if state.is_dir() else []
-    tasks = index_stats(desk, projects=True)
-    if options.json:
-        print_json({"batches": batches, "claims": claims, **tasks})
-        return EXIT_DONE
-    print(f"project  {desk.project.root}")
-    counts = ", ".join(f"{n} {word}" for word, n in tasks["by_status"].items())
-    print(f"tasks    {counts or 'none'}" + (f"; {tasks['ready']} ready" if counts else ""))
-    faults = [f"         cannot be read: {line}" for line in desk.unreadable]
-    faults += [f"         {line}" for line in dependency_faults(tasks)]
-    _print_some(faults, 5, "more; --json names them")
-    counts_of = [", ".join(f"{n} {word}" for word, n in one["census"].items() if n) for one in batches]
-    told = [f"batch    {one['batch_id']}: {text}" for one, text in zip(batches, counts_of, strict=True)]
-    _print_some(told[::-1], 6, "before those; --json names them")
-    told = [
-        f"claim    {claim['item']}: {claim['holder']}, generation {claim['generation']}, "
-        f"last sign {claim['silent_seconds']:.0f} s ago"
-        for claim in claims
-    ]
-    _print_some(told, 8, "more; --json names them")
-    return EXIT_DONE
-
-
-def _print_some(lines: list[str], most: int, rest: str) -> None:
-    """Print at most *most* lines, and how many there are besides: it is to fit one screen."""
-    for line in lines[:most]:
-        print(line)
-    if len(lines) > most:
-        print(f"         and {len(lines) - most} {rest}")
-
-
-def _one_batch(options: Namespace) -> int:
-    batch = batch_of(options)
-    if options.json:
-        from ..report.answers import batch_status  # noqa: PLC0415 - not for every command
-
-        found = batch_status(batch)
-        print_json(found)
-        return EXIT_DONE if found["closes"] else EXIT_REFUSED
-    from .cli_watch import status_of  # noqa: PLC0415 - likewise
-
-    lines, closes = status_of(batch)
-    print("\n".join(lines))
-    return EXIT_DONE if closes else EXIT_REFUSED
-
-
-def _claims(root: str) -> list[dict[str, Any]]:
-    from ..claims.directory import DirectoryStore, Policy  # noqa: PLC0415 - not for every command
-
-    store = DirectoryStore(root, policy=Policy(patient=False))
-    if not os.path.isdir(store.layout.locks):
-        return []
-    found = []
-    for key in store.layout.unfinished():
-        held = store.held(key) if store.is_held(key) else None
-        if held is not None:
-            found.append({
-                "item": key, "holder": held.holder.name, "worker": held.holder.id,
-                "generation": held.generation, "silent_seconds": round(held.silent_seconds, 1),
-            })  # fmt: skip
-    return found
 
 
 def _summary(options: Namespace) -> int:
@@ -209,5 +128,5 @@ def _tell(options: Namespace, word: str, items: list[str], nothing: str) -> int:
 
 
 _ACTIONS = {
-    "status": _status, "summary": _summary, "reap": _reap, "retry": _retry, "cancel": _cancel, "undo": _undo,
+    "summary": _summary, "reap": _reap, "retry": _retry, "cancel": _cancel, "undo": _undo,
 }  # fmt: skip

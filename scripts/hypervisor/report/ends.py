@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,11 +102,21 @@ class EventReader:
         return ""
 
 
-def end_line(row: dict[str, Any]) -> str:
-    """Return an event as people read it: what happened to what, and why."""
+def end_line(row: Mapping[str, Any]) -> str:
+    """Return an end as people read it: what ended, how and why."""
     what = row.get("task") or row.get("batch") or ""
     why = row.get("why")
     return f"{what} {row['event']}" + (f": {why}" if why else "")
+
+
+def event_line(row: Mapping[str, Any]) -> str:
+    """Return an event as people read it: when, what happened to what, in which attempt, by whom, and why."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clock.seconds_of(row["at"])))
+    attempt = f" (attempt {row['attempt']})" if row.get("attempt") else ""
+    by = f" by {row['by']}" if row.get("by") else ""
+    why = f": {row['why']}" if row.get("why") else ""
+    what = row.get("task") or row.get("batch") or ""
+    return f"{at} {row['event']:<10} {what}{attempt}{by}{why}"
 
 
 def _without_doubles(events: Iterable[Event]) -> Iterator[Event]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from ..core import printable
 from ..core.model import Outcome
 from ..queue.batch import Batch
+from ..queue.batches import begun_since
 from ..queue.summary import Census, next_step, take_census
 from ..store.batches import Running
 from ..store.progress import Speed, Totals
@@ -49,10 +50,10 @@ class _Figures:
 
 @dataclass(slots=True)
 class ReportBuilder:
-    """Follows one batch and builds what there is to see of it.
+    """Follows one batch and builds what there is to see of it. Close it, or use it as a context manager.
 
     Args:
-        batch: The batch; not closed with the builder.
+        batch: The batch; closed with the builder.
         with_items: Whether to follow each item, for `body` and `report`; `head` needs only counts.
         machine: Asked for the machine's zone where no run of the batch has reported one lately.
     """
@@ -77,6 +78,8 @@ class ReportBuilder:
 
     def look(self) -> bool:
         """Query the batch; return whether any of its items has changed, if they are followed."""
+        if self.batch.temporary is not None and (begun := begun_since(self.batch)) is not None:
+            self._change_to(begun)
         batch, store = self.batch, self.batch.store
         batch.take_in()
         store.rescuer.rescue_now_and_then()
@@ -93,6 +96,16 @@ class ReportBuilder:
         if changed:
             self.names.learn([row.ref for row in self.follower.items])
         return changed
+
+    def close(self) -> None:
+        """Close the batch."""
+        self.batch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # ----------------------------------------------------------------- report
 
@@ -183,6 +196,11 @@ class ReportBuilder:
         ]
 
     # ---------------------------------------------------------------- details
+
+    def _change_to(self, batch: Batch) -> None:
+        """Follow *batch* instead: what was looked at before anybody had begun it."""
+        self.batch.close()
+        self.batch, self.follower, self.names = batch, BatchFollower(batch), ItemNames(batch)
 
     def _seen(self) -> _Figures:
         if self._figures is None:

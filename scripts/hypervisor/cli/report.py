@@ -12,10 +12,10 @@ from types import FrameType
 
 from ..core import durable
 from ..core.errors import UsageError
-from ..report.here import Here
+from ..report.activity import MachineLook
 from ..report.page import page
-from ..report.report import Reporter
-from ..report.serving import Server
+from ..report.report import ReportBuilder
+from ..report.web import ReportServer
 from .cli_naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_REFUSED, print_json
 
@@ -38,9 +38,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 def _report(options: Namespace) -> int:
     if not (options.html or options.json):
         raise UsageError("say where to: --html FILE, or --json")
-    reporter = Reporter.of(batch_of(options))
-    reporter.look()
-    report = reporter.report()
+    with ReportBuilder(batch_of(options)) as builder:
+        builder.look()
+        report = builder.report()
     if options.html == "-":
         print(page(report))
     elif options.html:
@@ -58,12 +58,12 @@ def _report(options: Namespace) -> int:
 def _serve(options: Namespace) -> int:
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port {options.port}: must be 0 to 65535")
-    reporter = Reporter.of(batch_of(options))
-    reporter.here = Here.of(reporter.batch)
+    builder = ReportBuilder(batch_of(options))
+    builder.machine = MachineLook.of(builder.batch)
     try:
-        server = Server(reporter, options.port)
+        server = ReportServer(builder, options.port)
     except OSError as error:
-        raise UsageError(f"--port {options.port}: {error.strerror}; leave it away for a free one") from error
+        raise UsageError(f"--port {options.port}: {error.strerror}; leave it out for a free one") from error
 
     def end(_number: int, _frame: FrameType | None) -> None:
         # From a thread of its own: it waits for the loop that this handler has interrupted.
@@ -71,9 +71,9 @@ def _serve(options: Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    with server:
+    with builder, server:
         if options.json:
-            print_json({"address": server.address, "batch": reporter.batch.id})
+            print_json({"address": server.address, "batch": builder.batch.id})
             sys.stdout.flush()
         else:
             print(f"{server.address}\nCtrl-C ends it", flush=True)

@@ -1,4 +1,4 @@
-"""`hypervisor watch`: a batch on one screen for as long as one looks; `drain`: begin nothing more."""
+"""`hypervisor watch`: a batch live on one screen; `drain`: start nothing more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -19,17 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import drain
 from ..core import printable
 from ..core.errors import HypervisorError, UsageError
 from ..queue import operations
 from ..queue.batch import Batch
-from ..report.answers import batch_status
-from ..report.here import Here
-from ..report.report import Reporter
-from ..report.screen import frame, one_line, text_of
+from ..queue.batches import open_folder
+from ..report.activity import MachineLook
+from ..report.report import ReportBuilder
+from ..report.screen import frame, one_line
 from .cli_naming import batch_of, names_batch
-from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json, shown
+from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json
 
 #: How often a screen is drawn, in seconds; and a line is printed where there is none.
 _DRAW_SECONDS, _LINE_SECONDS = 0.5, 5.0
@@ -37,10 +35,8 @@ _DRAW_SECONDS, _LINE_SECONDS = 0.5, 5.0
 _REST = 9.0
 _STYLES = {
     "success": "green", "failed": "red", "blocked": "yellow", "skipped": "bright_black", "running": "cyan",
-    "waiting": "", "damaged": "magenta", "dim": "dim", "bold": "bold", "bad": "bold red", "": "",
+    "waiting": "", "dim": "dim", "bold": "bold", "bad": "bold red", "": "",
 }  # fmt: skip
-#: How many waiting tasks `status` names, with what they wait for.
-_NOT_READY = 4
 _KEYS = "d drain   c cancel   q quit"
 
 
@@ -58,38 +54,39 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 
 
 def _drain(options: Namespace) -> int:
-    batch = batch_of(options)
-    reporter = Reporter.of(batch)
-    reporter.look()
-    head = reporter.head()
-    drain.ask(batch.folder)
-    working = [one["name"] for one in head["at_work"]]
+    with batch_of(options) as batch:
+        builder = ReportBuilder(batch, with_items=False)
+        builder.look()
+        head = builder.head()
+        working = [one["name"] for one in head["at_work"]]
+        if batch.temporary is None:
+            batch.store.batches.drain(batch.number)
     if options.json:
         print_json({"batch_id": batch.id, "at_work": working, "waiting": head["census"]["waiting"]})
     elif not working and not head["idle"]:
         print("nobody is at work: nothing to drain")
     else:
-        print(f"{len(working)} in hand are finished, {head['census']['waiting']} wait; to go on: "
-              f"{head['batch']['go_on']}")  # fmt: skip
+        print(f"{len(working)} running item(s) will be finished, {head['census']['waiting']} wait; "
+              f"to continue: {head['batch']['go_on']}")  # fmt: skip
     return EXIT_DONE if working or head["idle"] else EXIT_NOTHING
 
 
 def _watch(options: Namespace) -> int:
     if options.every is not None and not options.every > 0:
         raise UsageError(f"--every {options.every:g}: must be more than 0 seconds")
-    reporter = Reporter.of(batch_of(options))
-    reporter.here = Here.of(reporter.batch)
-    if options.json or not sys.stdout.isatty():
-        return _lines(reporter, options)
-    return _Screen(reporter, options.every or _DRAW_SECONDS).run()
+    with ReportBuilder(batch_of(options), with_items=False) as builder:
+        builder.machine = MachineLook.of(builder.batch)
+        if options.json or not sys.stdout.isatty():
+            return _lines(builder, options)
+        return _Screen(builder, options.every or _DRAW_SECONDS).run()
 
 
-def _lines(reporter: Reporter, options: Namespace) -> int:
+def _lines(builder: ReportBuilder, options: Namespace) -> int:
     """Print a line now and then, until every item has its result."""
     while True:
         begun = time.monotonic()
-        reporter.look()
-        head = reporter.head()
+        builder.look()
+        head = builder.head()
         print(json.dumps(head) if options.json else one_line(head), flush=True)
         if head["finished"]:
             return EXIT_DONE
@@ -100,7 +97,7 @@ def _lines(reporter: Reporter, options: Namespace) -> int:
 class _Screen:
     """The live screen, and what its keys do."""
 
-    reporter: Reporter
+    builder: ReportBuilder
     every: float
     #: What stands in the last line, "" for the keys.
     said: str = ""
@@ -128,8 +125,8 @@ class _Screen:
         while True:
             begun = time.monotonic()
             if begun >= look_at:
-                self.reporter.look()
-                self._head = self.reporter.head()
+                self.builder.look()
+                self._head = self.builder.head()
                 look_at = begun + max(self.every, _REST * (time.monotonic() - begun))
             live.update(self._drawn(console.size.width, console.size.height), refresh=True)
             if keys is None:
@@ -148,24 +145,29 @@ class _Screen:
             self.asks, self.said = False, "not cancelled"
             if key in "yY":
                 self.said = "cancelling ..."
-                self._cancelling = threading.Thread(target=self._cancel, args=(self.reporter.batch,))
+                self._cancelling = threading.Thread(target=self._cancel, args=(self.builder.batch,))
                 self._cancelling.start()
         elif key in "qQ\x1b":
             return True
         elif key in "dD":
-            drain.ask(self.reporter.batch.folder)
-            self.said = f"draining: what is in hand is finished; to go on: {self._head['batch']['go_on']}"
+            batch = self.builder.batch
+            batch.store.batches.drain(batch.number)
+            self.said = f"draining: running items are finished; to continue: {self._head['batch']['go_on']}"
         elif key in "cC":
             census = self._head["census"]
             left = census["running"] + census["waiting"]
             self.asks = left > 0
-            running = f", {census['running']} of them in work" if census["running"] else ""
+            running = f", {census['running']} of them running" if census["running"] else ""
             self.said = f"cancel {left} item(s){running}? y/n" if left else "nothing to cancel"
         return False
 
     def _cancel(self, batch: Batch) -> None:
         try:
-            self.said = f"{len(operations.cancel(batch, []))} cancelled"
+            with contextlib.ExitStack() as stack:
+                if batch.temporary is not None:  # nobody has begun it: a result needs a store that stays
+                    batch = open_folder(batch.folder, cwd=batch.options.base, queue=batch.source.path)
+                    stack.enter_context(batch)
+                self.said = f"{len(operations.cancel(batch, []))} cancelled"
         except HypervisorError as error:
             self.said = str(error)
         except OSError as error:
@@ -179,7 +181,7 @@ class _Screen:
         said = textwrap.wrap(printable.line(self.said, 500), max(8, width), break_on_hyphens=False)
         foot = said[: max(1, height // 4)] or [_KEYS]
         room = max(0, height - 1 - len(foot))
-        lines = frame(self._head, self.reporter.failures(height), width, room)
+        lines = frame(self._head, self.builder.failures(height), width, room)
         lines += [[] for _ in range(room + 1 - len(lines))]
         lines += [[(text, style)] for text in foot]
         made = Text(no_wrap=True, overflow="crop", end="")
@@ -209,22 +211,3 @@ def _keys() -> Iterator[int | None]:
     finally:
         signal.signal(signal.SIGTERM, handler)
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def status_of(batch: Batch) -> tuple[list[str], bool]:
-    """Return a batch on one screen, as plain lines, and whether its census closes."""
-    reporter = Reporter.of(batch)
-    reporter.look()
-    head = reporter.head()
-    size = shutil.get_terminal_size()
-    below = []
-    if head["census"]["waiting"] and batch.manifest.tasks:
-        not_ready = list(batch_status(batch).get("not_ready", {}).items())
-        below = [f"waits: {shown(name)}: {shown(why)}" for name, why in not_ready[:_NOT_READY]]
-        if len(not_ready) > _NOT_READY:
-            below.append(f"waits: and {len(not_ready) - _NOT_READY} or more, likewise")
-    needs = head["census"]["failed"] + head["census"]["blocked"]
-    if needs:
-        below.append(f"{needs} need you: hypervisor summary {head['batch']['called']}")
-    lines = frame(head, reporter.failures(8), size.columns, size.lines - 1 - len(below))
-    return [*map(text_of, lines), *below], bool(head["closes"])

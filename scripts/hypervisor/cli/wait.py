@@ -1,0 +1,194 @@
+"""`hypervisor wait`: until something ends, of a batch, of a client's session, or of the project."""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.config import settings_of
+from ..core.errors import NothingToDo, UsageError
+from ..core.paths import Project, find_project
+from ..hooks.delivery import hand_over
+from ..queue.batch import Batch
+from ..queue.batches import open_named, open_record
+from ..queue.summary import Census, take_census
+from ..report.ends import EventReader, end_line
+from ..store.records import BatchRecord
+from ..store.store import Store
+from ..store.waiting import TICK_SECONDS, wait_until
+from ..tasks.actor import Actor
+from ..tasks.catalog import TaskCatalog
+from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``wait`` what it takes."""
+    wait = commands["wait"]
+    wait.add_argument("batch", nargs="?", default="", metavar="BATCH")
+    what = wait.add_mutually_exclusive_group(required=True)
+    what.add_argument("--any", action="store_true", help="the next end; in a session, one it was not told of")
+    what.add_argument("--all", action="store_true", help="every end")
+    what.add_argument("--task", metavar="ID", help="the end of this task")
+    wait.add_argument("--timeout", type=float, metavar="S", help="seconds; then exit 3")
+    wait.add_argument("--json", action="store_true", help="print one JSON document")
+    wait.set_defaults(action=_wait)
+
+
+def _wait(options: Namespace) -> int:
+    if options.timeout is not None and not options.timeout >= 0:
+        raise UsageError(f"--timeout {options.timeout}: must be 0 or more seconds")
+    project = find_project(Path.cwd(), os.environ)
+    deadline = None if options.timeout is None else time.monotonic() + options.timeout
+    if options.task:
+        if options.batch:
+            raise UsageError(f"wait {options.batch} --task: a task is the project's; leave the batch out")
+        return _for_task(project, options, deadline)
+    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
+    if options.batch:
+        with open_named(project, options.batch) as batch:
+            return _for_batch(batch, options, deadline)
+    store = _store_of(project)
+    if store is None and options.any:
+        store = _wait_for_store(project, deadline)
+        if store is None:
+            return EXIT_NOTHING
+    if store is None:  # nobody has begun anything
+        return _print(options, [])
+    with store:
+        if session and _is_known(store, session):
+            return _for_session(store, session, options, deadline)
+        if (records := store.batches.all()) and (options.all or _left_in(store, records[-1])):
+            return _for_batch(open_record(store, records[-1], project), options, deadline)
+        return _for_project(project, store, options, deadline)
+
+
+def _store_of(project: Project) -> Store | None:
+    """Open the project's store; None where nobody has begun anything."""
+    try:
+        return Store.open(project.state, settings_of(project.state), create=False)
+    except FileNotFoundError:
+        return None
+
+
+def _wait_for_store(project: Project, deadline: float | None) -> Store | None:
+    """Open the project's store once there is one; None if there is none at the deadline."""
+    while (store := _store_of(project)) is None:
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+        time.sleep(TICK_SECONDS)
+    return store
+
+
+def _left_in(store: Store, batch: BatchRecord) -> int:
+    census = store.batches.census(batch.id)
+    return census["running"] + census["ready"]
+
+
+# ------------------------------------------------------------------------ tasks
+
+
+def _for_task(project: Project, options: Namespace, deadline: float | None) -> int:
+    settings = settings_of(project.state)
+    store = _store_of(project)
+    if store is None:
+        TaskCatalog(project, settings, Actor(name="")).find(options.task)
+        return _print(options, [])
+    with store:
+        catalog, reader = TaskCatalog(project, settings, Actor(name=""), store), EventReader(store, project)
+        task = catalog.find(options.task)
+
+        def look() -> list[dict[str, Any]] | None:
+            ended = [row for row in reader.ends() if str(row["task"]).lower() == task.id.lower()]
+            if ended:
+                return ended[-1:]
+            return [] if catalog.held(task) is None else None
+
+        ended = wait_until(store, look, deadline)
+    return EXIT_NOTHING if ended is None else _print(options, ended)
+
+
+# ---------------------------------------------------------------------- project
+
+
+def _for_project(project: Project, store: Store, options: Namespace, deadline: float | None) -> int:
+    reader = EventReader(store, project)
+    ended: list[dict[str, Any]] = []
+
+    def look() -> list[dict[str, Any]] | None:
+        ended.extend(reader.ends())
+        if options.any:
+            return ended or None
+        return None if store.progress.held() else ended
+
+    found = wait_until(store, look, deadline)
+    return EXIT_NOTHING if found is None else _print(options, found)
+
+
+def _print(options: Namespace, ended: list[dict[str, Any]]) -> int:
+    if options.json:
+        print_json({"ended": ended})
+    for event in () if options.json else ended:
+        print(shown(end_line(event)))
+    return EXIT_DONE
+
+
+# ---------------------------------------------------------------------- session
+
+
+def _is_known(store: Store, session: str) -> bool:
+    """Return whether a session has, or had, anything of ours."""
+    return os.path.exists(store.sessions.file(session)) or bool(store.notices(session).transcript)
+
+
+def _for_session(store: Store, session: str, options: Namespace, deadline: float | None) -> int:
+    """Wait for what this session was not told; what is printed counts as handed over."""
+    queue = store.notices(session)
+
+    def look() -> bool | None:
+        if options.any and queue.pending():
+            return True
+        return None if store.sessions.under_way(session) else bool(queue.pending())
+
+    found = wait_until(store, look, deadline)
+    if found is None:
+        return EXIT_NOTHING
+    if not found:
+        raise NothingToDo("nothing of this session is under way, and it was told of all that has ended")
+    text, notices = hand_over(queue, "wait", store.sessions.workers(session))
+    if not notices:  # told by a hook in this very moment
+        raise NothingToDo("this session was told of all that has ended")
+    rows = [{"task": one.name, "event": one.end, "why": one.why} for one in notices]
+    print_json({"ended": rows, "said": text}) if options.json else print(text)
+    return EXIT_DONE
+
+
+# ------------------------------------------------------------------------ batch
+
+
+def _for_batch(batch: Batch, options: Namespace, deadline: float | None) -> int:
+    batch.take_in()
+    first = take_census(batch)
+
+    def look() -> Census | None:
+        batch.take_in()  # a line that was appended is waited for as well
+        census = take_census(batch)
+        over = _left(census) == 0 or (options.any and _results(census) > _results(first))
+        return census if over else None
+
+    census = wait_until(batch.store, look, deadline)
+    if census is None:
+        return EXIT_NOTHING
+    print_json(census.to_json()) if options.json else print(census.line())
+    return EXIT_DONE
+
+
+def _left(census: Census) -> int:
+    return census.of("running") + census.of("waiting")
+
+
+def _results(census: Census) -> int:
+    return census.queued - _left(census)
