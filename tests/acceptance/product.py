@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,18 @@ from typing import Any
 from acceptance.api import Use, use
 from acceptance.client import Client
 from commands import ROOT, eventually, write_task
+from hypervisor.core.config import load
+from hypervisor.core.paths import Project
 from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.store.store import Store
+from hypervisor.tasks.actor import Actor
+from hypervisor.tasks.service import TaskService
 
 #: What the skill's page on permissions tells users to grant, for a headless run.
 RULES = ("--allowedTools", "Edit", "Write", "Bash(git add *)", "Bash(git commit *)")
 WORKER = "hypervisor:worker"
+#: Events whose detail is a reason.
+_WITH_REASON = ("released", "revoked")
 
 
 def tool(name: str, /, **arguments: Any) -> Use:
@@ -64,12 +70,27 @@ class Tasks:
     @property
     def events(self) -> list[dict[str, Any]]:
         """The project's events."""
-        log = self.root / ".hypervisor/events.jsonl"
-        return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+        try:
+            store = Store.open(self.root / ".hypervisor", load(None), create=False)
+        except FileNotFoundError:
+            return []
+        with store:
+            return [
+                {
+                    "event": one.kind,
+                    "task": Path(one.text).stem,
+                    "why": one.detail if one.kind in _WITH_REASON else "",
+                }
+                for one in store.events.since(0)
+            ]
 
     def told(self, task: str) -> list[tuple[str, str]]:
         """Return what happened to a task, and why, in order."""
-        return [(e["event"], e.get("why", "")) for e in self.events if e["task"] == task]
+        return [(e["event"], e["why"]) for e in self.events if e["task"] == task]
+
+    def service(self, name: str) -> TaskService:
+        """Return the tasks as somebody outside of the session uses them."""
+        return TaskService(Project(self.root, self.root / ".hypervisor"), load(None), Actor(name=name))
 
     def free_after(self, look: Callable[[], bool], begun: float) -> float:
         """Return how many seconds after *begun* it was that *look* came true."""

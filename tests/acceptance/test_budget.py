@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from acceptance.gemini import MODEL, GeminiClient
 from acceptance.gemini_api import GeminiApi
 from acceptance.test_gemini_run import Runs as GeminiRuns
 from acceptance.test_run import Runs
+from hypervisor.core.config import load
+from hypervisor.store.store import Store
 
 BUDGET, ANSWER = 100_000, 5_000
 
@@ -65,12 +66,11 @@ def test_a_budget_of_100000_tokens_holds_under_adversarial_spawning(
     sent = api.served.input_tokens + api.served.output_tokens
     print(f"{sent} tokens at the stop")
     assert BUDGET / 4 < sent <= BUDGET  # sixty at once are stopped before they are paid for
-    (log,) = (runs.project / ".hypervisor/batches").glob("*/events.jsonl")
-    told = [json.loads(line) for line in log.read_text().splitlines()]
-    stops = [event for event in told if event["event"] == "overseen"]
+    with Store.open(runs.project / ".hypervisor", load(None), create=False) as store:
+        stops = [event.data for event in store.events.since(0) if event.kind == "overseen"]
     assert stops
-    assert all((event["act"], event["measure"]) == ("stop", "budget") for event in stops)
-    assert any("no room for" in event["why"] for event in stops)
+    assert all((data["act"], data["measure"]) == ("stop", "budget") for data in stops)
+    assert any("no room for" in data["why"] for data in stops)
     api.take_surprises()  # a client that is killed leaves requests behind
 
 

@@ -13,7 +13,7 @@ from acceptance.product import RULES, Tasks, claim, done, worker
 from acceptance.replies import Reply
 from acceptance.toy import ECHO, told, write_toy
 from commands import HYPERVISOR, ROOT
-from hypervisor.hooks.hooks import WORKER
+from hypervisor.hooks.decisions import WORKER
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")

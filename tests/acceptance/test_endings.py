@@ -17,11 +17,7 @@ from acceptance.client import RunningSession, marked
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from commands import ROOT, eventually
-from hypervisor.core.config import load
-from hypervisor.core.paths import Project
 from hypervisor.mcp.toolspec import PREFIX
-from hypervisor.tasks.desk import Desk
-from hypervisor.tasks.tasklist import Caller
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")
@@ -97,9 +93,9 @@ def at_work(api: ScriptedApi, client: NewClient, tasks: Tasks) -> RunningSession
 
 
 def claimable(tasks: Tasks, name: str) -> bool:
-    desk = Desk(Project(tasks.root, tasks.root / ".hypervisor"), load(None), Caller(name="gemini"))
-    desk.claim(name)
-    desk.release(name, "looked")
+    with tasks.service("gemini") as service:
+        service.claim(name)
+        service.release(name, "looked")
     return True
 
 
@@ -112,9 +108,7 @@ def test_a_worker_that_forgets_is_asked_once_and_then_let_go(
     api.agent("/pull t-1", calls(claim("t-1")), say("all done"), say("really done"))
     plugged(client, tasks.root).run("go", *RULES).passed()
     talk = api.of("/pull t-1")
-    assert (
-        "You still hold t-1 (generation 1). Before you end: complete_task(id='t-1'" in talk.turns[2].last_text
-    )
+    assert "You still hold t-1 (attempt 1). Before you end: complete_task(id='t-1'" in talk.turns[2].last_text
     assert tasks.text("t-1") == before
     assert tasks.told("t-1") == [
         ("claimed", ""), ("released", "its worker ended its turn without ending its claim"),
@@ -212,7 +206,7 @@ def test_a_client_killed_with_its_servers_leaves_nothing_that_is_held(
     assert claimable(tasks, "t-1")
     report(f"SIGKILL of client and servers: claimable after {time.monotonic() - begun:.2f} s")
     assert tasks.text("t-1") == before
-    assert ("reaped", "the client of claude (claude-") in [
+    assert ("revoked", "the client of claude (claude-") in [
         (what, why[: len("the client of claude (claude-")]) for what, why in tasks.told("t-1")
     ]
 
@@ -278,8 +272,8 @@ def test_a_worker_whose_task_is_cancelled_is_stopped_at_its_next_edit(
     folder = tasks.root
 
     def cancel(_turn: Turn) -> Reply:
-        desk = Desk(Project(folder, folder / ".hypervisor"), load(None), Caller(name="maria"))
-        desk.cancel("t-1", "no longer wanted")
+        with tasks.service("maria") as service:
+            service.cancel("t-1", "no longer wanted")
         return calls(use("Write", file_path=str(folder / "two.txt"), content="2"))
 
     api.main(calls(worker("t-1")), *[say("ok")] * 3)
@@ -296,7 +290,7 @@ def test_a_worker_whose_task_is_cancelled_is_stopped_at_its_next_edit(
     denial = talk.results[2].text
     report(f"the denial: {denial}")
     assert denial == (
-        "Denied: Your claim of t-1 (generation 1) is lost: t-1 was cancelled by maria: no longer wanted. "
+        "Denied: Your claim of t-1 (attempt 1) is lost: t-1 was cancelled by maria: no longer wanted. "
         "Change nothing more for it; report that you stopped, and why."
     )
     assert talk.results[2].is_error

@@ -87,7 +87,7 @@ def test_a_worker_uses_its_tools_in_its_first_turn(
     assert "You work on one task of a queue" in talk.turns[0].system
     answer = talk.tool_result(PREFIX + "claim_task").json
     assert answer["task"]["id"] == "t-1"
-    assert answer["claim"]["generation"] == 1
+    assert answer["claim"]["attempt"] == 1
     assert talk.tool_result(PREFIX + "complete_task").json["result"] == "success"
     assert tasks.status("t-1") == "done"
     assert session.denials == []

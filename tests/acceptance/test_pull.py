@@ -9,11 +9,7 @@ import pytest
 from acceptance.api import ScriptedApi, calls, say
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
-from hypervisor.core.config import load
-from hypervisor.core.paths import Project
 from hypervisor.mcp.toolspec import PREFIX
-from hypervisor.tasks.desk import Desk
-from hypervisor.tasks.tasklist import Caller
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")
@@ -75,8 +71,8 @@ def test_what_may_not_be_pulled_is_refused_with_the_reason(
     tasks.add("t-circle", depends_on="[t-round]")
     tasks.add("t-round", depends_on="[t-circle]")
     tasks.add("t-blocked", status="blocked")
-    project = Project(git_project, git_project / ".hypervisor")
-    Desk(project, load(None), Caller(name="gemini")).claim("t-held")
+    with tasks.service("gemini") as service:
+        service.claim("t-held")
     before = {path: path.read_bytes() for path in (git_project / "tasks").iterdir()}
     api.main(
         calls(*[claim(name) for name in REFUSALS], *[worker(name) for name in REFUSALS]),
