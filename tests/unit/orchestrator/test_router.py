@@ -11,12 +11,18 @@ from commands import script
 from hypervisor.core import config
 from hypervisor.core.errors import ConfigError, UsageError
 from hypervisor.core.model import TaskHead
-from hypervisor.orchestrator.hiring import may_do, must_make_sense, name_of, staff_of
-from hypervisor.orchestrator.staff import Staff, rules_in
-from hypervisor.orders import Orders
-from hypervisor.queue.progress import Progress, Spent
+from hypervisor.orchestrator.options import RunOptions
+from hypervisor.orchestrator.router import (
+    AgentRouter,
+    name_of,
+    permissions_of,
+    require_runnable,
+    router_of,
+    rules_in,
+)
 from hypervisor.runners.agent import Agent
 from hypervisor.runners.gemini import GeminiAgent
+from hypervisor.store.batches import Spent
 from hypervisor.tasks.tasks import read_task
 
 NOW = 1_800_000_000.0
@@ -40,8 +46,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def chosen(staff: Staff, head: TaskHead) -> str:
-    found = staff.choose(head, NOW)
+def chosen(router: AgentRouter, head: TaskHead) -> str:
+    found = router.choose(head, NOW)
     return found if isinstance(found, str) else found.name
 
 
@@ -59,8 +65,8 @@ def chosen(staff: Staff, head: TaskHead) -> str:
 def test_the_rules_that_ship_give_what_is_mechanical_to_gemini(
     tmp_path: Path, programs: Path, lines: list[str], agent: str
 ) -> None:
-    staff = staff_of(Orders(agent="auto"), config.defaults())
-    assert chosen(staff, task(tmp_path, *lines)) == agent
+    router = router_of(RunOptions(agent="auto"), config.defaults())
+    assert chosen(router, task(tmp_path, *lines)) == agent
 
 
 def rules(*made: dict[str, Any]) -> dict[str, Any]:
@@ -84,43 +90,42 @@ def rules(*made: dict[str, Any]) -> dict[str, Any]:
 def test_a_rule_holds_if_all_of_it_does(
     tmp_path: Path, programs: Path, rule: dict[str, Any], lines: list[str], fits: bool
 ) -> None:
-    staff = staff_of(Orders(agent="auto"), rules({"agent": "gemini", **rule}))
-    found = chosen(staff, task(tmp_path, *lines))
+    router = router_of(RunOptions(agent="auto"), rules({"agent": "gemini", **rule}))
+    found = chosen(router, task(tmp_path, *lines))
     assert found == ("gemini" if fits else "no rule of [[agents.rules]] gives it to an agent")
 
 
 def test_an_agent_that_cannot_work_is_passed_over_until_it_can(tmp_path: Path, programs: Path) -> None:
-    staff = staff_of(Orders(agent="auto"), config.defaults())
+    router = router_of(RunOptions(agent="auto"), config.defaults())
     head = task(tmp_path, "complexity: mechanical")
-    assert staff.rest("gemini", NOW + 60, "the day's requests")
-    assert chosen(staff, head) == "claude"
-    assert staff.waits(head, NOW)
-    assert staff.drop("claude", "not logged in")
+    assert router.rest("gemini", NOW + 60, "the day's requests")
+    assert chosen(router, head) == "claude"
+    assert router.waits(head, NOW)
+    assert router.drop("claude", "not logged in")
     # Nobody now: it waits for the one that rests, and does not for one that is out for good.
-    assert chosen(staff, head) == "claude cannot work: not logged in"
-    found = staff.choose(head, NOW + 61)
+    assert chosen(router, head) == "claude cannot work: not logged in"
+    found = router.choose(head, NOW + 61)
     assert not isinstance(found, str)
     assert found.name == "gemini"
-    assert not staff.drop("gemini", "not logged in")
-    assert not staff.waits(head, NOW)
+    assert not router.drop("gemini", "not logged in")
+    assert not router.waits(head, NOW)
 
 
 def test_a_rule_ends_with_what_its_agent_may_use_also_after_a_resume(tmp_path: Path, programs: Path) -> None:
     made = rules({"agent": "gemini", "tokens": 1000}, {"agent": "claude", "usd": 0.5, "model": "m-2"})
-    staff = staff_of(Orders(agent="auto"), made)
+    router = router_of(RunOptions(agent="auto"), made)
     head = task(tmp_path)
-    assert chosen(staff, head) == "gemini"
-    staff.used("gemini", 600, None)
-    assert chosen(staff, head) == "gemini"
-    staff.used("gemini", 400, None)
-    agent = staff.choose(head, NOW)
+    assert chosen(router, head) == "gemini"
+    router.used("gemini", 600, None)
+    assert chosen(router, head) == "gemini"
+    router.used("gemini", 400, None)
+    agent = router.choose(head, NOW)
     assert not isinstance(agent, str)
     assert (agent.name, getattr(agent, "model", "")) == ("claude", "m-2")
-    staff.used("claude", None, 0.5)
-    assert "claude has used 0.5000 USD, and 0.5 may be" in chosen(staff, head)
-    progress = Progress()
-    progress.by_agent["gemini"] = Spent(attempts=2, tokens=1000)
-    assert chosen(staff_of(Orders(agent="auto"), made, progress), head) == "claude"
+    router.used("claude", None, 0.5)
+    assert "claude has used 0.5000 USD, and 0.5 may be" in chosen(router, head)
+    spent = {"gemini": Spent(attempts=2, tokens=1000)}
+    assert chosen(router_of(RunOptions(agent="auto"), made, spent), head) == "claude"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_a_rule_that_cannot_be_understood_is_named(rule: Any, text: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("orders", "gone", "text"),
+    ("options", "gone", "text"),
     [
         ({"agent": "gemini"}, ["gemini"], "gemini: no such program"),
         ({"agent": "auto"}, ["gemini", "claude"], "gemini, claude: no such program"),
@@ -157,42 +162,42 @@ def test_a_rule_that_cannot_be_understood_is_named(rule: Any, text: str) -> None
     ],
 )
 def test_orders_that_cannot_be_carried_out_are_refused_before_the_start(
-    programs: Path, orders: dict[str, Any], gone: list[str], text: str
+    programs: Path, options: dict[str, Any], gone: list[str], text: str
 ) -> None:
     for name in gone:
         (programs / name).unlink()
     with pytest.raises(UsageError) as told:
-        must_make_sense(Orders(**orders), config.defaults())
+        require_runnable(RunOptions(**options), config.defaults())
     assert text in str(told.value)
     assert "\n" not in str(told.value)
 
 
 def test_with_auto_an_agent_that_is_not_there_is_named_and_the_other_works(programs: Path) -> None:
     (programs / "gemini").unlink()
-    orders = Orders(agent="auto", allowed=("claude:Bash(ls)", "gemini:glob"))
-    must_make_sense(orders, config.defaults())
-    staff = staff_of(orders, config.defaults())
-    assert name_of(staff) == "hypervisor"
-    assert "gemini no such program on PATH; claude may" in may_do(staff)
-    assert orders.allowed_for("gemini") == ("glob",)
-    assert name_of(staff_of(Orders(agent="gemini"), config.defaults())) == "gemini"
+    options = RunOptions(agent="auto", allowed=("claude:Bash(ls)", "gemini:glob"))
+    require_runnable(options, config.defaults())
+    router = router_of(options, config.defaults())
+    assert name_of(router) == "hypervisor"
+    assert "gemini no such program on PATH; claude may" in permissions_of(router)
+    assert options.allowed_for("gemini") == ("glob",)
+    assert name_of(router_of(RunOptions(agent="gemini"), config.defaults())) == "gemini"
 
 
 def test_a_sandbox_that_is_there_is_taken(programs: Path) -> None:
     script(programs, "podman", "exit 9")
-    orders = Orders(agent="gemini", sandbox=True)
-    must_make_sense(orders, config.defaults())
-    (agent,) = staff_of(orders, config.defaults()).agents()
+    options = RunOptions(agent="gemini", sandbox=True)
+    require_runnable(options, config.defaults())
+    (agent,) = router_of(options, config.defaults()).agents()
     assert isinstance(agent, GeminiAgent)
     assert agent.words()[-1] == "--sandbox"
     assert "in a container" in agent.permissions
 
 
 def test_everything_is_allowed_only_when_asked() -> None:
-    def words(orders: Orders) -> str:
-        agents: list[Agent] = staff_of(orders, config.defaults()).agents()
+    def words(options: RunOptions) -> str:
+        agents: list[Agent] = router_of(options, config.defaults()).agents()
         assert isinstance(agents[0], GeminiAgent)
         return " ".join(agents[0].words())
 
-    assert "--approval-mode auto_edit" in words(Orders(agent="gemini"))
-    assert "--approval-mode yolo" in words(Orders(agent="gemini", skip_permissions=True))
+    assert "--approval-mode auto_edit" in words(RunOptions(agent="gemini"))
+    assert "--approval-mode yolo" in words(RunOptions(agent="gemini", skip_permissions=True))

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.orchestrator.evidence import Facts, Failed, Passed, Reported, judge
+from hypervisor.orchestrator.verdict import Evidence, Failed, Passed, Reported, decide_outcome
 from hypervisor.runners.agent import AgentEnd, How
 
 GOOD = Passed(command="pytest -q", seconds=3.2)
@@ -25,8 +25,8 @@ REVIEW, BLOCKED, FINE = TaskStatus.REVIEW, TaskStatus.BLOCKED, TaskStatus.DONE
 
 def facts(
     how: How = How.ENDED, *, exit_code: int | None = 0, until: float | None = None, **more: Any
-) -> Facts:
-    return Facts(end=AgentEnd(how=how, text="last word", exit=exit_code, until=until), **more)
+) -> Evidence:
+    return Evidence(end=AgentEnd(how=how, text="last word", exit=exit_code, until=until), **more)
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def facts(
         (facts(**WORK, verify=GOOD), S, FINE, "2 commits in 1 file; verify passed: `pytest -q` (3 s)"),
         (facts(**WORK, verify=GOOD, names_files=True), S, FINE, "verify passed"),
         (facts(**WORK), S, FINE, "2 commits in 1 file; the task names no verify command"),
-        (facts(**WORK, verify=BAD, reported=DONE), F, REVIEW, "`pytest -q`, exit 1: 1 failed, 3 passed"),
+        (facts(**WORK, verify=BAD, reported=DONE), F, REVIEW, "`pytest -q` exited 1: 1 failed, 3 passed"),
         (facts(verify=BAD, reported=DONE), F, BLOCKED, "verify failed"),
-        (facts(verify=Failed(command="x", code=None, line="")), F, BLOCKED, "`x`, came to no exit"),
+        (facts(verify=Failed(command="x", code=None, line="")), F, BLOCKED, "`x` did not exit"),
         # No work in the repository.
         (facts(verify=GOOD, reported=BARE), S, FINE, "verify passed: `pytest -q` (3 s), and reported done"),
         (facts(verify=GOOD), F, BLOCKED, "ended without a report"),
@@ -119,9 +119,9 @@ def facts(
     ],
 )
 def test_each_fact_decides_and_is_named(
-    given_facts: Facts, outcome: Outcome, status: TaskStatus | None, told: str
+    given_facts: Evidence, outcome: Outcome, status: TaskStatus | None, told: str
 ) -> None:
-    verdict = judge(given_facts)
+    verdict = decide_outcome(given_facts)
     # What shows no work at all loses nothing by another attempt; where there is any, a person decides.
     lazy = outcome is F and status is BLOCKED and not given_facts.commits and given_facts.end.how is How.ENDED
     assert (verdict.outcome, verdict.status, verdict.again) == (outcome, status, "retry" if lazy else None)
@@ -133,7 +133,7 @@ def test_each_fact_decides_and_is_named(
 def test_a_run_that_did_not_end_by_itself_is_no_success_whatever_else_is_seen(
     how: How, work: dict[str, Any]
 ) -> None:
-    verdict = judge(facts(how, verify=GOOD, reported=DONE, accept_reports=True, **work))
+    verdict = decide_outcome(facts(how, verify=GOOD, reported=DONE, accept_reports=True, **work))
     free = how.costs_no_attempt or how.of_machine
     retried = how in (How.KILLED, How.API_ERROR, How.EMPTY)
     assert verdict.outcome is (K if free else F)
@@ -147,30 +147,30 @@ def test_a_run_that_did_not_end_by_itself_is_no_success_whatever_else_is_seen(
 
 
 def test_a_usage_limit_tells_until_when() -> None:
-    assert judge(facts(How.USAGE_LIMIT, until=99.0)).pause_until == 99.0
-    assert judge(facts(How.USAGE_LIMIT, until=99.0, outside=("x",))).pause_until == 99.0
-    assert judge(facts(How.RATE_LIMIT, until=99.0)).pause_until is None
+    assert decide_outcome(facts(How.USAGE_LIMIT, until=99.0)).pause_until == 99.0
+    assert decide_outcome(facts(How.USAGE_LIMIT, until=99.0, outside=("x",))).pause_until == 99.0
+    assert decide_outcome(facts(How.RATE_LIMIT, until=99.0)).pause_until is None
 
 
 def test_exit_75_of_a_command_is_another_attempt() -> None:
-    assert judge(facts(How.FAILED, exit_code=75)).again == "retry"
-    assert judge(facts(How.TIMEOUT, exit_code=75)).again is None
+    assert decide_outcome(facts(How.FAILED, exit_code=75)).again == "retry"
+    assert decide_outcome(facts(How.TIMEOUT, exit_code=75)).again is None
 
 
 def test_what_is_given_back_costs_no_attempt() -> None:
-    verdict = judge(facts(reported=Reported(word="released", text="not mine"), **WORK))
+    verdict = decide_outcome(facts(reported=Reported(word="released", text="not mine"), **WORK))
     assert (verdict.again, verdict.status, verdict.keep) == ("no attempt", None, True)
     assert verdict.text.startswith("gave it back: not mine")
 
 
 def test_what_was_denied_is_named() -> None:
     end = AgentEnd(how=How.REFUSED, text="stopped", exit=0, denials=("Bash(git push)",))
-    assert "denied: Bash(git push)" in judge(Facts(end=end)).text
+    assert "denied: Bash(git push)" in decide_outcome(Evidence(end=end)).text
 
 
 def test_the_evidence_is_plain_data_of_limited_size() -> None:
     many = tuple(f"f{n}.py" for n in range(100))
-    verdict = judge(facts(commits=("a1",), files=many, outside=many, verify=BAD, reported=DONE))
+    verdict = decide_outcome(facts(commits=("a1",), files=many, outside=many, verify=BAD, reported=DONE))
     assert json.loads(json.dumps(verdict.evidence)) == verdict.evidence
     assert verdict.evidence["files"] == list(many[:20])
     assert (verdict.evidence["commits"], verdict.evidence["commit"], verdict.evidence["exit"]) == (1, "a1", 0)
@@ -200,7 +200,7 @@ ENDS = st.builds(
     until=st.one_of(st.none(), st.floats(0, 1e10)),
 )
 ANY = st.builds(
-    Facts,
+    Evidence,
     end=ENDS,
     reported=REPORTS,
     commits=NAMED,
@@ -221,8 +221,8 @@ ANY = st.builds(
 @settings(max_examples=1500)
 @given(ANY)
 @example(facts(**WORK))
-def test_false_successes_are_impossible(seen: Facts) -> None:
-    verdict = judge(seen)
+def test_false_successes_are_impossible(seen: Evidence) -> None:
+    verdict = decide_outcome(seen)
     if verdict.outcome is not S:
         assert verdict.status is not FINE
         assert not verdict.merge
@@ -245,8 +245,8 @@ def test_false_successes_are_impossible(seen: Facts) -> None:
 
 @settings(max_examples=500)
 @given(ANY)
-def test_no_work_is_lost_and_every_verdict_is_one_line(seen: Facts) -> None:
-    verdict = judge(seen)
+def test_no_work_is_lost_and_every_verdict_is_one_line(seen: Evidence) -> None:
+    verdict = decide_outcome(seen)
     if seen.commits and seen.worktree:
         assert verdict.merge or verdict.keep
     assert not (verdict.merge and verdict.outcome is not S)
