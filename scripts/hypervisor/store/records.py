@@ -168,6 +168,10 @@ class Attempt:
     """One claim of an item, open or ended."""
 
     id: int
+    #: The cycle of the item that it is an attempt at.
+    work: int
+    #: The batch in whose name it was made, if any.
+    batch: int | None
     number: int
     worker: str
     #: The worker's `name`, session and agent; "" where they are forgotten.

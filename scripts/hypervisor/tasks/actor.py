@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from ..core.machine import Identity, this_process
 from ..store.columns import plain
-from ..store.records import Worker, WorkerKind
+from ..store.records import Attempt, Worker, WorkerKind
+from ..store.sessions import MAIN
 
-#: The agent id of a session's own thread.
-MAIN = "main"
+__all__ = ["MAIN", "Actor"]
+
 #: The longest name, session or agent that a worker's row keeps.
 _LONGEST = 200
 
@@ -61,3 +62,8 @@ class Actor:
         """Return whether the actor is *worker* by the client's word, and does not only bear its name."""
         mine = (plain(self.session, _LONGEST), plain(self.agent, _LONGEST))
         return bool(self.agent) and mine == (worker.session, worker.agent)
+
+    def is_author(self, attempt: Attempt) -> bool:
+        """Return whether the actor made *attempt*, by the client's word."""
+        mine = (plain(self.session, _LONGEST), plain(self.agent, _LONGEST))
+        return bool(self.agent) and mine == (attempt.session, attempt.agent)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.model import TaskHead
+from ..core.errors import UsageError
+from ..core.keys import task_key
+from ..core.model import TaskHead, TaskStatus
 from ..core.paths import Project
+from ..store.directories import LockDirectories
 from ..store.records import Held
 from ..store.store import Store
 from .actor import Actor
+from .eligibility import Dependencies, Eligibility, Named, claim_refusal, lock_name
+from .graph import graph_of
+from .index import Index
+from .publication import settle
+from .queries import Edges
+from .tasks import find_task_files
 
 if TYPE_CHECKING:
-    from .eligibility import Eligibility, Plan, Wanted
-    from .index import Index
     from .live import LiveIndex
-    from .queries import Asked
+    from .view import CatalogView
 
 
 class TaskCatalog:
@@ -39,24 +47,76 @@ class TaskCatalog:
         *,
         live: LiveIndex | None = None,
     ) -> None:
-        raise NotImplementedError
+        self.project = project
+        self.settings = settings
+        self.actor = actor
+        #: Files that could not be read at the last look, and why.
+        self.unreadable: list[str] = []
+        self._live = live
+        self._given = store
+        self._opened: Store | None = None
 
-    #: Files that could not be read at the last look, and why.
-    unreadable: list[str]
+    # ------------------------------------------------------------------ store
+
+    @property
+    def store(self) -> Store | None:
+        """The project's store; None while there is none."""
+        if self._given is None and self._opened is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._opened = Store.open(self.project.state, self.settings, create=False)
+        return self._given or self._opened
+
+    def open_store(self) -> Store:
+        """Return the project's store, made if there is none."""
+        store = self.store
+        if store is None:
+            self.project.prepare()
+            store = self._opened = Store.open(self.project.state, self.settings)
+        return store
+
+    def close(self) -> None:
+        """Close the store, if this catalog opened it."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def settle(self) -> None:
+        """Bring claims and task files up to date before they are shown; see `publication.settle`."""
+        if self.store is not None:
+            settle(self.store)
+
+    # ------------------------------------------------------------------ tasks
 
     def tasks(self) -> list[TaskHead]:
         """Return every readable task, in the order of their paths."""
-        raise NotImplementedError
+        with self.indexed() as index:
+            return list(index.heads()) if index else []
 
-    @contextmanager
+    @contextlib.contextmanager
     def indexed(self) -> Iterator[Index | None]:
         """Yield the up-to-date index of the tasks; None where there is no project of ours."""
-        raise NotImplementedError
+        if not self.project.state.is_dir() and not any(find_task_files(self.project.root, self.settings)):
+            yield None  # looking at it leaves nothing behind
+            return
+        with self._index(refreshed=True) as index:
+            self.unreadable = index.unreadable()
+            yield index
 
-    @contextmanager
+    @contextlib.contextmanager
     def view(self) -> Iterator[CatalogView]:
-        """Yield one consistent look at the tasks, after publishing what was decided."""
-        raise NotImplementedError
+        """Yield one consistent look at the tasks, after claims and files were brought up to date."""
+        from .view import CatalogView  # noqa: PLC0415 - not for those who act on one task
+
+        self.settle()
+        with self.indexed() as index:
+            if index is not None:
+                yield CatalogView(index, self)
+                return
+        empty = Index(self.project, self.settings, kept=False)
+        try:
+            yield CatalogView(empty, self)
+        finally:
+            empty.close()
 
     def find(self, name: str) -> TaskHead:
         """Return the task with this id, or at this path below the project's root.
@@ -64,27 +124,66 @@ class TaskCatalog:
         Raises:
             UsageError: There is none, or several bear the id.
         """
-        raise NotImplementedError
+        with self._index() as index:
+            quick = index.find(name)
+        if quick is not None:
+            return quick
+        with self.indexed() as now:
+            return self.find_in(now, name)
 
-    def unmet(self, task: TaskHead) -> list[str]:
-        """Return what *task* waits for, each with what is wrong with it."""
-        raise NotImplementedError
+    def find_in(self, index: Index | None, name: str) -> TaskHead:
+        """Return the task with this id or path, as `find` does, from an index that is up to date."""
+        found = index.named(name) if index else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            paths = ", ".join(self.relative(task) for task in found)
+            raise UsageError(f"{name}: {len(found)} tasks bear this id ({paths}); name the path instead")
+        raise UsageError(f"{name}: no such task in {self.project.root}; see `hypervisor task list`")
 
-    def why_not(self, task: TaskHead) -> str | None:
-        """Return why an agent may not claim *task* now, None if it may."""
-        raise NotImplementedError
-
-    def relative(self, task: TaskHead) -> str:
+    def relative(self, task: TaskHead | Named) -> str:
         """Return the task's path below the project's root."""
-        raise NotImplementedError
+        return os.path.relpath(task.path, self.project.root)
 
     def key(self, task: TaskHead) -> str:
         """Return the task's key in the store."""
-        raise NotImplementedError
+        return task_key(self.project.root, task.path)
+
+    # ------------------------------------------------------------------ claims
 
     def held(self, task: TaskHead) -> Held | None:
         """Return who holds *task*; that worker may be dead."""
-        raise NotImplementedError
+        return self.store.claims.held(self.key(task)) if self.store is not None else None
+
+    def unmet(self, task: TaskHead) -> list[str]:
+        """Return what *task* waits for, each with what is wrong with it."""
+        if not task.depends_on:
+            return []
+        with self._index() as index:  # the quick way looks at the files of its dependencies only
+            known = [(name, index.find(name)) for name in task.depends_on]
+        if all(
+            one and one.id.lower() == name.lower() and one.status is TaskStatus.DONE for name, one in known
+        ):
+            return []
+        with self.indexed() as now:
+            return Edges(now).unmet(task) if now else list(task.depends_on)
+
+    def why_not(self, task: TaskHead) -> str | None:
+        """Return why an agent may not claim *task* now, None if it may."""
+        self.settle()
+        held = self.held(task)
+        return f"held by {held.worker.name}" if held is not None else self.refusal(self.find(task.path))
+
+    def refusal(self, task: TaskHead) -> str | None:
+        """Return why an agent may not claim *task*, other than that somebody holds it in the store."""
+        why = claim_refusal(task, self.actor.name, self.settings, unmet=self.unmet(task))
+        why = why or self._foreign_locks().get(lock_name(task, self.key(task)))
+        return why or (self.store.review.shut_for_task(task.id) if self.store is not None else None)
+
+    def lock_name(self, task: TaskHead) -> str:
+        """Return the name of the lock directory that a claim on *task* makes, "" where none is made."""
+        used = LockDirectories(str(self.project.state)).used
+        return lock_name(task, self.key(task)) if used else ""
 
     def eligibility(self, tasks: Iterable[TaskHead]) -> Eligibility:
         """Return which tasks may be claimed as of now.
@@ -92,36 +191,46 @@ class TaskCatalog:
         Args:
             tasks: All of the project's, among which dependencies are looked up.
         """
-        raise NotImplementedError
+        return self.eligibility_by(graph_of(tasks))
 
+    def eligibility_by(self, dependencies: Dependencies) -> Eligibility:
+        """Return which tasks may be claimed as of now."""
+        store = self.store
+        gates = store.review.gates() if store is not None else ()
+        gated = {gate.task for gate in gates if gate.task}
+        shut = {task.casefold(): store.review.shut_for_task(task) for task in gated} if store else {}
+        return Eligibility(
+            name=self.actor.name,
+            settings=self.settings,
+            dependencies=dependencies,
+            key=self.key,
+            holders={held.key: held.worker.name for held in store.claims.held_all()} if store else {},
+            gated={task: why for task, why in shut.items() if why},
+            locks=self._foreign_locks(),
+        )
 
-class CatalogView:
-    """The tasks of a project as of one moment; made by `TaskCatalog.view`."""
+    # ---------------------------------------------------------------- details
 
-    eligibility: Eligibility
+    def _foreign_locks(self) -> dict[str, str]:
+        """Return what lock directories that are not ours hold, by their names."""
+        locks = LockDirectories(str(self.project.state))
+        if not locks.used:
+            return {}
+        entries = os.listdir(locks.path)
+        ours = self.store.claims.recorded_locks(entries) if self.store is not None else set()
+        names = {entry.removesuffix(".lock") for entry in entries}
+        return dict.fromkeys(locks.foreign(names, ours), f"held by a lock directory in {locks.path}")
 
-    def find(self, name: str) -> TaskHead:
-        """Return the one task with this id or path; see `TaskCatalog.find`."""
-        raise NotImplementedError
-
-    def at_path(self, path: str) -> TaskHead | None:
-        """Return the task whose file is really at *path* (absolute, no links), None if there is none."""
-        raise NotImplementedError
-
-    def listed(
-        self, asked: Asked, limit: int = -1, offset: int = 0, *, ready: bool = False
-    ) -> tuple[list[TaskHead], int]:
-        """Return the tasks that are asked for, the most urgent first, and how many there are in all."""
-        raise NotImplementedError
-
-    def counts(self, of: str) -> dict[str, dict[str, int]]:
-        """Return how many tasks there are by ``status``, ``complexity`` or ``project``."""
-        raise NotImplementedError
-
-    def candidates(self, wanted: Wanted, tried: Mapping[str, str]) -> list[TaskHead]:
-        """Return the first tasks that may be claimed now and are *wanted*, the most urgent first."""
-        raise NotImplementedError
-
-    def plan(self, ids: Sequence[str], parent: str) -> tuple[Plan, list[TaskHead]]:
-        """Return what would run and what would not, of *ids*, else of those below *parent*, else of all."""
-        raise NotImplementedError
+    @contextlib.contextmanager
+    def _index(self, *, refreshed: bool = False) -> Iterator[Index]:
+        if self._live is not None:
+            with self._live.opened(self.project, self.settings, refreshed=refreshed) as index:
+                yield index
+            return
+        index = Index(self.project, self.settings)
+        try:
+            if refreshed:
+                index.refresh()
+            yield index
+        finally:
+            index.close()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import clock
 from ..core.errors import Refused
 from ..core.model import MOVES, FileEdit, KeyEdit, Outcome, Task, TaskStatus
-from ..documents import frontmatter
 from .tasks import completion_report, edit_key, status_word
+
+if TYPE_CHECKING:
+    from ..documents import frontmatter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,8 @@ class CompletedBy:
     name: str
     session: str = ""
     agent: str = ""
-    #: The number of the attempt.
-    attempt: int
+    #: The number of the attempt; 0 for what is cancelled without one.
+    attempt: int = 0
     #: When the claim began (ISO 8601); "" where it was made for the completion alone.
     started: str = ""
 
@@ -79,7 +81,7 @@ def result_of(
         commit=completion.commit,
         evidence=completion.evidence,
         next_step=completion.next_step,
-        who=f"{by.name}, attempt {by.attempt}",
+        who=f"{by.name}, attempt {by.attempt}" if by.attempt else by.name,
         when=now,
         newline=document.newline,
     )

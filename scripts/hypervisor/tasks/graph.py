@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from ..core.model import TaskHead, TaskStatus
+from ..core.model import TaskStatus
 
 #: How many names of a circle are told to each of its tasks.
 _SHOWN = 12
+
+
+class Node(Protocol):
+    """A task, as far as dependencies go."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def depends_on(self) -> Sequence[str]:
+        """The ids that it waits for."""
+
+    @property
+    def status(self) -> TaskStatus | None:
+        """Its status; only ``done`` counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +41,15 @@ class Graph:
     #: Which of `cycles` a task (its id in lower case) is in.
     circle_of: Mapping[str, int] = field(default_factory=dict)
 
-    def unmet(self, task: TaskHead) -> list[str]:
+    def unmet(self, task: Node) -> list[str]:
         """Return what *task* waits for, each with its name and what is wrong with it."""
-        return [self._told(task.id.lower(), name) for name in self.waits_for(task)]
+        return [self._of(task.id.lower(), name) for name in self.waits_for(task)]
 
-    def waits_for(self, task: TaskHead) -> list[str]:
+    def waits_for(self, task: Node) -> list[str]:
         """Return the ids of what *task* waits for, as it spells them."""
         return [name for name in task.depends_on if name.lower() not in self.done]
 
-    def _told(self, task: str, name: str) -> str:
+    def _of(self, task: str, name: str) -> str:
         mine, other = self.circle_of.get(task), self.circle_of.get(name.lower())
         circle = self.cycles[mine] if mine is not None and mine == other else None
         return told(name, circle, known=name.lower() not in self.unknown)
@@ -55,7 +71,7 @@ def told(name: str, circle: Sequence[str] | None, *, known: bool) -> str:
     return f"{name} (in a circle: {' -> '.join(shown)})"
 
 
-def graph_of(tasks: Iterable[TaskHead]) -> Graph:
+def graph_of(tasks: Iterable[Node]) -> Graph:
     """Return the dependencies of *tasks*, which must be all of a project's."""
     names: dict[str, str] = {}
     waits: dict[str, list[str]] = {}
@@ -77,7 +93,7 @@ def graph_of(tasks: Iterable[TaskHead]) -> Graph:
         for key, wanted in waits.items()
         if key not in done
     }
-    circles, _ = circles_of(edges)
+    circles = circles_of(edges)
     return Graph(
         done=frozenset(done),
         unknown=unknown,
@@ -86,8 +102,8 @@ def graph_of(tasks: Iterable[TaskHead]) -> Graph:
     )
 
 
-def circles_of(edges: Mapping[str, Sequence[str]]) -> tuple[list[list[str]], set[str]]:
-    """Return the circles among *edges*, and all nodes that are in a knot.
+def circles_of(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Return the circles among *edges*.
 
     Of each knot there is at least one circle, and every node is in at most one. Linear in the number of
     edges. Within a knot (a strongly connected component) every node waits for another of it, so that
@@ -106,8 +122,7 @@ def circles_of(edges: Mapping[str, Sequence[str]]) -> tuple[list[list[str]], set
             node = next((other for other in edges[node] if knot.get(other) == knot[start]), None)
         if node is not None and node in place:
             cycles.append(path[place[node] :])
-    sizes = Counter(knot.values())
-    return cycles, {node for node in edges if sizes[knot[node]] > 1 or node in edges[node]}
+    return cycles
 
 
 def _knots(edges: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -149,7 +149,7 @@ class Index:
     def _words(self) -> str:
         tables: dict[str, Any] = {name: self._settings[name] for name in ("tasks", "status", "priority")}
         tables["agents"] = self._settings["agents"]["names"]
-        # What a claim is called depends on where the links above a file lead.
+        # A task's key depends on where the links above a file lead.
         tables["folders"] = [os.path.realpath(self._root + part) for part in self.parts]
         return hashlib.blake2b(json.dumps(tables, sort_keys=True).encode(), digest_size=16).hexdigest()
 

@@ -4,15 +4,30 @@ A result is committed first, with the edit of its task file in it; the file is e
 is set last. A crash in between leaves a decided, unpublished result, and whoever opens, claims or lists next
 publishes it *before* looking at the file. So a file that says ``active`` after publication was reopened by
 its owner.
+
+Beginning works the same way backwards: a claim's transaction keeps what the claim is about to change in the
+file (``attempt.revert``); an attempt that ends without a result is taken back in the file, and noted as
+restored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ..store.records import Work
+from ..core.errors import Unreadable
+from ..core.model import CLOSED, FileEdit, KeyEdit, TaskStatus
+from ..store.records import Abandoned, Attempt, Result, Revoked, Work
 from ..store.store import Store
+from .editing import Change, Rewrite, Rewritten, rewrite_all
+from .vocabulary import spelling
+
+#: Results that are published together.
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +36,33 @@ class NotChanged:
 
     path: str
     why: str
+
+
+def settle(store: Store, seconds: float = 0.0) -> list[Revoked]:
+    """Take over what dead and silent workers held, and write what is left to be written to task files.
+
+    After it the files say what the store says, but for what their owners have changed since. Call it where
+    work is asked for and where state is shown as current, before a file is looked at.
+
+    Args:
+        store: The store.
+        seconds: Workers are not looked at again within this time, by one process.
+
+    Returns:
+        The claims that were taken over.
+    """
+    revoked = store.rescuer.rescue_now_and_then(seconds)
+    if store.locks.used:
+        for one in revoked:
+            locks = store.claims.locks_of_work(one.work)
+            if one.attempt in locks:
+                store.drop_lock(one.attempt, locks[one.attempt])
+    publish_pending(store)
+    restore(store)
+    return revoked
+
+
+# ---------------------------------------------------------------------- results
 
 
 def publish(store: Store, works: Sequence[Work]) -> list[NotChanged]:
@@ -32,32 +74,192 @@ def publish(store: Store, works: Sequence[Work]) -> list[NotChanged]:
     is left out and told on standard error: the file's owner was there last.
 
     Raises:
-        OSError: A file could not be written; the results stay unpublished, for the next call.
+        OSError: A file could not be written; that result stays unpublished, for the next call.
+        Refused: Another process keeps a file locked; likewise.
     """
-    raise NotImplementedError
+    changes = {work.id: change for work in works if (change := _change_of(store, work)) is not None}
+    rewrites = [
+        Rewrite(path=path, change=change, guard=lambda work=work: not store.claims.work(work).published)
+        for work, (path, change) in changes.items()
+    ]
+    answers = dict(zip(changes, rewrite_all(rewrites), strict=True)) if rewrites else {}
+    left: list[NotChanged] = []
+    failed: list[Exception] = []
+    written: list[Work] = []
+    for work in works:
+        answer = answers.get(work.id, Rewritten())
+        if answer.error is not None and not isinstance(answer.error, Unreadable):
+            failed.append(answer.error)
+            continue
+        written.append(work)
+        path = str(changes[work.id][0]) if work.id in changes else ""
+        whys = [str(answer.error)] if answer.error is not None else answer.conflicts
+        left += [NotChanged(path=path, why=why) for why in whys]
+    if store.result_files.used:
+        store.result_files.write({work.key: work.result for work in written if work.result is not None})
+    store.claims.set_published(work.id for work in written)
+    for one in left:
+        print(f"hypervisor: {one.path}: not changed: {one.why}", file=sys.stderr)
+    if failed:
+        raise failed[0]
+    return left
 
 
 def publish_pending(store: Store) -> int:
     """Publish all results that are decided and unpublished; return how many there were."""
-    raise NotImplementedError
+    count, after = 0, 0
+    while found := store.claims.unpublished(_PAGE, after):
+        works = [work for work, _ in found]
+        publish(store, works)
+        count, after = count + len(works), works[-1].id
+    return count
 
 
-def restore(store: Store, works: Iterable[int] = ()) -> list[int]:
+def _change_of(store: Store, work: Work) -> tuple[Path, Change] | None:
+    """Return which file a result changes, and how; None for none."""
+    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader: only where there is an edit
+
+    result = work.result or {}
+    if result.get("edit"):
+        edit = FileEdit.from_json(result["edit"])
+        return Path(edit.path), lambda data: frontmatter.apply(data, edit)
+    if not result.get("gave_up"):
+        return None
+    # The sweep that gave the item up knows no files: what it means for one is worked out here.
+    marked = [one for one in store.claims.attempts(work.key) if one.work == work.id and one.revert]
+    if not marked:  # no claim of it was a task's
+        return None
+    left = [FileEdit.from_json(one.revert) for one in marked if one.revert and not one.restored]
+    path = FileEdit.from_json(marked[-1].revert or {}).path
+    return Path(path), lambda data: _blocked(data, path, left, store.settings)
+
+
+def _blocked(
+    data: bytes, path: str, reverts: Sequence[FileEdit], settings: Mapping[str, Any]
+) -> tuple[bytes, list[str]]:
+    """Return a task file as it was before these claims, and blocked: for a person to look at. Pure."""
+    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from .tasks import edit_key, parse_task, status_word  # noqa: PLC0415
+
+    for edit in reversed(reverts):
+        data, _ = frontmatter.revert(data, edit)
+    task, document = parse_task(Path(path), data, settings)
+    if task.status in CLOSED:  # by hand, meanwhile
+        return data, []
+    status = edit_key(document, "status", status_word(task, TaskStatus.BLOCKED, settings), settings)
+    return frontmatter.apply(data, FileEdit(path=path, keys=(status,)))
+
+
+# ----------------------------------------------------------------------- claims
+
+
+def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
     """Take back in task files what ended attempts wrote there, and note it (`Claims.set_restored`).
 
-    Only attempts that ended without a result, of work that is ready; a file that says something else by
-    now is left alone.
+    Only attempts that ended without a result, of work that is ready: the file of work that somebody holds
+    is its holder's. What its owner has changed in the file since is left.
 
     Args:
         store: The store.
         works: Which work; all of the store by default.
 
     Returns:
-        The work of which a file is restored.
+        The work whose file is as it was before.
+
+    Raises:
+        OSError: A file could not be written; it is tried again by the next call.
+        Refused: Another process keeps a file locked; likewise.
     """
-    raise NotImplementedError
+    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+
+    wanted = None if works is None else set(works)
+    left: dict[int, list[Abandoned]] = {}
+    for one in store.claims.abandoned():
+        if wanted is None or one.work in wanted:
+            left.setdefault(one.work, []).append(one)
+    if not left:
+        return []
+
+    def reverted(data: bytes, edits: Sequence[FileEdit]) -> tuple[bytes, list[str]]:
+        for edit in reversed(edits):
+            data, _ = frontmatter.revert(data, edit)
+        return data, []
+
+    rewrites = []
+    for work, ended in left.items():
+        edits = [FileEdit.from_json(one.revert) for one in ended]
+        rewrites.append(Rewrite(
+            path=Path(edits[-1].path), change=lambda data, edits=edits: reverted(data, edits),
+            guard=lambda work=work: store.claims.work(work).state == "ready",
+        ))  # fmt: skip
+    done: list[int] = []
+    failed: list[Exception] = []
+    for (work, _), answer in zip(left.items(), rewrite_all(rewrites), strict=True):
+        # A file that is gone stays gone; one that is no task any more is its owner's.
+        if answer.data is not None or isinstance(answer.error, Unreadable):
+            done.append(work)
+        elif answer.error is not None:
+            failed.append(answer.error)
+    store.claims.set_restored(one.attempt for work in done for one in left[work])
+    if failed:
+        raise failed[0]
+    return done
+
+
+# ------------------------------------------------------------------------- undo
 
 
 def take_back(store: Store, work: Work) -> list[NotChanged]:
-    """Undo in a task file what one cycle's result and claims changed, the latest change first."""
-    raise NotImplementedError
+    """Undo in a task file what one cycle's result and claims changed, the latest change first.
+
+    Returns:
+        What was left because somebody has changed the same place since.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    mine = [one for one in store.claims.attempts(work.key) if one.work == work.id]
+    edits = _edits(mine, work.result or {})
+    if not edits:
+        return []
+    path = Path(edits[-1].path)
+    answer = rewrite_all([Rewrite(path=path, change=lambda data: _taken_back(data, edits, work, store))])[0]
+    if isinstance(answer.error, OSError):
+        raise answer.error
+    whys = [str(answer.error)] if answer.error is not None else answer.conflicts
+    return [NotChanged(path=str(path), why=why) for why in whys]
+
+
+def _edits(attempts: Sequence[Attempt], result: Result) -> list[FileEdit]:
+    """Return what still stands in the file of a cycle's claims and result, in the order it was written."""
+    kept = [one for one in attempts if one.revert and not one.restored]
+    edits = [FileEdit.from_json(one.revert) for one in kept if one.revert]
+    return [*edits, FileEdit.from_json(result["edit"])] if result.get("edit") else edits
+
+
+def _taken_back(data: bytes, edits: Sequence[FileEdit], work: Work, store: Store) -> tuple[bytes, list[str]]:
+    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+
+    if (work.result or {}).get("gave_up"):
+        return _unblocked(data, edits[0], store.settings)
+    conflicts: list[str] = []
+    for edit in reversed(edits):
+        data, left = frontmatter.revert(data, edit)
+        conflicts += left
+    return data, conflicts
+
+
+def _unblocked(data: bytes, first: FileEdit, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    """Return the file of a given-up task with the status that it had before its first claim."""
+    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from .tasks import parse_task  # noqa: PLC0415
+
+    task, document = parse_task(Path(first.path), data, settings)
+    if task.status is not TaskStatus.BLOCKED:
+        return data, [f"{os.path.basename(first.path)}: its status was changed since; left as it is"]
+    name = spelling("status", document.values, settings)
+    old = next((key.old for key in first.keys if key.key == name), None)
+    if old is None:
+        return data, []
+    edit = KeyEdit(key=name, old=document.source(name), new=old)
+    return frontmatter.apply(data, FileEdit(path=first.path, keys=(edit,)))

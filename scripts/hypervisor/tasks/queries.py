@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from ..core.model import Complexity, TaskHead, TaskStatus
 from . import rows
-from .graph import circles_of, told
+from .graph import Graph, graph_of
 from .index import Index
 
-#: So many ways of waiting are told one by one; more are told as one.
-_WAYS = 100
 #: A value that is a list travels as JSON: SQLite has a most of values.
 _OF = "(SELECT value FROM json_each(?))"
 
@@ -50,95 +48,42 @@ class Asked:
         return " AND ".join(["1", *terms, *["instr(labels, ?)"] * len(self.tags)]), values
 
 
+class _Node(NamedTuple):
+    """What a task is in the graph of dependencies."""
+
+    id: str
+    depends_on: tuple[str, ...]
+    status: TaskStatus | None
+
+
 class Edges:
-    """The dependencies of a project's tasks; answers as `Graph` does, from the index."""
+    """The dependencies of a project's tasks, from the index; answers as `Graph` does."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
 
     def unmet(self, task: TaskHead) -> list[str]:
         """Return what *task* waits for, each with its name and what is wrong with it."""
-        names = self.waits_for(task)
-        return [told(name, self._circle(task.id, name), known=self._is_known(name)) for name in names]
+        return self.graph.unmet(task) if self.waits_for(task) else []
 
     def waits_for(self, task: TaskHead) -> list[str]:
         """Return the ids of what *task* waits for, as it spells them."""
-        done = "SELECT 1 FROM task WHERE low = ? AND status = 'done'"
-        return [name for name in task.depends_on if not self._first(done, name.lower())]
-
-    @property
-    def cycles(self) -> Sequence[Sequence[str]]:
-        """Circles of open tasks: ids in the order in which each waits for the next."""
-        found: dict[int, list[str]] = {}
-        for low, circle, _ in self._knots.values():
-            if circle is not None:
-                found.setdefault(circle, []).append(self._name(low))
-        return [found[number] for number in sorted(found)]
-
-    @property
-    def unknown(self) -> Mapping[str, Sequence[str]]:
-        """Ids that tasks depend on and that no task bears, with the tasks that name them."""
-        query = f"""
-            SELECT low, depends_on, (SELECT min(path) FROM task AS other
-                                     WHERE other.low = task.low AND other.depends_on != '') AS first
-            FROM task WHERE path IN (SELECT path FROM depends WHERE low IN {_OF}) ORDER BY first, path
-        """  # noqa: S608 - our own words
+        done = "SELECT 1 FROM task WHERE low = ? AND status = 'done' LIMIT 1"
         database = self._index.database
-        missing = {row[0] for row in database.execute("SELECT low FROM missing")}
-        found: dict[str, list[str]] = {}
-        for row in database.execute(query, (json.dumps(sorted(missing)),)):
-            for name in json.loads(row["depends_on"]):
-                if name.lower() in missing:
-                    found.setdefault(name.lower(), []).append(self._name(row["low"]))
-        return found
-
-    # ---------------------------------------------------------------- details
-
-    def _circle(self, task: str, name: str) -> Sequence[str] | None:
-        """Return the circle that a task and what it waits for are both in, None if they are not."""
-        mine, other = self._knots.get(task.lower()), self._knots.get(name.lower())
-        if mine is None or other is None or mine[1] is None or mine[1] != other[1]:
-            return None
-        return [self._name(low) for low, circle, _ in self._knots.values() if circle == mine[1]]
+        return [name for name in task.depends_on if not database.execute(done, (name.lower(),)).fetchone()]
 
     @cached_property
-    def _knots(self) -> dict[str, tuple[str, int | None, int | None]]:
-        """Tasks that are in a knot, with their circle and their place in it, in that order."""
-        if rows.get(self._index.database, "circles") == "unknown":
-            self._look_for_circles()
-        query = "SELECT low, circle, place FROM knot ORDER BY circle, place"
-        return {row[0]: tuple(row) for row in self._index.database.execute(query)}
-
-    def _look_for_circles(self) -> None:
-        """Look at all edges between open tasks, once after they have changed in a way that needs it."""
-        database = self._index.database
-        with rows.changing(database):
-            waits: dict[str, list[str]] = {}
-            closed = {row[0] for row in database.execute("SELECT low FROM task WHERE status = 'done'")}
-            query = "SELECT low, depends_on FROM task WHERE depends_on != '' ORDER BY path"
-            for low, depends_on in database.execute(query):
-                if low not in closed:
-                    waits.setdefault(low, []).extend(name.lower() for name in json.loads(depends_on))
-            # What waits for nothing that waits is in no circle.
-            edges = {low: [name for name in names if name in waits] for low, names in waits.items()}
-            cycles, knotted = circles_of(edges)
-            place = {low: (n, at) for n, cycle in enumerate(cycles) for at, low in enumerate(cycle)}
-            database.execute("DELETE FROM knot")
-            found = [(low, *place.get(low, (None, None))) for low in knotted]
-            database.executemany("INSERT INTO knot VALUES (?, ?, ?)", found)
-            rows.put(database, "circles", None)
-
-    def _is_known(self, name: str) -> bool:
-        return self._first("SELECT 1 FROM task WHERE low = ?", name.lower()) is not None
-
-    def _name(self, low: str) -> str:
-        """Return how the first task of this id spells it."""
-        name: str = self._first("SELECT id FROM task WHERE low = ? ORDER BY path", low)
-        return name
-
-    def _first(self, query: str, value: str) -> Any:
-        row = self._index.database.execute(f"{query} LIMIT 1", (value,)).fetchone()
-        return row[0] if row else None
+    def graph(self) -> Graph:
+        """All dependencies: read only where a task waits for something, or all faults are asked for."""
+        query = "SELECT id, depends_on, status FROM task WHERE error = '' ORDER BY path"
+        return graph_of(
+            _Node(
+                id_,
+                tuple(json.loads(depends_on)) if depends_on else (),
+                TaskStatus.DONE if status == "done" else None,
+            )
+            for id_, depends_on, status in self._index.database.execute(query)
+        )
 
 
 def listed(index: Index, asked: Asked, limit: int, offset: int) -> tuple[list[TaskHead], int]:
@@ -154,12 +99,7 @@ def listed(index: Index, asked: Asked, limit: int, offset: int) -> tuple[list[Ta
     where = f"error = '' AND {where}"
     query = f"SELECT path FROM task WHERE {where} ORDER BY rank, path LIMIT ? OFFSET ?"  # noqa: S608
     paths = [row[0] for row in index.database.execute(query, (*values, limit, offset))]
-    if asked == Asked(status=asked.status):  # counted already
-        word = asked.status.value if asked.status else None
-        total = sum(n for _, shown, n in tally(index, "project") if word in (None, shown))
-    else:
-        total = _count(index, where, values)
-    return _at(index, paths), total
+    return _at(index, paths), _count(index, where, values)
 
 
 def ready(
@@ -184,26 +124,30 @@ def ready(
 
 def count_ready(index: Index, asked: Asked, caller: str) -> int:
     """Count what `ready` yields."""
-    if asked == Asked():
-        query = "SELECT sum(n) FROM tally WHERE of = 'ready' AND (name = '' OR instr(name, ?))"
-        return index.database.execute(query, (rows.within(caller.casefold()),)).fetchone()[0] or 0
     return _count(index, *_startable(asked, caller))
 
 
-def with_claims(index: Index, keys: Collection[str], asked: Asked, *, ready: bool = False) -> list[TaskHead]:
-    """Return those of the tasks that are asked for whose claims are called *keys*.
+def with_keys(index: Index, keys: Collection[str], asked: Asked, *, ready: bool = False) -> list[TaskHead]:
+    """Return those of the tasks that are asked for whose keys are *keys*.
 
     Args:
         index: Whose.
-        keys: Of items, as the store has them.
+        keys: As the store has them.
         asked: Which.
-        ready: Whether only those are asked for that may be claimed if their claim has ended.
+        ready: Whether only those are asked for that may be claimed if nobody holds them.
     """
     where, values = asked.where()
-    where += " AND unmet = 0 AND (startable OR status = 'in_progress')" if ready else ""
-    query = f"SELECT * FROM task WHERE claim IN {_OF} AND {where} ORDER BY rank, path"  # noqa: S608
+    where += " AND unmet = 0 AND startable" if ready else ""
+    query = f"SELECT * FROM task WHERE key_hash IN {_OF} AND {where} ORDER BY rank, path"  # noqa: S608
     hashes = json.dumps([key[-32:] for key in keys])
     return [index.head(row) for row in index.database.execute(query, (hashes, *values))]
+
+
+def with_id(index: Index, name: str, asked: Asked) -> list[TaskHead]:
+    """Return those of the tasks that are asked for that bear this id, in whatever case."""
+    where, values = asked.where()
+    query = f"SELECT * FROM task WHERE low = ? AND error = '' AND {where}"  # noqa: S608
+    return [index.head(row) for row in index.database.execute(query, (name.lower(), *values))]
 
 
 def at_paths(index: Index, paths: Collection[str]) -> list[TaskHead]:
@@ -212,28 +156,20 @@ def at_paths(index: Index, paths: Collection[str]) -> list[TaskHead]:
     return _at(index, [path[len(root) :] for path in paths if path.startswith(root)])
 
 
-def tally(index: Index, of: str) -> Iterator[tuple[str, str, int]]:
-    """Yield the counts of one sort: name, word, how many. See `rows.SCHEMA`."""
-    query = "SELECT name, word, n FROM tally WHERE of = ? AND n > 0"
-    yield from map(tuple, index.database.execute(query, (of,)))
-
-
-def waiting(index: Index, asked: Asked, caller: str) -> list[tuple[TaskHead, int]]:
-    """Return of the tasks that are asked for and wait for others one of each that wait alike, and how many.
-
-    Empty where there are too many ways to be told one by one.
-    """
-    where, values = _startable(asked, caller, "unmet > 0")
+def counts(index: Index, of: Literal["status", "complexity", "project"]) -> dict[str, dict[str, int]]:
+    """Return how many tasks there are of each word: under its project for ``project``, else under ``""``."""
+    name, word = {
+        "status": ("''", "shown"),
+        "complexity": ("''", "complexity"),
+        "project": ("project", "ifnull(status, '')"),
+    }[of]
     query = f"""
-        SELECT min(path), count(*) FROM task WHERE {where}
-        GROUP BY depends_on, kind, people, project_low LIMIT {_WAYS + 1}
+        SELECT {name}, {word}, count(*) FROM task WHERE error = '' AND {word} IS NOT NULL GROUP BY 1, 2
     """  # noqa: S608 - our own words
-    ways = index.database.execute(query, values).fetchall()
-    if len(ways) > _WAYS:
-        return []
-    count = dict(map(tuple, ways))
-    tasks = _at(index, sorted(count))
-    return list(zip(tasks, (count[path] for path in sorted(count)), strict=True))
+    found: dict[str, dict[str, int]] = {}
+    for group, value, number in index.database.execute(query):
+        found.setdefault(group, {})[value] = number
+    return found
 
 
 def _startable(asked: Asked, caller: str, unmet: str = "unmet = 0") -> tuple[str, list[Any]]:

@@ -105,7 +105,7 @@ class Files:
         began = time.time_ns()
         mtime_ns, size, plain = stamp
         row: dict[str, Any] = {"mtime_ns": mtime_ns, "size": size, "plain": int(plain), "read_ns": began}
-        row |= {"settled": int(mtime_ns + _STEP_NS < began), "claim": None}
+        row |= {"settled": int(mtime_ns + _STEP_NS < began), "key_hash": None}
         kept_as = stored(path)
         if kept_as == path:
             row |= self._content(path)
@@ -131,8 +131,8 @@ class Files:
             # Whether a file may be read does not show in its time: it is looked at again.
             unsettled = {"settled": 0} if error.reason == "no access" else {}
             return rows.no_row(str(error)) | unsettled
-        # Of a claim's name the hash is enough to find the task by.
-        return row | {"claim": item_key(canonical(real, self._project_root))[-32:]}
+        # Of a key the hash is enough to find the task by.
+        return row | {"key_hash": item_key(canonical(real, self._project_root))[-32:]}
 
 
 def stored(path: str) -> str:

@@ -1,28 +1,40 @@
 """Tasks of one project as agents and people use them: claim, complete, block, release, change.
 
-A status moves only under the task's claim. Each act is: publish what was decided, read the file, decide,
-one transaction in the store, edit the file.
+A status moves only under the task's claim. Each act is: publish what was decided, read the file, decide, one
+transaction in the store, edit the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ..core import clock
 from ..core.assignment import AssignedTask
-from ..core.model import Task, TaskHead, TaskStatus
+from ..core.errors import ClaimLost, Loss, Refused, Taken
+from ..core.model import CLOSED, MOVES, FileEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
 from ..core.paths import Project
-from ..store.records import Claim, Held, Result, Worker
+from ..store.records import AgentTask, Claim, Completion, Decided, Held, Result, Worker
+from ..store.sessions import MAIN, AgentClaim
 from ..store.store import Store
 from .actor import Actor
-from .completion import TaskCompletion
+from .catalog import TaskCatalog
+from .claim_edit import apply_claim_edit, claim_edit, revert_claim_edit, revert_keys
+from .completion import CompletedBy, TaskCompletion, result_of
+from .eligibility import Wanted, in_turn, nothing_ready
+from .publication import publish, publish_pending, restore, settle
+from .receipts import append_receipt
+from .tasks import edit_file, edit_key, open_task, parse_task, read_task, status_word
 
 if TYPE_CHECKING:
-    from .catalog import TaskCatalog
-    from .eligibility import Wanted
     from .live import LiveIndex
+
+#: How often a task is looked at anew that is finished, changes hands or is saved under the look.
+_LOOKS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,34 +73,35 @@ class TaskService:
         worker: Worker | None = None,
         batch: int | None = None,
     ) -> None:
-        raise NotImplementedError
-
-    project: Project
-    settings: Mapping[str, Any]
-    actor: Actor
-    batch: int | None
+        self.project = project
+        self.settings = settings
+        self.actor = actor
+        self.batch = batch
+        #: The tasks, to look at. Opens no store where there is none.
+        self.catalog = TaskCatalog(project, settings, actor, store, live=live)
+        self._live = live
+        self._worker = worker
 
     @property
     def store(self) -> Store:
         """The project's store; opened, and made, on first use."""
-        raise NotImplementedError
-
-    @property
-    def catalog(self) -> TaskCatalog:
-        """The tasks, to look at. Opens no store where there is none."""
-        raise NotImplementedError
+        return self.catalog.open_store()
 
     @property
     def worker(self) -> Worker:
         """The worker in whose name claims are made."""
-        raise NotImplementedError
+        return self._worker or self.actor.worker
 
     def as_actor(self, actor: Actor) -> TaskService:
         """Return a service over the same store and worker that acts in another name."""
-        raise NotImplementedError
+        return TaskService(
+            self.project, self.settings, actor, self.store, live=self._live, worker=self._worker,
+            batch=self.batch,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the store, if this service opened it."""
+        self.catalog.close()
 
     def __enter__(self) -> Self:
         return self
@@ -106,27 +119,29 @@ class TaskService:
         Raises:
             UsageError: There is none, or several bear the id.
         """
-        raise NotImplementedError
+        return self.catalog.find(name)
 
     def relative(self, task: TaskHead) -> str:
         """Return the task's path below the project's root."""
-        raise NotImplementedError
+        return self.catalog.relative(task)
 
     def key(self, task: TaskHead) -> str:
         """Return the task's key in the store."""
-        raise NotImplementedError
+        return self.catalog.key(task)
 
     def held(self, task: TaskHead) -> Held | None:
         """Return who holds *task*; that worker may be dead."""
-        raise NotImplementedError
+        return self.catalog.held(task)
 
     def why_not(self, task: TaskHead) -> str | None:
         """Return why an agent may not claim *task* now, None if it may."""
-        raise NotImplementedError
+        return self.catalog.why_not(task)
 
     def result(self, task: TaskHead) -> Result | None:
         """Return the latest accepted result of *task*, None if it has none."""
-        raise NotImplementedError
+        store = self.catalog.store
+        cycles = store.claims.cycles(self.key(task)) if store else []
+        return next((work.result for work, _ in reversed(cycles) if work.result is not None), None)
 
     # ------------------------------------------------------------------ claim
 
@@ -140,22 +155,59 @@ class TaskService:
             Refused: It is done, cancelled, somebody else's, or waits for another task; or the actor is a
                 session's agent that has another one in hand.
         """
-        raise NotImplementedError
+        self._settle()
+        task = self.find(name)
+        other = self._in_hand()
+        if other is not None and other.claim.key != self.key(task):
+            raise Refused(
+                f"you have {other.task.task} in hand (attempt {other.claim.number}), and a worker does one "
+                f"task; complete, block or release it first"
+            )
+        return self._take(task)
 
     def claim_next(self, wanted: Wanted) -> tuple[Task, Hold] | str:
         """Take the most urgent task that is ready and *wanted*; return why there is none.
 
         An agent that has a task in hand is answered with that one.
         """
-        raise NotImplementedError
+        self._settle()
+        mine = self._in_hand()
+        if mine is not None:
+            return self._take(self.find(mine.claim.text))
+        tried: dict[str, str] = {}
+        while True:
+            with self.catalog.view() as view:
+                found = view.candidates(wanted, tried)
+                if not found:
+                    return nothing_ready(view.why_none(wanted, tried))
+            for task in in_turn(found):
+                try:
+                    return self._take(task)
+                except Refused as error:  # another was quicker, or its owner has just changed it
+                    why = str(error).removeprefix(f"{task.id}: ").removeprefix(f"{task.id} is ")
+                    tried[task.path] = why
 
-    def assigned(self, task: AssignedTask) -> tuple[Task, Hold]:
+    def assigned(self, assigned: AssignedTask) -> tuple[Task, Hold]:
         """Return the task that a coordinator holds for this agent, with the coordinator's claim.
 
         Raises:
             ClaimLost: The coordinator no longer holds it.
         """
-        raise NotImplementedError
+        task = self.find(assigned.task)
+        held = self._open_claim(task, assigned.attempt)
+        if held is None:
+            raise ClaimLost(self._loss_of(task, assigned.attempt))
+        fresh = read_task(Path(task.path), self.settings)
+        if self.actor.session:
+            sessions = self.store.sessions
+            sessions.assign(self.actor.session, self.actor.agent, held.attempt, _agent_task(fresh))
+            sessions.show(self.actor.session)
+        return fresh, self._hold(held.claim)
+
+    def forget_assigned(self) -> None:
+        """Note that an agent has reported on the task that a coordinator holds for it."""
+        if self.actor.session and self.catalog.store is not None:
+            self.store.sessions.unassign(self.actor.session, self.actor.agent)
 
     def require_held(self, name: str, attempt: int | None = None) -> None:
         """Raise unless the actor holds a claim on the task that it may end.
@@ -164,7 +216,76 @@ class TaskService:
             ClaimLost: It had one.
             Refused: It has none.
         """
-        raise NotImplementedError
+        task = self.find(name)
+        if self._open_claim(task, attempt) is None:
+            raise Refused(f"{task.id} is not claimed by you; claim it first, or pass the attempt")
+
+    def _take(self, task: TaskHead) -> tuple[Task, Hold]:
+        store, key = self.store, self.key(task)
+        for _ in range(_LOOKS):
+            # The store first, the file second: a task that is claimable after its result was published has
+            # been reopened by its owner, and begins the next cycle.
+            latest = store.claims.latest(key)
+            held = store.claims.held(key)
+            if held is not None and self.actor.is_known_as(held.worker):
+                store.claims.renew([held.attempt])
+                return read_task(Path(task.path), self.settings), self._hold(held.claim)
+            if held is not None:
+                raise Taken(f"{task.id} is held by {held.worker.name} (attempt {held.number}); "
+                            "take another, or wait")  # fmt: skip
+            fresh, document = open_task(Path(task.path), self.settings)
+            if why := self.catalog.refusal(fresh):
+                raise Refused(f"{task.id}: {why}")
+            edit = claim_edit(fresh, document, self.actor.name, self.settings)
+            answer = store.claims.claim(
+                self.worker, key, self.relative(task), revert=edit.to_json(), batch=self.batch,
+                reopen=latest is not None and latest.decided and latest.published,
+                lock=self.catalog.lock_name(task), task=_agent_task(fresh),
+            )  # fmt: skip
+            if isinstance(answer, Claim):
+                data = self._begin(task, answer, edit)
+                if data is None:
+                    continue
+                if self.actor.session:
+                    store.sessions.show(self.actor.session)
+                return parse_task(Path(task.path), data, self.settings)[0], self._hold(answer)
+            if isinstance(answer, Decided):  # in this moment
+                publish_pending(store)
+        raise Refused(f"{task.id}: it keeps changing hands, or its file is being saved; try again")
+
+    def _begin(self, task: TaskHead, claim: Claim, edit: FileEdit) -> bytes | None:
+        """Write the claim into the task's file; None if the file was saved in this moment, and nothing holds."""
+        store = self.store
+        if holder := store.take_lock(claim):
+            store.claims.unclaim([claim])
+            raise Taken(f"{task.id} is {holder}; take another, or wait")
+        try:
+            data = apply_claim_edit(edit)
+        except BaseException:
+            with contextlib.suppress(ClaimLost):
+                store.claims.release(claim, "could not be begun")
+            store.drop_lock(claim.attempt, claim.lock)
+            restore(store, [claim.work])
+            raise
+        if data is None:
+            store.drop_lock(claim.attempt, claim.lock)
+            store.claims.unclaim([claim])
+        return data
+
+    def _settle(self) -> None:
+        # Who holds many claims looks now and then; who asks once looks now.
+        settle(self.store, 0.5 if self._worker is not None else 0.0)
+
+    def _in_hand(self) -> AgentClaim | None:
+        """Return what the actor holds, if it is an agent of which that is known: such a one does one task."""
+        if self.actor.agent in ("", MAIN):
+            return None
+        held = self.store.sessions.open_claims(self.actor.session, self.actor.agent)
+        return next((one for one in held if not one.assigned), None)
+
+    def _hold(self, claim: Claim) -> Hold:
+        lease = self.settings["claims"]["lease_seconds"]
+        return Hold(attempt=claim.number, expires_in=lease, claim=claim)
 
     # -------------------------------------------------------------------- end
 
@@ -183,7 +304,97 @@ class TaskService:
             ClaimLost: The claim is no longer the actor's.
             Refused: Somebody else holds the task, or it may not move there.
         """
-        raise NotImplementedError
+        store = self.store
+        publish_pending(store)
+        task = self.find(name)
+        before = self._accepted_before(task, completion, attempt)
+        if before is not None:
+            return before
+        held = self._open_claim(task, attempt)
+        if held is None:
+            if task.status in CLOSED:
+                raise Refused(f"{task.id} is {task.status} already; its owner may reopen it in the file")
+            if not unclaimed:
+                raise Refused(f"{task.id} is not claimed by you; claim it first, or pass the attempt")
+        claim = held.claim if held is not None else self._bare_claim(task)
+        try:
+            fresh, document = open_task(Path(task.path), self.settings)
+            by = self._completed_by(claim, held)
+            result = result_of(fresh, document, self.relative(task), completion, by, self.settings)
+        except BaseException:
+            if held is None:
+                store.claims.unclaim([claim])
+            raise
+        self._complete(task, claim, completion, result)
+        return result
+
+    def _complete(
+        self, task: TaskHead, claim: Claim, completion: TaskCompletion, result: Mapping[str, Any]
+    ) -> None:
+        store = self.store
+        decided = Completion(
+            attempt=claim.attempt, status=completion.outcome.value, result=result, published=False,
+            tokens=completion.tokens, cost_usd=completion.cost_usd, log=completion.log,
+        )  # fmt: skip
+        try:
+            accepted = store.claims.complete_one(decided)
+        except ClaimLost as error:
+            raise ClaimLost(replace(error.loss, key=task.id)) from None
+        store.drop_lock(claim.attempt, claim.lock)
+        publish(store, [store.claims.work(accepted.work)])
+
+    def _accepted_before(
+        self, task: TaskHead, completion: TaskCompletion, attempt: int | None
+    ) -> Result | None:
+        """Return the result of a call that is repeated because its answer never arrived."""
+        latest = self.store.claims.latest(self.key(task))
+        result = latest.result if latest else None
+        said = (completion.outcome.value, completion.text)
+        if result is None or (result.get("status"), result.get("outcome")) != said:
+            return None
+        actor = self.actor
+        if attempt is not None:
+            mine = attempt == result.get("attempt")
+        else:
+            mine = bool(actor.agent) and (result.get("session"), result.get("agent")) == (
+                actor.session,
+                actor.agent,
+            )
+        return result if mine and task.status is completion.status else None
+
+    def _completed_by(self, claim: Claim, held: Held | None) -> CompletedBy:
+        """Return who ends a claim: its holder, or another who names himself."""
+        actor = self.actor
+        worker = held.worker if held is not None else self.worker
+        started = clock.text_of(held.claimed_at / 1000) if held is not None else ""
+        if held is None or (actor.name and not actor.holds(worker) and worker.id != self.worker.id):
+            return CompletedBy(
+                name=actor.name or "somebody",
+                session=actor.session,
+                agent=actor.agent,
+                attempt=claim.number,
+                started=started,
+            )
+        return CompletedBy(
+            name=actor.name if self._worker else worker.name or actor.name,
+            session=worker.session or actor.session,
+            agent=worker.agent or actor.agent,
+            attempt=claim.number,
+            started=started,
+        )
+
+    def _bare_claim(self, task: TaskHead) -> Claim:
+        """Claim a task for its completion alone."""
+        store, key = self.store, self.key(task)
+        latest = store.claims.latest(key)
+        answer = store.claims.claim(
+            self.worker, key, self.relative(task), batch=self.batch,
+            reopen=latest is not None and latest.decided and latest.published,
+        )  # fmt: skip
+        if isinstance(answer, Claim):
+            return answer
+        detail = f"held by {answer.worker.name}" if isinstance(answer, Held) else "finished this moment"
+        raise Refused(f"{task.id} is {detail}; try again, or pass the attempt")
 
     def release(self, name: str, reason: str, attempt: int | None = None) -> Task:
         """Give a task back as it was before the claim, at no cost in attempts.
@@ -191,7 +402,20 @@ class TaskService:
         Raises:
             Refused: There is no claim of the actor's to release.
         """
-        raise NotImplementedError
+        store = self.store
+        publish_pending(store)
+        task = self.find(name)
+        held = self._open_claim(task, attempt)
+        if held is None:
+            raise Refused(f"{task.id} is not held; there is nothing to release")
+        revert_claim_edit(store, held)
+        if self.actor.holds(held.worker) or not self.actor.name:
+            store.claims.release(held.claim, reason)
+        else:  # taken from its holder, whose session is told
+            store.claims.revoke(held.attempt, f"{self.actor.name} released it: {reason}", counted=False)
+        store.drop_lock(held.attempt, held.lock)
+        store.claims.set_restored([held.attempt])
+        return read_task(Path(task.path), self.settings)
 
     def give_back(
         self,
@@ -214,11 +438,96 @@ class TaskService:
         Raises:
             ClaimLost: The claim has ended.
         """
-        raise NotImplementedError
+        store = self.store
+        task = self.find(name)
+        held = self._open_claim(task, attempt)
+        if held is None:
+            raise ClaimLost(self._loss_of(task, attempt))
+        revert_claim_edit(store, held)
+        gave_up = store.claims.fail(
+            held.claim, reason, counted=counted, limit=limit, delay=delay, tokens=tokens, cost_usd=cost_usd,
+            log=log,
+        )  # fmt: skip
+        store.drop_lock(held.attempt, held.lock)
+        store.claims.set_restored([held.attempt])
+        if gave_up is not None:
+            publish(store, [store.claims.work(gave_up.work)])
+        return gave_up is not None
 
     def cancel(self, name: str, reason: str) -> Result:
         """Cancel a task, whoever holds it; its holder can no longer complete."""
-        raise NotImplementedError
+        store = self.store
+        completion = TaskCompletion(
+            outcome=Outcome.SKIPPED, status=TaskStatus.CANCELLED, text=reason or "cancelled"
+        )
+        settle(store)
+        for _ in range(_LOOKS):
+            task = self.find(name)
+            held = store.claims.held(self.key(task))
+            fresh, document = open_task(Path(task.path), self.settings)
+            by = CompletedBy(
+                name=self.actor.name or "somebody", session=self.actor.session, agent=self.actor.agent
+            )
+            result = result_of(
+                fresh, document, self.relative(task), completion, by, self.settings,
+                restored=revert_keys(document, held),
+            )  # fmt: skip
+            cancelled = store.claims.cancel(
+                self.key(task), self.relative(task), result, by.name, published=False
+            )
+            if cancelled is not None:
+                if held is not None:
+                    store.drop_lock(held.attempt, held.lock)
+                publish(store, [cancelled])
+                return result
+            publish_pending(store)  # its holder finished it in this moment
+        raise Refused(f"{name}: it keeps changing hands; try again")
+
+    def _open_claim(self, task: TaskHead, attempt: int | None) -> Held | None:
+        """Return the open claim on *task* that the actor may act on, None if there is none.
+
+        Raises:
+            ClaimLost: The claim that is meant has ended.
+            Refused: It is somebody else's.
+        """
+        held = self.held(task)
+        if attempt is not None:
+            if held is None or held.number != attempt:
+                raise ClaimLost(self._loss_of(task, attempt))
+            return held
+        if held is None or not self.actor.holds(held.worker):
+            self._require_not_lost(task)
+        if held is not None and not self.actor.holds(held.worker):
+            raise Refused(
+                f"{task.id} is held by {held.worker.name}; "
+                f"pass the attempt ({held.number}) to act on that claim"
+            )
+        return held
+
+    def _require_not_lost(self, task: TaskHead) -> None:
+        """Raise if the actor had a claim on *task* that was taken from it, and has not claimed it since."""
+        actor, store = self.actor, self.catalog.store
+        if not actor.agent or store is None:
+            return
+        key = self.key(task)
+        lost = [one for one in store.sessions.lost_claims(actor.session, actor.agent) if one.claim.key == key]
+        mine = [one for one in store.claims.attempts(key) if actor.is_author(one)] if lost else []
+        if lost and mine[-1].id == lost[-1].claim.attempt:
+            number, why = lost[-1].claim.number, lost[-1].status.why
+            raise ClaimLost(Loss(key=task.id, attempt=number, reason="revoked", detail=why))
+
+    def _loss_of(self, task: TaskHead, number: int) -> Loss:
+        """Return how the attempt *number* at *task* ended."""
+        store = self.catalog.store
+        for one in store.claims.attempts(self.key(task)) if store else []:
+            if one.number == number and store is not None:
+                if lost := store.claims.loss(one.id):
+                    return replace(lost, key=task.id)
+                if one.outcome == "again":
+                    return Loss(key=task.id, attempt=number, reason="released", detail=one.detail)
+                detail = f"this attempt ended as {one.outcome}: {one.detail}"
+                return Loss(key=task.id, attempt=number, reason="finished", detail=detail)
+        return Loss(key=task.id, attempt=number, reason="unknown", detail="there is no such attempt")
 
     # ------------------------------------------------------------------- edit
 
@@ -239,7 +548,21 @@ class TaskService:
         Raises:
             ClaimLost: The claim that is meant has ended.
         """
-        raise NotImplementedError
+        task = self.find(name)
+        held = self.held(task)
+        if attempt is not None or self.actor.agent:
+            if attempt is not None:
+                self._open_claim(task, attempt)
+            if held is not None and self.actor.is_known_as(held.worker):  # a sign of life like any other
+                self.store.claims.renew([held.attempt])
+            else:
+                self._require_not_lost(task)
+        if "assignee" in values and held is not None:
+            raise Refused(f"{task.id} is held; its assignee changes with the claim")
+        _, document = open_task(Path(task.path), self.settings)
+        keys = [edit_key(document, key, value, self.settings) for key, value in values.items()]
+        lines = (LineEdit(text=body.rstrip("\n") + document.newline, after=None),) if body else ()
+        return edit_file(Path(task.path), FileEdit(path=task.path, keys=tuple(keys), lines=lines))
 
     def move(self, name: str, status: TaskStatus) -> None:
         """Set a status that neither begins nor ends work (``inbox``, ``active``, ``review``).
@@ -247,15 +570,40 @@ class TaskService:
         Raises:
             Refused: The move is not allowed, or somebody holds the task.
         """
-        raise NotImplementedError
+        if self.catalog.store is not None:
+            settle(self.store)
+        task = self.find(name)
+        fresh, document = open_task(Path(task.path), self.settings)
+        self._require_free(task)
+        if fresh.status is not None and status not in MOVES[fresh.status]:
+            raise Refused(f"{task.id} is {fresh.status}: it cannot become {status}")
+        edit = edit_key(document, "status", status_word(fresh, status, self.settings), self.settings)
+
+        def still_free() -> bool:
+            # Under the file's lock: a claim that comes now finds another status than it has read.
+            self._require_free(task)
+            return True
+
+        conflicts = edit_file(Path(task.path), FileEdit(path=task.path, keys=(edit,)), guard=still_free)
+        if conflicts:
+            raise Refused(f"{task.id}: its file was changed this moment; look at it and try again")
+
+    def _require_free(self, task: TaskHead) -> None:
+        held = self.held(task)
+        if held is not None:
+            raise Refused(f"{task.id} is held by {held.worker.name}; release, block or complete it instead")
 
     def receipt(self, name: str, line: str, item: str = "", *, failed: bool = False) -> TaskHead:
         """Append a receipt to a task's body; needs no claim."""
-        raise NotImplementedError
+        task = self.find(name)
+        append_receipt(
+            self.store, self.key(task), self.project.root, Path(task.path), line, item, failed=failed
+        )
+        return task
 
     def begin_receipt(self, name: str, item: str, *, again: bool = False) -> str:
-        """Record that what leaves a receipt for *item* is about to be done: ``go``, ``done``, ``in doubt``."""
-        raise NotImplementedError
+        """Note that what leaves a receipt for *item* is about to be done: ``go``, ``done``, ``in doubt``."""
+        return self.store.receipts.begin(self.key(self.find(name)), item, again=again)
 
     # ----------------------------------------------------- workers that ended
 
@@ -263,18 +611,40 @@ class TaskService:
         """Take over what dead and silent workers held; publish and restore what is left of files.
 
         Returns:
-            The ids of the tasks that were taken over.
+            The ids of the tasks that were taken over; of items that are no tasks, their text.
         """
-        raise NotImplementedError
+        if self.catalog.store is None:
+            return []
+        revoked = settle(self.store)
+        if not revoked:
+            return []
+        with self.catalog.indexed() as index:
+            found = {one.text: index.at(one.text) if index else None for one in revoked}
+        return [task.id if task else text for text, task in found.items()]
 
     def release_agent(self, session: str, agent: str, why: str) -> list[str]:
         """Release all that an agent of a session holds, as it has ended; return the ids of the tasks."""
-        raise NotImplementedError
+        store = self.catalog.store
+        return self._left(store, store.sessions.release_agent(session, agent, why)) if store else []
 
     def end_session(self, session: str, why: str) -> list[str]:
         """Release all that a session's agents hold; return the ids of the tasks."""
-        raise NotImplementedError
+        store = self.catalog.store
+        return self._left(store, store.sessions.end(session, why)) if store else []
+
+    def _left(self, store: Store, released: list[AgentClaim]) -> list[str]:
+        """Restore the task files of claims that were released with their workers' ends."""
+        for one in released:
+            store.drop_lock(one.claim.attempt, one.claim.lock)
+        if released:
+            restore(store, [one.claim.work for one in released])
+        return [one.task.task for one in released]
 
     def beat(self, session: str, agent: str) -> None:
         """Renew the leases of all that an agent of a session holds: it was heard."""
-        raise NotImplementedError
+        if self.catalog.store is not None:
+            self.store.sessions.beat(session, agent)
+
+
+def _agent_task(task: Task) -> AgentTask:
+    return AgentTask(task=task.id, receipts=task.receipts, receipts_to=task.receipts_to)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import durable
-from ..core.errors import Refused, Unreadable, UnreadableReason
+from ..core.errors import Unreadable
 from ..core.model import Complexity, FileEdit, KeyEdit, LineEdit, Task
-from ..core.paths import file_lock_path
+from .editing import read_file, rewrite
 from .finding import find_task_files, task_paths
 from .vocabulary import priority_of, spelling, status_of, status_word
 
@@ -20,24 +16,18 @@ if TYPE_CHECKING:
     from ..documents import frontmatter
 
 __all__ = [
-    "append_receipt",
-    "begin_receipt",
+    "change_text",
     "completion_report",
     "edit_file",
     "edit_key",
     "find_task_files",
-    "mend_receipts",
     "open_task",
+    "parse_task",
     "read_task",
     "revert_file",
     "status_word",
     "task_paths",
 ]  # fmt: skip
-
-_LOCK_SECONDS = 60.0
-#: How often an edit starts over because an editor saved the file under it.
-_EDIT_TRIES = 20
-
 
 # ------------------------------------------------------------------------- read
 
@@ -57,56 +47,19 @@ def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, frontmatte
     Raises:
         Unreadable: It cannot be read, or is no task; see the reason.
     """
+    return parse_task(path, read_file(path, settings["tasks"]["max_bytes"]), settings)
+
+
+def parse_task(path: Path, data: bytes, settings: Mapping[str, Any]) -> tuple[Task, frontmatter.Document]:
+    """Return the task that a file with this content is, and the document.
+
+    Raises:
+        Unreadable: It is no task; see the reason.
+    """
     from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
 
-    data = _read(path, settings["tasks"]["max_bytes"])
     document = frontmatter.parse(data, str(path))
     return _task(path, document, settings), document
-
-
-def _read(path: Path, most: int) -> bytes:
-    name = str(path)
-    try:
-        # Not blocking, and looked at before it is read: a FIFO would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise _cannot_open(name, error) from error
-    try:
-        # Before `open`, which has an error of its own for a folder.
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise Unreadable(name, "not a file")
-        if found.st_size > most:
-            raise Unreadable(name, "too large", f"{found.st_size:,} bytes; `tasks.max_bytes` allows {most:,}")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_open(name: str, error: OSError | ValueError) -> Unreadable:
-    number = error.errno if isinstance(error, OSError) else None
-    reasons: dict[int | None, UnreadableReason] = {
-        errno.ENOENT: "missing",
-        errno.ENOTDIR: "missing",
-        errno.EACCES: "no access",
-        errno.EPERM: "no access",
-        errno.ENAMETOOLONG: "path too long",
-        errno.EISDIR: "not a file",
-        errno.ENXIO: "not a file",
-        errno.ELOOP: "not a file",
-        None: "missing",
-    }
-    if number not in reasons:
-        raise error
-    detail = ""
-    if number == errno.ENAMETOOLONG:
-        detail = f"{len(os.fsencode(name)):,} bytes"
-    elif number == errno.ELOOP:
-        detail = "a link that leads to itself"
-    elif number == errno.ENOENT and name.endswith("\r"):
-        detail = "the queue's line ends in a carriage return; save it with plain newlines"
-    return Unreadable(name if len(name) < 300 else f"{name[:300]}…", reasons[number], detail)
 
 
 def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any]) -> Task:
@@ -187,7 +140,7 @@ def edit_file(path: Path, edit: FileEdit, *, guard: Callable[[], bool] | None = 
     """
     from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
 
-    return _rewrite(path, lambda data: frontmatter.apply(data, edit), guard)
+    return list(rewrite(path, lambda data: frontmatter.apply(data, edit), guard).conflicts)
 
 
 def revert_file(path: Path, edit: FileEdit) -> list[str]:
@@ -195,51 +148,9 @@ def revert_file(path: Path, edit: FileEdit) -> list[str]:
     from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
 
     try:
-        return _rewrite(path, lambda data: frontmatter.revert(data, edit), None)
+        return list(rewrite(path, lambda data: frontmatter.revert(data, edit)).conflicts)
     except Unreadable as error:
         return [str(error)]
-
-
-def append_receipt(path: Path, line: str, item: str = "", *, failed: bool = False) -> None:
-    """Append one line to the ``## Receipts`` of a file's body; durable on return. Needs no claim.
-
-    Args:
-        path: The file.
-        line: The line.
-        item: What it is for: the same item gets no second one. "" for the line itself.
-        failed: Whether it says that the item was not done, so that it may have another.
-
-    Raises:
-        Unreadable: The file cannot be read.
-        Refused: Another process keeps the file locked.
-    """
-    from ..ledger import Entry, Ledger  # noqa: PLC0415 - with a file's text only
-
-    folded = " ".join(line.split())
-    receipt = folded if folded.startswith("- ") else f"- {folded}"
-    entry = Entry(item=item or receipt, phase="failed" if failed else "done", line=receipt)
-    change_text(path, lambda text, start: Ledger.of(path).enter(text, start, entry))
-
-
-def begin_receipt(path: Path, item: str, *, again: bool = False) -> str:
-    """Note that what leaves a receipt for *item* is about to be done; see `Ledger.begin`."""
-    from ..ledger import Ledger  # noqa: PLC0415
-
-    answers: list[str] = []
-
-    def begin(text: str, _start: int) -> str:
-        answers.append(Ledger.of(path).begin(item, again=again))
-        return text
-
-    change_text(path, begin)
-    return answers[-1]
-
-
-def mend_receipts(path: Path) -> None:
-    """Put the receipts that the ledger has, and the body has not, into the body."""
-    from ..ledger import Ledger  # noqa: PLC0415
-
-    change_text(path, lambda text, start: Ledger.of(path).mend(text, start))
 
 
 def change_text(path: Path, change: Callable[[str, int], str]) -> None:
@@ -257,39 +168,7 @@ def change_text(path: Path, change: Callable[[str, int], str]) -> None:
         start = delimiters.body_start(data, str(path))
         return change(data.decode("utf-8"), start).encode("utf-8"), []
 
-    _rewrite(path, changed, None)
-
-
-def _rewrite(
-    path: Path, change: Callable[[bytes], tuple[bytes, list[str]]], guard: Callable[[], bool] | None
-) -> list[str]:
-    import filelock  # noqa: PLC0415 - 30 ms, for those who write only
-
-    lock = filelock.FileLock(file_lock_path(str(path), os.environ), timeout=_LOCK_SECONDS)
-    try:
-        with lock:
-            if guard is not None and not guard():
-                return []
-            for _ in range(_EDIT_TRIES):
-                before = _stamp(path)
-                data = _read(path, 1 << 62)
-                changed, conflicts = change(data)
-                if changed == data:
-                    return conflicts
-                if _stamp(path) == before:  # else an editor saved it; what it wrote must not be lost
-                    durable.replace(path, changed)
-                    return conflicts
-            raise Refused(f"{path}: keeps being changed by another program; close it and try again")
-    except filelock.Timeout:
-        raise Refused(f"{path}: locked by another process for {_LOCK_SECONDS:g} s; try again") from None
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise _cannot_open(str(path), error) from error
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    rewrite(path, changed)
 
 
 def completion_report(  # noqa: PLR0913 - the fields of a report, each by its name
