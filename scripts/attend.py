@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0"]
 # ///
-"""Attends to a session's workers while its own thread rests.
+"""Wakes a session whose own thread rests when one of its workers or runs has ended.
 
 With "monitor" as the second argument: a line, or several at once, whenever something has ended, until the
 client is gone. Else a hook of the client: its `Stop` as JSON on standard input. Exit code 2: something has
@@ -17,8 +17,8 @@ from hypervisor.core.launch import require
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.hooks import attending
+    from hypervisor.hooks import waker
 
     if sys.argv[2:] == ["monitor"]:
-        sys.exit(attending.monitor(os.environ, sys.stdout))
-    sys.exit(attending.attend(sys.stdin.buffer, os.environ))
+        sys.exit(waker.monitor(os.environ, sys.stdout))
+    sys.exit(waker.wake_at_stop(sys.stdin.buffer, os.environ))

@@ -16,6 +16,6 @@ from hypervisor.core.launch import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.hooks.gemini_hooks import main
+    from hypervisor.hooks.gemini import main
 
     sys.exit(main(sys.stdin.buffer, os.environ))

@@ -8,17 +8,17 @@
 import sys
 
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
-from hypervisor.hooks import pulse  # noqa: E402
+from hypervisor.hooks import heartbeat  # noqa: E402
 
 if __name__ == "__main__":
     data = sys.stdin.buffer.read()
-    if not pulse.is_all(data, *sys.argv[1:2]):
+    if not heartbeat.is_all(data, *sys.argv[1:2]):
         import io
         import os
 
         from hypervisor.core.launch import require
 
         require(__file__, data)
-        from hypervisor.hooks.hooking import main
+        from hypervisor.hooks.handler import main
 
         main(io.BytesIO(data), os.environ)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from . import sessions, statements
 from .base import Engine, Row, Transaction
 from .columns import from_column, plain
+from .heartbeat import who
 
 SQL = statements.load("notices")
 _MOST_LOSSES = 3
@@ -90,7 +91,7 @@ class NoticeQueue:
 
     def __init__(self, engine: Engine, session: str) -> None:
         self._engine = engine
-        self._who: dict[str, Any] = {"session": plain(session, 200)}
+        self._who: dict[str, Any] = who(session)
 
     def pending(self) -> list[Notice]:
         """Return what the session is to be told, the oldest first: neither told nor offered."""

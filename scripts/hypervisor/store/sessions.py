@@ -25,6 +25,7 @@ from . import statements
 from .base import Engine, Row, Transaction
 from .claims import Claims, add_agent_claim
 from .columns import from_column, plain
+from .heartbeat import LONGEST, renew, who
 from .records import AgentTask, Claim
 
 SQL = statements.load("sessions")
@@ -37,8 +38,6 @@ FOLDER = "sessions"
 _REQUEST_MS = 30_000
 #: After which a session of which nothing was heard is forgotten, in milliseconds.
 _FORGET_MS = 7 * 86_400_000
-#: The longest name of a session or agent; `Actor.worker` cuts alike.
-_LONGEST = 200
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
@@ -96,28 +95,28 @@ class Sessions:
     def open_claims(self, session: str, agent: str | None = None) -> list[AgentClaim]:
         """Return the open claims of a session, or of one of its agents, the oldest first."""
         statement = SQL.open_of_session if agent is None else SQL.open_of_agent
-        return [_claim_of(row) for row in self._engine.read(statement, _who(session, agent or ""))]
+        return [_claim_of(row) for row in self._engine.read(statement, who(session, agent or ""))]
 
     def lost_claims(self, session: str, agent: str) -> list[AgentClaim]:
         """Return the claims that were taken from an agent, the oldest first.
 
         Those of a worker count until it claims anew.
         """
-        return [_claim_of(row) for row in self._engine.read(SQL.lost_of_agent, _who(session, agent))]
+        return [_claim_of(row) for row in self._engine.read(SQL.lost_of_agent, who(session, agent))]
 
     def assign(self, session: str, agent: str, attempt: int, task: AgentTask) -> AgentClaim:
         """Note that an agent works under the claim *attempt*, which a coordinator holds for it."""
-        who = _who(session, agent)
+        me = who(session, agent)
 
         def body(tx: Transaction) -> Row:
-            add_agent_claim(tx, who["session"], who["agent"], attempt, task, assigned=True)
-            return tx.run(SQL.claim_of_attempt, {**who, "attempt": attempt})[0]
+            add_agent_claim(tx, me["session"], me["agent"], attempt, task, assigned=True)
+            return tx.run(SQL.claim_of_attempt, {**me, "attempt": attempt})[0]
 
         return _claim_of(self._engine.write(body))
 
     def unassign(self, session: str, agent: str) -> None:
         """Forget the claims that coordinators hold for an agent: it has reported."""
-        self._engine.write(lambda tx: tx.run(SQL.unassign, _who(session, agent)))
+        self._engine.write(lambda tx: tx.run(SQL.unassign, who(session, agent)))
 
     def beat(self, session: str, agent: str) -> list[AgentClaim]:
         """*Atomically* renew what an agent holds, and its place: it was heard.
@@ -125,11 +124,10 @@ class Sessions:
         Returns:
             The claims that were taken from it.
         """
-        parameters = {**_who(session, agent), "lease": self._lease}
+        parameters = {**who(session, agent), "lease": self._lease}
 
         def body(tx: Transaction) -> list[Row]:
-            for statement in (SQL.renew, SQL.keep_slot, SQL.heard):
-                tx.run(statement, parameters)
+            renew(tx, parameters)
             return tx.run(SQL.lost_of_agent, parameters)
 
         return [_claim_of(row) for row in self._engine.write(body)]
@@ -139,11 +137,11 @@ class Sessions:
 
         Its task files are still to be restored: `tasks.publication.restore`.
         """
-        who = _who(session, agent)
+        me = who(session, agent)
 
         def body(tx: Transaction) -> list[AgentClaim]:
-            released = self._release(tx, tx.run(SQL.open_of_agent, who), why)
-            tx.run(SQL.unassign, who)
+            released = self._release(tx, tx.run(SQL.open_of_agent, me), why)
+            tx.run(SQL.unassign, me)
             return released
 
         return self._engine.write(body)
@@ -153,12 +151,12 @@ class Sessions:
 
         What the session was not told yet stays to be told: a client may go on with a session that has ended.
         """
-        who = _who(session)
+        me = who(session)
 
         def body(tx: Transaction) -> list[AgentClaim]:
-            released = self._release(tx, tx.run(SQL.open_of_session, who), why)
-            tx.run(SQL.free_slots, who)
-            tx.run(SQL.forget_said, who)
+            released = self._release(tx, tx.run(SQL.open_of_session, me), why)
+            tx.run(SQL.free_slots, me)
+            tx.run(SQL.forget_said, me)
             return released
 
         return self._engine.write(body)
@@ -258,7 +256,7 @@ class Sessions:
     def _slots(self, session: str, *, agent: str = "", use: str = "", background: int = 0) -> dict[str, Any]:
         # A place that lasts longer than any is from before the machine was started again.
         return {
-            **_who(session, agent), "use": plain(use, _LONGEST), "background": background,
+            **who(session, agent), "use": plain(use, LONGEST), "background": background,
             "lease": self._lease, "patience": _REQUEST_MS, "longest": max(self._lease, _REQUEST_MS),
         }  # fmt: skip
 
@@ -276,7 +274,7 @@ class Sessions:
             return
         process = this_process().to_json()
         parameters = {
-            **_who(session), "batch": batch, "process_start": process.pop("start"), **process,
+            **who(session), "batch": batch, "process_start": process.pop("start"), **process,
         }  # fmt: skip
 
         def body(tx: Transaction) -> int:
@@ -294,7 +292,7 @@ class Sessions:
         """Return how many runs of a session go on; note the end of those whose process died."""
         living = 0
         for number, batch, host, boot, namespace, pid, start in self._engine.read(
-            SQL.open_runs, _who(session)
+            SQL.open_runs, who(session)
         ):
             process = Identity(host=host, boot=boot, pid_namespace=namespace, pid=pid, start=start)
             if life_of(process, this_process()) == "dead":
@@ -318,7 +316,7 @@ class Sessions:
 
     def first(self, session: str, what: str) -> bool:
         """Return whether this is the first time that *what* is said to a session."""
-        parameters = {**_who(session), "what": plain(what)}
+        parameters = {**who(session), "what": plain(what)}
         return bool(self._engine.write(lambda tx: tx.run(SQL.say_once, parameters)))
 
     def set_went_on(self, session: str, *, went_on: bool) -> bool:
@@ -326,11 +324,15 @@ class Sessions:
 
         The session's waker runs beside that hook, and ends where the client goes on by itself.
         """
-        parameters = {**_who(session), "went_on": int(went_on)}
+        parameters = {**who(session), "went_on": int(went_on)}
         found = self._engine.read(SQL.session, parameters)
         if not found or found[0][2] == parameters["went_on"]:
             return False
         return bool(self._engine.write(lambda tx: tx.run(SQL.set_went_on, parameters)))
+
+    def is_idle(self, session: str) -> bool:
+        """Return whether no hook of a session has to look: it holds, runs and has lost nothing."""
+        return not self._engine.read(SQL.anything, who(session))
 
     def forget_old(self) -> int:
         """Forget the sessions of which nothing was heard for a week; return how many."""
@@ -355,12 +357,13 @@ class Sessions:
     def show(self, session: str) -> None:
         """Make the file that says that a session has something of ours."""
         if session:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            os.close(os.open(self.file(session), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with contextlib.suppress(OSError):  # advisory
+                os.makedirs(self._folder, mode=0o700, exist_ok=True)
+                os.close(os.open(self.file(session), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def hide(self, session: str) -> None:
         """Remove that file: the session is idle."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):
             os.unlink(self.file(session))
 
     def file(self, session: str) -> str:
@@ -369,10 +372,6 @@ class Sessions:
             return os.path.join(self._folder, session)
         digest = hashlib.blake2b(session.encode("utf-8", "replace"), digest_size=16).hexdigest()
         return os.path.join(self._folder, f"x{digest}")
-
-
-def _who(session: str, agent: str = "") -> dict[str, Any]:
-    return {"session": plain(session, _LONGEST), "agent": plain(agent, _LONGEST)}
 
 
 def _claim_of(row: Row) -> AgentClaim:

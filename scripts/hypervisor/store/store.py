@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -120,6 +121,17 @@ class Store:
     def notices(self, session: str) -> NoticeQueue:
         """Return what a session was told, and what not yet."""
         return NoticeQueue(self.engine, session)
+
+    def show_bulk(self) -> None:
+        """Make, or remove, the file ``bulk``: while it is there, hooks look at every call of a tool.
+
+        Advisory: call it after an approval gate is added or removed.
+        """
+        path = os.path.join(self.folder, "bulk")
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if not self.review.gates():
+                os.unlink(path)
 
     @cached_property
     def rescuer(self) -> Rescuer:

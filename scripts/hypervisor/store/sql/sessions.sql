@@ -50,17 +50,6 @@ UPDATE agent_claim SET left_open = 1 WHERE session = :session AND attempt IN {id
 -- name: unassign
 DELETE FROM agent_claim WHERE session = :session AND agent = :agent AND assigned = 1
 
--- name: renew
-UPDATE attempt SET lease_until = {lease_now} + :lease
-WHERE ended_at IS NULL AND id IN (SELECT attempt FROM agent_claim WHERE session = :session AND agent = :agent)
-
--- name: heard
-UPDATE worker SET seen_at = {now} WHERE session = :session AND session <> '' AND agent = :agent
-
--- name: keep_slot
-UPDATE worker_slot SET until = {lease_now} + :lease
-WHERE session = :session AND agent = :agent AND started_at IS NOT NULL AND ended_at IS NULL
-
 -- name: workers
 SELECT count(*) FROM worker_slot
 WHERE session = :session AND ended_at IS NULL AND until BETWEEN {lease_now} AND {lease_now} + :longest
@@ -150,3 +139,16 @@ DELETE FROM background_run WHERE session = :session
 
 -- name: forget_deliveries
 DELETE FROM delivery WHERE session = :session
+
+-- name: anything
+SELECT 1 FROM agent_claim AS c JOIN attempt AS a ON a.id = c.attempt
+WHERE c.session = :session AND (a.ended_at IS NULL
+    -- A worker that lost its claim, and whose end is not known, is still to be stopped.
+    OR (a.outcome = 'revoked' AND c.left_open = 0 AND NOT EXISTS (
+        SELECT 1 FROM worker_slot AS s
+        WHERE s.session = c.session AND s.agent = c.agent AND s.ended_at IS NOT NULL)))
+UNION ALL
+SELECT 1 FROM worker_slot WHERE session = :session AND ended_at IS NULL AND (started_at IS NOT NULL OR until > {lease_now})
+UNION ALL
+SELECT 1 FROM background_run WHERE session = :session AND ended_at IS NULL
+LIMIT 1

@@ -1,8 +1,8 @@
-"""What a hook of the client decides: one function for each question. Pure: a call in, an answer out.
+"""Decisions of hooks: one function for each question. Pure: a call and facts in, an answer out.
 
-An answer is the object that the client reads from a hook's standard output
-(https://code.claude.com/docs/en/hooks), or None where there is nothing to say. Hooks fail open, so
-nothing here is relied on for safety: leases and generations are.
+An answer is the object that the client reads from a hook (https://code.claude.com/docs/en/hooks), or None
+where there is nothing to say. Hooks fail open, so nothing here is relied on for safety: leases and the
+attempt's id are.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..claims.port import MAIN
-from ..mcp.toolspec import BY_NAME, PREFIX
-from ..sessions import Note, file_name
-from .hookcall import Call, text_of
-from .notices import one_line as _line
+from ..store.sessions import MAIN, AgentClaim
+from .call import Call, text_of
+from .call import one_line as _line
 
 Answer = dict[str, Any]
 
+#: How the client's names of our tools begin.
+PREFIX = "mcp__plugin_hypervisor_task_manager__"
+#: Our tools that change nothing: allowed while the user plans.
+READ_ONLY = frozenset({
+    "list_tasks", "get_task", "preflight", "get_index_stats", "batch_status", "wait_for_events",
+    "get_task_stats", "search_findings",
+})  # fmt: skip
 #: What the client calls our worker.
 WORKER = "hypervisor:worker"
 #: The client's tools that change something; a worker that has lost its task is stopped there.
@@ -41,13 +46,12 @@ _ERROR = 120
 
 
 def own_tool(call: Call) -> Answer | None:
-    """Allow a tool of ours, and tell the server who calls: it cannot see that itself."""
+    """Allow a tool of ours, and add who calls, which the server cannot see itself."""
     if not call.tool.startswith(PREFIX):
         return None
     told = {**call.input, "caller_session": call.session, "caller_agent": call.agent}
-    tool = BY_NAME.get(call.tool.removeprefix(PREFIX))
-    if call.mode == "plan" and not (tool and tool.read_only):
-        # Whoever plans has said that nothing is to be changed: then the client decides.
+    if call.mode == "plan" and call.tool.removeprefix(PREFIX) not in READ_ONLY:
+        # In plan mode nothing is to be changed: the client decides.
         return {"hookSpecificOutput": {"hookEventName": "PreToolUse", "updatedInput": told}}
     return _before_tool("allow", "a tool of hypervisor", updatedInput=told)
 
@@ -77,17 +81,9 @@ class Room:
     max_ram: float
 
 
-def spawn(call: Call, refusal: str | None, room: Room) -> Answer | None:
-    """Decide whether a worker may be started.
-
-    Args:
-        call: The `Agent` call.
-        refusal: Why its task may not be claimed; None if it may, or is not named.
-        room: What there is to start it with.
-    """
+def spawn(call: Call, room: Room) -> Answer | None:
+    """Decide whether there is room for another worker."""
     task = pulled(call)
-    if refusal is not None:
-        return _before_tool("deny", f"Denied, nothing was started: {refusal}")
     stays = f"{task} stays ready; " if task else ""
     if room.running >= room.cap:
         return _before_tool("deny", (
@@ -107,34 +103,18 @@ def denied(why: str) -> Answer:
     return _before_tool("deny", why)
 
 
-def edit(lost: Sequence[tuple[Note, str]]) -> Answer | None:
-    """Stop a worker that changes files under a claim that it has no more.
-
-    Args:
-        lost: The claims that were taken from it, and why.
-    """
-    if not lost:
-        return None
-    return _before_tool("deny", "Denied: " + " ".join(_loss(note, why) for note, why in lost))
-
-
-def tool_done(lost: Sequence[tuple[Note, str]]) -> Answer | None:
-    """Tell a worker, after some tool, that its claim was taken from it."""
-    if not lost:
-        return None
-    return {"context": " ".join(_loss(note, why) for note, why in lost)}
-
-
-def _loss(note: Note, why: str) -> str:
-    return (
-        f"Your claim of {note.task} (generation {note.number}) is lost: {why}. "
+def lost(claims: Sequence[AgentClaim]) -> str:
+    """Return what an agent is told whose claims were taken from it, "" for none."""
+    return " ".join(
+        f"Your claim of {one.task.task} (attempt {one.claim.number}) is lost: {one.status.why}. "
         f"Change nothing more for it; report that you stopped, and why."
+        for one in claims
     )
 
 
-def receipt(call: Call, note: Note, when: str) -> str | None:
+def receipt(call: Call, claim: AgentClaim, when: str) -> str | None:
     """Return the receipt of a tool call for a task, None if the task does not ask for one."""
-    if not any(fnmatch.fnmatchcase(call.tool, pattern) for pattern in note.receipts):
+    if not any(fnmatch.fnmatchcase(call.tool, pattern) for pattern in claim.task.receipts):
         return None
     command = call.input.get("command")
     said = (
@@ -155,12 +135,12 @@ def launched(call: Call) -> str:
     return text_of(response, "agentId") if response.get("isAsync") is True else ""
 
 
-def ended_agents(call: Call, of_main: Sequence[str]) -> dict[str, str]:
-    """Return the agents whose end this call tells of, each with how it is known.
+def ended_agents(call: Call, background: Sequence[str]) -> dict[str, str]:
+    """Return the agents whose end follows from this call, each with how it is known.
 
     Args:
         call: Any call.
-        of_main: Agents that the session's own thread has put into the background, as file names.
+        background: Agents that the session's own thread has put into the background.
     """
     if call.event in ENDINGS and call.agent != MAIN:
         how = f"by an error ({call.reason or 'not named'})" if call.event == "StopFailure" else "its turn"
@@ -177,22 +157,21 @@ def ended_agents(call: Call, of_main: Sequence[str]) -> dict[str, str]:
         found = [agent for agent in found if agent != MAIN]
         return dict.fromkeys(found, "the client says that its worker is over")
     if call.event == "Stop" and call.background is not None:
-        running = {file_name(agent) for agent in call.background}
-        gone = [agent for agent in of_main if agent not in running]
+        gone = [agent for agent in background if agent not in call.background]
         return dict.fromkeys(gone, "its worker runs no more")
     return {}
 
 
-def stop(open_notes: Sequence[Note]) -> Answer | None:
+def stop(claims: Sequence[AgentClaim]) -> Answer | None:
     """Ask a worker that would end with open claims to end those first.
 
     Args:
-        open_notes: What it holds and has not been asked about.
+        claims: What it holds and has not been asked about.
     """
-    if not open_notes:
+    if not claims:
         return None
-    names = ", ".join(f"{note.task} (generation {note.number})" for note in open_notes)
-    first = open_notes[0].task
+    names = ", ".join(f"{one.task.task} (attempt {one.claim.number})" for one in claims)
+    first = claims[0].task.task
     return {"decision": "block", "reason": (
         f"You still hold {names}. Before you end: complete_task(id={first!r}, outcome, commit, evidence) "
         f"if it is done; update_task(id={first!r}, status='blocked', reason, evidence, next_step) if it "
@@ -201,10 +180,10 @@ def stop(open_notes: Sequence[Note]) -> Answer | None:
     )}  # fmt: skip
 
 
-def told(call: Call, answer: Answer | None, text: str) -> Answer | None:
-    """Add *text* to what the client is answered at *call*, in the form in which the model is told it there.
+def with_notices(call: Call, answer: Answer | None, text: str) -> Answer | None:
+    """Add notices to the answer to *call*, in the form in which the model gets them there.
 
-    At `Stop` it makes the client go on; elsewhere it is said beside the rest.
+    At `Stop` they make the client go on.
     """
     if not text:
         return answer

@@ -1,4 +1,4 @@
-"""A call of a hook: what the client says, read so that nothing odd in it can do harm."""
+"""A call of a hook: what the client sent, read so that nothing odd in it can do harm."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..claims.port import MAIN
-from .notices import one_line
+from ..store.sessions import MAIN
 
 #: Characters that are kept of a reason.
 _REASON = 120
@@ -17,7 +16,7 @@ _LONGEST_PATH = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of a hook: what the client said, as far as it can be understood."""
+    """One call of a hook, as far as it can be understood."""
 
     event: str
     session: str
@@ -45,7 +44,7 @@ class Call:
 
 
 def read_call(data: object) -> Call | None:
-    """Return the call that a hook's standard input tells of, None if it tells of none."""
+    """Return the call in a hook's input, None if there is none."""
     if not isinstance(data, dict):
         return None
     given = data
@@ -92,3 +91,10 @@ def _running(tasks: object) -> frozenset[str] | None:
     return frozenset(
         str(task.get("id")) for task in tasks if isinstance(task, dict) and task.get("status") not in over
     )
+
+
+def one_line(text: str, length: int) -> str:
+    """Return *text* as one printable line of at most *length* characters."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
+    line = line.encode("utf-8", "backslashreplace").decode()
+    return line if len(line) <= length else f"{line[: length - 1]}…"
