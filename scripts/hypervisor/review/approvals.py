@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..core.errors import HypervisorError
-from ..store.review import Review
+from ..core.errors import HypervisorError, Refused
+from ..store.review import ApprovalGate, Review
+
+if TYPE_CHECKING:  # hooks ask for tools only
+    from .plan import ChunkedBatch, Plan
 
 #: ``Bash(mail archive *)``: a command that a shell is given.
 _COMMAND = re.compile(r"Bash\((.+)\)$", re.DOTALL)
@@ -25,6 +28,35 @@ _NOT_YOURS = (
     "Denied: a checkpoint waits for the user's decision, and a worker cannot ask. Complete your task, "
     "or block it with the question as its next step."
 )
+
+
+def begin_dry_run(made: ChunkedBatch, plan: Plan) -> None:
+    """Begin the first wave of a batch that acts in bulk: it shows all chunks, and none is done in it."""
+    if plan.bulk and not made.review.waves(made.number):
+        made.review.begin_wave(made.number, 1, {}, "", checkpoint=True)
+
+
+def require_approved(made: ChunkedBatch, plan: Plan) -> None:
+    """Raise unless what a batch does in bulk is approved.
+
+    Raises:
+        Refused: It is not.
+    """
+    gate = ApprovalGate(folder=str(made.folder))
+    if plan.bulk and (why := made.review.why_shut(gate)):
+        raise Refused(f"{made.folder.name}: its bulk action waits: {why}; {gate.next_step()}")
+
+
+def require_shown(made: ChunkedBatch, plan: Plan, chunks: Iterable[str]) -> None:
+    """Raise unless *chunks* were part of the dry run.
+
+    Raises:
+        Refused: One was not.
+    """
+    begun = made.review.begun(made.number) if plan.bulk else {}
+    for name in chunks if plan.bulk else ():
+        if name not in begun:
+            raise Refused(f"{name}: was not in the dry run that was approved; cut it as a batch of its own")
 
 
 def shut_for_tool(review: Review, tool: str, given: Mapping[str, Any], *, main: bool) -> str | None:

@@ -21,9 +21,9 @@ from typing import Any
 from ..core.config import settings_of
 from ..core.errors import Unreadable, UsageError
 from ..core.paths import Project
-from ..manifest import SEPARATORS
-from ..queue.queue import Queue
-from .chunks import Item
+from ..queue.batch import SEPARATORS
+from ..queue.source import QueueSource
+from .split import Item
 
 #: Fields that are taken for a record's id, the first that the first record has.
 ID_FIELDS = ("id", "uid", "message-id", "message_id")
@@ -219,8 +219,8 @@ def read_queue(path: str, *, nul: bool, cwd: str) -> Reading:
     if not os.path.isfile(path):
         raise UsageError(f"{path}: no such queue; write one item a line")
     seen: dict[str, Record] = {}
-    for line in Queue(path, "", SEPARATORS["nul" if nul else "newline"]).lines():
-        seen.setdefault(line.item, Record(id=line.item, fields=_file_fields(line.item, cwd)))
+    for line in QueueSource(path, SEPARATORS["nul" if nul else "newline"]).lines():
+        seen.setdefault(line, Record(id=line, fields=_file_fields(line, cwd)))
     return Reading(records=list(seen.values()))
 
 

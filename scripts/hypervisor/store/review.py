@@ -317,9 +317,10 @@ class Review:
             False if another decided, or began a wave, first; nothing was changed then.
         """
         parameters = {
-            "batch": batch, "wave": wave.number, "number": len(wave.decisions) + 1, "verdict": decision.verdict,
-            "by": to_column(decision.by), "criteria": to_column(decision.criteria),
-            "chunks": json.dumps(decision.chunks), "midway": int(decision.midway),
+            "batch": batch, "wave": wave.number, "number": len(wave.decisions) + 1,
+            "verdict": decision.verdict, "by": to_column(decision.by),
+            "criteria": to_column(decision.criteria), "chunks": json.dumps(decision.chunks),
+            "midway": int(decision.midway),
         }  # fmt: skip
 
         def body(tx: Transaction) -> bool:
@@ -356,17 +357,13 @@ class Review:
         return self._engine.write(body, durable=True)
 
     def notes(self, batch: int, chunk: str) -> dict[str, Note]:
-        """Return the notes of a chunk's revision by item, in the order in which the items were first noted."""
+        """Return the notes of a chunk's revision by item, in the order in which they were first noted."""
         return {
             from_column(item): Note(
                 item=from_column(item), category=from_column(category), rationale=from_column(rationale)
             )
             for item, category, rationale in self._engine.read(SQL.notes, {"batch": batch, "chunk": chunk})
         }
-
-    def noted(self, batch: int) -> dict[str, int]:
-        """Return how many items of each chunk are noted."""
-        return {chunk: count for chunk, count in self._engine.read(SQL.noted, {"batch": batch})}
 
     # -------------------------------------------------------------- approvals
 
@@ -397,8 +394,9 @@ class Review:
         if not os.path.isdir(gate.folder):
             return ""
         with self._where(gate.folder) as engine:
-            rows = engine.read(SQL.batch_in, {"folder": to_column(gate.folder)}) if engine else []
-            waves = Review(engine).waves(rows[0][0]) if engine and rows else []
+            own = engine is not self._engine
+            rows = engine.read(SQL.first_batch if own else SQL.batch_named, {"name": Path(gate.folder).name})
+            waves = Review(engine).waves(rows[0][0]) if rows else []
         if waves and (last := waves[-1].decided) and last.verdict == "stop":
             return f"{last.by} has said stop"
         shown = waves[0].decided if waves and waves[0].is_dry_run else None
@@ -412,7 +410,7 @@ class Review:
         return None
 
     @contextmanager
-    def _where(self, folder: str) -> Iterator[Engine | None]:
+    def _where(self, folder: str) -> Iterator[Engine]:
         """Yield the database that holds a batch's waves: the one in its folder, else this one."""
         own = Path(folder, FILE)
         if not own.exists():

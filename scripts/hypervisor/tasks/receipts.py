@@ -42,8 +42,8 @@ def append_receipt(  # noqa: PLR0913 - the task by its three names
         Refused: Another process keeps the file locked; likewise.
     """
     receipt = as_receipt(line)
-    store.receipts.enter(key, os.path.relpath(os.path.realpath(path), os.path.realpath(root)), item or receipt,
-                         receipt, failed=failed)  # fmt: skip
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+    store.receipts.enter(key, relative, item or receipt, receipt, failed=failed)
     write_receipts(store, key, path)
 
 

@@ -93,10 +93,6 @@ RETURNING id
 SELECT n.item, n.category, n.rationale FROM note AS n JOIN chunk AS c ON c.batch = n.batch AND c.name = n.chunk
 WHERE n.batch = :batch AND n.chunk = :chunk AND n.revision = c.revision ORDER BY n.id
 
--- name: noted
-SELECT n.chunk, count(*) FROM note AS n JOIN chunk AS c ON c.batch = n.batch AND c.name = n.chunk
-WHERE n.batch = :batch AND n.revision = c.revision GROUP BY n.chunk
-
 -- name: add_gate
 INSERT INTO approval (folder, task, patterns, added_at) VALUES (:folder, :task, :patterns, {now})
 ON CONFLICT (folder) DO NOTHING
@@ -107,5 +103,8 @@ DELETE FROM approval WHERE folder = :folder
 -- name: gates
 SELECT folder, task, patterns FROM approval ORDER BY added_at, folder
 
--- name: batch_in
-SELECT id FROM batch WHERE folder = :folder
+-- name: batch_named
+SELECT id FROM batch WHERE name = :name
+
+-- name: first_batch
+SELECT id FROM batch ORDER BY id LIMIT 1

@@ -11,12 +11,12 @@ from pathlib import Path
 from ..core.config import settings_of
 from ..core.errors import NothingToDo, Refused, UsageError
 from ..core.paths import find_project
+from ..queue.batch import Batch
 from ..queue.batches import open_named
-from ..review.chunked import ChunkedBatch
-from ..review.trail import Audit, audit_batch, audit_chunks, audit_task
-from ..tasks.desk import Desk
-from ..tasks.tasklist import Caller
-from ..tasks.tasks import mend_receipts
+from ..review.plan import ChunkedBatch, open_chunked
+from ..review.receipt_audit import Audit, audit_chunks, audit_task
+from ..tasks.actor import Actor
+from ..tasks.service import TaskService
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, print_json, shown
 
 #: How many mismatches are shown to a person.
@@ -28,16 +28,16 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     verbs = commands["receipts"].add_subparsers(
         dest="verb", metavar="VERB", required=True, parser_class=Parser
     )
-    text = "name what does not agree: receipts, ledger, results, events; of chunks notes and summaries too"
+    text = "name what does not agree: receipts, bodies and results; of chunks notes and summaries too"
     verify: ArgumentParser = verbs.add_parser("verify", help=text, description=text, allow_abbrev=False)
     verify.add_argument("name", nargs="?", metavar="BATCH|TASK", help="without it: the newest batch")
     verify.add_argument("--dir", metavar="D", help="the folder of a batch that is cut into chunks")
-    verify.add_argument("--mend", action="store_true", help="first put missing receipts of a task back in")
+    verify.add_argument(
+        "--mend", action="store_true", help="write receipts that were removed from a task again"
+    )
     verify.add_argument("--json", action="store_true", help="print one JSON document")
     verify.set_defaults(action=_verify)
-    text = (
-        "before what cannot be undone: may this item be done now? Exit 0 go, 3 it has its receipt, 1 in doubt"
-    )
+    text = "before what cannot be undone: may this item be done? Exit 0 go, 3 it has its receipt, 1 in doubt"
     begin: ArgumentParser = verbs.add_parser("begin", help=text, description=text, allow_abbrev=False)
     begin.add_argument("task", metavar="TASK")
     begin.add_argument("item", metavar="ITEM", help="what `task receipt --item` will name")
@@ -48,15 +48,16 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     begin.set_defaults(action=_begin)
 
 
-def _desk() -> Desk:
+def _service() -> TaskService:
     project = find_project(Path.cwd(), os.environ)
-    return Desk(project, settings_of(project.state), Caller(name=""))
+    return TaskService(project, settings_of(project.state), Actor(name=""))
 
 
 def _begin(options: Namespace) -> int:
     if not options.item.strip():
         raise UsageError("the item is empty; name what the receipt will be for")
-    answer = _desk().begin_receipt(options.task, options.item, again=options.again)
+    with _service() as service:
+        answer = service.begin_receipt(options.task, options.item, again=options.again)
     if options.json:
         print_json({"item": options.item, "answer": answer})
     if answer == "in doubt":
@@ -70,39 +71,53 @@ def _begin(options: Namespace) -> int:
 
 
 def _verify(options: Namespace) -> int:
-    desk = _desk()
-    project = desk.project
-    audit = Audit()
     if options.dir and options.name:
         raise UsageError(f"{options.name} and --dir {options.dir} name two things; leave one away")
-    folder = Path(options.dir) if options.dir else project.batches / options.name if options.name else None
-    if folder is None or options.dir or folder.is_dir():
-        _verify_batch(audit, desk, folder, options)
-    else:
-        task = desk.find(options.name)
-        if options.mend:
-            mend_receipts(Path(task.path))
-        audit_task(audit, project, task)
-    return _tell(options, audit)
+    audit = Audit()
+    with _service() as service:
+        if options.dir:
+            _verify_chunked(audit, service, open_chunked(Path(options.dir)), options)
+        elif options.name and service.store.batches.find(options.name) is None:
+            task = service.find(options.name)
+            audit_task(audit, service.store, service.key(task), task, service.result(task), mend=options.mend)
+        else:
+            with open_named(service.project, options.name or "") as batch:
+                _verify_batch(audit, service, batch, options)
+    return _report(options, audit)
 
 
-def _verify_batch(audit: Audit, desk: Desk, folder: Path | None, options: Namespace) -> None:
+def _verify_batch(audit: Audit, service: TaskService, batch: Batch, options: Namespace) -> None:
+    made = ChunkedBatch(batch)
+    if made.exists():
+        _verify_chunked(audit, service, made, options)
+        return
+    _refuse_mend(options)
+    for item in batch.store.batches.items(batch.number):
+        ref = batch.ref_of(item.work)
+        if not ref.task:
+            continue
+        try:
+            task = service.find(ref.item)
+        except UsageError as error:
+            audit.add(ref.item, "unreadable", str(error))
+            continue
+        audit_task(audit, service.store, ref.key, task, item.work.result)
+
+
+def _verify_chunked(audit: Audit, service: TaskService, made: ChunkedBatch, options: Namespace) -> None:
+    _refuse_mend(options)
+    audit_chunks(audit, made)
+    if made.plan().task:
+        task = service.find(made.plan().task)
+        audit_task(audit, service.store, service.key(task), task, service.result(task))
+
+
+def _refuse_mend(options: Namespace) -> None:
     if options.mend:
         raise UsageError("--mend works on one task; name it")
-    named = Path(open_named(desk.project, "").folder) if folder is None else folder
-    made = ChunkedBatch(named.resolve())
-    if not made.exists():
-        if options.dir:
-            raise UsageError(f"{options.dir}: not cut into chunks; name a batch of the project, or a task")
-        audit_batch(audit, open_named(desk.project, named.name), desk)
-        return
-    audit_chunks(audit, made, made.open())
-    task = made.plan().task
-    if task:
-        audit_task(audit, desk.project, desk.find(task))
 
 
-def _tell(options: Namespace, audit: Audit) -> int:
+def _report(options: Namespace, audit: Audit) -> int:
     found = audit.mismatches
     if options.json:
         print_json({

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checkpoints import Standing, Wave, Waves, standing
-from ..core.errors import UsageError
 from ..core.model import Outcome
-from ..notes import Note, Notes, counts_of
-from ..queue.batch import Batch
-from .chunked import ChunkedBatch, Plan
+from ..store.review import Note, Wave
+from .notes import counts_of
+from .plan import ChunkedBatch
 
 #: Samples of a category.
 _SAMPLES = 3
@@ -19,21 +17,7 @@ _TELLING = ("date", "from", "subject", "title", "message", "name", "path")
 _SHOWN = 120
 
 
-def result_of(batch: Batch, chunk: str) -> Mapping[str, Any] | None:
-    """Return the result of a chunk, None while it has none."""
-    place = batch.place(chunk, pin=False)
-    layout = batch.layout(place.root)
-    if not layout.finished(place.key):
-        return None
-    return layout.result(place.key)
-
-
-def notes_of(made: ChunkedBatch, chunk: str) -> Notes:
-    """Return the notes of a chunk, of the revision that it has now."""
-    return Notes(made.chunks, chunk, Waves(made.folder).revision(chunk))
-
-
-def review(made: ChunkedBatch, batch: Batch, wave: Wave) -> dict[str, Any]:
+def review(made: ChunkedBatch, wave: Wave) -> dict[str, Any]:
     """Return what a wave came to.
 
     Returns:
@@ -46,18 +30,17 @@ def review(made: ChunkedBatch, batch: Batch, wave: Wave) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     notes: list[tuple[Note, Mapping[str, Any]]] = []
     labels = {chunk.id: chunk.label for chunk in made.plan().chunks}
+    known, begun = made.review.items(made.number), made.review.begun(made.number)
+    results = made.review.results(made.number)
     for name in wave.chunks:
-        try:
-            items = made.begun(name)
-        except UsageError:
-            items = {}
-        noted = notes_of(made, name).all()
-        result = result_of(batch, name) or {}
+        noted = made.review.notes(made.number, name)
+        result = results.get(name, {})
         rows.append({
             "id": name, "label": labels.get(name, ""), "status": str(result.get("status", "waiting")),
-            "outcome": str(result.get("outcome", "")), "items": len(items), "noted": len(noted),
+            "outcome": str(result.get("outcome", "")),
+            "items": len(begun[name].items) if name in begun else 0, "noted": len(noted),
         })  # fmt: skip
-        notes += [(note, items.get(note.item, {})) for note in noted.values()]
+        notes += [(note, known[note.item].fields) for note in noted.values()]
     by_category: dict[str, list[tuple[Note, Mapping[str, Any]]]] = {}
     for note, fields in notes:
         by_category.setdefault(note.category, []).append((note, fields))
@@ -69,18 +52,18 @@ def review(made: ChunkedBatch, batch: Batch, wave: Wave) -> dict[str, Any]:
         "criteria": wave.criteria,
         "categories": {
             name: {"count": count, "samples": _samples(by_category[name])}
-            for name, count in counts_of(note for note, _ in notes).items()
+            for name, count in counts_of([note for note, _ in notes]).items()
         },
     }
 
 
 def _dry_run(made: ChunkedBatch, wave: Wave) -> dict[str, Any]:
     """Return what a batch would do that has not begun, by what was noted before, else by chunk."""
-    plan, known = made.plan(), made.items()
+    plan, known = made.plan(), made.review.items(made.number)
     by_category: dict[str, list[tuple[Note, Mapping[str, Any]]]] = {}
     for chunk in plan.chunks:
         for item in chunk.items:
-            fields = known.get(item, {}).get("fields", {})
+            fields = known[item].fields if item in known else {}
             category = str(fields.get("category") or chunk.label)
             note = Note(item=item, category=category, rationale=str(fields.get("rationale") or ""))
             by_category.setdefault(category, []).append((note, fields))
@@ -115,16 +98,6 @@ def _about(fields: Mapping[str, Any]) -> str:
     known = {key.casefold(): value for key, value in fields.items()}
     told = [" ".join(str(known[key]).split()) for key in _TELLING if known.get(key)]
     return " | ".join(told)[:_SHOWN]
-
-
-def where_it_stands(made: ChunkedBatch, batch: Batch, plan: Plan) -> Standing:
-    """Return what may happen next in a batch."""
-
-    def done(chunk: str) -> bool:
-        place = batch.place(chunk, pin=False)
-        return batch.layout(place.root).finished(place.key)
-
-    return standing(Waves(made.folder).all(), [chunk.id for chunk in plan.chunks], done)
 
 
 def in_lines(report: Mapping[str, Any]) -> list[str]:

@@ -11,19 +11,18 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import Mode, Standing, Waves
+from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.paths import find_project
-from ..gates import remove
-from ..queue.batch import Batch
-from ..queue.crew import Membership
 from ..queue.heart import Stop
 from ..queue.summary import write_summary
-from ..review.chunked import ChunkedBatch
-from ..review.chunkrun import Orders, advance, drain, run_wave, tell_opened
-from ..review.review import review, where_it_stands
-from .cli_checkpoint import ask, criteria_of, names_chunked, print_review
-from .cli_chunk_batch import chunked_of
+from ..review.checkpoint import review
+from ..review.plan import ChunkedBatch
+from ..review.run import ChunkRunOptions, WaveRun, advance
+from ..review.waves import Mode, WaveState, state_of
+from ..store.store import Store
+from .checkpoint import ask, criteria_of, names_chunked, print_review
+from .chunk_batch import chunked_of
 from .console import EXIT_DONE, EXIT_REFUSED, Teller, print_json, shown
 
 #: How often `--wait` looks for a decision.
@@ -46,7 +45,6 @@ def add_run(verbs: Any) -> None:
     run.add_argument("--timeout", type=float, metavar="S", help="end a command after S seconds")
     run.add_argument("--retries", type=int, metavar="N", help="try failed commands again, up to N times")
     run.add_argument("--wait", action="store_true", help="without a terminal: wait at a checkpoint")
-    run.add_argument("--wave", type=int, help=SUPPRESS)  # a worker of a crew
     run.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
     run.set_defaults(action=_run)
 
@@ -56,15 +54,9 @@ def add_run(verbs: Any) -> None:
 
 def _run(options: Namespace) -> int:
     stop = Stop()
-    crew = Membership.of_this_process(stop)
     made = chunked_of(options)
-    batch = made.open()
-    orders = _orders(options, made)
+    wanted = _options(options, made)
     stop.listen(signal.SIGINT, signal.SIGTERM)
-    if crew is not None:
-        crew.attend()
-        crew.report(drain(made, batch, orders, options.wave, crew.tell, stop).tally)
-        return EXIT_DONE
     plan = made.plan()
     if not os.path.isdir(plan.base):
         raise UsageError(
@@ -72,22 +64,22 @@ def _run(options: Namespace) -> int:
         )
     for line in made.check(plan):
         print(f"hypervisor: {shown(line)}", file=sys.stderr)
-    orders.keep(made.folder)
-    return _waves(options, made, batch, orders, stop)
+    wanted.keep(made)
+    return _waves(options, made, wanted, stop)
 
 
-def _orders(options: Namespace, made: ChunkedBatch) -> Orders:
-    kept = Orders.of(made.folder)
+def _options(options: Namespace, made: ChunkedBatch) -> ChunkRunOptions:
+    kept = ChunkRunOptions.of(made)
     if kept is None and not options.exec:
         raise UsageError("say what does the work: --exec 'CMD {}'")
     criteria = criteria_of(options.criteria) if options.criteria is not None else None
-    begun = any(not wave.is_dry_run for wave in Waves(made.folder).all())
+    begun = any(not wave.is_dry_run for wave in made.review.waves(made.number))
     if kept and begun and criteria not in (None, kept.criteria):
         raise UsageError(
             "the batch was begun with other criteria; `hypervisor checkpoint revise` changes them"
         )
-    before = kept or Orders(command=options.exec)
-    orders = Orders(
+    before = kept or ChunkRunOptions(command=options.exec)
+    orders = ChunkRunOptions(
         command=options.exec or before.command,
         jobs=before.jobs if options.jobs is None else options.jobs,
         mode=options.checkpoint or before.mode,
@@ -118,57 +110,59 @@ def _check_command(text: str, made: ChunkedBatch) -> None:
         raise UsageError(f"{words[0]}: no such program (commands run in {base})")
 
 
-def _waves(options: Namespace, made: ChunkedBatch, batch: Batch, orders: Orders, stop: Stop) -> int:
+def _waves(options: Namespace, made: ChunkedBatch, wanted: ChunkRunOptions, stop: Stop) -> int:
     """Run wave after wave until somebody has to decide, or nothing is left."""
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
     while True:
-        at = advance(made, batch, orders)
+        at = advance(made, wanted)
         if at.what == "run" and at.wave is not None:
             teller = Teller(len(at.chunks), quiet=options.json)
             try:
-                deaths = run_wave(made, batch, orders, at.wave.number, teller.tell, stop)
+                WaveRun(made, at.wave, wanted, teller.tell, stop).run()
             finally:
                 teller.close()
-            if deaths:
-                print(f"hypervisor: {deaths} worker(s) died; what they held is free again", file=sys.stderr)
-            after = where_it_stands(made, batch, made.plan())
+            after = state_of(made, made.plan())
             if after.what == "open" and after.wave is not None:
-                tell_opened(made, after.wave)
+                made.review.set_opened(made.number, after.wave)
             # Without progress another round would come to nothing either.
-            if deaths or stop.soon.is_set() or after == at:
-                return _close(options, made, batch, after)
+            if stop.soon.is_set() or after == at:
+                return _close(options, made, after)
             continue
         if at.what in ("open", "stopped") and at.wave is not None:
-            if terminal and ask(made, batch, at.wave, again=not at.chunks and not at.wave.is_dry_run):
+            if terminal and ask(made, at.wave, again=not at.chunks and not at.wave.is_dry_run):
                 continue
             if not terminal and options.wait and not stop.soon.is_set():
-                _wait(options, made, batch, at, stop)
+                _wait(options, made, at, stop)
                 continue
-        return _close(options, made, batch, where_it_stands(made, batch, made.plan()))
+        return _close(options, made, at)
 
 
-def _wait(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing, stop: Stop) -> None:
+def _wait(options: Namespace, made: ChunkedBatch, at: WaveState, stop: Stop) -> None:
+    """Wait for a decision."""
     if not options.json:
-        print_review(made, batch, at)
+        print_review(made, at)
         sys.stdout.flush()  # whoever reads along may be the one who decides
     while not stop.soon.wait(_LOOK_SECONDS):
-        now = where_it_stands(made, batch, made.plan())
+        now = state_of(made, made.plan())
         if (now.what, now.wave) != (at.what, at.wave):
             return
 
 
-def _close(options: Namespace, made: ChunkedBatch, batch: Batch, at: Standing) -> int:
+def _close(options: Namespace, made: ChunkedBatch, at: WaveState) -> int:
     """Say where the batch stands."""
     if at.what == "finished" and made.plan().bulk:
-        remove(find_project(Path.cwd(), os.environ).state, str(made.folder))
-    census = write_summary(batch)[1]
+        project = find_project(Path.cwd(), os.environ)
+        with Store.open(project.state, settings_of(project.state)) as store:
+            store.review.remove_gate(str(made.folder))
+            store.show_bulk()
+    census = write_summary(made.batch)[1]
     if options.json:
         data: dict[str, Any] = {"standing": at.what, "census": census.to_json()}
         if at.wave is not None:
-            data["checkpoint"] = review(made, batch, at.wave)
+            data["checkpoint"] = review(made, at.wave)
         print_json(data)
     else:
-        print_review(made, batch, at)
+        print_review(made, at)
         print(census.line())
     bad = census.of("failed") + census.of("blocked") + census.of("waiting") + census.of("running")
     return EXIT_REFUSED if bad or at.what in ("open", "stopped") else EXIT_DONE

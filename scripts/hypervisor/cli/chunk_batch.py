@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.errors import UsageError
 from ..core.paths import find_project
-from ..review.chunked import PLAN, ChunkedBatch
+from ..review.plan import PLAN, ChunkedBatch, open_chunked
 
 _TASK_ID = re.compile(r"[^/\0]{1,200}$")
 
@@ -42,10 +42,7 @@ def chunked_of(options: Namespace) -> ChunkedBatch:
     found = _named(options) or _meant()
     if found is None:
         raise UsageError("no batch that is cut into chunks here; name its folder with --dir")
-    made = ChunkedBatch(found.resolve())
-    if not made.exists():
-        raise UsageError(f"{found}: not cut into chunks; `hypervisor chunk ... --dir D` cuts")
-    return made
+    return open_chunked(found)
 
 
 def _named(options: Namespace) -> Path | None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from ..core.errors import UsageError
-from .moments import OWN, Span, label_of, moment_of, zone_named
+from .dates import OWN, Span, label_of, moment_of, zone_named
 
 #: The most items of a chunk where nobody has said how many: what one person reviews in one go.
 USUAL = 50
@@ -58,7 +58,7 @@ class Cut:
     size: int = USUAL
     #: The most items of a chunk; 0 for any number.
     most: int = 0
-    #: Which day an instant belongs to; see `moments`.
+    #: Which day an instant belongs to; see `dates`.
     zone: str = "UTC"
 
     @classmethod

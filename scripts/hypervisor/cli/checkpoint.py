@@ -8,14 +8,14 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 
-from ..checkpoints import Standing, Wave
+from ..core import clock
 from ..core.errors import Refused, UsageError
-from ..queue.batch import Batch
 from ..queue.summary import take_census
-from ..review.chunked import ChunkedBatch
-from ..review.deciding import decide
-from ..review.review import in_lines, review, where_it_stands
-from .cli_chunk_batch import chunked_of
+from ..review.checkpoint import in_lines, review
+from ..review.plan import ChunkedBatch
+from ..review.waves import WaveState, decide, state_of
+from ..store.review import Wave
+from .chunk_batch import chunked_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 
 
@@ -72,16 +72,15 @@ def criteria_of(text: str) -> str:
 # -------------------------------------------------------------------- at a run
 
 
-def ask(made: ChunkedBatch, batch: Batch, wave: Wave, *, again: bool) -> bool:
+def ask(made: ChunkedBatch, wave: Wave, *, again: bool) -> bool:
     """Show a wave to the person at the terminal, and do what he says; False if he says nothing.
 
     Args:
-        made: The batch's folder.
-        batch: The batch.
+        made: The batch.
         wave: The wave.
         again: Whether it can be done again.
     """
-    for line in in_lines(review(made, batch, wave)):
+    for line in in_lines(review(made, wave)):
         print(shown(line, 400))
     if wave.decided is not None:
         print(f"stopped by {wave.decided.by}")
@@ -93,12 +92,12 @@ def ask(made: ChunkedBatch, batch: Batch, wave: Wave, *, again: bool) -> bool:
             if answer in ("g", "s"):
                 if answer == "s" and wave.decided is not None:
                     return False
-                decide(made, batch, "approve" if answer == "g" else "stop", getpass.getuser())
+                decide(made, "approve" if answer == "g" else "stop", getpass.getuser())
                 return answer == "g"
             if answer == "r" and again:
                 criteria = criteria_of(input("new criteria (@FILE reads them): "))
                 if criteria.strip():
-                    decide(made, batch, "revise", getpass.getuser(), criteria=criteria)
+                    decide(made, "revise", getpass.getuser(), criteria=criteria)
                     return True
             print("g, r or s" if again else "g or s; what was not done cannot be done again")
     except (EOFError, KeyboardInterrupt):
@@ -111,13 +110,13 @@ def ask(made: ChunkedBatch, batch: Batch, wave: Wave, *, again: bool) -> bool:
         signal.signal(signal.SIGINT, before)
 
 
-def print_review(made: ChunkedBatch, batch: Batch, at: Standing) -> None:
+def print_review(made: ChunkedBatch, at: WaveState) -> None:
     """Print a checkpoint that waits, and what is to be typed; at a terminal `ask` has shown it already."""
     if at.wave is None or at.what not in ("open", "stopped"):
         return
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not terminal or at.what == "stopped":
-        for line in in_lines(review(made, batch, at.wave)):
+        for line in in_lines(review(made, at.wave)):
             print(shown(line, 400))
     if at.what == "stopped":
         by = at.wave.decided.by if at.wave.decided else ""
@@ -133,32 +132,36 @@ def print_review(made: ChunkedBatch, batch: Batch, at: Standing) -> None:
 
 
 def _show(options: Namespace) -> int:
-    made, batch = _opened(options)
-    at = where_it_stands(made, batch, made.plan())
-    begun = tuple(chunk.id for chunk in made.plan().chunks if made.path(chunk.id).exists())
-    # Workers of a session have no waves: then all is shown that was begun.
-    wave = at.wave or Wave(number=0, chunks=begun, criteria="", checkpoint=False)
-    report = review(made, batch, wave)
+    made = chunked_of(options)
+    plan = made.plan()
+    at = state_of(made, plan)
+    begun = made.review.begun(made.number)
+    # Workers of a session have no waves: then all is shown that has begun.
+    names = tuple(chunk.id for chunk in plan.chunks if chunk.id in begun)
+    wave = at.wave or Wave(number=0, chunks=names, criteria="", checkpoint=False)
+    report = review(made, wave)
     decided = wave.decided
     if options.json:
-        told = decided and {"verdict": decided.verdict, "by": decided.by, "at": decided.at}
-        print_json({"standing": at.what, "decided": told, **report})
+        said = decided and {
+            "verdict": decided.verdict, "by": decided.by, "at": clock.text_of(decided.at / 1000)
+        }  # fmt: skip
+        print_json({"standing": at.what, "decided": said, **report})
     else:
         for line in in_lines(report):
             print(shown(line, 400))
         how = f"{decided.verdict} by {decided.by}" if decided else at.what
-        print(f"{how}; {take_census(batch).line()}")
+        print(f"{how}; {take_census(made.batch).line()}")
     return EXIT_DONE if report["chunks"] else EXIT_NOTHING
 
 
 def _decide(options: Namespace) -> int:
-    made, batch = _opened(options)
+    made = chunked_of(options)
     revise = options.verb == "revise"
     wave = decide(
-        made, batch, options.verb, options.by or getpass.getuser(),
+        made, options.verb, options.by or getpass.getuser(),
         criteria=criteria_of(options.criteria) if revise else "", chunks=options.chunk if revise else (),
     )  # fmt: skip
-    at = where_it_stands(made, batch, made.plan())
+    at = state_of(made, made.plan())
     if options.json:
         print_json({"checkpoint": wave.number, "verdict": options.verb, "standing": at.what})
     else:
@@ -166,8 +169,3 @@ def _decide(options: Namespace) -> int:
         word = "" if options.verb == "stop" else f"; `hypervisor chunk run --dir {made.folder}` goes on"
         print(f"checkpoint {wave.number}: {then}{word}")
     return EXIT_DONE
-
-
-def _opened(options: Namespace) -> tuple[ChunkedBatch, Batch]:
-    made = chunked_of(options)
-    return made, made.open()

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import gates
 from ..core import clock
+from ..core.config import settings_of
 from ..core.errors import NothingToDo, UsageError
 from ..core.paths import find_project
-from ..notes import Note, Notes
-from ..review.bulk import begin_dry_run, must_be_approved, must_be_shown, read_noted
-from ..review.chunked import PLAN, ChunkedBatch, Plan, chunks_json
-from ..review.chunks import Chunk, Cut, cut, unplaced
+from ..review.approvals import begin_dry_run, require_approved, require_shown
+from ..review.notes import add_notes, read_noted, write_note_files
+from ..review.plan import PLAN, ChunkedBatch, Plan, chunks_data, make_chunked
 from ..review.records import Reading, items_of, read_queue, read_records, read_tasks
-from ..review.review import notes_of
-from . import cli_checkpoint, cli_chunk_run
-from .cli_chunk_batch import chunked_of, task_folder
+from ..review.split import Chunk, Cut, cut, unplaced
+from ..store.review import ApprovalGate, ChunkItem, Note
+from ..store.store import Store
+from . import checkpoint, chunk_run
+from .chunk_batch import chunked_of, task_folder
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
+
+#: How often the files that people read are written while notes come in.
+_FILES_SECONDS = 0.5
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
@@ -49,7 +54,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
     command.set_defaults(action=_chunk)
     verbs = command.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-    cli_chunk_run.add_run(verbs)
+    chunk_run.add_run(verbs)
     items = _verb(verbs, "items", "the ids of a chunk's items, a line each", _items)
     items.add_argument("chunk", nargs="?", metavar="CHUNK", help="without it: the worker's own")
     items.add_argument("--left", action="store_true", help="only those without a note")
@@ -59,7 +64,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     note.add_argument("item", metavar="ITEM", help="an id; - reads JSON lines with item, category, rationale")
     note.add_argument("--category", metavar="C")
     note.add_argument("--rationale", default="", metavar="R")
-    cli_checkpoint.add_checkpoint(commands["checkpoint"])
+    checkpoint.add_checkpoint(commands["checkpoint"])
 
 
 def _verb(verbs: Any, name: str, text: str, action: Any) -> ArgumentParser:
@@ -80,66 +85,72 @@ def _chunk(options: Namespace) -> int:
         raise UsageError("say what to cut: --records FILE, --queue FILE, --tasks GLOB or --noted D")
     if options.noted_as and not options.noted:
         raise UsageError("--as names a category of --noted D; give both")
-    made = _destination(options)
-    if options.bulk and made is None:
+    folder = _destination(options)
+    if options.bulk and folder is None:
         raise UsageError("--bulk needs a batch that is kept: --dir D, or --task ID")
-    if made is None:
+    if folder is None:
         plan, fresh, reading = _planned(options, None, {})
     else:
-        plan, fresh, reading = _kept(options, made)
+        plan, fresh, reading = _kept(options, folder)
     for line in reading.notes:
         print(f"hypervisor: {shown(line)}", file=sys.stderr)
     if options.json:
-        print_json({"chunks": chunks_json(fresh)})
+        print_json({"chunks": chunks_data(fresh)})
     else:
         for chunk in fresh:
             print(f"{chunk.id}  {shown(chunk.label):24} {len(chunk.items):6}")
         count = sum(len(chunk.items) for chunk in fresh)
-        print(f"{len(fresh)} {'new ' if made else ''}chunk(s) of {count} items, by {plan.cut.text}"
-              + (f"; the plan is {made.folder / PLAN}" if made else ""))  # fmt: skip
+        print(f"{len(fresh)} {'new ' if folder else ''}chunk(s) of {count} items, by {plan.cut.text}"
+              + (f"; the plan is {folder / PLAN}" if folder else ""))  # fmt: skip
     return EXIT_DONE if fresh else EXIT_NOTHING
 
 
-def _kept(options: Namespace, made: ChunkedBatch) -> tuple[Plan, list[Chunk], Reading]:
+def _kept(options: Namespace, folder: Path) -> tuple[Plan, list[Chunk], Reading]:
     """Keep what is new in a plan; return the plan, the chunks that are new in it, and what was read."""
     # Before the folder is made: what cannot be cut leaves nothing behind.
-    first = None if made.folder.exists() else _planned(options, None, {})
-    with made.changing():
-        before = made.plan() if made.exists() else None
-        known = made.items()
-        plan, fresh, reading = first if first and before is None else _planned(options, before, known)
-        if before is not None and plan.bulk and fresh:
-            raise UsageError(
-                f"{made.folder}: acts in bulk, and takes in nothing more; cut what is new in another folder"
-            )
-        if plan.bulk:  # the gate first: whatever dies from here on, nothing is done unapproved
-            project = find_project(Path.cwd(), os.environ)
-            project.prepare()
-            gates.put(project.state, gates.Gate(folder=str(made.folder), task=plan.task))
-        if fresh or before is None:
-            made.keep(plan, [record for record in reading.records if record.id not in known])
+    first = None if folder.exists() else _planned(options, None, {})
+    gate = ApprovalGate(folder=str(folder), task=options.task or "", patterns=tuple(options.bulk))
+    if first and gate.patterns:
+        _add_gate(gate)
+    made = make_chunked(folder, options.bulk)
+    before = made.plan() if made.exists() else None
+    known = made.review.items(made.number)
+    plan, fresh, reading = first if first and before is None else _planned(options, before, known)
+    if before is not None and plan.bulk and fresh:
+        raise UsageError(
+            f"{folder}: acts in bulk, and takes in nothing more; cut what is new in another folder"
+        )
     if plan.bulk:
-        made.open()
-        with made.changing():
-            begin_dry_run(made, plan)
+        _add_gate(ApprovalGate(folder=str(folder), task=plan.task, patterns=plan.bulk))
+    if fresh or before is None:
+        plan = made.keep(plan, [record for record in reading.records if record.id not in known])
+    begin_dry_run(made, plan)
     return plan, fresh, reading
 
 
+def _add_gate(gate: ApprovalGate) -> None:
+    """Shut the gate of a bulk action before its batch is made, so that a crash leaves none open."""
+    project = find_project(Path.cwd(), os.environ)
+    project.prepare()
+    with Store.open(project.state, settings_of(project.state)) as store:
+        store.review.add_gate(gate)
+        store.show_bulk()
+
+
 def _planned(
-    options: Namespace, before: Plan | None, known: Mapping[str, Mapping[str, Any]]
+    options: Namespace, before: Plan | None, known: Mapping[str, ChunkItem]
 ) -> tuple[Plan, list[Chunk], Reading]:
     """Return the plan, the chunks that are new in it, and what was read."""
     how = _how(options, before)
     cwd = str(Path.cwd())
     id_field = options.id_field if options.id_field is not None or before is None else before.id_field
     if options.records:
-        digests = {name: str(item.get("digest")) for name, item in known.items()}
+        digests = {name: item.digest for name, item in known.items()}
         reading = read_records(options.records, id_field, digests)
     elif options.queue:
         reading = read_queue(options.queue, nul=options.nul, cwd=cwd)
     elif options.noted:
-        sorted_in = chunked_of(Namespace(dir=options.noted))
-        reading = read_noted(sorted_in, sorted_in.open(), options.noted_as)
+        reading = read_noted(chunked_of(Namespace(dir=options.noted)), options.noted_as)
     else:
         reading = read_tasks(find_project(Path.cwd(), os.environ), options.tasks)
     if not reading.records and before is None:
@@ -162,6 +173,7 @@ def _planned(
         id_field=reading.id_field if options.records else (before.id_field if before else ""),
         base=before.base if before else cwd, task=(before.task if before else options.task) or "",
         chunks=(*existing, *fresh), left_out=left_out, bulk=before.bulk if before else tuple(options.bulk),
+        version=before.version if before else 0,
     )  # fmt: skip
     return plan, fresh, reading
 
@@ -182,11 +194,11 @@ def _how(options: Namespace, before: Plan | None) -> Cut:
     return before.cut
 
 
-def _destination(options: Namespace) -> ChunkedBatch | None:
+def _destination(options: Namespace) -> Path | None:
     if options.dir and options.task:
         raise UsageError("--dir and --task name two folders; leave one away")
     if options.dir:
-        return ChunkedBatch(Path(options.dir).resolve())
+        return Path(options.dir).resolve()
     if not options.task:
         return None
     found = task_folder(options.task)
@@ -195,7 +207,7 @@ def _destination(options: Namespace) -> ChunkedBatch | None:
         project.prepare()
         stamp = clock.now_text()[:19].replace("-", "").replace(":", "")
         found = project.batches / f"{stamp}-{os.urandom(3).hex()}-batch-{options.task}"
-    return ChunkedBatch(found)
+    return found.resolve()
 
 
 # ---------------------------------------------------------------------- a chunk
@@ -206,10 +218,10 @@ def _items(options: Namespace) -> int:
     name = _chunk_id(options.chunk or os.environ.get("HYPERVISOR_CHUNK_ID", ""))
     if not name:
         raise UsageError("say which chunk, like chunk-01")
-    begun = made.path(name).exists()
-    items = list(made.begun(name)) if begun else list(made.plan().chunk(name).items)
+    begun = made.review.begun(made.number).get(name)
+    items = list(begun.items if begun else made.plan().chunk(name).items)
     if options.left:
-        noted = notes_of(made, name).all()
+        noted = made.review.notes(made.number, name)
         items = [item for item in items if item not in noted]
     if options.json:
         print_json({"chunk": name, "items": items})
@@ -223,41 +235,49 @@ def _items(options: Namespace) -> int:
 def _note(options: Namespace) -> int:
     made = chunked_of(options)
     name = _chunk_id(options.chunk)
-    if not made.path(name).exists():  # a worker of a session, which no `chunk run` has started
-        with made.changing():
-            plan = made.plan()
-            made.check(plan)
-            must_be_approved(made, plan)
-            must_be_shown(made, plan, [name])
-            made.begin(plan, [plan.chunk(name).id])
-    items = made.begun(name)
-    notes = notes_of(made, name)
-    told = os.environ.get("HYPERVISOR_CHUNK_REVISION", "")
-    if told.isdecimal() and os.environ.get("HYPERVISOR_CHUNK_ID") == name:
-        # What holds now is looked up for each note: a worker of before must not write for its successor.
-        notes_of(made, name).begin(len(items))
-        notes = Notes(made.chunks, name, int(told))
+    begun = made.review.begun(made.number)
+    if name not in begun:  # a worker of a session, which no `chunk run` has started
+        plan = made.take_in()
+        require_approved(made, plan)
+        require_shown(made, plan, [name])
+        made.review.begin_chunks(made.number, plan.items_of([name]))
+        made.write_chunk(name)
+        begun = made.review.begun(made.number)
+    given = os.environ.get("HYPERVISOR_CHUNK_REVISION", "")
+    mine = given.isdecimal() and os.environ.get("HYPERVISOR_CHUNK_ID") == name
+    revision = int(given) if mine else begun[name].revision
     if options.item == "-":
-        return _notes_from_stdin(options, made, notes, items)
-    if not options.category:
+        new = _notes_from_stdin(made, name, revision)
+    elif options.category:
+        note = Note(item=options.item, category=options.category, rationale=options.rationale)
+        new = add_notes(made, name, revision, [note])
+    else:
         raise UsageError(f"say what became of {options.item}: --category C --rationale R")
-    new = notes.add([Note(item=options.item, category=options.category, rationale=options.rationale)], items)
-    return _report(options, notes, len(items), new)
+    write_note_files(made, name)
+    done, total = len(made.review.notes(made.number, name)), len(begun[name].items)
+    if options.json:
+        print_json({"chunk": name, "new": new, "processed": done, "items": total})
+    else:
+        print(f"{name}: {done} of {total} noted" + ("" if new else "; nothing new"))
+    return EXIT_DONE
 
 
-def _notes_from_stdin(
-    options: Namespace, made: ChunkedBatch, notes: Notes, items: Mapping[str, Mapping[str, Any]]
-) -> int:
+def _notes_from_stdin(made: ChunkedBatch, chunk: str, revision: int) -> int:
     """Keep each note as soon as it is read: a crash of its writer loses what it has not written."""
-    new = 0
-    for number, note in _read_notes():
-        if notes.revision < notes_of(made, notes.chunk).revision:
-            notes_of(made, notes.chunk).begin(len(items))  # then the next line is refused
-        try:
-            new += notes.add([note], items)
-        except UsageError as error:
-            raise UsageError(f"line {number}: {error}") from None
-    return _report(options, notes, len(items), new)
+    new, written = 0, time.monotonic()
+    try:
+        for number, note in _read_notes():
+            try:
+                new += add_notes(made, chunk, revision, [note])
+            except UsageError as error:
+                raise UsageError(f"line {number}: {error}") from None
+            if time.monotonic() > written + _FILES_SECONDS:
+                write_note_files(made, chunk)
+                written = time.monotonic()
+    except BaseException:
+        write_note_files(made, chunk)
+        raise
+    return new
 
 
 def _read_notes() -> Iterator[tuple[int, Note]]:
@@ -275,15 +295,6 @@ def _read_notes() -> Iterator[tuple[int, Note]]:
                 f'line {number}: not like {{"item": "m-1", "category": "keep", "rationale": "..."}} ({error})'
             ) from None
         yield number, note
-
-
-def _report(options: Namespace, notes: Notes, total: int, new: int) -> int:
-    done = len(notes.all())
-    if options.json:
-        print_json({"chunk": notes.chunk, "new": new, "processed": done, "items": total})
-    else:
-        print(f"{notes.chunk}: {done} of {total} noted" + ("" if new else "; nothing new"))
-    return EXIT_DONE
 
 
 def _chunk_id(name: str) -> str:
