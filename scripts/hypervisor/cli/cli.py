@@ -53,11 +53,11 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "report": "write a batch as one page that works offline: items that need attention, curves, items, failures",
         "serve": "show the same page live, in browsers on this machine",
     },
-    "cli_chunk": {
+    "chunk": {
         "chunk": "cut tasks, files or records into chunks: one worker's work, one person's review",
         "checkpoint": "look at what a wave of chunks came to, and say whether it goes on",
     },
-    "cli_receipts": {"receipts": "compare receipts with what else is known of the work"},
+    "receipts": {"receipts": "compare receipts with what else is known of the work"},
     "cli_clean": {"clean": "remove what runs have left, and compress the outputs of batches that are over"},
     "doctor": {"doctor": "check the machine, the programs and the project; name what is wrong and the fix"},
     "cli_spawn": {
