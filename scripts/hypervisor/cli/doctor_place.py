@@ -1,4 +1,4 @@
-"""Whether the folder of a project's state keeps what the claims rely on, and has room."""
+"""Whether the folder of a project's state can hold a store, and has room."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core import config
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, StoreUnusable
 from ..core.machine import file_system_of, on_network
 from ..core.paths import Project
 from ..queue.leftovers import TRIAL
+from ..store.sqlite import FILE, SqliteEngine
 from .checkup import Finding, failure, found, warning
 
 #: Below this a batch may fill the disk with what its agents write; and below that nothing can be claimed.
@@ -68,7 +69,7 @@ def _state(project: Project) -> Finding:
     if not os.access(state, os.W_OK | os.X_OK) or seen.st_mode & 0o077:
         return failure("state folder", text, f"chmod 700 {state}")
     # One of another user's (of a `sudo hypervisor ...`) keeps everybody from claiming.
-    for name in ("locks", "results", "workers", "trash", "batches", "sessions", "filelocks"):
+    for name in ("workers", "batches", "logs", "sessions", "locks", "results"):
         path = state / name
         if path.is_dir() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             return failure("state folder", f"{path} is not writable", f"sudo chown -R $(id -u) {state}")
@@ -79,16 +80,19 @@ def _file_system(folder: Path) -> Finding:
     kind = file_system_of(str(folder)) or "unknown"
     if not on_network(str(folder)):
         return found("file system", kind)
-    text = f"{kind} is a network file system: locks are not trusted, the dead are seen after a lease only"
-    return warning("file system", text, _ELSEWHERE)
+    text = f"{kind} is a network file system, which cannot hold the database"
+    return failure("file system", text, f"{_ELSEWHERE}, or store.url to a PostgreSQL server")
 
 
 def _promises(folder: Path) -> Iterator[Finding]:
-    """Try what the claims rely on: exclusive mkdir, links that never overwrite, locks; and the clock."""
+    """Try what claims rely on: exclusive mkdir, locks, a database; and the clock."""
     try:
         with tempfile.TemporaryDirectory(prefix=TRIAL, dir=folder) as scratch:
             faults = _try_promises(scratch)
             now, written = time.time(), os.stat(scratch).st_mtime
+    except StoreUnusable as error:
+        yield failure("claims", f"no database can be made here: {error}", _ELSEWHERE)
+        return
     except OSError as error:
         text = f"cannot be tried in {folder}: {error.strerror}"
         yield failure("claims", text, f"chmod u+rwx {folder}, make room, or {_ELSEWHERE}")
@@ -96,7 +100,7 @@ def _promises(folder: Path) -> Iterator[Finding]:
     if faults:
         yield failure("claims", f"does not hold: {', '.join(faults)}", _ELSEWHERE)
     else:
-        yield found("claims", "mkdir, links and locks hold")
+        yield found("claims", "mkdir and locks hold, and a database can be written")
     source = Path(__file__).stat().st_mtime
     if abs(now - written) > _CLOCK_SECONDS:
         text = f"files are dated {written - now:+.0f} s beside this machine's clock"
@@ -118,19 +122,14 @@ def _try_promises(scratch: str) -> list[str]:
         pass
     first = os.path.join(scratch, "first")
     with open(first, "wb") as one, open(first, "rb") as two:
-        os.link(first, first + ".link")
-        try:
-            os.link(first, first + ".link")
-            faults.append("link never overwrites")
-        except FileExistsError:
-            pass
         fcntl.flock(one, fcntl.LOCK_EX)
         try:
             fcntl.flock(two, fcntl.LOCK_SH | fcntl.LOCK_NB)
             faults.append("flock excludes")
         except BlockingIOError:
             pass
-    os.symlink("text", first + ".symlink")
+    if not on_network(scratch):  # said by another check
+        SqliteEngine(os.path.join(scratch, FILE)).close()
     return faults
 
 

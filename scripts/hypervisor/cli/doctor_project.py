@@ -1,4 +1,4 @@
-"""Whether a project's repository, its rules and its records are as work needs them."""
+"""Whether a project's repository and its rules are as agents need them, and what runs have left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..claims.directory import DirectoryStore, Policy
 from ..core.config import settings_of
 from ..core.errors import HypervisorError
 from ..core.paths import Project
@@ -19,24 +18,21 @@ from ..git.git import Git, GitError
 from ..queue import leftovers, retention
 from ..tasks.finding import find_task_files
 from .checkup import Finding, found, warning
+from .doctor_store import dead_locks
 
 #: Beyond this it is worth a word what the outputs of old batches take.
 _MANY_BYTES = 1 << 30
-#: How many results are looked at: those of a project that has many are looked at in part.
-_RESULTS = 20_000
 #: What a worker that changes code uses: tools, and commands of git's.
 _NEEDED = ("Edit", "Write", "git add", "git commit")
 
 
 def examine(project: Project, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield what is found of the repository, the workers' permissions, claims, results and outputs."""
+    """Yield what is found of the repository, the workers' permissions, outputs and leftovers."""
     yield _repository(project, environ)
     uses_us = project.state.is_dir() or _has_tasks(project)
     if uses_us:
         yield _permissions(project, environ)
     if project.state.is_dir():
-        yield _claims(project)
-        yield _results(project)
         yield _outputs(project)
         yield _leftovers(project)
 
@@ -118,51 +114,6 @@ def _allows(rule: str, needed: str) -> bool:
     return inside is not None and needed.startswith((inside[1] or "").strip())
 
 
-def _claims(project: Project) -> Finding:
-    store = DirectoryStore(str(project.state), policy=Policy(patient=False))
-    try:
-        keys = list(store.layout.unfinished()) if os.path.isdir(store.layout.locks) else []
-        held = [key for key in keys if store.held(key) is not None]
-        dead = [key for key in held if not store.is_held(key)]
-    except OSError as error:
-        return warning("claims held", f"{error.filename}: {error.strerror}", f"ls -l {project.state}")
-    if dead:
-        text = f"{len(held) - len(dead)}; {len(dead)} more of the dead or the silent, such as {dead[0]}"
-        return warning("claims held", text, "hypervisor reap")
-    return found("claims held", str(len(held)))
-
-
-def _results(project: Project) -> Finding:
-    damaged, seen = [], 0
-    for folder in (project.state, *(Path(path) for _, path in retention.batches_of(project))):
-        for path in _files(folder / "results"):
-            seen += 1
-            if seen > _RESULTS:
-                break
-            try:
-                whole = isinstance(json.loads(Path(path).read_bytes()), dict)
-            except FileNotFoundError:
-                continue  # a view of a result that there is not yet
-            except (OSError, ValueError):
-                whole = False
-            if not whole:
-                damaged.append(path)
-    if damaged:
-        text = f"{len(damaged)} cannot be read, such as {damaged[0]}"
-        return warning("results", text, f"look at it; to have its item done again: rm {damaged[0]}")
-    return found("results", f"{min(seen, _RESULTS)} looked at, all whole")
-
-
-def _files(folder: Path) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (
-                entry.path for entry in entries if entry.name.endswith(".json") and not entry.is_symlink()
-            )
-    except OSError:
-        return
-
-
 def _outputs(project: Project) -> Finding:
     kept = retention.survey(retention.batches_of(project))
     total = sum(one.size.bytes for one in kept)
@@ -173,9 +124,8 @@ def _outputs(project: Project) -> Finding:
 
 
 def _leftovers(project: Project) -> Finding:
-    left = leftovers.find(project.state, {str(path.parent) for path in _task_files(project)})
+    left = len(leftovers.find(project.state, {str(path.parent) for path in _task_files(project)}))
+    left += len(dead_locks(str(project.state / "workers")))
     if left:
-        return warning(
-            "leftovers", f"{len(left)} of processes that died, or of old sessions", "hypervisor clean"
-        )
+        return warning("leftovers", f"{left} of crashed processes, or of old sessions", "hypervisor clean")
     return found("leftovers", "none")

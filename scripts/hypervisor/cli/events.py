@@ -14,6 +14,7 @@ from typing import Any
 from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.paths import Project, find_project
+from ..queue.batches import begun_since
 from ..report.ends import EventReader, event_line
 from ..store.store import Store
 from ..store.waiting import TICK_SECONDS, wait_until
@@ -49,10 +50,19 @@ def _events(options: Namespace) -> int:
         return EXIT_DONE if count or options.follow else EXIT_NOTHING
 
 
-def _opened(options: Namespace, stack: contextlib.ExitStack) -> tuple[Store, Project | None, int | None] | None:
-    """Return the store, its project, and the batch that is asked for; None where nobody has begun anything."""
+def _opened(
+    options: Namespace, stack: contextlib.ExitStack
+) -> tuple[Store, Project | None, int | None] | None:
+    """Return the store, its project, and the batch asked for; None where nobody has begun anything."""
     if options.batch or options.dir:
-        batch = stack.enter_context(batch_of(options))
+        batch = batch_of(options)
+        while options.follow and batch.temporary is not None:  # nobody has begun it
+            begun = begun_since(batch)
+            if begun is not None:
+                batch.close()
+                batch = begun
+            time.sleep(TICK_SECONDS)
+        stack.enter_context(batch)
         return batch.store, batch.project, batch.number
     project = find_project(Path.cwd(), os.environ)
     while True:

@@ -46,7 +46,9 @@ def _status(options: Namespace) -> int:
         return _print(options, project, _tasks(project, settings, None), [], [])
     with store:
         store.rescuer.rescue_now_and_then()
-        return _print(options, project, _tasks(project, settings, store), _batches(project, store), _claims(store))
+        return _print(
+            options, project, _tasks(project, settings, store), _batches(project, store), _claims(store)
+        )
 
 
 def _tasks(project: Project, settings: Mapping[str, Any], store: Store | None) -> dict[str, Any]:
@@ -57,7 +59,9 @@ def _batches(project: Project, store: Store) -> list[dict[str, Any]]:
     from ..queue.batches import all_of  # noqa: PLC0415 - not in a project without a store
     from ..queue.summary import take_census  # noqa: PLC0415
 
-    return [{"batch_id": batch.id, "census": take_census(batch).to_json()} for batch in all_of(project, store)]
+    return [
+        {"batch_id": batch.id, "census": take_census(batch).to_json()} for batch in all_of(project, store)
+    ]
 
 
 def _claims(store: Store) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from ..core.config import settings_of
 from ..core.errors import NothingToDo, UsageError
 from ..core.paths import Project, find_project
-from ..hooks.delivery import hand_over
+from ..hooks.delivery import deliver
 from ..queue.batch import Batch
 from ..queue.batches import open_named, open_record
 from ..queue.summary import Census, take_census
@@ -158,7 +158,7 @@ def _for_session(store: Store, session: str, options: Namespace, deadline: float
         return EXIT_NOTHING
     if not found:
         raise NothingToDo("nothing of this session is under way, and it was told of all that has ended")
-    text, notices = hand_over(queue, "wait", store.sessions.workers(session))
+    text, notices = deliver(queue, "wait", store.sessions.workers(session))
     if not notices:  # told by a hook in this very moment
         raise NothingToDo("this session was told of all that has ended")
     rows = [{"task": one.name, "event": one.end, "why": one.why} for one in notices]

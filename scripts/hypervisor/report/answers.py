@@ -15,13 +15,13 @@ from ..queue.batch import Batch
 from ..queue.summary import take_census
 from ..store.batches import Running
 from ..store.records import Attempt
-from ..store.sqlite import FILE as STORE_FILE
 from ..tasks.actor import Actor
-from ..tasks.catalog import CatalogView, TaskCatalog
+from ..tasks.catalog import TaskCatalog
 from ..tasks.completion import TaskCompletion
 from ..tasks.live import LiveIndex
 from ..tasks.service import Hold, TaskService
 from ..tasks.tasks import read_task
+from ..tasks.view import CatalogView
 from .activity import active_items
 from .listing import task_row
 from .timeline import Timeline
@@ -41,14 +41,15 @@ def task_details(service: TaskService, task: TaskHead) -> dict[str, Any]:
     held = service.held(task)
     if held is not None:
         row["claim"] = {
-            "attempt": held.number, "holder": held.worker.name, "silent_seconds": round(held.silent / 1000, 1),
+            "attempt": held.number, "holder": held.worker.name,
+            "silent_seconds": round(held.silent / 1000, 1),
         }  # fmt: skip
     refusal = service.why_not(task)
     row["ready"] = refusal is None
     if refusal is not None:
         row["why_not"] = refusal
-    begun = (service.project.state / STORE_FILE).exists()
-    attempts = service.store.claims.attempts(service.key(task)) if begun else []
+    store = service.catalog.store
+    attempts = store.claims.attempts(service.key(task)) if store is not None else []
     row["history"] = [_attempt_row(one) for one in attempts[-_HISTORY:]]
     return row | {"body": read_task(Path(task.path), service.settings).body}
 
@@ -73,7 +74,9 @@ def claim_answer(service: TaskService, task: Task, hold: Hold) -> dict[str, Any]
     return {"task": row | {"body": task.body}, "claim": claim}
 
 
-def reported(service: TaskService, assigned: AssignedTask, completion: TaskCompletion | str) -> dict[str, Any]:
+def reported(
+    service: TaskService, assigned: AssignedTask, completion: TaskCompletion | str
+) -> dict[str, Any]:
     """Write the report of an agent on the task that it was started for; return the answer to it.
 
     Args:

@@ -60,9 +60,7 @@ class EventReader:
 
     def _read(self) -> Iterator[Event]:
         events = self.store.events
-        found = (
-            events.since(self.place) if self.batch is None else events.about(self.batch, self.place)
-        )
+        found = events.since(self.place) if self.batch is None else events.about(self.batch, self.place)
         for event in found:
             self.place = event.id
             yield event

@@ -76,7 +76,7 @@ class BatchFollower:
     items: list[FollowedItem] = field(default_factory=list)
     #: Rises with each look that found something new.
     version: int = 0
-    #: Tells this list from that of another process: numbers and versions of the one mean nothing in the other.
+    #: Tells this list from another process's, whose numbers and versions mean something else.
     instance: str = field(default_factory=lambda: secrets.token_hex(4))
     _numbers: dict[int, int] = field(default_factory=dict)
     #: The latest event that was heeded, and the latest item of the queue.
@@ -100,9 +100,7 @@ class BatchFollower:
 
     def _take(self, found: ItemProgress) -> None:
         number = self._numbers.setdefault(found.seq, len(self.items))
-        row = FollowedItem(
-            number=number, item=found, ref=self.batch.ref_of(found.work), version=self.version
-        )
+        row = FollowedItem(number=number, item=found, ref=self.batch.ref_of(found.work), version=self.version)
         if number == len(self.items):
             self.items.append(row)
         else:

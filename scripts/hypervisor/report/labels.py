@@ -13,6 +13,8 @@ from ..core import clock, printable
 from ..core.config import settings_of
 from ..core.errors import HypervisorError
 from ..queue.batch import Batch, ItemRef
+from ..review.plan import ChunkedBatch
+from ..review.waves import state_of
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
 from .attention import Attention
@@ -28,10 +30,18 @@ class ItemNames:
     """Ids and titles of the tasks, or titles of the chunks, that are items of a batch."""
 
     batch: Batch
+    #: By the path of a task, or the item's line.
     _known: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _chunks: bool = False
 
     def learn(self, refs: list[ItemRef]) -> None:
-        """Look up the tasks among *refs* that are not known yet."""
+        """Look up what is not known yet: the tasks among *refs*, and the chunks of the batch."""
+        if not self._chunks:
+            self._chunks = True
+            with contextlib.suppress(*_FAULTS):
+                made = ChunkedBatch(self.batch)
+                for chunk in made.plan().chunks if made.exists() else ():
+                    self._known[chunk.id] = (chunk.id, f"{chunk.label}: {len(chunk.items)} items")
         missing = [ref.path for ref in refs if ref.task and ref.path not in self._known]
         if not missing or self.batch.project is None:
             return
@@ -50,8 +60,8 @@ class ItemNames:
             self._known.setdefault(path, ("", ""))  # gone meanwhile: not looked for again
 
     def of(self, ref: ItemRef) -> tuple[str, str]:
-        """Return id and title of the task that an item is, "" where it is none or not known."""
-        return self._known.get(ref.path, ("", "")) if ref.task else ("", "")
+        """Return id and title of the task or the chunk that an item is, "" where it is none or not known."""
+        return self._known.get(ref.path if ref.task else ref.item, ("", ""))
 
 
 def called(batch: Batch) -> str:
@@ -76,4 +86,14 @@ def names_of(batch: Batch) -> dict[str, Any]:
 
 def checkpoints_of(batch: Batch) -> Iterator[Attention]:
     """Yield the checkpoint of a batch of chunks that waits for a person, if one does."""
-    yield from ()
+    made = ChunkedBatch(batch)
+    with contextlib.suppress(*_FAULTS):
+        state = state_of(made, made.plan()) if made.exists() else None
+        if state is not None and state.wave is not None and state.what in ("open", "stopped"):
+            chunks = printable.line(", ".join(state.wave.chunks), 200) or "the dry run of what acts in bulk"
+            said = "waits for your decision" if state.what == "open" else "was stopped"
+            yield Attention(
+                state="blocked", reason=f"checkpoint {state.wave.number} {said}: {chunks}",
+                next="look at it, then approve or revise",
+                type=f"hypervisor checkpoint --dir {shlex.quote(batch.folder)}",
+            )  # fmt: skip

@@ -154,8 +154,8 @@ class ReportBuilder:
                 for skip in self.batch.options.skipped
             ],
             "needs_attention": [
-                asdict(one)
-                for one in (*checkpoints_of(self.batch), *group_by_reason(self._troubled(), called(self.batch)))
+                *map(asdict, checkpoints_of(self.batch)),
+                *map(asdict, group_by_reason(self._troubled(), called(self.batch))),
             ],
             "tries": [
                 [row.number, *one]

@@ -24,7 +24,8 @@ from ..queue.summary import take_census
 from ..store.progress import HeldItem
 from ..store.store import Store
 from ..tasks.actor import Actor
-from ..tasks.catalog import CatalogView, TaskCatalog
+from ..tasks.catalog import TaskCatalog
+from ..tasks.view import CatalogView
 from .activity import coordinator_lives
 from .answers import timeline_of
 
@@ -61,7 +62,7 @@ def workload(project: Project, settings: Mapping[str, Any], environ: Mapping[str
 
 
 def current_branch(project: Project, environ: Mapping[str, str]) -> str:
-    """Return the hive's branch for a caller that names none: its batch's, else the git branch, else ``main``."""
+    """Return the hive's branch where none is named: the batch's, else the git branch, else ``main``."""
     if environ.get(BRANCH):
         return environ[BRANCH]
     try:
@@ -137,7 +138,8 @@ def _row(batch: Batch, *, live: bool, running: int) -> dict[str, Any]:
         pass  # of workers inside a session
     row = {
         "batch_id": batch.id, "branch_id": branch, "strategy": strategy, "running": running,
-        "queued": take_census(batch).of("waiting"), "held_up": timeline_of(batch).held_up, "coordinator": live,
+        "queued": take_census(batch).of("waiting"), "held_up": timeline_of(batch).held_up,
+        "coordinator": live,
     }  # fmt: skip
     return {key: value for key, value in row.items() if value != ""}
 

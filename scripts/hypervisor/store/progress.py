@@ -104,6 +104,8 @@ class HeldItem:
     batch: int | None
     #: Milliseconds since the worker was last heard.
     silent: int
+    #: Milliseconds until its lease ends; negative once it has.
+    expires_in: int
 
 
 class BatchProgress:
@@ -186,9 +188,10 @@ class BatchProgress:
                 attempt=attempt, number=number, claimed_at=claimed, work=work, key=key,
                 text=from_column(text), worker=worker, name=name or "", host=host or "",
                 session=session or "", agent=agent or "", log=log or "", batch=batch, silent=silent or 0,
+                expires_in=expires,
             )
             for (attempt, number, claimed, work, key, text, worker, name, host, session, agent, log, batch,
-                 silent) in self._engine.read(SQL.held)
+                 silent, expires) in self._engine.read(SQL.held)
         ]  # fmt: skip
 
 

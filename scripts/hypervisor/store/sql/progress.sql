@@ -50,6 +50,6 @@ WHERE i.batch = :batch AND a.worker IN {names}
 
 -- name: held
 SELECT a.id, a.number, a.claimed_at, w.id, w.key, w.text, a.worker, k.name, k.host, k.session, k.agent, a.log,
-    a.batch, {now} - k.seen_at
+    a.batch, {now} - k.seen_at, a.lease_until - {lease_now}
 FROM attempt AS a JOIN work AS w ON w.id = a.work LEFT JOIN worker AS k ON k.id = a.worker
 WHERE a.ended_at IS NULL ORDER BY a.claimed_at, a.id
