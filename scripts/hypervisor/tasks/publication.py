@@ -24,6 +24,7 @@ from ..core.model import CLOSED, FileEdit, KeyEdit, TaskStatus
 from ..store.records import Abandoned, Attempt, Result, Revoked, Work
 from ..store.store import Store
 from .editing import Change, Rewrite, Rewritten, rewrite_all
+from .receipts import write_left
 from .vocabulary import spelling
 
 #: Results that are published together.
@@ -59,6 +60,7 @@ def settle(store: Store, seconds: float = 0.0) -> list[Revoked]:
                 store.drop_lock(one.attempt, locks[one.attempt])
     publish_pending(store)
     restore(store)
+    write_left(store, Path(store.folder).parent)
     return revoked
 
 

@@ -5,12 +5,13 @@ A crash between the two leaves the line unwritten; `write_left` appends it with 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.errors import Unreadable
+from ..core.errors import Refused, Unreadable
 from ..documents import markdown
 from ..store.receipts import Receipt
 from ..store.store import Store
@@ -96,14 +97,12 @@ def write_receipts(store: Store, key: str, path: Path, *, removed: bool = False)
 def write_left(store: Store, root: Path) -> int:
     """Write the lines that crashed processes left out of bodies; return of how many tasks.
 
-    A file that is gone, or cannot be read, is passed over: `receipts verify` names it.
+    A file that is gone, locked or cannot be read is passed over: `receipts verify` names it.
     """
     left = store.receipts.unwritten()
     for key, relative in left:
-        try:
+        with contextlib.suppress(Unreadable, Refused):
             write_receipts(store, key, root / relative)
-        except Unreadable:
-            continue
     return len(left)
 
 
