@@ -68,17 +68,22 @@ class Batches:
         self._engine = engine
 
     def create(self, name: str, folder: str, options: Mapping[str, Any]) -> BatchRecord:
-        """*Atomically* make a batch unless there is one of that name; return it either way."""
+        """*Atomically* make a batch unless there is one of that name; return it either way. Durable."""
 
         def body(tx: Transaction) -> BatchRecord:
             tx.run(SQL.create, {"name": name, "folder": to_column(folder), "options": json.dumps(options)})
             return _batch_of(tx.run(SQL.by_name, {"name": name})[0])
 
-        return self._engine.write(body)
+        return self._engine.write(body, durable=True)
 
     def find(self, name: str) -> BatchRecord | None:
         """Return the batch of that name, or None."""
         rows = self._engine.read(SQL.by_name, {"name": name})
+        return _batch_of(rows[0]) if rows else None
+
+    def in_folder(self, folder: str) -> BatchRecord | None:
+        """Return the newest batch of that folder, or None."""
+        rows = self._engine.read(SQL.by_folder, {"folder": to_column(folder)})
         return _batch_of(rows[0]) if rows else None
 
     def get(self, batch: int) -> BatchRecord:
@@ -122,7 +127,9 @@ class Batches:
         def body(tx: Transaction) -> bool:
             if not tx.run(SQL.advance, {"batch": batch, "start": start, "stop": stop, "tail": tail}):
                 return False
-            add_items(tx, batch, items)
+            added = add_items(tx, batch, items)
+            if added < len(items):
+                tx.run(SQL.count_duplicates, {"batch": batch, "count": len(items) - added})
             return True
 
         return self._engine.write(body)
@@ -149,13 +156,22 @@ class Batches:
         """Return what is being worked on, the longest first."""
         return [_running_of(row) for row in self._engine.read(SQL.running, {"batch": batch})]
 
+    def room(self, batch: int, limit: int) -> tuple[int, int]:
+        """Return how many items are ready, counted up to *limit*, and how many workers hold claims."""
+        ready, workers = self._engine.read(SQL.room, {"batch": batch, "limit": limit})[0]
+        return int(ready), int(workers)
+
+    def any_running(self, batch: int) -> bool:
+        """Return whether any item is being worked on."""
+        return bool(self._engine.read(SQL.any_running, {"batch": batch}))
+
     def ready_in(self, batch: int) -> float | None:
         """Return the seconds until some ready item may be claimed, 0.0 for now; None if none is ready."""
         found = self._engine.read(SQL.next_ready_at, {"batch": batch})[0][0]
         return None if found is None else max(0.0, found / 1000)
 
     def reopened(self, batch: int) -> bool:
-        """Tell whether any item is ready, be it delayed."""
+        """Return whether any item is ready, be it delayed."""
         return bool(self._engine.read(SQL.any_ready, {"batch": batch}))
 
     def spent(self, batch: int) -> dict[int, Spent]:
@@ -177,26 +193,30 @@ class Batches:
         self._engine.write(lambda tx: tx.run(SQL.finish, {"batch": batch}))
 
 
-def add_items(tx: Transaction, batch: int, items: Sequence[Item]) -> None:
+def add_items(tx: Transaction, batch: int, items: Sequence[Item]) -> int:
+    """Append items to a batch within a transaction; return how many it did not have."""
     for item in items:
-        if item.reopen:
+        if item.reopen and not tx.run(SQL.known, {"key": item.key, "batch": batch}):
             ready_work(tx, item.key, item.text, reopen=True)
     tx.each(SQL.add_work, [{"key": one.key, "text": to_column(one.text)} for one in items if not one.reopen])
+    tx.run(SQL.lock, {"batch": batch})  # two that append at once take the same places otherwise
     first = tx.run(SQL.last_seq, {"batch": batch})[0][0] + 1
-    tx.each(
+    added = tx.each(
         SQL.add_item,
         [
             {"batch": batch, "seq": seq, "key": one.key, "priority": one.priority}
             for seq, one in enumerate(items, first)
         ],
     )
+    return len(added)
 
 
 def _batch_of(row: Row) -> BatchRecord:
-    id_, name, folder, created, options, offset, tail, drain, finished = row
+    id_, name, folder, created, options, offset, tail, drain, finished, duplicates = row
     return BatchRecord(
         id=id_, name=name, folder=from_column(folder), created_at=created, options=json.loads(options),
         queue_offset=offset, queue_tail=bytes(tail or b""), drain_at=drain, finished_at=finished,
+        duplicates=duplicates,
     )  # fmt: skip
 
 

@@ -43,6 +43,8 @@ from .records import (
 
 SQL = statements.load("claims")
 
+#: On PostgreSQL an item may change hands between two statements: how often it is looked at again.
+_TRIES = 50
 #: One encoder for all, as `json.dumps` makes one a call.
 _encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 #: Claims that one call takes from dead or silent workers; those that are left are taken by the next call.
@@ -125,14 +127,18 @@ class Claims:
 
         def body(tx: Transaction) -> Claim | Held | Decided:
             add_worker(tx, worker)
-            work = ready_work(tx, key, text, reopen=reopen)
-            rows = tx.run(SQL.claim_work, {"work": work.id}) if not work.decided else []
-            if rows:
-                found = self._open(tx, rows, worker.id, batch, revert=revert, lock=lock)
-                if task is not None and worker.session:
-                    add_agent_claim(tx, worker.session, worker.agent, found[0].attempt, task)
-                return found[0]
-            return _not_claimed(tx, work)
+            for _ in range(_TRIES):
+                work = ready_work(tx, key, text, reopen=reopen)
+                if work.result is not None:
+                    return Decided(work=work.id, cycle=work.cycle, result=work.result)
+                if rows := tx.run(SQL.claim_work, {"work": work.id}):
+                    found = self._open(tx, rows, worker.id, batch, revert=revert, lock=lock)
+                    if task is not None and worker.session:
+                        add_agent_claim(tx, worker.session, worker.agent, found[0].attempt, task)
+                    return found[0]
+                if held := tx.run(SQL.holder, {"work": work.id}):
+                    return _held_of(held[0])
+            raise RuntimeError(f"work {work.id} ({work.key}) is {work.state} without an open attempt")
 
         return self._engine.write(body)
 
@@ -331,20 +337,26 @@ class Claims:
         """
 
         def body(tx: Transaction) -> Work | None:
-            work = ready_work(tx, key, text, reopen=True)
-            for (attempt,) in tx.run(SQL.open_attempt_of, {"work": work.id}):
-                tx.run(
-                    SQL.end_attempt,
-                    {"attempt": attempt, "outcome": "revoked", "detail": plain(f"cancelled by {by}"), "counted": 0,
-                     "tokens": None, "cost_usd": None, "log": None},
+            why = plain(f"cancelled by {by}")
+            for _ in range(_TRIES):
+                work = ready_work(tx, key, text, reopen=True)
+                if work.decided:
+                    return None
+                for (attempt,) in tx.run(SQL.open_attempt_of, {"work": work.id}):
+                    ended = {"attempt": attempt, "outcome": "revoked", "detail": why, "counted": 0}
+                    if tx.run(SQL.end_attempt, {**ended, "tokens": None, "cost_usd": None, "log": None}):
+                        tx.run(SQL.add_event, _event("revoked", work.id, attempt, why))
+                # Not if it was claimed once more meanwhile: that attempt has to be ended first.
+                done = tx.run(
+                    SQL.cancel,
+                    {"work": work.id, "number": work.last_number, "result": _text(result),
+                     "published": int(published)},
                 )  # fmt: skip
-                tx.run(SQL.add_event, _event("revoked", work.id, attempt, plain(f"cancelled by {by}")))
-            done = tx.run(SQL.cancel, {"work": work.id, "result": _text(result), "published": int(published)})
-            if not done:
-                return None
-            tx.run(SQL.not_ready, {"ids": json.dumps([work.id])})
-            tx.run(SQL.add_event, _event("cancelled", work.id, None, plain(result.get("outcome", ""))))
-            return work_of(tx.run(SQL.work, {"work": work.id})[0])
+                if done:
+                    tx.run(SQL.not_ready, {"ids": json.dumps([work.id])})
+                    tx.run(SQL.add_event, _event("cancelled", work.id, None, plain(result.get("outcome", ""))))
+                    return work_of(tx.run(SQL.work, {"work": work.id})[0])
+            raise RuntimeError(f"work {work.id} ({work.key}) changed hands {_TRIES} times at one moment")
 
         return self._engine.write(body, durable=True)
 
@@ -635,9 +647,11 @@ def ready_work(tx: Transaction, key: str, text: str, *, reopen: bool) -> Work:
     if latest is not None and not (reopen and latest.decided and latest.published):
         return latest
     cycle, number = (latest.cycle + 1, latest.last_number) if latest else (1, 0)
-    tx.run(SQL.insert_work, {"key": key, "cycle": cycle, "text": to_column(text), "last_number": number})
+    made = tx.run(
+        SQL.insert_work, {"key": key, "cycle": cycle, "text": to_column(text), "last_number": number}
+    )
     fresh = work_of(tx.run(SQL.latest, {"key": key})[0])
-    if latest is not None:
+    if latest is not None and made:
         tx.run(SQL.add_event, _event("reopened", fresh.id, None, f"cycle {fresh.cycle}"))
     return fresh
 
@@ -677,20 +691,6 @@ def _held_of(row: Row) -> Held:
         worker=worker_of(tuple(worker)), claimed_at=claimed, expires_in=expires,
         revert=None if revert is None else json.loads(revert), batch=batch, lock=lock or "", silent=silent,
     )  # fmt: skip
-
-
-def _not_claimed(tx: Transaction, work: Work) -> Held | Decided:
-    """Return why work could not be claimed, as of now."""
-    if work.result is not None:
-        return Decided(work=work.id, cycle=work.cycle, result=work.result)
-    rows = tx.run(SQL.holder, {"work": work.id})
-    if rows:
-        return _held_of(rows[0])
-    # Only on PostgreSQL: it changed hands between the statements.
-    now = work_of(tx.run(SQL.work, {"work": work.id})[0])
-    if now.result is not None:
-        return Decided(work=now.id, cycle=now.cycle, result=now.result)
-    raise RuntimeError(f"work {work.id} ({work.key}) is {now.state} without an open attempt")
 
 
 def _answer_again(tx: Transaction, one: Completion, text: str) -> Answer:

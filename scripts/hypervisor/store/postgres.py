@@ -79,9 +79,8 @@ class PostgresEngine(Engine):
 
     def version(self) -> int:
         """See `Engine.version`."""
-        rows = self.read(
-            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
-        )
+        # The transactions that are over and those that are open: it changes with each that writes.
+        rows = self.read("SELECT hashtextextended(CAST(pg_current_snapshot() AS text), 0)")
         return int(rows[0][0])
 
     def close(self) -> None:
@@ -117,16 +116,25 @@ class PostgresEngine(Engine):
         return self._connection
 
     def _make_schema(self) -> int:
-        with self._as_os_errors(), self._connection.transaction():
-            run = self._connection.execute
-            run("SELECT pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
-            run(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._name)))
-            there = run("SELECT to_regclass('meta') IS NOT NULL").fetchone()
-            if there is not None and not there[0]:
-                for statement in schema_script("postgres"):
-                    run(statement)  # type: ignore[arg-type]
-                run("INSERT INTO meta (name, value) VALUES ('schema', %s)", (str(SCHEMA),))
-            found = run("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+        """Make the tables where there are none, whoever of many comes first; return the schema's version."""
+        run = self._connection.execute
+        with self._as_os_errors():
+            if found := self._schema_found():  # so that who may only use the tables needs no right to make any
+                return found
+            with self._connection.transaction():
+                run("SELECT pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
+                if not self._schema_found():  # again: another may have been faster
+                    run(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._name)))
+                    for statement in schema_script("postgres"):
+                        run(statement)  # type: ignore[arg-type]
+                    run("INSERT INTO meta (name, value) VALUES ('schema', %s)", (str(SCHEMA),))
+            return self._schema_found()
+
+    def _schema_found(self) -> int:
+        there = self._connection.execute("SELECT to_regclass('meta') IS NOT NULL").fetchone()
+        if there is None or not there[0]:
+            return 0
+        found = self._connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
         return int(found[0]) if found else 0
 
     @contextlib.contextmanager

@@ -7,6 +7,7 @@ A file holds blocks that begin with ``-- name: <name>``. Parameters are written 
 ``{lease_now}``    lease-clock milliseconds (SQLite: ``:lease_now``; PostgreSQL: the server's clock)
 ``{skip_locked}``  ``FOR UPDATE OF w SKIP LOCKED`` on PostgreSQL, nothing on SQLite
 ``{lock_both}``    ``FOR UPDATE OF a, w`` on PostgreSQL, nothing on SQLite, whose writers take turns
+``{for_update}``   ``FOR UPDATE``, likewise
 ``{share_work}``   ``FOR SHARE OF w``, likewise: the row stays as it was read until the transaction's end
 ``{ids}``          a subquery over the JSON array of integers in ``:ids``
 ``{names}``        a subquery over the JSON array of strings in ``:names``
@@ -37,6 +38,7 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
         "{lease_now}": ":lease_now",
         "{skip_locked}": "",
         "{lock_both}": "",
+        "{for_update}": "",
         "{share_work}": "",
         "{ids}": "(SELECT value FROM json_each(:ids))",
         "{names}": "(SELECT value FROM json_each(:names))",
@@ -57,6 +59,7 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
         "{lease_now}": _PG_NOW,
         "{skip_locked}": "FOR UPDATE OF w SKIP LOCKED",
         "{lock_both}": "FOR UPDATE OF a, w",
+        "{for_update}": "FOR UPDATE",
         "{share_work}": "FOR SHARE OF w",
         "{ids}": "(SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:ids AS json)))",
         "{names}": "(SELECT value FROM json_array_elements_text(CAST(:names AS json)))",

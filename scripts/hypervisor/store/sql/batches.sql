@@ -3,15 +3,19 @@ INSERT INTO batch (name, folder, created_at, options) VALUES (:name, :folder, {n
 ON CONFLICT (name) DO NOTHING
 
 -- name: by_name
-SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at
+SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at, duplicates
 FROM batch WHERE name = :name
 
 -- name: by_id
-SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at
+SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at, duplicates
 FROM batch WHERE id = :batch
 
+-- name: by_folder
+SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at, duplicates
+FROM batch WHERE folder = :folder ORDER BY id DESC LIMIT 1
+
 -- name: all
-SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at
+SELECT id, name, folder, created_at, options, queue_offset, queue_tail, drain_at, finished_at, duplicates
 FROM batch ORDER BY id
 
 -- name: set_options
@@ -20,6 +24,9 @@ UPDATE batch SET options = :options WHERE id = :batch
 -- name: advance
 UPDATE batch SET queue_offset = :stop, queue_tail = :tail WHERE id = :batch AND queue_offset = :start
 RETURNING id
+
+-- name: lock
+SELECT id FROM batch WHERE id = :batch {for_update}
 
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM batch_item WHERE batch = :batch
@@ -30,14 +37,32 @@ INSERT INTO work (key, cycle, text, state) VALUES (:key, 1, :text, 'ready') ON C
 -- name: add_item
 INSERT INTO batch_item (batch, seq, work, priority, ready)
 SELECT :batch, :seq, w.id, :priority, CASE WHEN w.state = 'ready' THEN 1 ELSE 0 END
-FROM work AS w WHERE w.key = :key ORDER BY w.cycle DESC LIMIT 1
+FROM work AS w WHERE w.key = :key AND NOT EXISTS (
+    SELECT 1 FROM batch_item AS i JOIN work AS other ON other.id = i.work
+    WHERE other.key = :key AND i.batch = :batch)
+ORDER BY w.cycle DESC LIMIT 1 {share_work}
 ON CONFLICT DO NOTHING
+RETURNING seq
+
+-- name: known
+SELECT 1 FROM batch_item AS i JOIN work AS w ON w.id = i.work WHERE w.key = :key AND i.batch = :batch
+
+-- name: count_duplicates
+UPDATE batch SET duplicates = duplicates + :count WHERE id = :batch
 
 -- name: census
 SELECT w.state, count(*) FROM batch_item AS i JOIN work AS w ON w.id = i.work WHERE i.batch = :batch GROUP BY w.state
 
 -- name: any_ready
 SELECT 1 FROM batch_item WHERE batch = :batch AND ready = 1 LIMIT 1
+
+-- name: room
+SELECT (SELECT count(*) FROM (SELECT 1 FROM batch_item WHERE batch = :batch AND ready = 1 LIMIT :limit) AS some),
+    (SELECT count(DISTINCT worker) FROM attempt WHERE ended_at IS NULL)
+
+-- name: any_running
+SELECT 1 FROM attempt AS a JOIN batch_item AS i ON i.work = a.work
+WHERE a.ended_at IS NULL AND i.batch = :batch LIMIT 1
 
 -- name: next_ready_at
 SELECT min(w.not_before) - {now} FROM batch_item AS i JOIN work AS w ON w.id = i.work
@@ -63,7 +88,8 @@ FROM batch_item AS i JOIN work AS w ON w.id = i.work
 WHERE i.batch = :batch AND i.seq > :after AND w.state IN {names} ORDER BY i.seq LIMIT :limit
 
 -- name: of_work
-SELECT b.id, b.name, b.folder, b.created_at, b.options, b.queue_offset, b.queue_tail, b.drain_at, b.finished_at
+SELECT b.id, b.name, b.folder, b.created_at, b.options, b.queue_offset, b.queue_tail, b.drain_at, b.finished_at,
+    b.duplicates
 FROM batch_item AS i JOIN batch AS b ON b.id = i.batch WHERE i.work = :work ORDER BY b.id DESC
 
 -- name: drain

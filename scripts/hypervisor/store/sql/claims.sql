@@ -127,6 +127,7 @@ FROM work WHERE id = :work
 INSERT INTO work (key, cycle, text, state, last_number)
 VALUES (:key, :cycle, :text, 'ready', :last_number)
 ON CONFLICT (key, cycle) DO NOTHING
+RETURNING id
 
 -- name: holder
 SELECT a.id, a.work, a.number, a.claimed_at, a.lease_until - {lease_now}, a.revert, a.batch, k.key, k.cycle, k.text, a.lock,
@@ -187,7 +188,7 @@ SELECT id FROM attempt WHERE work = :work AND ended_at IS NULL
 -- name: cancel
 UPDATE work SET state = 'skipped', result = :result, decided_at = {now},
     published_at = CASE WHEN :published = 1 THEN {now} END
-WHERE id = :work AND state IN ('ready', 'running')
+WHERE id = :work AND state IN ('ready', 'running') AND last_number = :number
 RETURNING id
 
 -- name: recorded_locks
@@ -204,7 +205,9 @@ SELECT id, key, cycle, text, state, attempts, last_number, result, published_at 
 FROM work WHERE key = :key ORDER BY cycle
 
 -- name: repoint
-UPDATE batch_item SET work = :next, ready = 1 WHERE batch = :batch AND work = :work
+UPDATE batch_item SET work = :next,
+    ready = coalesce((SELECT 1 FROM work AS w WHERE w.id = :next AND w.state = 'ready' {share_work}), 0)
+WHERE batch = :batch AND work = :work
 
 -- name: forget_workers
 DELETE FROM worker WHERE seen_at < {now} - :age AND kind = 'process'
