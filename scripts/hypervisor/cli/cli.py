@@ -38,7 +38,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "cli_tasks": {"task": "list, show, claim, update, complete, block, release, receipt"},
     "cli_preflight": {"preflight": "show what would run; what is skipped, and why"},
-    "cli_run": {
+    "run": {
         "run": "run agents on tasks, each in a worktree of its own",
         "merge": "merge what workers in a session have committed",
     },
@@ -60,7 +60,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "receipts": {"receipts": "compare receipts with what else is known of the work"},
     "cli_clean": {"clean": "remove what runs have left, and compress the outputs of batches that are over"},
     "doctor": {"doctor": "check the machine, the programs and the project; name what is wrong and the fix"},
-    "cli_spawn": {
+    "spawn": {
         "spawn": "make tasks of free text and run an agent on each, in the background",
         "stats": "show what runs, what is queued, and the machine's zone",
     },

@@ -18,7 +18,6 @@ from typing import Any
 
 from ..core.assignment import BRANCH
 from ..core.errors import ClaimLost, HypervisorError, Loss, Refused, Taken
-from ..core.keys import item_key
 from ..core.model import Outcome, Task, TaskStatus
 from ..git.git import Git
 from ..git.merging import Conflict, Unverified
@@ -138,10 +137,10 @@ class TaskAttempt:
         base = run.integration.tip if run.integration else run.options.start_commit
         tree = run.trees.open(task.id, number, base) if run.trees else None
         before = look(run.project, run.is_ours) if run.trees else None
-        report = report_path(run.batch.folder, task.id, number)
+        report = report_path(run.batch.folder, work.claim.key, number)
         logs = run.batch.logs
         os.makedirs(logs, exist_ok=True)
-        work = replace(work, tree=tree, log=os.path.join(logs, f"{item_key(task.id)}~{number}"))
+        work = replace(work, tree=tree, log=os.path.join(logs, f"{work.claim.key}~{number}"))
         end = self._run_agent(work, self._assignment(work, report))
         work = replace(work, end=end)
         verdict = decide_outcome(gather_evidence(run, task, tree, end, read_reported(report), before))

@@ -15,7 +15,6 @@ from typing import Any
 
 from ..core.assignment import ATTEMPT, BATCH, REPORT, TASK, read_report
 from ..core.errors import HypervisorError
-from ..core.keys import item_key
 from ..core.machine import WORKER_MARK
 from ..core.model import Task, TaskHead
 from ..git.work import Tree
@@ -90,11 +89,11 @@ def variables(
     }
 
 
-def report_path(folder: str, task: str, attempt: int) -> str:
+def report_path(folder: str, key: str, attempt: int) -> str:
     """Return where an agent's report goes, in the *folder* of its batch; no file is there yet."""
     folder = os.path.join(folder, "reports")
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"{item_key(task)}~{attempt}.json")
+    path = os.path.join(folder, f"{key}~{attempt}.json")
     if os.path.lexists(path):
         os.unlink(path)
     return path
@@ -160,7 +159,7 @@ def _report(service: TaskService, task: TaskHead, result: Mapping[str, Any]) -> 
     batch = str(result.get("batch") or "")
     if not batch or "/" in batch:
         return {}
-    name = f"{item_key(task.id)}~{result.get('attempt')}.json"
+    name = f"{service.key(task)}~{result.get('attempt')}.json"
     try:
         with open(service.project.batches / batch / "reports" / name, "rb") as file:
             said = json.loads(file.read(_REPORT_BYTES))

@@ -1,4 +1,4 @@
-"""Real agents under supervision: no process hides, nothing of others is ended, and budgets stop at no cost."""
+"""Real agents under supervision: no process hides, others are left alone, and budgets stop at no cost."""
 
 from __future__ import annotations
 

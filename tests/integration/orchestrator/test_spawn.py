@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from commands import ROOT, eventually, gone, script
-from hypervisor.core import commission
+from hypervisor.core import assignment
 from hypervisor.core.errors import HypervisorError
 from hypervisor.core.paths import Project
 from hypervisor.mcp.tools import Toolbox
@@ -176,7 +176,7 @@ def test_each_of_a_pipeline_waits_for_the_one_before_and_gets_its_result(place: 
 @pytest.fixture
 def idle(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place where no coordinator is started."""
-    monkeypatch.setattr("hypervisor.orchestrator.spawning.start", lambda *_: 1)
+    monkeypatch.setattr("hypervisor.orchestrator.spawn.start", lambda *_: 1)
     return place
 
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_spawned_is_refused_by_its_place_and_nothing_is_made(
     ("given", "word"),
     [
         ({}, "task_type is missing"),
-        ({"task_type": "audit", "parallel_benefit": 7}, "must be from 0 (none) to 1"),
+        ({"task_type": "audit", "parallel_benefit": 7}, "must be from 0 (a further agent adds nothing)"),
         ({"task_type": "audit", "parallel_benefit": "much"}, "parallel_benefit must be a number"),
         ({"task_type": "audit", "resource_cost": {"gpu": 1}}, "resource_cost must be {cpu: cores, ram: MB}"),
         ({"task_type": "audit", "resource_cost": {"cpu": "one"}}, "resource_cost must be"),
@@ -259,13 +259,13 @@ def test_what_is_said_of_a_type_is_kept_and_advised_by(idle: Place) -> None:
     assert [(row["advice"], row["at_once"]) for row in said["advice"]] == [("sequential", 1)]
     asked = idle.ask("learn_parallelization", task_type="audit")
     assert not asked["kept"]
-    assert asked["advice"][0]["told"]["notes"] == "reads"
+    assert asked["advice"][0]["lesson"]["notes"] == "reads"
 
 
 def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
     environ = {
-        "CLAUDE_PROJECT_DIR": str(idle.project.root), commission.TASK: "t-1", commission.GENERATION: "1",
-        commission.REPORT: str(idle.at / "report.json"),
+        "CLAUDE_PROJECT_DIR": str(idle.project.root), assignment.TASK: "t-1", assignment.ATTEMPT: "1",
+        assignment.REPORT: str(idle.at / "report.json"),
     }  # fmt: skip
     box = Toolbox(environ, None, idle.index)
     with pytest.raises(HypervisorError, match="you were started for t-1 alone"):
@@ -280,20 +280,19 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
     [
         "durable.write_new = die",
         "durable.write_new = lambda *a, w=durable.write_new, **k: (w(*a, **k), die())",
-        "spawning.kept.write = die",
         "os.symlink = die",
         "os.rename = lambda a, b, r=os.rename: die() if 'draft' in str(a) else r(a, b)",
         "os.rename = lambda a, b, r=os.rename: (r(a, b), die() if 'draft' in str(a) else None)",
-        "spawning.create = die",
-        "spawning.start = die",
+        "spawn.create = die",
+        "spawn.start = die",
     ],
-    ids=["before all", "one task", "before the orders", "before the link", "before they are tasks",
+    ids=["before all", "one task", "before the link", "before they are tasks",
          "after that", "before the batch", "before the coordinator"],
 )  # fmt: skip
 def test_whoever_is_killed_as_he_spawns_leaves_whole_tasks_or_none(place: Place, where: str) -> None:
     killed = place.other_process(
         "import os, signal\n"
-        "from hypervisor.core import durable; from hypervisor.orchestrator import spawning\n"
+        "from hypervisor.core import durable; from hypervisor.orchestrator import spawn\n"
         "def die(*arguments, **options):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         f'{where}\nbox.call("spawn_parallel_tasks", {{"tasks": ["first", "second"]}})\n'
     )

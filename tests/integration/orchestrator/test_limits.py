@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import Gate, Shell, eventually, gone, script, shell, write_task
+from commands import HYPERVISOR, Gate, Shell, eventually, gone, script, shell, write_task
+from hypervisor.core import config
+from hypervisor.store.events import RunEvent
+from hypervisor.store.store import Store
 
 pytestmark = pytest.mark.acceptance
 
@@ -42,11 +45,9 @@ def words(user: Shell, text: str, *more: str) -> list[str]:
     return ["run", "--all", "--agent", "exec", "--exec", script(user.home, "agent", text), *more]
 
 
-def events(user: Shell, what: str) -> list[dict[str, Any]]:
-    found = []
-    for log in sorted((user.cwd / ".hypervisor/batches").glob("*/events.jsonl")):
-        found += [json.loads(line) for line in log.read_text().splitlines()]
-    return [event for event in found if event["event"] == what]
+def events(user: Shell, what: RunEvent) -> list[Mapping[str, Any]]:
+    with Store.open(user.cwd / ".hypervisor", config.defaults(), create=False) as store:
+        return [event.data for event in store.events.since(0) if event.kind == what]
 
 
 def test_a_silent_agent_fails_with_its_figure_and_the_batch_goes_on(user: Shell, tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_silent_agent_fails_with_its_figure_and_the_batch_goes_on(user: Shell,
     assert rows["t-2"]["status"] == "success"
     assert rows["t-1"]["status"] == "failed"
     assert "s of silence used, and 2 may be" in rows["t-1"]["reason"]
-    told = events(user, "overseen")
+    told = events(user, RunEvent.OVERSEEN)
     assert [event["act"] for event in told] == ["alert", "term", "kill"]
     assert all(event["task"] == "t-1" and event["measure"] == "silence" for event in told)
     assert told[-1]["figure"] > told[-1]["limit"] == 2
@@ -82,7 +83,7 @@ def test_attempts_are_a_budget_over_runs(user: Shell) -> None:
     assert "the budget of 2 attempts is used up" in ended.out
     (batch,) = [path.name for path in (user.cwd / ".hypervisor/batches").iterdir()]
     again = user.hypervisor("run", "--resume", batch)
-    assert (again.code, len(events(user, "begun"))) == (1, 2)
+    assert (again.code, len(events(user, RunEvent.BEGUN))) == (1, 2)
 
 
 def test_time_that_is_spent_ends_what_runs_and_it_waits_again(user: Shell, tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_time_that_is_spent_ends_what_runs_and_it_waits_again(user: Shell, tmp_p
         gate.close()
     assert "2 queued = 0 success + 0 blocked + 0 failed + 0 skipped + 0 running + 2 waiting" in ended.out
     assert "the budget of 0.05 minutes is used up" in ended.out
-    assert [event["how"] for event in events(user, "ended")] == ["stopped", "stopped"]
+    assert [event["how"] for event in events(user, RunEvent.ENDED)] == ["stopped", "stopped"]
 
 
 def test_a_projects_budget_holds_over_batches(user: Shell) -> None:
@@ -107,6 +108,35 @@ def test_a_projects_budget_holds_over_batches(user: Shell) -> None:
     ended = user.hypervisor("run", "t-2", "--agent", "exec", "--exec", agent)
     assert ended.code == 1
     assert "the project's budget of 1 attempts is used up" in ended.out
+
+
+def test_a_budget_of_attempts_holds_over_two_runs_at_once(user: Shell, tmp_path: Path) -> None:
+    names = [f"t-{number}" for number in range(8)]
+    tasks(user, *names, config="[budget.project]\nattempts = 3\n")
+    log = tmp_path / "began"
+    agent = script(user.home, "agent", f'echo "$HYPERVISOR_TASK_ID" >> {log}\n{GOOD}')
+    halves = (names[:4], names[4:])
+    both = [
+        user.start_hypervisor("run", *half, "-j", "4", "--agent", "exec", "--exec", agent) for half in halves
+    ]
+    for one in both:
+        one.end(60)
+    assert len(log.read_text().split()) == 3
+
+
+def test_a_run_that_an_agent_starts_spends_of_the_outer_batchs_budget(user: Shell, tmp_path: Path) -> None:
+    tasks(user, "t-1", "t-2", "t-3")
+    log = tmp_path / "began"
+    inner = script(user.home, "inner", f'echo "$HYPERVISOR_TASK_ID" >> {log}\n{GOOD}')
+    start = f"{shlex.join(HYPERVISOR)} run t-2 -j 1 --agent exec --exec {inner} --isolation none > /dev/null"
+    outer = script(
+        user.home, "outer", f'echo "$HYPERVISOR_TASK_ID" >> {log}; cd "$HYPERVISOR_ROOT"; {start}; true'
+    )
+    ended = user.hypervisor(
+        "run", "t-1", "t-3", "-j", "1", "--agent", "exec", "--exec", outer, "--budget-attempts", "2"
+    )
+    assert "the budget of 2 attempts is used up" in ended.out
+    assert log.read_text().split() == ["t-1", "t-2"]
 
 
 def test_memory_in_danger_starts_one_at_a_time_and_status_says_so(user: Shell, tmp_path: Path) -> None:
@@ -128,7 +158,7 @@ def test_memory_in_danger_starts_one_at_a_time_and_status_says_so(user: Shell, t
         assert "2 success" in running.end(60).passed().out
     finally:
         gate.close()
-    (level,) = events(user, "level")
+    (level,) = events(user, RunEvent.LEVEL)
     assert (level["level"], level["was"], level["room"]) == ("starved", "ideal", 1)
     assert 0 < level["ram_percent"] <= 100
     assert "disk_free_mib" in level
