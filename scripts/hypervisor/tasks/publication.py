@@ -234,7 +234,8 @@ def take_back(store: Store, work: Work) -> list[NotChanged]:
 
 def _edits(attempts: Sequence[Attempt], result: Result) -> list[FileEdit]:
     """Return what still stands in the file of a cycle's claims and result, in the order it was written."""
-    kept = [one for one in attempts if one.revert and not one.restored]
+    gave_up = result.get("gave_up", False)  # by no edit of its own: what its first claim found is restored
+    kept = [one for one in attempts if one.revert and (gave_up or not one.restored)]
     edits = [FileEdit.from_json(one.revert) for one in kept if one.revert]
     return [*edits, FileEdit.from_json(result["edit"])] if result.get("edit") else edits
 

@@ -230,10 +230,11 @@ class TaskService:
             if held is not None and self.actor.is_known_as(held.worker):
                 store.claims.renew([held.attempt])
                 return read_task(Path(task.path), self.settings), self._hold(held.claim)
-            if held is not None:
-                raise Taken(f"{task.id} is held by {held.worker.name} (attempt {held.number}); "
-                            "take another, or wait")  # fmt: skip
             fresh, document = open_task(Path(task.path), self.settings)
+            if held is not None and fresh.status not in CLOSED:
+                raise Taken(
+                    f"{task.id} is held by {held.worker.name} (attempt {held.number}); take another, or wait"
+                )
             if why := self.catalog.refusal(fresh):
                 raise Refused(f"{task.id}: {why}")
             edit = claim_edit(fresh, document, self.actor.name, self.settings)
