@@ -33,7 +33,7 @@ class Worktrees:
     folder: Path
     batch: str
 
-    def open(self, task: str, generation: int, base: str) -> Tree:
+    def open(self, task: str, attempt: int, base: str) -> Tree:
         """Make a worktree on a new branch from the commit *base*, or return the one that is there.
 
         Raises:
@@ -45,7 +45,7 @@ class Worktrees:
             raise Refused(f"{base}: no such commit")
         with locked(main.common / "hypervisor.lock") as keep:
             main = replace(main, keep=(keep,))
-            name = f"{self._slug(task)}-{generation}"
+            name = f"{self._slug(task)}-{attempt}"
             path, branch = self.folder.absolute() / name, f"hypervisor/{self.batch}/{name}"
             tree = self._read(self._record(name))
             if tree is None:  # what stands there is the debris of a crash in here: nobody worked in it
