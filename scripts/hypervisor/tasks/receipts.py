@@ -55,13 +55,8 @@ def as_receipt(line: str) -> str:
 
 
 def receipt_lines(body: str) -> list[str]:
-    """Return the receipts that a text for a body consists of; none for any other text.
-
-    A text is receipts if it is one line, or a list of which each entry is one line.
-    """
+    """Return the receipts that a text for a body consists of: the lines of a plain list; none for other text."""
     lines = [line for line in body.splitlines() if line.strip()]
-    if len(lines) == 1 and not lines[0].startswith(("#", ">", "```", "~~~", " ", "\t", "|")):
-        return lines
     return lines if all(line.startswith("- ") for line in lines) else []
 
 

@@ -27,7 +27,7 @@ from .claim_edit import apply_claim_edit, claim_edit, revert_claim_edit, revert_
 from .completion import CompletedBy, TaskCompletion, result_of
 from .eligibility import Wanted, in_turn, nothing_ready
 from .publication import publish, publish_pending, restore, settle
-from .receipts import append_receipt
+from .receipts import append_receipt, receipt_lines
 from .tasks import edit_file, edit_key, open_task, parse_task, read_task, status_word
 
 if TYPE_CHECKING:
@@ -540,7 +540,7 @@ class TaskService:
         Args:
             name: Id or path of the task.
             values: The keys, and their new values.
-            body: Text to append.
+            body: Text to append; a list of lines that begin with ``- `` is receipts.
             attempt: The number of the attempt under which this is written; without it none is needed.
 
         Returns:
@@ -562,7 +562,11 @@ class TaskService:
             raise Refused(f"{task.id} is held; its assignee changes with the claim")
         _, document = open_task(Path(task.path), self.settings)
         keys = [edit_key(document, key, value, self.settings) for key, value in values.items()]
-        lines = (LineEdit(text=body.rstrip("\n") + document.newline, after=None),) if body else ()
+        receipts = receipt_lines(body)
+        for line in receipts:
+            self.receipt(name, line)
+        free = body and not receipts
+        lines = (LineEdit(text=body.rstrip("\n") + document.newline, after=None),) if free else ()
         return edit_file(Path(task.path), FileEdit(path=task.path, keys=tuple(keys), lines=lines))
 
     def move(self, name: str, status: TaskStatus) -> None:
