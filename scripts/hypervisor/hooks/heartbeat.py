@@ -32,7 +32,7 @@ def is_all(data: bytes, state: str = "") -> bool:
             call["hook_event_name"], call["agent_id"], call["session_id"], call["tool_name"],
         )  # fmt: skip
         more = event not in _EVENTS or tool in _MORE or tool.startswith(_OURS)
-        if more or not (state and agent and session):
+        if more or not (state and agent and session and isinstance(agent, str) and isinstance(session, str)):
             return False
         if event == "PreToolUse" and os.path.isfile(os.path.join(state, "bulk")):
             return False  # it may be what nobody has approved
