@@ -59,10 +59,21 @@ def _real(folder: str) -> str:
         return os.path.normpath(folder)
 
 
-def item_key(canonical_form: str) -> str:
-    """Return the name that an item bears on disk, from its canonical form."""
-    digest = hashlib.blake2b(os.fsencode(canonical_form), digest_size=_HASH_BYTES).hexdigest()
+def item_key(canonical_form: str, salt: str = "") -> str:
+    """Return the name that an item bears in a store, from its canonical form.
+
+    Args:
+        canonical_form: See `canonical`.
+        salt: Where a store is shared, the name of the batch that the item belongs to alone.
+    """
+    data = os.fsencode(f"{salt}\0{canonical_form}" if salt else canonical_form)
+    digest = hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
     return f"{_slug(canonical_form)}-{digest}"
+
+
+def task_key(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
+    """Return the key of a task in its project's store, from the project's root and the file's path."""
+    return item_key(canonical(os.path.realpath(path), os.path.realpath(root)))
 
 
 def _slug(canonical_form: str) -> str:
@@ -82,6 +93,11 @@ def split_life(name: str) -> tuple[str, int]:
     """Return item key and number of life of what `life_key` made."""
     key, mark, life = name.rpartition(".r")
     return (key, int(life)) if mark and life.isdecimal() else (name, 1)
+
+
+def attempt_name(key: str, number: int) -> str:
+    """Return the name of an attempt's outputs: ``key``, ``key~2``, ``key~3`` ..."""
+    return key if number == 1 else f"{key}~{number}"
 
 
 def generation_name(key: str, generation: int) -> str:

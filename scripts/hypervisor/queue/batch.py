@@ -1,207 +1,272 @@
-"""A batch: a folder with a queue, and for each item the store that holds its claim.
+"""A batch: its row in a store, its folder, and what its queue lines mean.
 
-A plain folder (``--dir``) is its own store. An item that is a task of a project takes that
-project's claim instead, whoever asks, and the batch's ``results/`` then holds a *view*: a link to
-the result that the project's store has or will have. The link is made before the item is claimed
-and never changes, so that everybody in the batch means the same life of the task.
+A plain folder (``--dir``) has a store of its own. A batch of tasks lives in the store of their project, so
+that a task has one claim whoever asks. `batches` opens and makes batches, `source` reads their queues.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Self
 
-from ..claims.files import Files
-from ..claims.layout import Layout
-from ..core import durable
 from ..core.config import settings_of
+from ..core.errors import Refused
 from ..core.globs import matches_any
-from ..core.keys import canonical, item_key, life_key, resolve, split_generation, split_life
+from ..core.keys import attempt_name, canonical, item_key, resolve, task_key
 from ..core.paths import Project, state_above
-from ..lives import current_life, next_life, task_key
-from ..manifest import SEPARATORS, Manifest
-from .queue import Queue
+from ..store.directories import LockDirectories
+from ..store.records import BatchRecord, Item, Work
+from ..store.store import Store
+from .source import QueueSource, TakenIn, take_in
+
+SEPARATORS = {"newline": b"\n", "nul": b"\0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where the claim of one item is."""
+class BatchOptions:
+    """What all workers of a batch must agree on; kept with its row, settled once."""
 
+    #: Absolute path of the folder that relative items are relative to.
+    base: str
+    #: The queue file: absolute, or relative to the batch's folder.
+    queue: str = "queue.txt"
+    #: ``newline`` or ``nul``: what ends an item.
+    separator: str = "newline"
+    #: Whether every markdown file of the queue is a task, or only those of the project's globs.
+    tasks: bool = False
+    #: Items left out before the start, and why: ``{"item": ..., "reason": ...}``.
+    skipped: tuple[Mapping[str, str], ...] = ()
+    #: Tools that act on many items: nobody uses one before it is approved.
+    bulk: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> BatchOptions:
+        """Return the options in a batch's row; what others keep there is passed over."""
+        known: dict[str, Any] = {
+            name: tuple(options[name]) if name in ("skipped", "bulk") else options[name]
+            for name in cls.__dataclass_fields__
+            if name in options
+        }
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as plain data."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemRef:
+    """What a queue line means."""
+
+    #: The line, verbatim; for a task its path below the project's root.
     item: str
-    #: What the item is called in the batch: equal for all spellings of one item.
-    name: str
-    #: Folder of the store.
-    root: str
-    #: The life that this batch means.
+    #: The item's key in the store: equal for all spellings of one item.
     key: str
     #: The path that the item names; for a text, the text.
     path: str
-    #: Whether it is a task of a project.
+    #: Whether it is a task of the batch's project.
     task: bool
 
 
 @dataclass(slots=True)
 class Batch:
-    """An open batch."""
+    """An open batch. Close it, or use it as a context manager."""
 
+    store: Store
+    record: BatchRecord
+    #: Absolute path.
     folder: str
-    manifest: Manifest
+    #: The project whose store it lives in; None for a store of its own.
     project: Project | None = None
-    _layouts: dict[str, Layout] = field(default_factory=dict)
+    options: BatchOptions = field(init=False)
+    #: Where the store lies of a queue that nobody has begun: it is only looked at.
+    temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.options = BatchOptions.of(self.record.options)
 
     @property
     def id(self) -> str:
-        """The folder's name."""
-        return os.path.basename(self.folder)
+        """What people call it."""
+        return self.record.name
 
     @property
-    def queue(self) -> Queue:
-        """The batch's queue."""
-        path = os.path.join(self.folder, self.manifest.queue)
-        cursor = os.path.join(self.folder, "cursor")
-        return Queue(path, cursor, SEPARATORS[self.manifest.separator])
+    def number(self) -> int:
+        """Its id in the store: what the methods of `store.batches.Batches` take."""
+        return self.record.id
+
+    @property
+    def source(self) -> QueueSource:
+        """The queue file."""
+        path = os.path.join(self.folder, self.options.queue)
+        return QueueSource(path, SEPARATORS[self.options.separator])
 
     @property
     def logs(self) -> str:
         """Folder of what the items' commands printed."""
         return os.path.join(self.folder, "logs")
 
-    def layout(self, root: str) -> Layout:
-        """Return the store at *root*, to look at."""
-        if root not in self._layouts:
-            self._layouts[root] = Layout(root, Files())
-        return self._layouts[root]
+    def log_of(self, key: str, number: int) -> str:
+        """Return where what an attempt printed is kept, without the ending."""
+        return os.path.join(self.logs, attempt_name(key, number))
 
-    def sync_results(self) -> None:
-        """Make durable what results there are, in every store that was looked at."""
-        for layout in self._layouts.values():
-            with contextlib.suppress(FileNotFoundError):  # a store without any
-                layout.files.sync(layout.results)
+    @property
+    def lock_directories(self) -> list[LockDirectories]:
+        """The folders in which claims show as directories: the batch's, the project's, or none."""
+        folders = dict.fromkeys((self.folder, self.store.folder))
+        return [locks for locks in map(LockDirectories, folders) if locks.used]
 
-    def place(self, item: str, *, pin: bool = True) -> Place:
-        """Return where the claim of *item* is.
+    def refresh(self) -> BatchRecord:
+        """Read the batch's row again, and return it."""
+        self.record = self.store.batches.get(self.record.id)
+        self.options = BatchOptions.of(self.record.options)
+        return self.record
 
-        Args:
-            item: A queue line.
-            pin: Whether to settle which life of a task this batch means; without it, a task that
-                nobody in this batch has looked at yet gets the life that it would have now.
+    def set_options(self, **changes: Any) -> None:
+        """Change some of what is kept with the batch's row, and leave the rest as it is."""
+        options = {**self.store.batches.get(self.record.id).options, **changes}
+        self.store.batches.set_options(self.record.id, options)
+        self.refresh()
+
+    def take_in(self, limit: int | None = None) -> TakenIn:
+        """Take the next lines of the queue file into the store, all of them without a *limit*.
+
+        Raises:
+            Refused: A line names a task of another project, or of any where the batch has its own store.
         """
-        text = "://" in item or item[:1] in ("{", "[")
-        path = item if text else resolve(item, self.manifest.base)
-        name = item_key(canonical(item, self.manifest.base))
-        own = self.layout(self.folder)
-        home = None if text else self._home(path)
-        # A project that came to be after the batch had begun with an item does not get it any more.
-        mine = own.finished(name) and not os.path.islink(own.result_path(name))
-        if home is None or mine or own.highest(name):
-            key = current_life(own, name)
-            return Place(item=item, name=name, root=self.folder, key=key, path=path, task=False)
-        real = os.path.realpath(path)
-        name = item_key(canonical(real, self.manifest.base))
-        key = self._viewed(name, home, real, pin=pin)
-        return Place(item=item, name=name, root=str(home.state), key=key, path=real, task=True)
+        done = take_in(self.source, self.store.batches, self.record.id, self._items, limit)
+        while limit is None and done is TakenIn.SOME:
+            done = take_in(self.source, self.store.batches, self.record.id, self._items, limit)
+        return done
 
-    def pin(self, items: Iterable[str]) -> list[Place]:
-        """Return the places of many items; what they settle is durable on return."""
-        places = [self.place(item) for item in items]
-        if any(place.task for place in places):
-            durable.sync_directory(os.path.join(self.folder, "results"))
-        return places
+    def ref(self, item: str) -> ItemRef:
+        """Return what a queue line means.
 
-    def glance(self) -> Callable[[str], bool]:
-        """Return a quick look, good for one pass over the queue, that knows most finished items.
-
-        "No" is not known: then `place` says more. An item is finished if the batch's own store has its
-        result, and no later life of it is open as the pass begins.
+        Raises:
+            Refused: It is a task that this batch cannot claim.
         """
-        own = self.layout(self.folder)
-        names: list[str] = []
-        with contextlib.suppress(FileNotFoundError):  # the store of a project's tasks alone
-            names = own.files.names(own.locks)
-        lives = (split_life(split_generation(name)[0]) for name in names)
-        again = {name for name, life in lives if life > 1}
+        base = self.options.base
+        text = _is_text(item)
+        path = item if text else resolve(item, base)
+        home = None if text else home_of(path, self.project, tasks=self.options.tasks)
+        if home is not None:
+            if self.project is None or home.state != self.project.state:
+                raise Refused(self._other_home(item, home))
+            real = os.path.realpath(path)
+            root = os.path.realpath(home.root)
+            return ItemRef(
+                item=os.path.relpath(real, root), key=task_key(root, real), path=real, task=True
+            )
+        return ItemRef(item=item, key=self._key_of(item), path=path, task=False)
 
-        def finished(item: str) -> bool:
-            name = item_key(canonical(item, self.manifest.base))
-            try:
-                found = own.files.lstat(own.result_path(name))
-            except FileNotFoundError:
-                return False
-            return stat.S_ISREG(found.st_mode) and name not in again  # a link is the view of a task
+    def ref_of(self, work: Work) -> ItemRef:
+        """Return what an item of the batch means, from its row."""
+        return self.ref_by(work.key, work.text)
 
-        return finished
+    def ref_by(self, key: str, text: str) -> ItemRef:
+        """Return what the item with that key and text means; both are a row's or a claim's."""
+        if self.project is not None:
+            path = os.path.join(os.path.realpath(self.project.root), text)
+            if not _is_text(text) and item_key(canonical(text, os.path.realpath(self.project.root))) == key:
+                return ItemRef(item=text, key=key, path=path, task=True)
+        path = text if _is_text(text) else resolve(text, self.options.base)
+        return ItemRef(item=text, key=key, path=path, task=False)
 
-    def find(self, root: str, key: str, item: str) -> Place | None:
-        """Return the place of *item* if its life *key*, in the store at *root*, is this batch's."""
-        place = self.place(item, pin=False)
-        if place.root != root or place.key != key:
-            return None
-        return place if not place.task or os.path.lexists(self._view(place.name, 1)) else None
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+        if self.temporary is not None:
+            self.temporary.cleanup()
 
-    def reopen(self, place: Place) -> Place:
-        """Settle on the next life of a finished task, for a second try within this batch."""
-        if not place.task:
-            raise ValueError("an item of the batch's own store is reopened in that store")
-        life = 1
-        while os.path.lexists(self._view(place.name, life)):
-            life += 1
-        home = Project(Path(place.root).parent, Path(place.root))
-        self._make_view(place.name, life, home, place.path)
-        return self.place(place.item)
+    def __enter__(self) -> Self:
+        return self
 
-    def _home(self, path: str) -> Project | None:
-        """Return the project of which *path* is a task, if it is one."""
-        if not path.endswith(".md") or "\0" in path:
-            return None
-        home = self.project
-        if home is None or not _below(path, str(home.root)):
-            home = _project_above(os.path.dirname(path))
-        if home is None or not _below(os.path.realpath(path), str(home.root)):
-            return None
-        if self.manifest.tasks and home == self.project:
-            return home
-        relative = os.path.relpath(os.path.realpath(path), home.root)
-        return home if matches_any(relative, settings_of(home.state)["tasks"]["globs"]) else None
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def _view(self, name: str, life: int) -> str:
-        return os.path.join(self.folder, "results", life_key(name, life) + ".json")
+    # ---------------------------------------------------------------- details
 
-    def _viewed(self, name: str, home: Project, real: str, *, pin: bool) -> str:
-        life = 1
-        while os.path.lexists(self._view(name, life + 1)):
-            life += 1
-        try:
-            target = os.readlink(self._view(name, life))
-        except FileNotFoundError:
-            if not pin:
-                return next_life(self.layout(str(home.state)), task_key(home, real))
-            target = self._make_view(name, life, home, real)
-        return os.path.basename(target).removesuffix(".json")
+    def _items(self, lines: list[str]) -> list[Item]:
+        """Return the lines as items to be taken in."""
+        if self.project is None:
+            base = self.options.base
+            for line in lines:
+                if line.endswith(".md") and (home := home_of_line(line, base, None, tasks=False)):
+                    raise Refused(self._other_home(line, home))
+            return [Item(key=item_key(canonical(line, base)), text=line) for line in lines]
+        refs = map(self.ref, lines)
+        # A task that was finished before begins its next cycle; an item of this batch has one.
+        return [Item(key=ref.key, text=ref.item, reopen=ref.task) for ref in refs]
 
-    def _make_view(self, name: str, life: int, home: Project, real: str) -> str:
-        store = self.layout(str(home.state))
-        key = next_life(store, task_key(home, real))
-        if split_life(key)[1] > 1:
-            store.files.sync(store.results)  # the result before it counts from here on, come what may
-        target = os.path.join(home.state, "results", key + ".json")
-        folder = os.path.join(self.folder, "results")
-        if _below(os.path.realpath(folder), os.path.realpath(home.state)):
-            target = os.path.relpath(target, folder)  # so that the project may be moved
-        try:
-            os.symlink(target, self._view(name, life))
-        except FileExistsError:
-            return os.readlink(self._view(name, life))
-        return target
+    def _key_of(self, item: str) -> str:
+        form = canonical(item, self.options.base)
+        if self.project is None:
+            return item_key(form)
+        # What is no task belongs to this batch alone, in a store that is shared by many.
+        return item_key(form, salt=self.record.name)
+
+    def _other_home(self, item: str, home: Project) -> str:
+        if self.project is None:
+            return (
+                f"{self.source.path}: {item} is a task of the project {home.root}, and this queue was begun "
+                f"without tasks; put tasks into a queue of their own, or use --tasks there"
+            )
+        return (
+            f"{self.source.path}: {item} is a task of the project {home.root}, the batch belongs to "
+            f"{self.project.root}; make a queue for each project"
+        )
+
+
+def home_of(path: str, project: Project | None, *, tasks: bool) -> Project | None:
+    """Return the project of which the file *path* is a task, if it is one.
+
+    Args:
+        path: An absolute path.
+        project: The batch's own project, if it has one.
+        tasks: Whether every markdown file of that project is a task.
+    """
+    if not path.endswith(".md") or "\0" in path:
+        return None
+    home = project
+    if home is None or not _below(path, str(home.root)):
+        home = _project_above(os.path.dirname(path))
+    if home is None:
+        return None
+    real, root = os.path.realpath(path), os.path.realpath(home.root)
+    if not _below(real, root):
+        return None
+    if tasks and home == project:
+        return home
+    return home if matches_any(os.path.relpath(real, root), settings_of(home.state)["tasks"]["globs"]) else None
+
+
+def home_of_line(line: str, base: str, project: Project | None, *, tasks: bool) -> Project | None:
+    """Return the project of which a queue line names a task, if it does; quick where it does not."""
+    if not line.endswith(".md") or _is_text(line) or "\0" in line:
+        return None
+    if project is None and _project_above(os.path.dirname(os.path.join(base, line))) is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return home_of(resolve(line, base), project, tasks=tasks)
+    return None
+
+
+def _is_text(item: str) -> bool:
+    return "://" in item or item[:1] in ("{", "[")
 
 
 @lru_cache(maxsize=4096)
 def _project_above(folder: str) -> Project | None:
-    state = state_above(Path(os.path.realpath(folder)))
+    try:
+        state = state_above(Path(os.path.realpath(folder)))
+    except ValueError:  # a NUL
+        return None
     return Project(state.parent, state) if state else None
 
 

@@ -59,11 +59,28 @@ class WorkerLock:
             os.close(self.descriptor)
             raise
 
+    def note(self, attempt: int) -> None:
+        """Note in the file which attempt is in hand, 0 for none.
+
+        For a worker that claims several items at once: should it die, those that it had not begun cost
+        no attempt. See `in_hand`.
+        """
+        os.pwrite(self.descriptor, b"%020d\n" % attempt, 0)
+
     def close(self) -> None:
         """Release the lock and remove its file: this worker is gone."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         os.close(self.descriptor)
+
+
+def in_hand(folder: str, worker: str) -> int | None:
+    """Return the attempt that a dead worker had in hand, 0 for none; None where it has not noted that."""
+    try:
+        with open(os.path.join(folder, worker + _SUFFIX), "rb") as file:
+            return int(file.read(32) or b"-")
+    except (OSError, ValueError):
+        return None
 
 
 def lock_state(folder: str, worker: str) -> Literal["held", "free", "missing"]:
@@ -152,7 +169,8 @@ class Rescuer:
                 continue
             if death.orphans:
                 self.end(worker.id)
-            while revoked := self.claims.revoke_worker(worker.id, death.why):
+            hand = in_hand(self.checker.folder, worker.id)
+            while revoked := self.claims.revoke_worker(worker.id, death.why, in_hand=hand):
                 found += revoked
         while silent := self.claims.sweep_silent():
             found += silent
