@@ -1,6 +1,6 @@
-"""Which agent uses too much, and what is done about it: figures in, deeds out. Pure.
+"""Decides which agent uses too much, and what is done about it. Pure.
 
-An agent that comes near one of its limits is told of; one that goes beyond is asked to end (TERM), then
+An agent that comes near one of its limits is reported; one that goes beyond is asked to end (TERM), then
 ended (KILL), with all its processes. Where memory is short nobody is asked. In an emergency the least
 urgent is ended first, and waits again at no cost.
 """
@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..core.errors import ConfigError
-from .zones import Standing, Zone
+from .zones import MachineState, Zone
 
 #: An agent alone in an emergency is its cause if it holds this share of the memory, in percent.
 _CAUSE_PERCENT = 25.0
@@ -81,7 +81,7 @@ class Limits:
         )
 
 
-class Deed(StrEnum):
+class Action(StrEnum):
     """What is done."""
 
     ALERT = "alert"  #: it is told that an agent comes near a limit
@@ -91,12 +91,12 @@ class Deed(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
-    """A deed, and the figure that asks for it."""
+class Enforcement:
+    """A action, and the figure that asks for it."""
 
     #: The agent.
     mark: str
-    deed: Deed
+    action: Action
     #: What is used up: ``memory``, ``cpu``, ``mute cpu``, ``processes``, ``wall``, ``silence``, ``tokens``.
     what: str
     #: Of which so much is used, and so much may be.
@@ -112,7 +112,7 @@ class _Case:
 
     alerted: set[str] = field(default_factory=set)
     #: Why it is being ended, and since when.
-    act: Act | None = None
+    act: Enforcement | None = None
     since: float = 0.0
     killed: bool = False
 
@@ -124,7 +124,7 @@ class Overseer:
         self._limits = limits
         self._cases: dict[str, _Case] = {}
 
-    def look(self, now: float, samples: Mapping[str, Sample], standing: Standing) -> list[Act]:
+    def look(self, now: float, samples: Mapping[str, Sample], standing: MachineState) -> list[Enforcement]:
         """Return what is to be done.
 
         Args:
@@ -134,7 +134,7 @@ class Overseer:
         """
         self._cases = {mark: self._cases.get(mark, _Case()) for mark in samples}
         hurry = standing.now >= Zone.DANGER  # nobody is given time to use more of what is short
-        acts: list[Act] = []
+        acts: list[Enforcement] = []
         for mark, sample in samples.items():
             acts += self._one(now, mark, sample, standing, hurry=hurry)
         if standing.now is Zone.EMERGENCY and not any(case.act for case in self._cases.values()):
@@ -144,31 +144,31 @@ class Overseer:
     # ---------------------------------------------------------------- details
 
     def _one(
-        self, now: float, mark: str, sample: Sample, standing: Standing, *, hurry: bool
-    ) -> Iterator[Act]:
+        self, now: float, mark: str, sample: Sample, standing: MachineState, *, hurry: bool
+    ) -> Iterator[Enforcement]:
         case = self._cases[mark]
         if case.act is not None:
             late = now - case.since >= self._limits.grace_seconds
             # What is killed may have begun something new meanwhile: it is killed until nothing is left.
             if case.killed or hurry or late:
                 case.killed = True
-                yield self._with(case.act, Deed.STOP if case.act.deed is Deed.STOP else Deed.KILL)
+                yield self._with(case.act, Action.STOP if case.act.action is Action.STOP else Action.KILL)
             return
         for what, figure, limit, unit in self._measures(sample, standing):
             if limit <= 0:
                 continue
             share = 100.0 * figure / limit
             words = f"{_round(figure)} {unit} used, and {_round(limit)} may be"
-            act = Act(mark=mark, deed=Deed.TERM, what=what, figure=figure, limit=limit, why=words)
+            act = Enforcement(mark=mark, action=Action.TERM, what=what, figure=figure, limit=limit, why=words)
             if share > 100.0:
                 case.act, case.since, case.killed = act, now, hurry and what == "memory"
-                yield self._with(act, Deed.KILL) if case.killed else act
+                yield self._with(act, Action.KILL) if case.killed else act
                 return
             if share >= self._limits.alert_percent and what not in case.alerted:
                 case.alerted.add(what)
-                yield self._with(act, Deed.ALERT)
+                yield self._with(act, Action.ALERT)
 
-    def _measures(self, sample: Sample, standing: Standing) -> Iterator[tuple[str, float, float, str]]:
+    def _measures(self, sample: Sample, standing: MachineState) -> Iterator[tuple[str, float, float, str]]:
         limits, ram = self._limits, standing.reading.ram_bytes
         mib = 2.0**20
         most = [limits.rss_bytes] if limits.rss_bytes else []
@@ -181,7 +181,9 @@ class Overseer:
         yield "silence", sample.silence, limits.silence_seconds, "s of silence"
         yield "wall", sample.wall, limits.wall_seconds, "s of time"
 
-    def _relieve(self, now: float, samples: Mapping[str, Sample], standing: Standing) -> Iterator[Act]:
+    def _relieve(
+        self, now: float, samples: Mapping[str, Sample], standing: MachineState
+    ) -> Iterator[Enforcement]:
         """End one agent in an emergency; the next one at the next look, if it is still one."""
         if not samples:
             return
@@ -190,14 +192,14 @@ class Overseer:
         share = 100.0 * sample.rss / ram if ram else 0.0
         why = f"an emergency ({standing.why})"
         if len(samples) > 1:
-            act = Act(
-                mark=mark, deed=Deed.STOP, what="memory", figure=sample.rss / 2**20, limit=0.0,
+            act = Enforcement(
+                mark=mark, action=Action.STOP, what="memory", figure=sample.rss / 2**20, limit=0.0,
                 why=f"stopped in {why}, as the least urgent of {len(samples)}",
             )  # fmt: skip
         elif share >= _CAUSE_PERCENT:
             # Alone, and the cause: it would do the same again.
-            act = Act(
-                mark=mark, deed=Deed.KILL, what="memory", figure=sample.rss / 2**20, limit=ram / 2**20,
+            act = Enforcement(
+                mark=mark, action=Action.KILL, what="memory", figure=sample.rss / 2**20, limit=ram / 2**20,
                 why=f"{sample.rss / 2**20:.0f} MiB of memory used, {share:.0f} % of all, in {why}",
             )  # fmt: skip
         else:
@@ -207,8 +209,10 @@ class Overseer:
         yield act
 
     @staticmethod
-    def _with(act: Act, deed: Deed) -> Act:
-        return Act(mark=act.mark, deed=deed, what=act.what, figure=act.figure, limit=act.limit, why=act.why)
+    def _with(act: Enforcement, action: Action) -> Enforcement:
+        return Enforcement(
+            mark=act.mark, action=action, what=act.what, figure=act.figure, limit=act.limit, why=act.why
+        )
 
 
 def _round(value: float) -> str:

@@ -87,7 +87,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class MachineState:
     """The machine's state at one moment."""
 
     zone: Zone = Zone.SAFE
@@ -98,12 +98,12 @@ class Standing:
     now: Zone = Zone.SAFE
 
 
-class Gauge:
+class ZoneTracker:
     """Tells the zone from one reading after the other."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
-        self.standing = Standing()
+        self.standing = MachineState()
         self._before: Reading | None = None
         self._cpu: list[tuple[float, float]] = []
         self._stalled_since: float | None = None
@@ -113,7 +113,7 @@ class Gauge:
         self._better_since: float | None = None
         self._better = Zone.SAFE
 
-    def read(self, reading: Reading) -> Standing:
+    def read(self, reading: Reading) -> MachineState:
         """Take a reading; return the state that holds now."""
         found = self._judge(reading)
         self._before = reading
@@ -131,12 +131,12 @@ class Gauge:
         else:
             zone = self.standing.zone
         why = found.why if zone is found.zone else f"was {self._why}"
-        self.standing = Standing(zone=zone, why=why, reading=reading, now=found.zone)
+        self.standing = MachineState(zone=zone, why=why, reading=reading, now=found.zone)
         return self.standing
 
     # ---------------------------------------------------------------- details
 
-    def _judge(self, reading: Reading) -> Standing:
+    def _judge(self, reading: Reading) -> MachineState:
         found: dict[Zone, list[str]] = {zone: [] for zone in Zone}
         bounds, now = self.bounds, self.standing.zone
 
@@ -155,7 +155,7 @@ class Gauge:
             found[Zone.DANGER].append(f"free disk {reading.disk_free_bytes / 2**20:.0f} MiB")
         found[Zone.EMERGENCY] = self._emergency(reading, held=now is Zone.EMERGENCY)
         zone = max((zone for zone, why in found.items() if why), default=Zone.SAFE)
-        return Standing(zone=zone, why=", ".join(found[zone]), reading=reading, now=zone)
+        return MachineState(zone=zone, why=", ".join(found[zone]), reading=reading, now=zone)
 
     def _emergency(self, reading: Reading, *, held: bool) -> list[str]:
         bounds, found = self.bounds, []

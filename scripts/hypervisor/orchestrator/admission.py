@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ..monitor.zones import Standing, Zone
+from ..monitor.zones import MachineState, Zone
 
 
 class Level(StrEnum):
@@ -68,13 +68,13 @@ class Admission:
         self._why = ""
         self._last_start = float("-inf")
         self._level = Level.IDEAL
-        self.standing = Standing()
+        self.standing = MachineState()
         #: Why nothing more may start beside what runs, such as a budget; "" if nothing says so.
         self.hold = ""
 
     # ------------------------------------------------------------------- told
 
-    def update(self, standing: Standing, hold: str, now: float) -> LevelChange | None:
+    def update(self, standing: MachineState, hold: str, now: float) -> LevelChange | None:
         """Note the machine's state, and what holds further starts; return the change of level, if any."""
         self.heed(standing, now)
         self.hold = hold
@@ -83,7 +83,7 @@ class Admission:
             return None
         return LevelChange(level=self._level, was=was, room=self.room(now), why=self.why())
 
-    def heed(self, standing: Standing, now: float) -> None:
+    def heed(self, standing: MachineState, now: float) -> None:
         """Note the machine's state."""
         before, self.standing = self.standing.zone, standing
         if standing.zone >= Zone.DANGER > before:

@@ -105,7 +105,7 @@ class Coordinator:
         counts = scheduler.counts()
         waits = any(counts[state] for state in ("waiting", "ready", "delayed"))
         hold = supervisor.why_not(counts["running"]) if waits else ""
-        if change := admission.update(supervisor.watch.standing, hold, time.time()):
+        if change := admission.update(supervisor.monitor.standing, hold, time.time()):
             self.run_context.tell(
                 RunEvent.LEVEL, "", level=change.level.value, was=change.was.value, room=change.room,
                 why=change.why or "all is well again", **admission.standing.reading.figures(),

@@ -11,11 +11,11 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..monitor.budget import Caps, caps_of
 from ..monitor.budget_tracker import BudgetTracker
-from ..monitor.lineage import OURS, WITHIN
-from ..monitor.overseer import Deed, Limits, Overseer
+from ..monitor.monitor import ResourceMonitor
+from ..monitor.overseer import Action, Limits, Overseer
+from ..monitor.process_tree import OURS, WITHIN
 from ..monitor.readings import Sampler
-from ..monitor.watch import Watch
-from ..monitor.zones import Bounds, Gauge
+from ..monitor.zones import Bounds, ZoneTracker
 from ..queue.batch import Batch
 from ..runners.agent import Agent, AgentEnd, Assignment, How
 from ..store.spend import Account
@@ -33,7 +33,7 @@ _CUT = (How.TIMEOUT, How.STOPPED, How.KILLED)
 class AgentSupervisor:
     """Runs the agents of a run within its limits."""
 
-    watch: Watch
+    monitor: ResourceMonitor
     budgets: BudgetTracker
     #: The session that the run was started from; "" for none.
     session: str = ""
@@ -45,11 +45,11 @@ class AgentSupervisor:
     def open(self) -> None:
         """Begin to watch. All that this process starts from now on bears a variable that says so."""
         os.environ[OURS] = "1"
-        self.watch.start()
+        self.monitor.start()
 
     def close(self) -> None:
-        """Watch no more, and leave the last word on what was spent."""
-        self.watch.close()
+        """Stop watching, and keep the last figures of what was spent."""
+        self.monitor.close()
         self.budgets.look()
 
     def used_up(self) -> str:
@@ -57,7 +57,7 @@ class AgentSupervisor:
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self._looked, self._reached = time.monotonic(), self.budgets.look()
             if self._reached:
-                self.watch.stop_all(self._reached)
+                self.monitor.stop_all(self._reached)
         return self._reached
 
     def why_not(self, running: int) -> str:
@@ -71,15 +71,15 @@ class AgentSupervisor:
     def run(self, agent: Agent, assignment: Assignment, rank: int) -> AgentEnd:
         """Run an agent to its end, within its limits; *rank* is 0 for the most urgent."""
         mark, log = assignment.mark[1], assignment.log
-        watched = self.watch.attend(mark, assignment.task_id, rank, log, assignment.stopped)
+        watched = self.monitor.attend(mark, assignment.task_id, rank, log, assignment.stopped)
         if why := self.budgets.start(mark):
-            self.watch.leave(watched)
+            self.monitor.leave(watched)
             return AgentEnd(how=How.STOPPED, text=why)
 
         def used(tokens: int, talks: int, asks_again: bool) -> None:
             watched.tokens = tokens
             if why := self.budgets.used(mark, tokens, talks, asks_again=asks_again):
-                self.watch.stop(watched, why)
+                self.monitor.stop(watched, why)
 
         within = f"{os.environ.get(WITHIN, '')} {mark}".strip()
         told = {**assignment.environment, OURS: "1", WITHIN: within, SESSION: self.session}
@@ -88,7 +88,7 @@ class AgentSupervisor:
         try:
             end = agent.run(replace(assignment, environment=told, used=used, budget_usd=left))
         finally:
-            survivors = self.watch.leave(watched)
+            survivors = self.monitor.leave(watched)
             tokens, cost = (end.tokens, end.cost_usd) if end else (None, None)
             cut = end is None or watched.act is not None or end.how in _CUT
             self.budgets.ended(mark, tokens, cost, cut=cut)
@@ -96,7 +96,7 @@ class AgentSupervisor:
             end = replace(end, input_tokens=watched.tokens)  # it was ended before it could say its sum
         act = watched.act
         if act is not None:
-            how = How.STOPPED if act.deed is Deed.STOP else How.LIMIT
+            how = How.STOPPED if act.action is Action.STOP else How.LIMIT
             left_over = f"; {survivors} of its processes had hidden and were ended" if survivors else ""
             return replace(end, how=how, text=f"{act.why}{left_over}")
         if end.how is How.BUDGET and left is not None:
@@ -125,8 +125,8 @@ def supervisor_of(batch: Batch, options: RunOptions, run: str, tell: Callable[..
     account = Account(batch=batch.id, run=run, session=session, within=within)
     bounds = Bounds.of(machine, cpu=not is_command or machine["exec_cpu"])
     return AgentSupervisor(
-        watch=Watch(
-            Sampler(batch.folder), Gauge(bounds), Overseer(Limits.of(settings["overseer"])),
+        monitor=ResourceMonitor(
+            Sampler(batch.folder), ZoneTracker(bounds), Overseer(Limits.of(settings["overseer"])),
             machine["look_seconds"], tell,
         ),
         budgets=BudgetTracker(

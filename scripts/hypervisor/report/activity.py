@@ -12,7 +12,7 @@ from typing import Any
 from ..core import printable
 from ..core.config import settings_of
 from ..monitor.readings import Sampler
-from ..monitor.zones import Bounds, Gauge
+from ..monitor.zones import Bounds, ZoneTracker
 from ..queue.batch import Batch
 from ..store.batches import Running
 from ..store.liveness import lock_state
@@ -107,7 +107,7 @@ class MachineLook:
     """Reads the state of this machine on demand, where no run reports it."""
 
     sampler: Sampler
-    gauge: Gauge
+    gauge: ZoneTracker
 
     @classmethod
     def of(cls, batch: Batch) -> MachineLook:
@@ -117,7 +117,7 @@ class MachineLook:
             ConfigError: A setting makes no sense.
         """
         settings = settings_of(batch.project.state if batch.project else None)
-        return cls(Sampler(batch.folder), Gauge(Bounds.of(settings["machine"], cpu=True)))
+        return cls(Sampler(batch.folder), ZoneTracker(Bounds.of(settings["machine"], cpu=True)))
 
     def zone(self) -> dict[str, Any]:
         """Return zone and figures as of now, in the shape of a report's ``zone``."""

@@ -16,11 +16,11 @@ import pytest
 from commands import alive, eventually, gone
 from hypervisor.monitor.budget import SCOPES, Caps
 from hypervisor.monitor.budget_tracker import BudgetTracker
+from hypervisor.monitor.monitor import ResourceMonitor
 from hypervisor.monitor.overseer import Limits, Overseer
 from hypervisor.monitor.processes import Process, processes, send
 from hypervisor.monitor.readings import Reading, Sampler
-from hypervisor.monitor.watch import Watch
-from hypervisor.monitor.zones import Bounds, Gauge
+from hypervisor.monitor.zones import Bounds, ZoneTracker
 from hypervisor.orchestrator.supervisor import AgentSupervisor
 from hypervisor.runners.agent import AgentEnd, Assignment, How
 from hypervisor.runners.command import CommandAgent
@@ -81,13 +81,13 @@ class Alone:
 def supervisor(tmp_path: Path) -> Iterator[AgentSupervisor]:
     """Give the real thing, which must be opened in a process of its own: it adopts orphans."""
     caps = {scope: Caps() for scope in SCOPES}
-    watch = Watch(
-        Sampler(str(tmp_path)), Gauge(Bounds(cpu=False)), Overseer(Limits(processes=30.0, grace_seconds=0.5)),
-        0.2, lambda *_, **__: None,
+    watch = ResourceMonitor(
+        Sampler(str(tmp_path)), ZoneTracker(Bounds(cpu=False)),
+        Overseer(Limits(processes=30.0, grace_seconds=0.5)), 0.2, lambda *_, **__: None,
     )  # fmt: skip
-    made = AgentSupervisor(watch=watch, budgets=BudgetTracker(caps, Alone(), 1000, counts=False))  # type: ignore[arg-type]
+    made = AgentSupervisor(monitor=watch, budgets=BudgetTracker(caps, Alone(), 1000, counts=False))  # type: ignore[arg-type]
     yield made
-    made.watch.close()
+    made.monitor.close()
 
 
 def assignment(folder: Path, name: str = "a") -> Assignment:
@@ -175,7 +175,7 @@ while True:
     time.sleep(0.02)
 """
     events: list[dict[str, Any]] = []
-    supervisor.watch.tell = lambda what, task, **more: events.append({"event": what, "task": task, **more})
+    supervisor.monitor.tell = lambda what, task, **more: events.append({"event": what, "task": task, **more})
 
     def act() -> None:
         supervisor.open()
@@ -197,7 +197,7 @@ def test_a_look_that_fails_is_not_the_last(
     supervisor: AgentSupervisor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     looks = threading.Event()
-    real = supervisor.watch.sampler.read
+    real = supervisor.monitor.sampler.read
     fails = [OSError("no /proc today")]
 
     def read() -> Reading:
@@ -206,9 +206,9 @@ def test_a_look_that_fails_is_not_the_last(
         looks.set()
         return real()
 
-    supervisor.watch._thread = threading.Thread(target=supervisor.watch._run, daemon=True)
-    supervisor.watch.sampler.read = read  # type: ignore[method-assign]
-    supervisor.watch._thread.start()
+    supervisor.monitor._thread = threading.Thread(target=supervisor.monitor._run, daemon=True)
+    supervisor.monitor.sampler.read = read  # type: ignore[method-assign]
+    supervisor.monitor._thread.start()
     assert looks.wait(20)
     assert "no /proc today" in capsys.readouterr().err
 
@@ -232,4 +232,4 @@ def test_an_agent_that_spends_beyond_its_budget_is_stopped_at_no_cost(
     assert end.how.costs_no_attempt
     assert "the budget of 1000 tokens has no room for 1 more answer of up to 1000 (600 spent)" in end.text
     assert end.tokens == 600
-    assert eventually(lambda: not supervisor.watch._watched, "its leave")
+    assert eventually(lambda: not supervisor.monitor._watched, "its leave")

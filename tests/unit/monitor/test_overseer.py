@@ -10,24 +10,24 @@ from hypothesis import strategies as st
 
 from hypervisor.core import config
 from hypervisor.core.errors import ConfigError
-from hypervisor.monitor.lineage import OURS, WITHIN, Lineage
-from hypervisor.monitor.overseer import Act, Deed, Limits, Overseer, Sample
+from hypervisor.monitor.overseer import Action, Enforcement, Limits, Overseer, Sample
+from hypervisor.monitor.process_tree import OURS, WITHIN, ProcessTree
 from hypervisor.monitor.processes import Process
 from hypervisor.monitor.readings import Reading
-from hypervisor.monitor.zones import Standing, Zone
+from hypervisor.monitor.zones import MachineState, Zone
 from hypervisor.orchestrator.supervisor import check_settings
 
 MIB = 2**20
 GIB = 2**30
-GOOD = Standing(reading=Reading(at=0.0, ram_bytes=GIB, available_bytes=GIB // 2, available_percent=50.0))
+GOOD = MachineState(reading=Reading(at=0.0, ram_bytes=GIB, available_bytes=GIB // 2, available_percent=50.0))
 
 
-def standing(zone: Zone) -> Standing:
-    return Standing(zone=zone, now=zone, why="so it is", reading=GOOD.reading)
+def standing(zone: Zone) -> MachineState:
+    return MachineState(zone=zone, now=zone, why="so it is", reading=GOOD.reading)
 
 
-def deeds(acts: list[Act]) -> list[tuple[str, str]]:
-    return [(act.mark, act.deed.value) for act in acts]
+def deeds(acts: list[Enforcement]) -> list[tuple[str, str]]:
+    return [(act.mark, act.action.value) for act in acts]
 
 
 # ---------------------------------------------------------------------- limits
@@ -51,11 +51,11 @@ def test_each_limit_asks_first_and_then_ends_with_its_figure(
 ) -> None:
     overseer = Overseer(Limits(grace_seconds=5.0, **limit))
     (act,) = overseer.look(0.0, {"a": Sample(**sample)}, GOOD)
-    assert act.deed is Deed.TERM
+    assert act.action is Action.TERM
     assert act.why.startswith(words)
     assert overseer.look(4.9, {"a": Sample(**sample)}, GOOD) == []
     (act,) = overseer.look(5.0, {"a": Sample()}, GOOD)  # it uses less now, and was told to end
-    assert act.deed is Deed.KILL
+    assert act.action is Action.KILL
     assert act.why.startswith(words)
     assert deeds(overseer.look(6.0, {"a": Sample()}, GOOD)) == [("a", "kill")]  # until nothing is left
     assert overseer.look(7.0, {}, GOOD) == []
@@ -73,7 +73,9 @@ def test_near_a_limit_is_told_once_for_each() -> None:
     overseer = Overseer(Limits(processes=10.0, wall_seconds=10.0, alert_percent=80.0))
     assert overseer.look(0.0, {"a": Sample(processes=7)}, GOOD) == []
     acts = overseer.look(1.0, {"a": Sample(processes=8)}, GOOD)
-    assert [(act.deed, act.what, act.figure, act.limit) for act in acts] == [(Deed.ALERT, "processes", 8, 10)]
+    assert [(act.action, act.what, act.figure, act.limit) for act in acts] == [
+        (Action.ALERT, "processes", 8, 10)
+    ]
     assert overseer.look(2.0, {"a": Sample(processes=9)}, GOOD) == []
     assert [act.what for act in overseer.look(3.0, {"a": Sample(processes=9, wall=9.0)}, GOOD)] == ["wall"]
 
@@ -96,14 +98,14 @@ def test_in_an_emergency_the_least_urgent_is_stopped_first_and_one_at_a_time() -
     stopped = []
     for now in range(10):
         for act in overseer.look(float(now), samples, standing(Zone.EMERGENCY)):
-            stopped.append((act.mark, act.deed))
+            stopped.append((act.mark, act.action))
             if now % 2:  # its end takes a while
                 samples.pop(act.mark, None)
     order = list(dict.fromkeys(mark for mark, _ in stopped))
     assert order == ["young", "old", "urgent"]
-    assert {deed for mark, deed in stopped if mark != "urgent"} == {Deed.STOP}
+    assert {deed for mark, deed in stopped if mark != "urgent"} == {Action.STOP}
     # The last one alone holds a good part of the memory: it is the cause, and would do the same again.
-    assert {deed for mark, deed in stopped if mark == "urgent"} == {Deed.KILL}
+    assert {deed for mark, deed in stopped if mark == "urgent"} == {Action.KILL}
 
 
 def test_in_an_emergency_of_others_making_one_may_run_on() -> None:
@@ -113,7 +115,7 @@ def test_in_an_emergency_of_others_making_one_may_run_on() -> None:
 
 
 def test_an_emergency_that_is_over_but_not_yet_trusted_stops_nobody() -> None:
-    held = Standing(zone=Zone.EMERGENCY, now=Zone.SAFE, why="was", reading=GOOD.reading)
+    held = MachineState(zone=Zone.EMERGENCY, now=Zone.SAFE, why="was", reading=GOOD.reading)
     assert Overseer(Limits()).look(0.0, {"a": Sample(), "b": Sample()}, held) == []
 
 
@@ -139,10 +141,10 @@ def test_nothing_is_ended_without_a_figure_and_kill_comes_after_term_or_in_want_
         for act in overseer.look(float(now), samples, standing(zone)):
             assert act.mark in samples
             assert act.why
-            if act.deed is Deed.TERM:
+            if act.action is Action.TERM:
                 assert act.figure > act.limit
                 asked[act.mark] = now
-            elif act.deed is not Deed.ALERT:
+            elif act.action is not Action.ALERT:
                 late = act.mark in asked and now - asked[act.mark] >= 3
                 assert late or zone >= Zone.DANGER or act.mark in asked
                 asked.setdefault(act.mark, now - 3)
@@ -188,8 +190,8 @@ def pids(found: dict[str, list[Process]], mark: str) -> list[int]:
     return sorted(one.pid for one in found[mark])
 
 
-def lineage(table: Table, *, adopts: bool = True) -> Lineage:
-    return Lineage(10, table.environments.get, adopts=adopts)
+def lineage(table: Table, *, adopts: bool = True) -> ProcessTree:
+    return ProcessTree(10, table.environments.get, adopts=adopts)
 
 
 def test_children_belong_wherever_they_went_and_whatever_they_wiped() -> None:

@@ -22,7 +22,7 @@ OURS = "HYPERVISOR_COORDINATOR"
 WITHIN = "HYPERVISOR_WITHIN"
 
 
-class Lineage:
+class ProcessTree:
     """Sorts processes by agent, look by look.
 
     Args:

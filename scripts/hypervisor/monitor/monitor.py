@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 
 from ..core.machine import LINUX
 from ..store.events import RunEvent
-from .lineage import Lineage
-from .overseer import Act, Deed, Overseer, Sample
+from .overseer import Action, Enforcement, Overseer, Sample
+from .process_tree import ProcessTree
 from .processes import Process, adopt_orphans, bury, environment_of, processes, proportional_memory, send
 from .readings import Reading, Sampler
-from .zones import Gauge, Standing, Zone
+from .zones import MachineState, Zone, ZoneTracker
 
 #: Machine looks for one look at the processes.
 _OFTEN = 5
@@ -38,7 +38,7 @@ _ZOMBIE_SECONDS = 120.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Watched:
+class MonitoredAgent:
     """An agent that is watched."""
 
     mark: str
@@ -60,13 +60,13 @@ class Watched:
     cpu: float = 0.0
     tokens: int | None = None
     #: Why it was ended, None if it was not.
-    act: Act | None = None
+    act: Enforcement | None = None
     #: Whether the KILL was told of; it may take several.
     killed: bool = False
 
 
 @dataclass(slots=True)
-class Watch:
+class ResourceMonitor:
     """The watching thread of a run.
 
     Args:
@@ -78,12 +78,12 @@ class Watch:
     """
 
     sampler: Sampler
-    gauge: Gauge
+    gauge: ZoneTracker
     overseer: Overseer
     seconds: float
     tell: Callable[..., None]
-    _lineage: Lineage = field(default_factory=lambda: Lineage(os.getpid(), environment_of, adopts=False))
-    _watched: dict[str, Watched] = field(default_factory=dict)
+    _tree: ProcessTree = field(default_factory=lambda: ProcessTree(os.getpid(), environment_of, adopts=False))
+    _watched: dict[str, MonitoredAgent] = field(default_factory=dict)
     _number: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -99,7 +99,7 @@ class Watch:
 
     def start(self) -> None:
         """Look for the first time, and begin to watch; this process becomes the heir of all below it."""
-        self._lineage = Lineage(os.getpid(), environment_of, adopts=adopt_orphans())
+        self._tree = ProcessTree(os.getpid(), environment_of, adopts=adopt_orphans())
         self.gauge.read(self.sampler.read())
         if self.gauge.bounds.cpu:
             self._over.wait(0.25)  # CPU is told between two looks; nothing is begun before it is known
@@ -108,30 +108,30 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> MachineState:
         """The machine's state, as of the last look."""
         return self.gauge.standing
 
-    def attend(self, mark: str, task: str, rank: int, log: str, stopped: threading.Event) -> Watched:
+    def attend(self, mark: str, task: str, rank: int, log: str, stopped: threading.Event) -> MonitoredAgent:
         """Begin to watch an agent, before it is started."""
         now = time.monotonic()
         with self._lock:
             self._number += 1
-            made = Watched(
+            made = MonitoredAgent(
                 mark=mark, task=task, rank=rank, order=self._number, log=log, stopped=stopped,
                 least=_order_now(), begun=now, heard=now,
             )  # fmt: skip
             self._watched[mark] = made
         return made
 
-    def leave(self, watched: Watched) -> int:
-        """Watch an agent no more, as it has ended; end what is left of it.
+    def leave(self, watched: MonitoredAgent) -> int:
+        """Stop watching an agent, as it has ended; end what is left of it.
 
         Returns:
             How many of its processes were left, and were ended.
@@ -143,10 +143,8 @@ class Watch:
         while True:
             with self._lock:
                 table, marks = processes(), self._marks()
-                left = self._lineage.look(table, marks)[watched.mark]
-                strays = {
-                    (one.pid, one.start): one for one in self._lineage.strays(table, marks, watched.mark)
-                }
+                left = self._tree.look(table, marks)[watched.mark]
+                strays = {(one.pid, one.start): one for one in self._tree.strays(table, marks, watched.mark)}
             its |= {(one.pid, one.start) for one in left}
             # Seen twice: between its fork and its exec a child of ours bears nothing either.
             left += [one for key, one in strays.items() if key in doubt]
@@ -165,11 +163,13 @@ class Watch:
             bury(pid)
         return len(its)
 
-    def stop(self, watched: Watched, why: str) -> None:
+    def stop(self, watched: MonitoredAgent, why: str) -> None:
         """End an agent at once, at no cost to its task: it may spend no more."""
         with self._lock:
-            some = self._lineage.look(processes(), self._marks()).get(watched.mark, [])
-            act = Act(mark=watched.mark, deed=Deed.STOP, what="budget", figure=0.0, limit=0.0, why=why)
+            some = self._tree.look(processes(), self._marks()).get(watched.mark, [])
+            act = Enforcement(
+                mark=watched.mark, action=Action.STOP, what="budget", figure=0.0, limit=0.0, why=why
+            )
             self._carry_out(act, some)
 
     def stop_all(self, why: str) -> None:
@@ -204,7 +204,7 @@ class Watch:
             self._scanned = now
             table = processes()
             self._bury(table, now)
-            found = self._lineage.look(table, self._marks())
+            found = self._tree.look(table, self._marks())
             samples = {
                 mark: self._sample(self._watched[mark], some, now, standing)
                 for mark, some in found.items()
@@ -214,7 +214,7 @@ class Watch:
             for act in acts:
                 self._carry_out(act, found[act.mark])
 
-    def _note(self, now: float, standing: Standing) -> None:
+    def _note(self, now: float, standing: MachineState) -> None:
         """Tell the machine's figures now and then while agents run: CPU on the mean, memory at its most."""
         self._read = [*self._read, standing.reading] if self._watched else []
         if self._read and now >= self._note_at:
@@ -236,7 +236,7 @@ class Watch:
             for one in self._watched.values():
                 one.heard = min(now, one.heard + gap)
 
-    def _sample(self, one: Watched, some: list[Process], now: float, standing: Standing) -> Sample:
+    def _sample(self, one: MonitoredAgent, some: list[Process], now: float, standing: MachineState) -> Sample:
         rss = sum(process.rss for process in some)
         ram = standing.reading.ram_bytes or 0
         if rss > ram / 4 and len(some) > 1:
@@ -253,22 +253,22 @@ class Watch:
             wall=now - one.begun, silence=now - one.heard, tokens=one.tokens, rank=one.rank, order=one.order,
         )  # fmt: skip
 
-    def _carry_out(self, act: Act, some: list[Process]) -> None:
+    def _carry_out(self, act: Enforcement, some: list[Process]) -> None:
         one = self._watched.get(act.mark)
         if one is None:
             return
-        first = one.act is None or (act.deed is Deed.KILL and not one.killed)
-        if act.deed is not Deed.ALERT:
+        first = one.act is None or (act.action is Action.KILL and not one.killed)
+        if act.action is not Action.ALERT:
             one.act = one.act or act  # before any signal: whoever sees the end must find the reason
-            one.killed = one.killed or act.deed in (Deed.KILL, Deed.STOP)
-            if act.deed is not Deed.TERM:
+            one.killed = one.killed or act.action in (Action.KILL, Action.STOP)
+            if act.action is not Action.TERM:
                 one.stopped.set()
             for process in some:
-                send(process, signal.SIGTERM if act.deed is Deed.TERM else signal.SIGKILL)
-        if act.deed is Deed.ALERT or first:
+                send(process, signal.SIGTERM if act.action is Action.TERM else signal.SIGKILL)
+        if act.action is Action.ALERT or first:
             with contextlib.suppress(OSError):
                 self.tell(
-                    RunEvent.OVERSEEN, one.task, act=act.deed.value, measure=act.what,
+                    RunEvent.OVERSEEN, one.task, act=act.action.value, measure=act.what,
                     figure=round(act.figure, 2), limit=round(act.limit, 2), why=act.why,
                 )  # fmt: skip
 
