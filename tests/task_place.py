@@ -21,6 +21,13 @@ class TaskPlace:
         self.project = Project(root, root / ".hypervisor")
         self.root = root
 
+    @classmethod
+    def at(cls, project: Project) -> TaskPlace:
+        """Return a project that is there already."""
+        made = cls.__new__(cls)
+        made.project, made.root = project, project.root
+        return made
+
     def task(self, name: str = "t-1", /, **keys: str) -> Path:
         """Write a task file."""
         return write_task(self.root / "tasks" / f"{name}.md", **keys)

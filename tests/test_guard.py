@@ -18,7 +18,7 @@ import pytest
 from commands import ROOT, write_task
 from hypervisor.core.paths import session_project
 from hypervisor.hooks import hooks
-from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.mcp.schema import PREFIX
 
 GUARD = ROOT / "hooks/guard"
 HOOKS = json.loads((ROOT / "hooks/hooks.json").read_text("utf-8"))["hooks"]

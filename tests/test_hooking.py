@@ -29,7 +29,7 @@ from hypervisor.core.paths import Project
 from hypervisor.crowd import Crowd
 from hypervisor.hooks import hooking, pulse, spawn_guard, telling
 from hypervisor.inbox import Inbox
-from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.mcp.schema import PREFIX
 from hypervisor.sessions import Session
 from hypervisor.tasks.desk import Desk
 from hypervisor.tasks.endings import Ending

@@ -13,7 +13,7 @@ from hypervisor.claims.port import MAIN
 from hypervisor.hooks import hooks
 from hypervisor.hooks.hookcall import Call, read_call
 from hypervisor.hooks.hooks import Room
-from hypervisor.mcp.toolspec import BY_NAME, IDENTITY, PREFIX
+from hypervisor.mcp.schema import BY_NAME, IDENTITY, PREFIX
 from hypervisor.sessions import Note
 
 NOTE = Note(

@@ -515,8 +515,8 @@ _SERVER = """
 import json, sys
 sys.path.insert(0, {scripts!r})
 from hypervisor.tasks.live import LiveIndex
-from hypervisor.mcp.tools import Toolbox
-box = Toolbox({{"CLAUDE_PROJECT_DIR": {root!r}, "CLAUDE_CODE_SESSION_ID": sys.argv[1]}}, None, LiveIndex())
+from hypervisor.mcp.handler import ToolHandler
+box = ToolHandler({{"CLAUDE_PROJECT_DIR": {root!r}, "CLAUDE_CODE_SESSION_ID": sys.argv[1]}}, None, LiveIndex())
 took = []
 while True:
     who = {{"caller_session": sys.argv[1], "caller_agent": "main"}}

@@ -27,10 +27,10 @@ from hypervisor.core import config
 from hypervisor.core.errors import UsageError
 from hypervisor.core.machine import identity_of
 from hypervisor.core.paths import Project
-from hypervisor.mcp import toolspec
+from hypervisor.mcp import schema
 from hypervisor.mcp.server import CLIENT_PID, _carry_out, client_of
-from hypervisor.mcp.tools import Toolbox
-from hypervisor.mcp.toolspec import TOOLS
+from hypervisor.mcp.handler import ToolHandler
+from hypervisor.mcp.schema import TOOLS
 from hypervisor.tasks.tasks import read_task
 
 pytestmark = pytest.mark.acceptance
@@ -250,7 +250,7 @@ def test_what_the_tools_cost_every_context_stays_small() -> None:
     whole = json.dumps(
         [
             {
-                "name": toolspec.PREFIX + tool.name,
+                "name": schema.PREFIX + tool.name,
                 "description": tool.description,
                 "input_schema": tool.schema(),
             }
@@ -262,7 +262,7 @@ def test_what_the_tools_cost_every_context_stays_small() -> None:
 
 
 def test_a_tool_that_only_looks_says_so_and_only_such_a_one(project: Project, environment: Any) -> None:
-    box = Toolbox(environment)
+    box = ToolHandler(environment)
     box.call("preflight", {"create_batch": True})
     before = {name: state for name, state in tree(project.root).items() if "index.sqlite3" not in name}
     for tool in TOOLS:
@@ -281,7 +281,7 @@ def test_a_client_of_any_age_is_understood(start: Start, version: str) -> None:
     about = wire.initialize(version)
     assert about["serverInfo"]["name"] == "task_manager"
     assert about["protocolVersion"] == version
-    assert about["instructions"] == toolspec.INSTRUCTIONS
+    assert about["instructions"] == schema.INSTRUCTIONS
     listed = wire.ask("tools/list")["result"]["tools"]
     assert [tool["name"] for tool in listed] == [tool.name for tool in TOOLS]
     assert {tool["name"] for tool in listed if tool.get("annotations", {}).get("readOnlyHint")} == {
@@ -331,7 +331,7 @@ def test_the_inspector_lists_every_tool_and_calls_it(
             pytest.fail(why)
         pytest.skip(why)
     write_task(project.root / "tasks/n-1.md", project="next")
-    box = Toolbox(environment)
+    box = ToolHandler(environment)
     for name in ("t-1", "t-2"):
         box.call("claim_task", {"id": name, "caller": "claude"})
     box.call("preflight", {"ids": ["t-3"], "create_batch": True})
@@ -487,7 +487,7 @@ def test_a_link_in_the_tasks_folder_leads_no_agent_out_of_the_project(
     decoy = write_task(tmp_path / "decoy/out-1.md")
     (project.root / "tasks/link.md").symlink_to(decoy if what == "file" else decoy.parent)
     (project.root / "tasks/link").symlink_to(decoy.parent)
-    before, box = tree(decoy.parent), Toolbox(environment)
+    before, box = tree(decoy.parent), ToolHandler(environment)
     for name in ("out-1", "tasks/link.md", "tasks/link/out-1.md", str(decoy), "tasks/../../decoy/out-1.md"):
         for tool, rest in (
             ("claim_task", {"caller": "claude"}), ("update_task", {"body": "x"}),
@@ -633,7 +633,7 @@ def test_no_call_ends_the_server_or_leads_out_of_the_project(
     untouched = [tmp_path / "decoy", project.root / "notes"]
     before = [tree(folder) for folder in untouched], outside.read_bytes(), outside.stat().st_mtime_ns
     wire.initialize()
-    box = Toolbox(environment)
+    box = ToolHandler(environment)
     carry = (lambda calls: [_carry_out(box, *call) for call in calls]) if within else through(wire)
     count = CALLS_WITHIN if within else CALLS_OF_A_PROCESS
     kinds: Counter[bool] = Counter()

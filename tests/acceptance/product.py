@@ -12,7 +12,7 @@ from acceptance.client import Client
 from commands import ROOT, eventually, write_task
 from hypervisor.core.config import load
 from hypervisor.core.paths import Project
-from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.mcp.schema import PREFIX
 from hypervisor.store.store import Store
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.service import TaskService

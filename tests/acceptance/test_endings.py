@@ -17,7 +17,7 @@ from acceptance.client import RunningSession, marked
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from commands import ROOT, eventually
-from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.mcp.schema import PREFIX
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")

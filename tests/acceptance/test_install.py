@@ -21,7 +21,7 @@ from acceptance.conftest import NewClient
 from acceptance.market import Market
 from acceptance.product import Tasks, claim, done, tool
 from commands import HYPERVISOR, ROOT, eventually, script, tree
-from hypervisor.mcp.toolspec import PREFIX, TOOLS
+from hypervisor.mcp.schema import PREFIX, TOOLS
 
 OURS = {PREFIX + one.name for one in TOOLS}
 #: What no machine without a network reaches; the scripted API is on loopback.

@@ -11,7 +11,7 @@ from acceptance.api import ScriptedApi, calls, say, use
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, tool, worker
 from commands import ROOT
-from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.mcp.schema import PREFIX
 
 pytestmark = pytest.mark.usefixtures("tool_search")
 

@@ -13,7 +13,7 @@ from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from acceptance.toy import ECHO, write_toy
 from commands import ROOT, script
-from hypervisor.mcp.toolspec import PREFIX, TOOLS
+from hypervisor.mcp.schema import PREFIX, TOOLS
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")

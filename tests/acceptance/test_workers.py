@@ -14,7 +14,7 @@ from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from acceptance.replies import Use
 from commands import HYPERVISOR
-from hypervisor.mcp.toolspec import PREFIX
+from hypervisor.mcp.schema import PREFIX
 
 #: Once with the tools' schemas in the first request, once with tool search, as most users have it.
 pytestmark = pytest.mark.usefixtures("tool_search")

@@ -26,10 +26,9 @@ from ..cli.console import advice_for
 from ..core.errors import HypervisorError
 from ..core.machine import Identity, identity_of
 from ..tasks.live import LiveIndex
-from ..tasks.queries import Edges
-from .departure import end_of_client
-from .tools import Toolbox
-from .toolspec import INSTRUCTIONS, SERVER, TOOLS
+from .client_end import end_of_client
+from .handler import ToolHandler
+from .schema import INSTRUCTIONS, SERVER, TOOLS
 
 #: Set by `scripts/with-uv`: the pid of whoever started the server.
 CLIENT_PID = "HYPERVISOR_CLIENT_PID"
@@ -41,36 +40,35 @@ _FORGOTTEN = 86400.0
 
 def main() -> int:
     """Serve until the client closes standard input; return the exit code."""
-    toolbox = Toolbox(dict(os.environ), client_of(os.environ), LiveIndex())
+    handler = ToolHandler(dict(os.environ), client_of(os.environ), LiveIndex())
 
     def stop(*_: object) -> None:
         # Not by an exception: the thread that waits for a line would keep the process until one comes.
         # The client lives, as it has sent this; its own hooks release what its agents hold.
         os._exit(0)
 
-    threading.Thread(target=_look, args=(toolbox,), name="first look", daemon=True).start()
+    threading.Thread(target=_look, args=(handler,), name="first look", daemon=True).start()
     signal.signal(signal.SIGINT, stop)  # how a client ends its servers
     try:
-        anyio.run(_serve, toolbox)
+        anyio.run(_serve, handler)
     finally:
-        end_of_client(toolbox)
+        end_of_client(handler)
     return 0
 
 
-def _look(toolbox: Toolbox) -> None:
+def _look(handler: ToolHandler) -> None:
     """Look at the tasks before the first call needs them, in a project that is ours already."""
     with contextlib.suppress(Exception):  # who calls is told
         # The first call that needs them need not wait for them.
         import filelock  # noqa: F401, PLC0415
 
         from ..documents import frontmatter  # noqa: F401, PLC0415
+        from . import tools  # noqa: F401, PLC0415
 
         gc.freeze()  # what is loaded stays: no call waits while all of it is looked through
-        desk = toolbox.desk({})
-        if desk.project.state.is_dir():
-            with desk.indexed() as index:
-                if index is not None:
-                    Edges(index).cycles  # noqa: B018 - kept from here on
+        if handler.project.state.is_dir():
+            with handler.service({}) as service, service.catalog.view():
+                pass
 
 
 class _Lines(io.TextIOWrapper):
@@ -112,9 +110,9 @@ def _started(environ: Mapping[str, str]) -> None:
                 os.unlink(entry)
 
 
-async def _serve(toolbox: Toolbox) -> None:
+async def _serve(handler: ToolHandler) -> None:
     async def list_tools(_context: Any, _params: Any) -> ListToolsResult:
-        _started(toolbox.environ)
+        _started(handler.environ)
         return ListToolsResult(tools=[
             WireTool(
                 name=tool.name,
@@ -128,7 +126,7 @@ async def _serve(toolbox: Toolbox) -> None:
     async def call_tool(_context: Any, params: Any) -> CallToolResult:
         # In a thread, as a call waits for the disk; one that was begun is carried to its end.
         text, failed = await anyio.to_thread.run_sync(
-            _carry_out, toolbox, params.name, params.arguments or {}
+            _carry_out, handler, params.name, params.arguments or {}
         )
         return CallToolResult(content=[TextContent(type="text", text=text)], is_error=failed)
 
@@ -146,10 +144,10 @@ async def _serve(toolbox: Toolbox) -> None:
         await server.run(reading, writing, server.create_initialization_options())
 
 
-def _carry_out(toolbox: Toolbox, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
+def _carry_out(handler: ToolHandler, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
     """Return the answer of a call, and whether it is a refusal."""
     try:
-        return toolbox.call(name, arguments), False
+        return handler.call(name, arguments), False
     except HypervisorError as error:
         return str(error), True
     except OSError as error:

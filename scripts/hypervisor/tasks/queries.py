@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -71,6 +71,16 @@ class Edges:
         done = "SELECT 1 FROM task WHERE low = ? AND status = 'done' LIMIT 1"
         database = self._index.database
         return [name for name in task.depends_on if not database.execute(done, (name.lower(),)).fetchone()]
+
+    @property
+    def cycles(self) -> Sequence[Sequence[str]]:
+        """Circles of open tasks: ids in the order in which each waits for the next."""
+        return self.graph.cycles
+
+    @property
+    def unknown(self) -> Mapping[str, Sequence[str]]:
+        """Ids that tasks depend on and that no task bears, with the tasks that name them."""
+        return self.graph.unknown
 
     @cached_property
     def graph(self) -> Graph:

@@ -18,7 +18,7 @@ from commands import ROOT, eventually, gone, script
 from hypervisor.core import assignment
 from hypervisor.core.errors import HypervisorError
 from hypervisor.core.paths import Project
-from hypervisor.mcp.tools import Toolbox
+from hypervisor.mcp.handler import ToolHandler
 from hypervisor.tasks.live import LiveIndex
 
 #: Leaves its prompt and the time at which it came, waits until it may go on, and reports.
@@ -35,8 +35,8 @@ import sys, time
 sys.path.insert(0, {scripts!r})
 import json
 from hypervisor.tasks.live import LiveIndex
-from hypervisor.mcp.tools import Toolbox
-box = Toolbox({{"CLAUDE_PROJECT_DIR": {root!r}, "PATH": {path!r}, "HOME": {home!r}}}, None, LiveIndex())
+from hypervisor.mcp.handler import ToolHandler
+box = ToolHandler({{"CLAUDE_PROJECT_DIR": {root!r}, "PATH": {path!r}, "HOME": {home!r}}}, None, LiveIndex())
 {act}
 """
 
@@ -57,7 +57,7 @@ class Place:
         (self.project.state / "config.toml").write_text(config)
         environ = {"CLAUDE_PROJECT_DIR": str(root), "PATH": os.environ["PATH"], "HOME": str(folder)}
         self.index = LiveIndex()
-        self.box = Toolbox(environ, None, self.index)
+        self.box = ToolHandler(environ, None, self.index)
 
     def ask(self, tool: str, /, **given: Any) -> Any:
         return json.loads(self.box.call(tool, given))
@@ -267,7 +267,7 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
         "CLAUDE_PROJECT_DIR": str(idle.project.root), assignment.TASK: "t-1", assignment.ATTEMPT: "1",
         assignment.REPORT: str(idle.at / "report.json"),
     }  # fmt: skip
-    box = Toolbox(environ, None, idle.index)
+    box = ToolHandler(environ, None, idle.index)
     with pytest.raises(HypervisorError, match="you were started for t-1 alone"):
         box.call("spawn_parallel_tasks", {"tasks": ["more"]})
     box.call("share_finding", {"text": "a leak"})

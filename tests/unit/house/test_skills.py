@@ -16,7 +16,7 @@ import yaml
 
 from commands import ROOT
 from hypervisor.cli import cli, cli_batch
-from hypervisor.mcp.toolspec import BY_NAME, IDENTITY, PREFIX, SERVER
+from hypervisor.mcp.schema import BY_NAME, IDENTITY, PREFIX, SERVER
 
 SKILLS = sorted((ROOT / "skills").glob("*/SKILL.md"))
 AGENTS = sorted((ROOT / "agents").glob("*.md"))

@@ -69,7 +69,7 @@ class Tool:
 
 _ID = _text("id, or path below the project root")
 _CALLER = _text("your name, e.g. claude; becomes the assignee")
-_GENERATION = _number("of your claim")
+_ATTEMPT = _number("of your claim")
 _BATCH = _text("batch id; newest if absent")
 
 TOOLS: tuple[Tool, ...] = (
@@ -140,7 +140,7 @@ TOOLS: tuple[Tool, ...] = (
             "priority": _text("critical high medium low"),
             "complexity": _text(),
             "project": _text(),
-            "generation": _GENERATION,
+            "attempt": _ATTEMPT,
         },
         required=("id",),
     ),
@@ -152,14 +152,14 @@ TOOLS: tuple[Tool, ...] = (
             "outcome": _text("one line: what was done"),
             "commit": _text("hash"),
             "evidence": _text("what shows that it is done"),
-            "generation": _GENERATION,
+            "attempt": _ATTEMPT,
         },
         required=("id", "outcome"),
     ),
     Tool(
         name="release_task",
         description="Give a task back as it was before your claim.",
-        takes={"id": _ID, "reason": _text(), "generation": _GENERATION},
+        takes={"id": _ID, "reason": _text(), "attempt": _ATTEMPT},
         required=("id", "reason"),
     ),
     Tool(
@@ -182,7 +182,7 @@ TOOLS: tuple[Tool, ...] = (
     ),
     Tool(
         name="batch_summary",
-        description="What each item came to, and what needs the user; writes summary.json.",
+        description="Per-item results and items that need attention; writes summary.json.",
         takes={"id": _BATCH},
     ),
 )

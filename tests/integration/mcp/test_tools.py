@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,20 +12,15 @@ from typing import Any
 import pytest
 
 from commands import tree, write_task
-from hypervisor.claims.directory import DirectoryStore
-from hypervisor.claims.port import Claim, Holder, HolderKind
-from hypervisor.core import config
 from hypervisor.core.errors import ClaimLost, HypervisorError, Refused, UsageError
 from hypervisor.core.machine import Identity, identity_of
 from hypervisor.core.paths import Project
-from hypervisor.mcp.departure import end_of_client
-from hypervisor.mcp.tools import Toolbox
-from hypervisor.mcp.toolspec import BY_NAME, TOOLS
+from hypervisor.mcp.client_end import end_of_client
+from hypervisor.mcp.handler import ToolHandler
+from hypervisor.mcp.schema import BY_NAME, TOOLS
 from hypervisor.queue.batches import open_named
-from hypervisor.queue.summary import entries
-from hypervisor.tasks.desk import Desk
 from hypervisor.tasks.live import LiveIndex
-from hypervisor.tasks.tasklist import Caller
+from task_place import TaskPlace
 
 A1 = {"caller_session": "s-1", "caller_agent": "a1"}
 A2 = {"caller_session": "s-1", "caller_agent": "a2"}
@@ -35,32 +29,37 @@ WHO_MOVES_IT = "its owner sets it to active when it can go on"
 #: An answer this long is put before the model as it is; a longer one is put aside into a file.
 LONGEST = 40_000
 
-NewBox = Callable[..., Toolbox]
+NewBox = Callable[..., ToolHandler]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    root = tmp_path / "project"
-    (root / "tasks").mkdir(parents=True)
-    return Project(root, root / ".hypervisor")
+def place(tmp_path: Path) -> TaskPlace:
+    return TaskPlace(tmp_path / "project")
+
+
+@pytest.fixture
+def project(place: TaskPlace) -> Project:
+    return place.project
 
 
 @pytest.fixture
 def new_box(project: Project) -> Iterator[NewBox]:
-    kept: list[LiveIndex] = []
+    kept: list[ToolHandler] = []
 
-    def new(session: str = "s-1", client: Identity | None = None) -> Toolbox:
+    def new(session: str = "s-1", client: Identity | None = None) -> ToolHandler:
         environ = {"CLAUDE_PROJECT_DIR": str(project.root), "CLAUDE_CODE_SESSION_ID": session}
-        kept.append(LiveIndex())  # as each server has one
-        return Toolbox(environ, client, kept[-1])
+        kept.append(ToolHandler(environ, client, LiveIndex()))  # as each server has one
+        return kept[-1]
 
     yield new
-    for index in kept:
-        index.close()
+    for handler in kept:
+        handler.close()
+        if handler.live is not None:
+            handler.live.close()
 
 
 @pytest.fixture
-def box(new_box: NewBox) -> Toolbox:
+def box(new_box: NewBox) -> ToolHandler:
     return new_box()
 
 
@@ -77,19 +76,18 @@ def task_file(project: Project, name: str = "t-1", /, **keys: str) -> Path:
     return write_task(project.root / "tasks" / f"{name}.md", **keys)
 
 
-def ask(box: Toolbox, tool: str, /, **given: Any) -> Any:
+def ask(box: ToolHandler, tool: str, /, **given: Any) -> Any:
     return json.loads(box.call(tool, given))
 
 
-def refusal(box: Toolbox, tool: str, /, **given: Any) -> str:
+def refusal(box: ToolHandler, tool: str, /, **given: Any) -> str:
     with pytest.raises(HypervisorError) as refused:
         box.call(tool, given)
     return str(refused.value)
 
 
 def fall_silent(project: Project) -> None:
-    for claim in (project.state / "locks").iterdir():
-        os.utime(claim, (1, 1))
+    TaskPlace.at(project).fall_silent()
 
 
 def ids(answer: Any) -> list[str]:
@@ -117,7 +115,7 @@ def ids(answer: Any) -> list[str]:
     ],
 )
 def test_who_may_not_claim_is_told_why_and_nothing_changes(
-    project: Project, box: Toolbox, keys: dict[str, str], reason: str
+    project: Project, box: ToolHandler, keys: dict[str, str], reason: str
 ) -> None:
     task_file(project, "t-2")
     task_file(project, "t-3", depends_on="[t-1]")
@@ -130,7 +128,7 @@ def test_who_may_not_claim_is_told_why_and_nothing_changes(
     assert "t-1" not in ids(ask(box, "list_tasks", ready=True))
 
 
-def test_a_task_that_is_not_there_or_there_twice_is_refused(project: Project, box: Toolbox) -> None:
+def test_a_task_that_is_not_there_or_there_twice_is_refused(project: Project, box: ToolHandler) -> None:
     task_file(project, "a", id="t-1")
     task_file(project, "b", id="T-1")
     assert refusal(box, "claim_task", id="t-9", caller="claude") == (
@@ -143,20 +141,20 @@ def test_a_task_that_is_not_there_or_there_twice_is_refused(project: Project, bo
 
 @pytest.mark.parametrize("identity", [A2, MAIN, {"caller_session": "s-2", "caller_agent": "a1"}, {}])
 def test_a_task_that_another_holds_is_refused(
-    project: Project, box: Toolbox, new_box: NewBox, identity: dict[str, str]
+    project: Project, box: ToolHandler, new_box: NewBox, identity: dict[str, str]
 ) -> None:
     task_file(project)
     ask(box, "claim_task", id="t-1", caller="claude", **A1)
-    with pytest.raises(Refused, match=r"^t-1 is held by claude \(claude-\w+\); take another, or wait$"):
+    with pytest.raises(Refused, match=r"^t-1 is held by claude \(attempt 1\); take another, or wait$"):
         new_box("s-3").call("claim_task", {"id": "t-1", "caller": "claude", **identity})
     assert refusal(box, "claim_task", id="t-1", caller="x" * 5000, **identity)
 
 
-def test_a_claim_answers_with_all_that_its_worker_needs(project: Project, box: Toolbox) -> None:
+def test_a_claim_answers_with_all_that_its_worker_needs(project: Project, box: ToolHandler) -> None:
     task_file(project, files="[src/]", verify="make test", depends_on="[t-2]", receipts="[mail]")
     task_file(project, "t-2", status="done")
     answer = ask(box, "claim_task", id="T-1", caller="claude", **A1)
-    assert answer["claim"] == {"generation": 1, "expires_in": 900}
+    assert answer["claim"] == {"attempt": 1, "expires_in": 900}
     known = {
         "id": "t-1", "title": "Task t-1", "status": "in_progress", "assignee": ["claude"],
         "priority": "medium", "path": "tasks/t-1.md", "files": ["src/"], "verify": "make test",
@@ -170,7 +168,7 @@ def test_a_claim_answers_with_all_that_its_worker_needs(project: Project, box: T
 
 
 def test_an_agent_is_given_the_task_that_it_has_once_more_and_no_second(
-    project: Project, box: Toolbox, new_box: NewBox
+    project: Project, box: ToolHandler, new_box: NewBox
 ) -> None:
     task_file(project)
     task_file(project, "t-2", priority="critical")
@@ -179,7 +177,7 @@ def test_an_agent_is_given_the_task_that_it_has_once_more_and_no_second(
         assert ask(other, "claim_task", id="t-1", caller="claude", **A1) == first
         assert ask(other, "claim_next_task", caller="claude", **A1) == first
         assert refusal(other, "claim_task", id="t-2", caller="claude", **A1) == (
-            "you have t-1 in hand (generation 1), and a worker does one task; "
+            "you have t-1 in hand (attempt 1), and a worker does one task; "
             "complete, block or release it first"
         )
     assert ask(box, "claim_next_task", caller="claude", **A2)["task"]["id"] == "t-2"
@@ -197,39 +195,41 @@ def test_an_agent_is_given_the_task_that_it_has_once_more_and_no_second(
     ],
 )
 @pytest.mark.parametrize("identity", [A2, MAIN, {"caller_session": "s-2", "caller_agent": "a1"}, {}])
-def test_another_agent_ends_a_claim_only_if_it_names_its_generation(
+def test_another_agent_ends_a_claim_only_if_it_names_its_attempt(
     project: Project, new_box: NewBox, tool: str, rest: dict[str, str], identity: dict[str, str]
 ) -> None:
     path = task_file(project)
     ask(new_box(), "claim_task", id="t-1", caller="claude", **A1)
     before, box = path.read_bytes(), new_box("s-9")
     assert refusal(box, tool, id="t-1", **rest, **identity) == (
-        "t-1 is held by claude; pass the generation (1) to act on that claim"
+        "t-1 is held by claude; pass the attempt (1) to act on that claim"
     )
-    assert "is lost: gone" in refusal(box, tool, id="t-1", generation=2, **rest, **identity)
+    assert "is lost: unknown" in refusal(box, tool, id="t-1", attempt=2, **rest, **identity)
     assert path.read_bytes() == before
-    assert ask(box, tool, id="t-1", generation=1, **rest, **identity)["task"]["status"] != "in_progress"
+    assert ask(box, tool, id="t-1", attempt=1, **rest, **identity)["task"]["status"] != "in_progress"
 
 
-def test_the_sessions_own_thread_may_hold_several(project: Project, box: Toolbox, new_box: NewBox) -> None:
+def test_the_sessions_own_thread_may_hold_several(
+    project: Project, box: ToolHandler, new_box: NewBox
+) -> None:
     for name in ("t-1", "t-2", "t-3"):
         task_file(project, name)
     ask(box, "claim_task", id="t-1", caller="claude", **MAIN)
     ask(box, "claim_task", id="t-2", caller="claude", **MAIN)
     assert ask(box, "claim_next_task", caller="claude", **MAIN)["task"]["id"] == "t-3"
-    assert ask(new_box(), "claim_task", id="t-2", caller="claude", **MAIN)["claim"]["generation"] == 1
+    assert ask(new_box(), "claim_task", id="t-2", caller="claude", **MAIN)["claim"]["attempt"] == 1
     for name in ("t-3", "t-1", "t-2"):
         assert ask(new_box(), "complete_task", id=name, outcome="x", **MAIN)["result"] == "success"
 
 
 def test_of_an_unknown_caller_the_server_remembers_what_it_gave_out(
-    project: Project, box: Toolbox, new_box: NewBox
+    project: Project, box: ToolHandler, new_box: NewBox
 ) -> None:
     for name in ("t-1", "t-2", "t-3"):
         task_file(project, name)
     for name in ("t-1", "t-2", "t-3"):
         ask(box, "claim_task", id=name, caller="claude")
-    held = "t-1 is held by claude; pass the generation (1) to act on that claim"
+    held = "t-1 is held by claude; pass the attempt (1) to act on that claim"
     assert refusal(new_box(), "complete_task", id="t-1", outcome="x") == held
     assert ask(box, "complete_task", id="tasks/t-1.md", outcome="x")["result"] == "success"
     assert ask(box, "release_task", id="t-2", reason="x")["task"]["status"] == "active"
@@ -238,24 +238,24 @@ def test_of_an_unknown_caller_the_server_remembers_what_it_gave_out(
 
 @pytest.mark.parametrize("identity", [A1, {}])
 def test_a_claim_that_was_taken_over_cannot_be_ended_by_who_had_it(
-    project: Project, box: Toolbox, new_box: NewBox, identity: dict[str, str]
+    project: Project, box: ToolHandler, new_box: NewBox, identity: dict[str, str]
 ) -> None:
     path, other = task_file(project), new_box("s-2")
     ask(box, "claim_task", id="t-1", caller="claude", **identity)
     fall_silent(project)
-    assert ask(other, "claim_task", id="t-1", caller="gemini")["claim"]["generation"] == 2
+    assert ask(other, "claim_task", id="t-1", caller="gemini")["claim"]["attempt"] == 2
     before = path.read_bytes()
-    for rest in ({}, {"generation": 1}):
+    for rest in ({}, {"attempt": 1}):
         for tool, words in (("complete_task", {"outcome": "x"}), ("release_task", {"reason": "x"})):
             lost = refusal(box, tool, id="t-1", **words, **identity, **rest)
-            assert "(generation 1) is lost: revoked: " in lost
+            assert "(attempt 1) is lost: revoked: " in lost
             assert "silent for" in lost
     assert path.read_bytes() == before
     ask(other, "complete_task", id="t-1", outcome="made it")
 
 
-@pytest.mark.parametrize("rest", [A1, {"generation": 1}, {}])
-def test_the_same_completion_twice_is_one(project: Project, box: Toolbox, rest: dict[str, Any]) -> None:
+@pytest.mark.parametrize("rest", [A1, {"attempt": 1}, {}])
+def test_the_same_completion_twice_is_one(project: Project, box: ToolHandler, rest: dict[str, Any]) -> None:
     path = task_file(project)
     ask(box, "claim_task", id="t-1", caller="claude", **(A1 if rest is A1 else {}))
     first = ask(box, "complete_task", id="t-1", outcome="made it", commit="3f2c1ab", evidence="tests", **rest)
@@ -268,7 +268,7 @@ def test_the_same_completion_twice_is_one(project: Project, box: Toolbox, rest: 
 
 
 def test_whoever_lost_a_claim_is_told_and_writes_nothing_more(
-    project: Project, box: Toolbox, new_box: NewBox
+    project: Project, box: ToolHandler, new_box: NewBox
 ) -> None:
     path = task_file(project)
     ask(box, "claim_task", id="t-1", caller="claude", **A1)
@@ -280,7 +280,7 @@ def test_whoever_lost_a_claim_is_told_and_writes_nothing_more(
         ("update_task", {"status": "blocked", "reason": "x"}),
     ):  # fmt: skip
         lost = refusal(box, tool, id="t-1", **words, **A1)
-        assert lost.endswith("is lost: revoked: t-1 was cancelled by claude: not wanted"), (tool, lost)
+        assert lost.endswith("is lost: revoked: cancelled by claude: not wanted"), (tool, lost)
     assert path.read_bytes() == before
     ask(box, "update_task", id="t-1", body="From somebody else.", **A2)
     assert path.read_text("utf-8").endswith("From somebody else.\n")
@@ -298,23 +298,22 @@ def test_what_a_dead_clients_agents_held_is_free_at_once(
     assert "held by claude" in refusal(other, "claim_task", id="t-1", caller="gemini")
     client.kill()
     client.wait()
-    assert ask(other, "claim_task", id="t-1", caller="gemini")["claim"]["generation"] == 2
+    assert ask(other, "claim_task", id="t-1", caller="gemini")["claim"]["attempt"] == 2
     ask(other, "release_task", id="t-1", reason="x")
     assert path.read_bytes() == before
 
 
-def test_what_a_dead_clients_agents_held_is_put_back_by_reaping(
+def test_what_a_dead_clients_agents_held_is_restored_by_whoever_lists_next(
     project: Project, new_box: NewBox, client: subprocess.Popen[bytes]
 ) -> None:
     path = task_file(project, status="Todo", assignee="bot")
     before = path.read_bytes()
     ask(new_box(client=identity_of(client.pid)), "claim_task", id="t-1", caller="claude", **A1)
-    reaper = Desk(project, config.load(project.state), Caller(name="hypervisor"))
-    assert reaper.reap() == []
+    assert ask(new_box(), "get_task", id="t-1")["claim"]["holder"] == "claude"
     assert path.read_bytes() != before
     client.kill()
     client.wait()
-    assert len(reaper.reap()) == 1
+    assert ids(ask(new_box(), "list_tasks", ready=True)) == ["t-1"]
     assert path.read_bytes() == before
     assert "the client of claude" in ask(new_box(), "get_task", id="t-1")["history"][-1]["why"]
 
@@ -348,7 +347,7 @@ def test_the_end_of_a_server_releases_what_is_held_only_if_its_client_is_dead(
      ("cancelled", "cancelled"), ("in_progress", "in_progress"), ("In Progress", "in_progress")],
 )  # fmt: skip
 def test_each_status_of_a_task_in_hand_does_what_it_says(
-    project: Project, box: Toolbox, status: str, after: str
+    project: Project, box: ToolHandler, status: str, after: str
 ) -> None:
     path = task_file(project)
     before = path.read_bytes()
@@ -361,11 +360,11 @@ def test_each_status_of_a_task_in_hand_does_what_it_says(
     if after == "active":
         assert path.read_bytes() == before
     elif after == "in_progress":
-        assert answer["claim"]["generation"] == 1
+        assert answer["claim"]["attempt"] == 1
     else:
         assert "no key" in story["body"]
         if after != "cancelled":
-            assert "\n- Evidence: 401\n- Next: get one\n- By: claude, generation 1\n" in story["body"]
+            assert "\n- Evidence: 401\n- Next: get one\n- By: claude, attempt 1\n" in story["body"]
 
 
 @pytest.mark.parametrize(
@@ -375,7 +374,7 @@ def test_each_status_of_a_task_in_hand_does_what_it_says(
      ("active", "cancelled", "cancelled"), ("blocked", "cancelled", "cancelled")],
 )  # fmt: skip
 def test_each_status_of_a_task_that_nobody_holds_does_what_it_says(
-    project: Project, box: Toolbox, before: str, status: str, after: str
+    project: Project, box: ToolHandler, before: str, status: str, after: str
 ) -> None:
     path = task_file(project, status=before)
     answer = ask(box, "update_task", id="t-1", status=status, **A1)
@@ -399,7 +398,7 @@ def test_each_status_of_a_task_that_nobody_holds_does_what_it_says(
     ],
 )
 def test_a_change_that_is_refused_changes_nothing(
-    project: Project, box: Toolbox, given: dict[str, str], words: str
+    project: Project, box: ToolHandler, given: dict[str, str], words: str
 ) -> None:
     path = task_file(project)
     before = path.read_bytes()
@@ -408,7 +407,7 @@ def test_a_change_that_is_refused_changes_nothing(
 
 
 def test_keys_and_text_need_no_claim_but_the_assignee_of_a_held_task_stays(
-    project: Project, box: Toolbox, new_box: NewBox
+    project: Project, box: ToolHandler, new_box: NewBox
 ) -> None:
     path = task_file(project)
     ask(box, "claim_task", id="t-1", caller="claude", **A1)
@@ -423,7 +422,7 @@ def test_keys_and_text_need_no_claim_but_the_assignee_of_a_held_task_stays(
     assert ask(box, "update_task", id="t-1", assignee="zoe", **A2)["task"]["assignee"] == ["zoe"]
 
 
-def test_text_that_many_append_at_once_is_all_there(project: Project, box: Toolbox) -> None:
+def test_text_that_many_append_at_once_is_all_there(project: Project, box: ToolHandler) -> None:
     path = task_file(project)
     failed: list[BaseException] = []
 
@@ -483,7 +482,7 @@ def many(project: Project) -> Project:
     ],
 )
 def test_a_list_holds_what_was_asked_for_the_most_urgent_first(
-    many: Project, box: Toolbox, given: dict[str, Any], found: str
+    many: Project, box: ToolHandler, given: dict[str, Any], found: str
 ) -> None:
     answer = ask(box, "list_tasks", **given)
     assert "".join(ids(answer)) == found
@@ -492,7 +491,7 @@ def test_a_list_holds_what_was_asked_for_the_most_urgent_first(
 
 
 def test_what_is_held_is_not_ready_until_its_holder_is_gone(
-    many: Project, box: Toolbox, new_box: NewBox, client: subprocess.Popen[bytes]
+    many: Project, box: ToolHandler, new_box: NewBox, client: subprocess.Popen[bytes]
 ) -> None:
     ask(new_box(client=identity_of(client.pid)), "claim_task", id="b", caller="claude", **A1)
     assert ids(ask(box, "list_tasks", ready=True)) == ["d", "a"]
@@ -503,7 +502,7 @@ def test_what_is_held_is_not_ready_until_its_holder_is_gone(
     assert ids(ask(box, "list_tasks", ready=True)) == ["b", "d", "a"]
 
 
-def test_the_next_task_is_one_whose_needs_the_agent_meets(many: Project, box: Toolbox) -> None:
+def test_the_next_task_is_one_whose_needs_the_agent_meets(many: Project, box: ToolHandler) -> None:
     task_file(many, "e", complexity="requires-judgment", priority="critical")
     assert ask(box, "claim_next_task", caller="claude", **A1)["task"]["id"] == "b"
     assert ask(box, "claim_next_task", caller="claude", needs=["mcp:mail"], **A2)["task"]["id"] == "d"
@@ -521,22 +520,24 @@ def test_the_next_task_is_one_whose_needs_the_agent_meets(many: Project, box: To
     )
 
 
-def test_a_task_tells_its_story(project: Project, box: Toolbox, new_box: NewBox) -> None:
+def test_a_task_tells_its_story(project: Project, box: ToolHandler, new_box: NewBox) -> None:
     task_file(project)
     ask(box, "claim_task", id="t-1", caller="claude", **A1)
     ask(box, "release_task", id="t-1", reason="not now", **A1)
     ask(box, "claim_task", id="t-1", caller="gemini", **A2)
     story = ask(new_box("s-2"), "get_task", id="T-1")
-    assert [(event["event"], event["by"], event["generation"]) for event in story["history"]] == [
+    assert [(event["event"], event["by"], event["attempt"]) for event in story["history"]] == [
         ("claimed", "claude", 1), ("released", "claude", 1), ("claimed", "gemini", 2),
     ]  # fmt: skip
     assert story["history"][1]["why"] == "not now"
-    assert (story["claim"]["generation"], story["claim"]["holder"]) == (2, "gemini")
+    assert (story["claim"]["attempt"], story["claim"]["holder"]) == (2, "gemini")
     assert story["claim"]["silent_seconds"] < 60
     assert "Change one line." in story["body"]
 
 
-def test_what_is_too_long_for_a_model_is_cut_and_says_where_it_stands(project: Project, box: Toolbox) -> None:
+def test_what_is_too_long_for_a_model_is_cut_and_says_where_it_stands(
+    project: Project, box: ToolHandler
+) -> None:
     path = task_file(project)
     path.write_text(path.read_text("utf-8") + "A long story.\n" * 10_000, "utf-8")
     story = ask(box, "get_task", id="t-1")
@@ -547,7 +548,7 @@ def test_what_is_too_long_for_a_model_is_cut_and_says_where_it_stands(project: P
     assert claimed["cut"] == story["cut"]
 
 
-def test_the_index_counts_and_names_what_is_wrong(many: Project, box: Toolbox) -> None:
+def test_the_index_counts_and_names_what_is_wrong(many: Project, box: ToolHandler) -> None:
     task_file(many, "e", depends_on="[F, nowhere]")
     task_file(many, "f", depends_on="[e]")
     (many.root / "tasks/damaged.md").write_text("---\nno: [end\n")
@@ -566,7 +567,7 @@ def test_the_index_counts_and_names_what_is_wrong(many: Project, box: Toolbox) -
 
 @pytest.mark.parametrize("target", ["loop.md", "nowhere.md", "/dev/zero", "x" * 255, "../tasks"])
 def test_a_link_that_leads_to_no_file_does_not_hide_the_tasks_beside_it(
-    many: Project, box: Toolbox, target: str
+    many: Project, box: ToolHandler, target: str
 ) -> None:
     (many.root / "tasks/loop.md").symlink_to(target)
     assert ids(ask(box, "list_tasks")) == ["b", "d", "c", "a"]
@@ -575,7 +576,7 @@ def test_a_link_that_leads_to_no_file_does_not_hide_the_tasks_beside_it(
 
 def test_looking_leaves_a_folder_that_is_no_project_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    box = Toolbox({"CLAUDE_PROJECT_DIR": str(tmp_path / "empty")})
+    box = ToolHandler({"CLAUDE_PROJECT_DIR": str(tmp_path / "empty")})
     before = tree(tmp_path)
     assert ask(box, "list_tasks") == {"tasks": [], "total": 0}
     assert ask(box, "get_index_stats")["total"] == 0
@@ -589,7 +590,7 @@ def test_looking_leaves_a_folder_that_is_no_project_as_it_is(tmp_path: Path) -> 
 # ----------------------------------------------------------------------- batches
 
 
-def test_a_batch_is_made_of_what_would_run_and_its_census_closes(many: Project, box: Toolbox) -> None:
+def test_a_batch_is_made_of_what_would_run_and_its_census_closes(many: Project, box: ToolHandler) -> None:
     task_file(many, "e", assignee="Zoe")
     asked = ask(box, "preflight")
     skipped = {"already complete": ["c"], "assigned to Zoe, a person": ["e"]}
@@ -613,7 +614,7 @@ def test_a_batch_is_made_of_what_would_run_and_its_census_closes(many: Project, 
     summary = ask(box, "batch_summary", id=batch)
     assert summary["census"] == status["census"] | {"running": 0, "blocked": 1}
     hint = "get one; then `hypervisor task update a --status active`"
-    assert summary["needs_you"] == [{"task_id": "a", "reason": "no key", "next": hint}]
+    assert summary["needs_attention"] == [{"task_id": "a", "reason": "no key", "next": hint}]
     assert [row["status"] for row in summary["workers"]] == ["success", "blocked", "skipped", "skipped"]
     assert json.loads((many.batches / batch / "summary.json").read_bytes()) == summary
 
@@ -622,7 +623,7 @@ def test_the_tasks_of_a_batch_are_found_where_the_project_is_reached_through_a_l
     many: Project, tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to(many.root)
-    box = Toolbox({"CLAUDE_PROJECT_DIR": str(tmp_path / "link")})
+    box = ToolHandler({"CLAUDE_PROJECT_DIR": str(tmp_path / "link")})
     batch = ask(box, "preflight", create_batch=True)["batch"]
     assert ask(box, "claim_next_task", caller="claude", batch=batch)["task"]["id"] == "b"
     ask(box, "complete_task", id="b", outcome="x")
@@ -630,18 +631,18 @@ def test_the_tasks_of_a_batch_are_found_where_the_project_is_reached_through_a_l
 
 
 def test_a_task_has_one_claim_also_where_a_session_reaches_the_project_through_a_link(
-    project: Project, box: Toolbox, tmp_path: Path
+    project: Project, box: ToolHandler, tmp_path: Path
 ) -> None:
     task_file(project)
     (tmp_path / "link").symlink_to(project.root)
-    linked = Toolbox({"CLAUDE_PROJECT_DIR": str(tmp_path / "link"), "CLAUDE_CODE_SESSION_ID": "s-2"})
+    linked = ToolHandler({"CLAUDE_PROJECT_DIR": str(tmp_path / "link"), "CLAUDE_CODE_SESSION_ID": "s-2"})
     ask(linked, "claim_task", id="t-1", caller="claude")
-    assert "t-1 is held by claude (" in refusal(box, "claim_task", id="t-1", caller="gemini")
-    assert ask(box, "complete_task", id="t-1", outcome="x", generation=1)["result"] == "success"
+    assert "t-1 is held by claude (attempt 1)" in refusal(box, "claim_task", id="t-1", caller="gemini")
+    assert ask(box, "complete_task", id="t-1", outcome="x", attempt=1)["result"] == "success"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "..", ".", "a/b", "../batches", "x" * 5000])
-def test_a_batch_that_is_not_there_is_refused(many: Project, box: Toolbox, name: str) -> None:
+def test_a_batch_that_is_not_there_is_refused(many: Project, box: ToolHandler, name: str) -> None:
     ask(box, "preflight", create_batch=True)
     for tool in ("batch_status", "batch_summary"):
         assert "no such batch in " in refusal(box, tool, id=name)
@@ -650,7 +651,7 @@ def test_a_batch_that_is_not_there_is_refused(many: Project, box: Toolbox, name:
 
 @pytest.mark.parametrize("outcome", ["success", "blocked"])
 def test_the_summary_of_a_large_batch_stays_small_and_says_where_the_rest_is(
-    project: Project, box: Toolbox, outcome: str
+    project: Project, box: ToolHandler, outcome: str
 ) -> None:
     for number in range(600):
         task_file(project, f"t-{number}")
@@ -692,7 +693,7 @@ def test_the_summary_of_a_large_batch_stays_small_and_says_where_the_rest_is(
     ],
 )
 def test_arguments_are_taken_as_they_are_meant(
-    many: Project, box: Toolbox, given: dict[str, Any], found: str
+    many: Project, box: ToolHandler, given: dict[str, Any], found: str
 ) -> None:
     assert "".join(ids(ask(box, "list_tasks", **given))) == found
 
@@ -724,12 +725,12 @@ def test_arguments_are_taken_as_they_are_meant(
         ("get_task", {"id": True}, "get_task: id must be a text, not true"),
         ("claim_task", {"id": "a"}, "claim_task: caller is missing; it takes id, caller"),
         ("complete_task", {"id": "a"}, "complete_task: outcome is missing"),
-        ("complete_task", {"id": "a", "outcome": "x", "generation": -3}, "complete_task: generation must be"),
+        ("complete_task", {"id": "a", "outcome": "x", "attempt": -3}, "complete_task: attempt must be"),
         ("release_task", {"id": "a", "reason": "x\0"}, "release_task: reason holds a NUL"),
     ],
 )  # fmt: skip
 def test_an_argument_that_cannot_be_meant_is_refused_by_its_name(
-    many: Project, box: Toolbox, tool: str, given: dict[str, Any], words: str
+    many: Project, box: ToolHandler, tool: str, given: dict[str, Any], words: str
 ) -> None:
     before = tree(many.root / "tasks")
     with pytest.raises(UsageError) as refused:
@@ -741,7 +742,7 @@ def test_an_argument_that_cannot_be_meant_is_refused_by_its_name(
 
 @pytest.mark.parametrize("caller", ["x" * 5000, "é" * 900, "a\nb", "zoe, claude", "a\x07b", " ", "@"])
 def test_a_caller_whose_name_cannot_be_an_assignee_is_refused(
-    project: Project, box: Toolbox, caller: str
+    project: Project, box: ToolHandler, caller: str
 ) -> None:
     path = task_file(project)
     before = path.read_bytes()
@@ -753,7 +754,7 @@ def test_a_caller_whose_name_cannot_be_an_assignee_is_refused(
 
 @pytest.mark.parametrize("name", ["x" * 5000, "../../x", "é" * 300, "a\0b", "\n"])
 def test_a_claim_is_its_agents_whatever_the_client_calls_it(
-    project: Project, box: Toolbox, name: str
+    project: Project, box: ToolHandler, name: str
 ) -> None:
     task_file(project)
     for identity in (
@@ -764,7 +765,7 @@ def test_a_claim_is_its_agents_whatever_the_client_calls_it(
         ask(box, "release_task", id="t-1", reason="x", **identity)
 
 
-def test_an_unknown_tool_names_those_that_there_are(box: Toolbox) -> None:
+def test_an_unknown_tool_names_those_that_there_are(box: ToolHandler) -> None:
     assert refusal(box, "drop_all") == f"drop_all: no such tool; there are {', '.join(BY_NAME)}"
     assert set(BY_NAME) == {tool.name for tool in TOOLS}
     assert issubclass(ClaimLost, HypervisorError)

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..core.assignment import BATCH, AssignedTask
-from ..core.config import settings_of
-from ..core.errors import HypervisorError, Refused, UsageError
-from ..core.machine import Identity
-from ..core.paths import Project
-from ..learning.hive import Hive, to_json
-from ..learning.lessons import Lessons
-from ..orchestrator.concurrency import capacity_of
-from ..report.workload import branch_of_task, current_branch, workload
-from ..store.lessons import Lesson
-from ..store.store import Store
-from ..tasks.actor import Actor
-from ..tasks.catalog import TaskCatalog
-from ..tasks.tasks import read_task
-from .arguments import Arguments
-from .tools_events import wait_for_events
+from ...core.assignment import BATCH
+from ...core.config import settings_of
+from ...core.errors import HypervisorError, Refused, UsageError
+from ...core.paths import Project
+from ...learning.hive import Hive, to_json
+from ...learning.lessons import Lessons
+from ...orchestrator.concurrency import capacity_of
+from ...report.workload import branch_of_task, current_branch, workload
+from ...store.lessons import Lesson
+from ...store.store import Store
+from ...tasks.actor import Actor
+from ...tasks.catalog import TaskCatalog
+from ...tasks.tasks import read_task
+from ..arguments import Arguments
+from ..handler import ToolHandler
 
 #: As many findings as an answer shows.
 _FINDINGS = 20
@@ -30,25 +29,9 @@ _FINDINGS = 20
 _CAP = 8
 
 
-class ToolContext(Protocol):
-    """A server's tools, as far as these need it."""
-
-    environ: Mapping[str, str]
-    #: The client's process, if it is known.
-    client: Identity | None
-
-    @property
-    def project(self) -> Project:
-        """The project, as it is now."""
-
-    @property
-    def assigned(self) -> AssignedTask | None:
-        """The task for which a coordinator has started this server's client, if one has."""
-
-
-def _spawn_parallel_tasks(context: ToolContext, arguments: Arguments) -> Any:
+def _spawn_parallel_tasks(handler: ToolHandler, arguments: Arguments) -> Any:
     # All of a coordinator: a tenth of the time that a server takes to start, and few sessions spawn.
-    from ..orchestrator.spawn import (  # noqa: PLC0415
+    from ...orchestrator.spawn import (  # noqa: PLC0415
         arrange_words,
         make,
         options_for,
@@ -56,19 +39,19 @@ def _spawn_parallel_tasks(context: ToolContext, arguments: Arguments) -> Any:
         start,
     )
 
-    if context.assigned is not None:
+    if handler.assigned is not None:
         raise Refused(
-            f"you were started for {context.assigned.task} alone, and start no others; if it is too much for "
+            f"you were started for {handler.assigned.task} alone, and start no others; if it is too much for "
             f'one, update_task(status="blocked") and say in next_step which tasks it should be'
         )
     requests = read_requests(arguments["tasks"])
     strategy, pattern = arrange_words(arguments.get("strategy", ""))
-    project = context.project
-    branch = arguments.get("branch_id", "") or current_branch(project, context.environ)
+    project = handler.project
+    branch = arguments.get("branch_id", "") or current_branch(project, handler.environ)
     options = options_for(project, settings_of(project.state), strategy, branch)
     spawned = make(project, requests, pattern, options)
     with spawned.batch as batch:
-        pid = start(project, batch, context.environ)
+        pid = start(project, batch, handler.environ)
     return {
         "batch_id": batch.id, "tasks": list(spawned.tasks), "branch_id": branch, "strategy": strategy,
         "pattern": pattern, "at_once": options.limit, "isolation": options.isolation, "coordinator_pid": pid,
@@ -76,11 +59,11 @@ def _spawn_parallel_tasks(context: ToolContext, arguments: Arguments) -> Any:
     }  # fmt: skip
 
 
-def _get_task_stats(context: ToolContext, _: Arguments) -> Any:
-    return workload(context.project, settings_of(context.project.state), context.environ)
+def _get_task_stats(handler: ToolHandler, _: Arguments) -> Any:
+    return workload(handler.project, settings_of(handler.project.state), handler.environ)
 
 
-def _learn_parallelization(context: ToolContext, arguments: Arguments) -> Any:
+def _learn_parallelization(handler: ToolHandler, arguments: Arguments) -> Any:
     cost = arguments.get("resource_cost", {})
     unknown = [str(key) for key in cost if key not in ("cpu", "ram")]
     figures = [cost.get(key) for key in ("cpu", "ram")]
@@ -88,9 +71,9 @@ def _learn_parallelization(context: ToolContext, arguments: Arguments) -> Any:
         raise UsageError("learn_parallelization: resource_cost must be {cpu: cores, ram: MB}, both numbers")
     said = any(key in arguments for key in ("parallel_benefit", "notes", "resource_cost"))
     name = arguments["task_type"].strip()
-    capacity = capacity_of(context.project, settings_of(context.project.state), _CAP)
+    capacity = capacity_of(handler.project, settings_of(handler.project.state), _CAP)
     rows: list[dict[str, Any]] = []  # without a store nothing is known, and a question makes none
-    with suppress(FileNotFoundError), _store(context.project, create=said) as store:
+    with suppress(FileNotFoundError), _store(handler.project, create=said) as store:
         lessons = Lessons(store.lessons)
         if said:
             lessons.add(Lesson(
@@ -101,22 +84,22 @@ def _learn_parallelization(context: ToolContext, arguments: Arguments) -> Any:
     return {"task_type": name, "kept": said, "advice": rows}
 
 
-def _share_finding(context: ToolContext, arguments: Arguments) -> Any:
-    assigned = context.assigned
+def _share_finding(handler: ToolHandler, arguments: Arguments) -> Any:
+    assigned = handler.assigned
     task = arguments.get("task_id", "") or (assigned.task if assigned else "")
-    branch = arguments.get("branch_id", "") or _branch_of_task(context, task)
-    with _store(context.project) as store:
+    branch = arguments.get("branch_id", "") or _branch_of_task(handler, task)
+    with _store(handler.project) as store:
         found = Hive(store.findings).share(
             arguments["text"], branch=branch, task=task,
-            batch=context.environ.get(BATCH, "") if assigned else "",
+            batch=handler.environ.get(BATCH, "") if assigned else "",
             author=arguments.get("caller_agent", "") or arguments.get("caller_session", ""),
         )  # fmt: skip
     return {"finding": found.id, "branch_id": found.branch, **({"task_id": found.task} if found.task else {})}
 
 
-def _search_findings(context: ToolContext, arguments: Arguments) -> Any:
+def _search_findings(handler: ToolHandler, arguments: Arguments) -> Any:
     try:
-        with _store(context.project, create=False) as store:
+        with _store(handler.project, create=False) as store:
             hive = Hive(store.findings)
             query, branch = arguments.get("query", ""), arguments.get("branch_id", "")
             found = hive.search(query, branch=branch, limit=_FINDINGS)
@@ -126,15 +109,15 @@ def _search_findings(context: ToolContext, arguments: Arguments) -> Any:
         return {"findings": [], "branches": {}}
 
 
-def _branch_of_task(context: ToolContext, task: str) -> str:
+def _branch_of_task(handler: ToolHandler, task: str) -> str:
     """Return the branch that a spawned task was given, else the one that is meant where none is named."""
-    project = context.project
-    if task and not context.assigned:
+    project = handler.project
+    if task and not handler.assigned:
         settings = settings_of(project.state)
         with suppress(HypervisorError):
             named = TaskCatalog(project, settings, Actor(name="")).find(task)
-            return branch_of_task(read_task(Path(named.path), settings), project, context.environ)
-    return current_branch(project, context.environ)
+            return branch_of_task(read_task(Path(named.path), settings), project, handler.environ)
+    return current_branch(project, handler.environ)
 
 
 @contextmanager
@@ -151,11 +134,10 @@ def _store(project: Project, *, create: bool = True) -> Iterator[Store]:
 
 
 #: By name.
-TOOLS: Mapping[str, Callable[[ToolContext, Arguments], Any]] = {
+TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {
     "spawn_parallel_tasks": _spawn_parallel_tasks,
     "get_task_stats": _get_task_stats,
     "learn_parallelization": _learn_parallelization,
     "share_finding": _share_finding,
     "search_findings": _search_findings,
-    "wait_for_events": wait_for_events,
 }

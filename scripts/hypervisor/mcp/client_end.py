@@ -1,25 +1,24 @@
-"""The end of a client: what its agents held is released by the server that outlives it for a moment."""
+"""The end of a client: what its agents held is released by the server, which outlives it for a moment."""
 
 from __future__ import annotations
 
-import os
 import time
 
-from .tools import Toolbox
+from .handler import ToolHandler
 
 #: For how long a client whose pipe has closed may still count as living, in seconds.
 _DYING_SECONDS = 5.0
 
 
-def end_of_client(toolbox: Toolbox) -> None:
+def end_of_client(handler: ToolHandler) -> None:
     """Release what the agents of a client held that is gone.
 
     Its own hooks had no say if it was killed; while it lives, its session may go on with another server.
     """
     from ..core.machine import life_of, this_process  # noqa: PLC0415
 
-    client, session = toolbox.client, toolbox.session
-    if client is None or not session or not os.path.isdir(toolbox.project.state):
+    client, session = handler.client, handler.session
+    if client is None or not session or not handler.project.state.is_dir():
         return
     # Its pipes are closed a moment before it counts as dead: the kernel ends a process in that order.
     deadline = time.monotonic() + _DYING_SECONDS
@@ -27,4 +26,5 @@ def end_of_client(toolbox: Toolbox) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.02)
-    toolbox.desk({}).end_session(session, "the client of its session was killed")
+    with handler.service({}) as service:
+        service.end_session(session, "the client of its session was killed")

@@ -1,0 +1,89 @@
+"""The tool that waits for ends: what `hypervisor wait` does, for agents."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...core.errors import UsageError
+from ...core.machine import life_of, this_process
+from ...core.paths import Project
+from ...hooks.delivery import deliver
+from ...report.ends import EventReader
+from ...store.sessions import MAIN
+from ...store.store import Store
+from ...store.waiting import TICK_SECONDS, wait_until
+from ..arguments import Arguments
+from ..handler import ToolHandler
+
+#: Seconds: clients give up on a tool after 60 as a rule.
+_USUAL, _MOST = 25, 50
+#: The most events that an answer shows.
+_SHOWN = 50
+
+
+def _wait_for_events(handler: ToolHandler, arguments: Arguments) -> Any:
+    """Return what has ended since a cursor; to a session's own thread, what it was not told of."""
+    deadline = time.monotonic() + min(arguments.get("timeout", _USUAL), _MOST)
+    since = _cursor(arguments.get("since", ""))
+    parent = os.getppid()
+
+    def stopped() -> bool:  # the caller is gone: the server must not outlive it by this call
+        dead = handler.client is not None and life_of(handler.client, this_process()) == "dead"
+        return dead or os.getppid() != parent
+
+    while not stopped():
+        with handler.service(arguments) as service:
+            store, actor = service.catalog.store, service.actor
+            if store is not None and actor.agent == MAIN and _is_known(store, actor.session):
+                return _for_session(store, actor.session, deadline, stopped)
+            if store is not None:
+                return _for_project(store, service.project, since, deadline, stopped)
+        if time.monotonic() >= deadline:  # nobody has begun anything
+            break
+        time.sleep(TICK_SECONDS)
+    return {"events": [], "cursor": "0"}
+
+
+def _is_known(store: Store, session: str) -> bool:
+    """Return whether a session has, or had, anything of ours."""
+    return bool(session) and (
+        os.path.exists(store.sessions.file(session)) or bool(store.notices(session).transcript)
+    )
+
+
+def _for_session(store: Store, session: str, deadline: float, stopped: Callable[[], bool]) -> dict[str, Any]:
+    queue = store.notices(session)
+
+    def pending() -> bool | None:
+        return True if queue.pending() else None if store.sessions.under_way(session) else False
+
+    found = wait_until(store, pending, deadline, stopped=stopped)
+    text, notices = deliver(queue, "wait", None) if found else ("", [])
+    rows = [{"event": one.end, "task": one.name} for one in notices[:_SHOWN]]
+    said = "nothing of this session is under way" if found is False else text
+    return {"said": said, "events": rows, "cursor": str(store.events.last())}
+
+
+def _for_project(
+    store: Store, project: Project, since: int, deadline: float, stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    reader = EventReader(store, project, since)
+    events = wait_until(store, lambda: reader.ends(_SHOWN) or None, deadline, stopped=stopped)
+    return {"events": events or [], "cursor": str(reader.place)}
+
+
+def _cursor(since: str) -> int:
+    """Return the id of the event to go on from; -1 for the latest."""
+    if not since:
+        return -1
+    if not since.isdecimal() or len(since) > 18:
+        raise UsageError(
+            f"wait_for_events: since must be the cursor of an earlier answer, not {since[:40]!r}"
+        )
+    return int(since)
+
+
+TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {"wait_for_events": _wait_for_events}

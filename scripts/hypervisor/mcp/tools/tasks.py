@@ -1,0 +1,238 @@
+"""The tools on tasks: look, claim, end, change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...core.assignment import AssignedTask
+from ...core.errors import UsageError
+from ...core.model import Complexity, Outcome, Task, TaskStatus
+from ...orchestrator.prompt import shared_context
+from ...queue.batches import create_of_tasks, open_named
+from ...report.answers import check_values, claim_answer, reported, task_details
+from ...report.listing import asked_of, index_stats, task_row
+from ...report.workload import branch_of_task
+from ...tasks.completion import TaskCompletion
+from ...tasks.eligibility import Wanted
+from ...tasks.service import Hold, TaskService
+from ..arguments import Arguments, caller_in, status_in
+from ..handler import ToolHandler
+from .batches import LONGEST
+
+#: The name of a caller that gives none.
+_AGENT = "claude"
+_LIMIT = 50
+_MOST = 500
+#: What `update_task` sets.
+_KEYS = frozenset({"assignee", "priority", "complexity", "project"})
+
+
+# ------------------------------------------------------------------------- look
+
+
+def _list_tasks(handler: ToolHandler, arguments: Arguments) -> Any:
+    for key, known in (("status", TaskStatus), ("complexity", Complexity)):
+        if key in arguments and arguments[key] not in list(known):
+            raise UsageError(f"list_tasks: {key} must be one of {', '.join(known)}")
+    start, limit = arguments.get("offset", 0), min(arguments.get("limit", _LIMIT), _MOST)
+    with handler.service(arguments, _AGENT) as service, service.catalog.view() as view:
+        found, total = view.listed(asked_of(arguments), limit, start, ready=arguments.get("ready", False))
+        return {"tasks": [task_row(service, task) for task in found], "total": total}
+
+
+def _get_task(handler: ToolHandler, arguments: Arguments) -> Any:
+    with handler.service(arguments, _AGENT) as service:
+        row = task_details(service, service.find(arguments["id"]))
+    _cut(row)
+    return row
+
+
+def _preflight(handler: ToolHandler, arguments: Arguments) -> Any:
+    if "ids" in arguments and not arguments["ids"]:
+        raise UsageError("preflight: ids is an empty list; leave it away for all tasks")
+    with handler.service(arguments, _AGENT) as service:
+        with service.catalog.view() as view:
+            made, _ = view.plan(arguments.get("ids", ()), arguments.get("parent", ""))
+        answer = {
+            "run": [task.id for task in made.run],
+            "skipped": made.by_reason(),
+            "unreadable": service.catalog.unreadable,
+        }
+        relative = service.catalog.relative
+        if arguments.get("create_batch") and made.run:
+            run, skipped = map(relative, made.run), [(relative(task), why) for task, why in made.skipped]
+            with create_of_tasks(service.project, list(run), skipped) as batch:
+                answer["batch"] = batch.id
+    return answer
+
+
+def _get_index_stats(handler: ToolHandler, arguments: Arguments) -> Any:
+    with handler.service(arguments, _AGENT) as service:
+        return index_stats(service.catalog, projects=arguments.get("include_projects", False))
+
+
+# ------------------------------------------------------------------------ claim
+
+
+def _claim_task(handler: ToolHandler, arguments: Arguments) -> Any:
+    if assigned := handler.assigned:
+        assigned.require(arguments["id"])
+        return _assigned(handler, arguments, assigned)
+    with handler.service(arguments, caller_in(arguments["caller"])) as service:
+        return _claimed(handler, service, *service.claim(arguments["id"]))
+
+
+def _claim_next_task(handler: ToolHandler, arguments: Arguments) -> Any:
+    if assigned := handler.assigned:
+        return _assigned(handler, arguments, assigned)
+    name, complexity = caller_in(arguments["caller"]), arguments.get("complexity")
+    if complexity and complexity not in list(Complexity):
+        raise UsageError(f"claim_next_task: complexity must be one of {', '.join(Complexity)}")
+    among = number = None
+    if arguments.get("batch"):
+        with open_named(handler.project, arguments["batch"]) as batch:
+            number = batch.number
+            items = batch.store.batches.items(number)
+            among = frozenset(batch.ref_of(item.work).path for item in items)
+    wanted = Wanted(
+        project=arguments.get("project", ""),
+        complexity=Complexity(complexity) if complexity else None,
+        among=among,
+        has=frozenset(arguments.get("needs", ())),
+    )
+    with handler.service(arguments, name, number) as service:
+        taken = service.claim_next(wanted)
+        if isinstance(taken, str):
+            return {"task": None, "reason": taken}
+        return _claimed(handler, service, *taken)
+
+
+def _assigned(handler: ToolHandler, arguments: Arguments, assigned: AssignedTask) -> Any:
+    """Return the coordinator's claim."""
+    with handler.service(arguments, _AGENT) as service:
+        return _answer(handler, service, *service.assigned(assigned))
+
+
+def _claimed(handler: ToolHandler, service: TaskService, task: Task, hold: Hold) -> Any:
+    if not service.actor.agent:
+        handler.given[task.path] = hold.attempt
+    return _answer(handler, service, task, hold)
+
+
+def _answer(handler: ToolHandler, service: TaskService, task: Task, hold: Hold) -> Any:
+    answer = claim_answer(service, task, hold)
+    _cut(answer["task"])
+    if handler.assigned:  # such an agent has that in its prompt
+        return answer
+    branch = branch_of_task(task, service.project, handler.environ)
+    shared = shared_context(service, task, branch).strip()
+    return answer | {"from_others": shared} if shared else answer
+
+
+def _attempt(handler: ToolHandler, service: TaskService, arguments: Arguments) -> int | None:
+    """Return which claim is meant: the one that is named, else the one that this server gave out."""
+    if "attempt" in arguments or service.actor.agent:
+        number: int | None = arguments.get("attempt")
+        return number
+    return handler.given.get(service.find(arguments["id"]).path)
+
+
+# -------------------------------------------------------------------------- end
+
+
+def _complete_task(handler: ToolHandler, arguments: Arguments) -> Any:
+    return _finish(handler, arguments, TaskCompletion(
+        outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text=arguments["outcome"],
+        commit=arguments.get("commit", ""), evidence=arguments.get("evidence", ""),
+    ))  # fmt: skip
+
+
+def _finish(handler: ToolHandler, arguments: Arguments, completion: TaskCompletion) -> Any:
+    with handler.service(arguments) as service:
+        if assigned := handler.assigned:
+            assigned.require(arguments["id"])
+            service.forget_assigned()
+            return reported(service, assigned, completion)
+        attempt = _attempt(handler, service, arguments)
+        result = service.finish(arguments["id"], completion, attempt, unclaimed=False)
+        return {"task": task_row(service, service.find(arguments["id"])), "result": result["status"]}
+
+
+def _release_task(handler: ToolHandler, arguments: Arguments) -> Any:
+    with handler.service(arguments) as service:
+        if assigned := handler.assigned:
+            assigned.require(arguments["id"])
+            service.forget_assigned()
+            return reported(service, assigned, arguments["reason"])
+        attempt = _attempt(handler, service, arguments)
+        task = service.release(arguments["id"], arguments["reason"], attempt)
+        return {"task": task_row(service, task)}
+
+
+# ----------------------------------------------------------------------- change
+
+
+def _update_task(handler: ToolHandler, arguments: Arguments) -> Any:
+    status, body = status_in(arguments), arguments.get("body", "")
+    # With a claim the assignee changes by itself.
+    keys = _KEYS - {"assignee"} if status is TaskStatus.IN_PROGRESS else _KEYS
+    values = {key: arguments[key] for key in sorted(keys) if key in arguments}
+    check_values(values)
+    if not (values or body or status):
+        raise UsageError("update_task: say what to change: status, body or a key")
+    # Before anything is written: a refused call changes nothing.
+    if status is TaskStatus.DONE:
+        raise UsageError("update_task: call complete_task(id, outcome), which says what was done")
+    with handler.service(arguments) as service:
+        if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
+            if not (arguments.get("reason") or body).strip():
+                raise UsageError(f"update_task: status {status} needs a reason")
+            if not handler.assigned:
+                service.require_held(arguments["id"], _attempt(handler, service, arguments))
+        notes = []
+        if values or body:
+            notes = service.update(arguments["id"], values, body, arguments.get("attempt"))
+        answer = _move(handler, arguments, status) if status else None
+        answer = answer or {"task": task_row(service, service.find(arguments["id"]))}
+    return answer | {"not_changed": notes} if notes else answer
+
+
+def _move(handler: ToolHandler, arguments: Arguments, status: TaskStatus) -> Any:
+    reason = arguments.get("reason") or arguments.get("body", "")
+    if status is TaskStatus.IN_PROGRESS:
+        return _claim_task(handler, {**arguments, "caller": arguments.get("assignee", _AGENT)})
+    if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
+        return _finish(handler, arguments, TaskCompletion(
+            outcome=Outcome.BLOCKED, status=status, text=reason.strip(),
+            evidence=arguments.get("evidence", ""), next_step=arguments.get("next_step", ""),
+        ))  # fmt: skip
+    with handler.service(arguments, _AGENT) as service:
+        if status is TaskStatus.CANCELLED:
+            service.cancel(arguments["id"], reason)
+            return None
+        held = service.held(service.find(arguments["id"]))
+        named = _attempt(handler, service, arguments) is not None
+        if held is None or not (named or service.actor.holds(held.worker)):
+            service.move(arguments["id"], status)
+            return None
+    return _release_task(handler, {**arguments, "reason": reason or f"set to {status}"})
+
+
+def _cut(row: dict[str, Any]) -> None:
+    if len(row["body"]) > LONGEST:
+        row["body"] = row["body"][:LONGEST]
+        row["cut"] = f"the body is longer; read {row['path']}"
+
+
+TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {
+    "list_tasks": _list_tasks,
+    "get_task": _get_task,
+    "preflight": _preflight,
+    "claim_task": _claim_task,
+    "claim_next_task": _claim_next_task,
+    "update_task": _update_task,
+    "complete_task": _complete_task,
+    "release_task": _release_task,
+    "get_index_stats": _get_index_stats,
+}
