@@ -62,7 +62,7 @@ class Client:
     def call(self, event: str, agent: str = MAIN, **fields: Any) -> Any:
         """Return the answer to a call but for notices, None if there is none; no fault."""
         out, err = self.raw(json.dumps(self.payload(event, agent, **fields)).encode())
-        assert err == ""
+        assert err == "", err
         assert len(out.splitlines()) <= 1
         return without_notices(json.loads(out)) if out else None
 
