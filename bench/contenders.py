@@ -1,37 +1,39 @@
-"""What is drained, and how: the raw system calls, and our store. The others are in `peers`.
+"""Queues that are compared: our store, plain SQLite, and what a user would install instead.
 
-Each contender lays out a queue of no-op items, and each of its consumers, a process, takes items until
-there are none. *Claim only* ends with the item in hand; the *whole life* also completes it.
+All of them keep the queue in one SQLite file. None makes more fsyncs than ``synchronous=NORMAL`` in WAL mode,
+so that each is as fast as it can be without losing a commit to a crash of its process; those named durable
+are the exceptions.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import json
 import os
+import sqlite3
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from hypervisor.claims.directory import DirectoryStore, Policy
-from hypervisor.claims.files import Files
-from hypervisor.claims.port import Claim, Holder, HolderKind
-from hypervisor.claims.workers import new_worker_id
-from hypervisor.core.keys import canonical, item_key
-from hypervisor.core.model import Outcome, Report
-from hypervisor.queue.batches import open_folder
-from hypervisor.queue.heart import Stop
-from hypervisor.queue.worker import BLOCK, Orders, Worker
-from hypervisor.runners.port import Work
+from hypervisor.core.machine import this_process
+from hypervisor.store.base import Engine
+from hypervisor.store.liveness import WorkerLock, new_worker_id
+from hypervisor.store.records import Completion, Item, Worker, WorkerKind
+from hypervisor.store.sqlite import FILE, SqliteEngine
+from hypervisor.store.store import Store
 
-Run = Callable[[str], None]
+_BUSY_SECONDS = 120.0
+_RESULT = {"status": "success", "outcome": "did nothing", "runner": "no-op", "text": "x" * 300}
+_SETTINGS = {"claims": {"attempts": 3, "lease_seconds": 900.0}}
 
 
-def items(count: int) -> Iterator[str]:
-    """Yield the items of a queue; `number` is the way back."""
-    return (f"item-{number:07}" for number in range(count))
+def items(count: int) -> list[str]:
+    """Return the items of a queue; `number` is the way back."""
+    return [f"item-{number:07}" for number in range(count)]
 
 
 def number(item: str) -> int:
@@ -40,192 +42,299 @@ def number(item: str) -> int:
 
 
 class Contender:
-    """A queue in *folder*, open for the consumer *share* of *shares*."""
+    """A queue in a folder, open for one consumer."""
 
-    #: How it is called on the command line, and on the page.
     name: ClassVar[str]
     label: ClassVar[str]
-    #: What one claim, and one life, is here.
-    claims: ClassVar[str] = ""
-    lives: ClassVar[str] = ""
-    #: The module that has to be there.
+    #: What one claim and completion is here.
+    life: ClassVar[str]
+    #: The module that has to be installed.
     needs: ClassVar[str] = "sys"
 
-    def __init__(self, folder: Path, share: int, shares: int) -> None:
-        self.folder, self.share, self.shares = folder, share, shares
+    def __init__(self, folder: Path) -> None:
+        raise NotImplementedError
 
     @classmethod
     def fill(cls, folder: Path, count: int) -> None:
         """Lay out a queue of *count* items."""
-        (folder / "queue.txt").write_text("".join(f"{item}\n" for item in items(count)), "utf-8")
-        (folder / "locks").mkdir()
-
-    def drain(self, run: Run, *, whole: bool) -> None:
-        """Execute items until there are none; with *whole* complete each."""
         raise NotImplementedError
 
-    def kept(self, item: str) -> bool:
-        """Tell whether an item is still there, not completed."""
+    def take(self) -> list[Any]:
+        """Claim what one step claims; empty when nothing is left."""
         raise NotImplementedError
 
-    def wait_for_others(self, *, wait: bool) -> None:
-        """Whether to wait for what others hold; for those who can."""
+    def item(self, taken: Any) -> str:
+        """Return the item that was claimed."""
+        raise NotImplementedError
+
+    def finish(self, taken: list[Any]) -> None:
+        """Complete what `take` returned."""
+        raise NotImplementedError
+
+    def drain(self, run: Callable[[str], None]) -> None:
+        """Execute and complete items until there are none."""
+        while taken := self.take():
+            for one in taken:
+                run(self.item(one))
+            self.finish(taken)
 
 
-class Mkdir(Contender):
-    """The yardstick: the one system call, with the names at hand and nobody to race with."""
+class PlainSqlite(Contender):
+    """A table, and compare-and-swap in a transaction that takes the write lock first."""
 
-    name, label = "mkdir", "mkdir (yardstick)"
-    claims = "`mkdir`, each process for a share of its own, the names made before"
+    name, label = "sqlite", "plain SQLite"
+    life = "a transaction that claims the first waiting row, then one that writes its result, unfenced"
+    synchronous: ClassVar[str] = "NORMAL"
+
+    def __init__(self, folder: Path) -> None:
+        self._db = self._connect(folder)
+
+    @classmethod
+    def _connect(cls, folder: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(folder / "queue.db", timeout=_BUSY_SECONDS, isolation_level=None)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {cls.synchronous}")
+        return db
 
     @classmethod
     def fill(cls, folder: Path, count: int) -> None:
-        super().fill(folder, count)
-        (folder / "count").write_text(str(count), "utf-8")
+        db = cls._connect(folder)
+        db.execute(
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, state INT, owner TEXT, result TEXT)"
+        )
+        db.execute("CREATE INDEX waiting ON item (id) WHERE state = 0")
+        db.execute("BEGIN")
+        db.executemany("INSERT INTO item (name, state) VALUES (?, 0)", ((item,) for item in items(count)))
+        db.execute("COMMIT")
+        db.close()
 
-    def __init__(self, folder: Path, share: int, shares: int) -> None:
-        super().__init__(folder, share, shares)
-        mine = list(items(int((folder / "count").read_text("utf-8"))))[share::shares]
-        self.names = [(item, self.path(item)) for item in mine]
+    def take(self) -> list[Any]:
+        return self._transaction(
+            "UPDATE item SET state = 1, owner = ? WHERE id IN "
+            "(SELECT id FROM item WHERE state = 0 ORDER BY id LIMIT 1) RETURNING id, name",
+            (str(os.getpid()),),
+        )
 
-    def path(self, item: str) -> str:
-        """Return the directory that claims an item: the names are ours, as a longer one costs more."""
-        return f"{self.folder}/locks/{item_key(canonical(item, str(self.folder)))}"
+    def item(self, taken: Any) -> str:
+        return str(taken[1])
 
-    def drain(self, run: Run, *, whole: bool) -> None:  # noqa: ARG002 - it has no more to its life
-        for item, path in self.names:
-            os.mkdir(path)
-            run(item)
+    def finish(self, taken: list[Any]) -> None:
+        for key, item in taken:
+            result = json.dumps({"item": item, **_RESULT})
+            self._transaction("UPDATE item SET state = 2, result = ? WHERE id = ?", (result, key))
+
+    def _transaction(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
+        self._db.execute("BEGIN IMMEDIATE")
+        rows = self._db.execute(statement, values).fetchall()
+        self._db.execute("COMMIT")
+        return rows
 
 
-class MkdirRace(Mkdir):
-    """A mkdir worker as they are written: each reads the queue from the top and tries each item."""
+class PlainSqliteFull(PlainSqlite):
+    """The same, each commit on the disk before it returns."""
 
-    name, label = "mkdir-race", "mkdir, all from the top"
-    claims = "`mkdir` of each item by every process; it exists: the next one"
+    name, label = "sqlite-full", "plain SQLite, synchronous=FULL"
+    life = "the same, both commits synced"
+    synchronous = "FULL"
 
-    def drain(self, run: Run, *, whole: bool) -> None:  # noqa: ARG002 - it has no more to its life
-        with open(self.folder / "queue.txt", encoding="utf-8") as queue:
-            for text in queue:
-                item = text.rstrip("\n")
-                try:
-                    os.mkdir(self.path(item))
-                except FileExistsError:
-                    continue
-                run(item)
 
-    def kept(self, item: str) -> bool:
-        return os.path.isdir(self.path(item))
+class _Unsynced(SqliteEngine):
+    """The engine without the fsync of accepted results, as none of the other queues has one."""
+
+    def write(self, body: Callable[..., Any], *, durable: bool = False) -> Any:  # noqa: ARG002
+        return super().write(body)
 
 
 class Ours(Contender):
-    """The product: its queue, its store, and for the whole life its worker."""
+    """The product's store, as a worker process uses it."""
 
     name, label = "hypervisor", "**Hypervisor**"
-    claims = "`Queue.take` of blocks of 8, `Batch.pin`, `DirectoryStore.claim`: looks, intent, `mkdir`, owner"
-    lives = "`Worker.run` with a runner that does nothing, to the end of its sweep, only without its fsyncs"
+    life = (
+        "`Claims.claim_next` of one item, `Claims.complete`: fenced, with attempt and events; fsync left out"
+    )
+    engine: ClassVar[type[SqliteEngine]] = _Unsynced
+    together: ClassVar[int] = 1
 
-    class _Unsynced(Files):
-        """The store's system calls but for fsync, which the SQLite of the peers leaves out as well."""
+    def __init__(self, folder: Path) -> None:
+        #: How many are claimed and completed in one transaction.
+        self.block = self.together
+        self.store = self._open(folder)
+        worker = new_worker_id("bench", os.getpid())
+        self._lock = WorkerLock(self.store.workers, worker)
+        self._worker = Worker(id=worker, kind=WorkerKind.PROCESS, name="bench", process=this_process())
+        self.store.claims.add_worker(self._worker)
+        batch = self.store.batches.find("bench")
+        assert batch is not None
+        self._batch = batch.id
 
-        def write_new(self, path: str, data: bytes) -> None:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            with open(descriptor, "wb") as file:
-                file.write(data)
+    @classmethod
+    def _open(cls, folder: Path) -> Store:
+        engine: Engine = cls.engine(folder / FILE)
+        return Store(engine, folder, _SETTINGS)
 
-        def sync(self, directory: str) -> None:
-            pass
+    @classmethod
+    def fill(cls, folder: Path, count: int) -> None:
+        with cls._open(folder) as store:
+            batch = store.batches.create("bench", str(folder), {})
+            store.batches.add(batch.id, [Item(key=item, text=item) for item in items(count)])
 
-    files: ClassVar[type[Files]] = _Unsynced
+    def take(self) -> list[Any]:
+        self.store.rescuer.rescue_now_and_then()
+        return self.store.claims.claim_next(self._worker, self._batch, self.block)
 
-    def __init__(self, folder: Path, share: int, shares: int) -> None:
-        super().__init__(folder, share, shares)
-        self.batch = open_folder(str(folder), cwd=str(folder))
-        self.holder = Holder(
-            id=new_worker_id("bench", os.getpid()), kind=HolderKind.PROCESS, name="bench", lease_seconds=900
-        )
-        self.wait = True
+    def item(self, taken: Any) -> str:
+        return str(taken.text)
 
-    def drain(self, run: Run, *, whole: bool) -> None:
-        if not whole:
-            return self._claim(run)
-        worker = Worker(
-            self.batch, _NoOp(run), self.holder,
-            policy=Policy(), orders=Orders(wait=self.wait), tell=lambda _: None, stop=Stop(),
-            open_store=partial(DirectoryStore, files=self.files()),
-        )  # fmt: skip
-        worker.run()
-        return None
-
-    def _claim(self, run: Run) -> None:
-        store = DirectoryStore(self.batch.folder, self.holder, files=self.files())
-        queue = self.batch.queue
-        while block := queue.take(BLOCK):
-            for place in self.batch.pin(line.item for line in block):
-                if isinstance(store.claim(place.key, place.item), Claim):
-                    run(place.item)
-
-    def kept(self, item: str) -> bool:
-        return not self.batch.layout(self.batch.folder).finished(self.batch.place(item).key)
-
-    def wait_for_others(self, *, wait: bool) -> None:
-        self.wait = wait
+    def finish(self, taken: list[Any]) -> None:
+        self.store.claims.complete([
+            Completion(attempt=one.attempt, status="success", result={"item": one.text, **_RESULT})
+            for one in taken
+        ])  # fmt: skip
 
 
-class Cursor(Ours):
-    """What is compared with the yardstick: our cursor under flock, and nothing more than mkdir."""
+class OursTogetherUnsynced(Ours):
+    """The same, with as many items a transaction as a worker of short items takes."""
 
-    name, label = "cursor", "cursor + mkdir"
-    claims = "our `Queue.take` of blocks of 8 under flock, the item's key, and `mkdir`"
-    lives = ""
-
-    def drain(self, run: Run, *, whole: bool) -> None:  # noqa: ARG002 - it has no more to its life
-        queue, base, locks = self.batch.queue, self.batch.manifest.base, f"{self.folder}/locks/"
-        while block := queue.take(BLOCK):
-            for line in block:
-                os.mkdir(locks + item_key(canonical(line.item, base)))
-                run(line.item)
+    name, label = "hypervisor-blocks", "**Hypervisor**, eight together"
+    life = "eight claimed in one transaction and completed in one; fsync left out"
+    together = 8
 
 
 class OursDurable(Ours):
     """The product as it is."""
 
-    name = "hypervisor-durable"
-    lives = (
-        "`Worker.run` with a runner that does nothing: two fsyncs an item, of the result and of its folder"
-    )
-    files = Files
+    name, label = "hypervisor-durable", "**Hypervisor**, one by one"
+    life = "the same, each result synced before it is reported as accepted"
+    engine = SqliteEngine
 
 
-class Floor(Mkdir):
-    """What a durable claim and completion cannot do without."""
+class OursTogether(OursDurable):
+    """The product as it is, eight items a transaction."""
 
-    name, label = "floor", "system calls (yardstick)"
-    lives = "`mkdir`, a new file written and fsynced, `link` to `results/`, fsync of that; a share each"
+    name, label = "hypervisor-together", "**Hypervisor**, eight together"
+    life = "eight claimed in one transaction and completed in one, which is synced"
+    together = 8
+
+
+class LiteQueue(Contender):
+    """litequeue."""
+
+    name, label, needs = "litequeue", "litequeue", "litequeue"
+    life = "`pop`, then `done`"
+
+    def __init__(self, folder: Path) -> None:
+        self._queue = self._open(folder)
+
+    @classmethod
+    def _open(cls, folder: Path) -> Any:
+        return importlib.import_module("litequeue").LiteQueue(folder / "queue.db", timeout=_BUSY_SECONDS)
 
     @classmethod
     def fill(cls, folder: Path, count: int) -> None:
-        super().fill(folder, count)
-        (folder / "results").mkdir()
+        queue = cls._open(folder)
+        with queue.transaction():
+            for item in items(count):
+                queue.put(item)
 
-    def drain(self, run: Run, *, whole: bool) -> None:  # noqa: ARG002 - it is its whole life
-        results = f"{self.folder}/results"
-        for item, path in self.names:
-            os.mkdir(path)
-            run(item)
-            Files().write_new(f"{path}/r", b"x" * 400)
-            os.link(f"{path}/r", f"{results}/{os.path.basename(path)}")
-            Files().sync(results)
+    def take(self) -> list[Any]:
+        message = self._queue.pop()
+        return [] if message is None else [message]
+
+    def item(self, taken: Any) -> str:
+        return str(taken.data)
+
+    def finish(self, taken: list[Any]) -> None:
+        self._queue.done(taken[0].message_id)
 
 
-class _NoOp:
-    """A runner that only tells what it was given."""
+class Huey(Contender):
+    """huey with its SQLite storage."""
 
-    name = "no-op"
+    name, label, needs = "huey", "huey (SqliteHuey)", "huey"
+    life = "`dequeue`, which deletes the row, then `execute`, which stores the result"
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, folder: Path) -> None:
+        self._queue, _ = self._open(folder)
 
-    def run(self, work: Work) -> Report:
-        self._run(work.item)
-        return Report(status=Outcome.SUCCESS, outcome="did nothing")
+    @classmethod
+    def _open(cls, folder: Path) -> tuple[Any, Any]:
+        made = importlib.import_module("huey").SqliteHuey(
+            "bench", filename=str(folder / "queue.db"), timeout=_BUSY_SECONDS
+        )
+        made.storage.conn.execute("PRAGMA synchronous = NORMAL")
+
+        def no_op(item: str) -> str:
+            return json.dumps({"item": item, **_RESULT})
+
+        return made, made.task()(no_op)
+
+    @classmethod
+    def fill(cls, folder: Path, count: int) -> None:
+        queue, task = cls._open(folder)
+        db = queue.storage.conn
+        db.execute("BEGIN")  # its own enqueue is a transaction each
+        for item in items(count):
+            data = queue.serialize_task(task.s(item))
+            db.execute("INSERT INTO task (queue, data) VALUES (?, ?)", (queue.storage.name, data))
+        db.execute("COMMIT")
+
+    def take(self) -> list[Any]:
+        task = self._queue.dequeue()
+        return [] if task is None else [task]
+
+    def item(self, taken: Any) -> str:
+        return str(taken.args[0])
+
+    def finish(self, taken: list[Any]) -> None:
+        self._queue.execute(taken[0])
+
+
+class PersistQueue(Contender):
+    """persist-queue with acknowledgement."""
+
+    name, label, needs = "persist-queue", "persist-queue (SQLiteAckQueue)", "persistqueue"
+    life = "`get`, then `ack`"
+
+    def __init__(self, folder: Path) -> None:
+        self._queue = self._open(folder)
+        self._empty = importlib.import_module("persistqueue").Empty
+
+    @classmethod
+    def _open(cls, folder: Path) -> Any:
+        queue = importlib.import_module("persistqueue").SQLiteAckQueue(str(folder), timeout=_BUSY_SECONDS)
+        queue._putter.execute("PRAGMA synchronous = NORMAL")
+        return queue
+
+    @classmethod
+    def fill(cls, folder: Path, count: int) -> None:
+        queue = cls._open(folder)
+        queue._insert_into = lambda *row: queue._putter.execute(queue._sql_insert, row)  # one transaction
+        for item in items(count):
+            queue.put(item)
+        queue._putter.commit()
+        queue.close()
+
+    def take(self) -> list[Any]:
+        try:
+            return [self._queue.get(block=False, raw=True)]
+        except self._empty:
+            return []
+
+    def item(self, taken: Any) -> str:
+        return str(taken["data"])
+
+    def finish(self, taken: list[Any]) -> None:
+        self._queue.ack(taken[0])
+
+
+PEERS = ("huey", "litequeue", "persist-queue")
+_ALL: tuple[type[Contender], ...] = (
+    PlainSqlite, PlainSqliteFull, Ours, OursTogetherUnsynced, OursDurable, OursTogether, Huey, LiteQueue,
+    PersistQueue,
+)  # fmt: skip
+CONTENDERS = {one.name: one for one in _ALL}
+
+
+def installed(name: str) -> bool:
+    """Return whether what a contender needs is installed."""
+    return importlib.util.find_spec(CONTENDERS[name].needs) is not None

@@ -1,21 +1,22 @@
-"""Processes that are measured: several that start at one word, or one command as a whole.
+"""Processes that are measured, and the table of what they came to.
 
-CPU is user and system time as getrusage(2) and wait4(2) tell it; wall time is the monotonic clock.
+CPU is user and system time as getrusage(2) and wait4(2) report it; wall time is the monotonic clock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import sqlite3
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,8 +25,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 
-#: Starts a command and tells what it used. It is small, so that the peak of memory that Linux hands
-#: on from whoever starts a process is not that of this one.
+#: One row: ``section``, ``name``, what it was measured with (``items``, ``workers``), and a list of figures,
+#: one a round, for each of ``cpu_us``, ``wall_us`` (both for one item), ``ratio``, ``twice``, ``never``.
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+#: Starts a command and reports what it used. It is small, so that the peak of memory that Linux passes on
+#: from whoever starts a process is not that of this one.
 _LAUNCHER = """
 import json, os, sys, time
 null = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
@@ -33,40 +39,74 @@ begun = time.monotonic()
 _, status, used = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=null), 0)
 print(json.dumps([time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss, status]))
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drained:
-    """What several consumers came to."""
-
-    #: Seconds of all of them from the word to the end, and until the last one was done.
-    cpu: float
-    wall: float
-    #: How often each item was executed.
-    ran: Counter[int]
+#: Bytes that measurements may leave until the end.
+_ROOM = 8 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What one command came to, with all that it waited for."""
+    """What one command, or several consumers, used."""
 
+    #: Seconds of all processes.
     cpu: float
     wall: float
-    #: Bytes: the largest of its processes.
-    memory: int
+    #: Bytes: the largest process of a command.
+    memory: int = 0
+    #: How often each item was executed, by consumers.
+    ran: Counter[int]
+
+
+class Table:
+    """Rows of figures. In each round the yardstick of a section is measured first.
+
+    Args:
+        section: The section's name.
+        figure: ``cpu_us`` or ``wall_us``: of what the ratio is.
+        say: Shows one line.
+    """
+
+    def __init__(self, section: str, figure: str, say: Say) -> None:
+        self.rows: list[Row] = []
+        self._section, self._figure, self._say = section, figure, say
+
+    def add(self, name: str, spent: Spent, executed: Sequence[int], **sizes: int) -> None:
+        """Add one round of a row.
+
+        Args:
+            name: Who was measured.
+            spent: What it used.
+            executed: For each item, how often it was executed.
+            sizes: ``items`` and ``workers``, and whatever else tells rows apart.
+        """
+        row = next((r for r in self.rows if r["name"] == name and sizes.items() <= r.items()), None)
+        if row is None:
+            row = {"section": self._section, "name": name, **sizes}
+            row |= {key: [] for key in ("cpu_us", "wall_us", "ratio", "twice", "never")}
+            self.rows.append(row)
+        count = len(executed)
+        row["cpu_us"].append(round(1e6 * spent.cpu / count, 1))
+        row["wall_us"].append(round(1e6 * spent.wall / count, 1))
+        row["twice"].append(sum(times > 1 for times in executed))
+        row["never"].append(sum(times < 1 for times in executed))
+        workers = sizes.get("workers")
+        yardstick = next(r for r in self.rows if r.get("workers") == workers)
+        row["ratio"].append(round(row[self._figure][-1] / yardstick[self._figure][-1], 3))
+        told = ", ".join(
+            f"{key} {row[key][-1]:g}" for key in ("cpu_us", "wall_us", "ratio", "twice", "never")
+        )
+        self._say(f"{self._section} {name}, {', '.join(f'{v:,} {k}' for k, v in sizes.items())}: {told}")
+
+
+# -------------------------------------------------------------------- processes
 
 
 def consumers(words: Sequence[str], count: int) -> list[subprocess.Popen[str]]:
-    """Start *count* consumers, each with its number; return when all of them are ready."""
-    script = [sys.executable, "-I", str(ROOT / "bench/consumer.py")]
+    """Start *count* consumers (Python words of a script that says ``ready``); return when all are ready."""
     started = [
         subprocess.Popen(
-            [*script, *words, f"--number={number}", f"--of={count}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-I", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for number in range(count)
+        for _ in range(count)
     ]
     for process in started:
         heard = line(process)
@@ -82,14 +122,14 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def go(process: subprocess.Popen[str]) -> None:
-    """Give a consumer the word."""
+    """Let a consumer begin."""
     assert process.stdin is not None
     process.stdin.write("go\n")
     process.stdin.flush()
 
 
-def told(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return what a consumer tells at its end, and wait for that."""
+def answer_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what a consumer reports at its end, and wait for that."""
     text = line(process)
     if process.wait() or not text:
         raise RuntimeError(f"a consumer ended with {process.returncode}")
@@ -97,13 +137,13 @@ def told(process: subprocess.Popen[str]) -> dict[str, Any]:
     return answer
 
 
-def drained(words: Sequence[str], count: int) -> Drained:
-    """Let *count* consumers drain what was laid out, all from one word on."""
+def drained(words: Sequence[str], count: int) -> Spent:
+    """Let *count* consumers drain a queue, all from one moment on."""
     started = consumers(words, count)
     for process in started:
         go(process)
-    answers = [told(process) for process in started]
-    return Drained(
+    answers = [answer_of(process) for process in started]
+    return Spent(
         cpu=sum(answer["cpu"] for answer in answers),
         wall=max(answer["ended"] for answer in answers) - min(answer["begun"] for answer in answers),
         ran=Counter(number for answer in answers for number in answer["ran"]),
@@ -133,17 +173,34 @@ def spent(words: Sequence[str], cwd: Path, *, cache: Path | None = None) -> Spen
     code = os.waitstatus_to_exitcode(status)
     if code != 0:
         raise RuntimeError(f"exit {code}: {' '.join(words)}")
-    return Spent(wall=wall, cpu=cpu, memory=memory * (1 if sys.platform == "darwin" else 1024))
+    return Spent(wall=wall, cpu=cpu, memory=memory * (1 if sys.platform == "darwin" else 1024), ran=Counter())
+
+
+# ---------------------------------------------------------------------- folders
+
+
+@contextlib.contextmanager
+def ground(where: Path) -> Iterator[Path]:
+    """Yield a new folder in *where*, and keep it while there is room.
+
+    Deleting thousands of files makes those that are made next cost several times as much on ext4, so that
+    whoever comes after would pay for whoever was before.
+    """
+    yield Path(tempfile.mkdtemp(prefix="bench-", dir=where)).resolve()
+    used = sum(path.stat().st_blocks for path in where.rglob("*")) * 512
+    if used > min(_ROOM, _free(where) // 2):
+        for folder in where.glob("bench-*"):
+            clear(folder)
+
+
+def _free(where: Path) -> int:
+    found = os.statvfs(where)
+    return found.f_bavail * found.f_frsize
 
 
 def clear(folder: Path) -> None:
     """Delete a folder with any number of files in it."""
     subprocess.run(["rm", "-rf", str(folder)], check=True)
-
-
-def three(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return median, minimum and maximum."""
-    return statistics.median(values), min(values), max(values)
 
 
 def machine(folder: Path) -> dict[str, str]:
@@ -160,9 +217,9 @@ def machine(folder: Path) -> dict[str, str]:
         "load before": f"{os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d"),
         "Python": platform.python_version(),
-        "SQLite": sqlite3.sqlite_version,
+        "SQLite of Python": sqlite3.sqlite_version,
     }
-    for name in ("litequeue", "huey", "persist-queue", "python-frontmatter", "PyYAML", "filelock"):
+    for name in ("apsw", "litequeue", "huey", "persist-queue", "python-frontmatter", "PyYAML", "filelock"):
         try:
             facts[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -2,42 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from bench.drain import LONG
-from bench.measure import three
-from bench.peers import CONTENDERS
-from bench.verdicts import Row, label, of, verdicts
+from bench.contenders import CONTENDERS
+from bench.measure import Row
 
-_FATES = {
-    "again": "executed again by the next consumer, {after_s} s after that began",
-    "stranded": "stranded: still there, and not taken {patience}",
-    "lost": "lost: gone from the queue",
+_LABELS = {
+    "xargs": "`xargs -P`", "batch-worker": "**Hypervisor**, `batch_worker.py`", "parallel": "GNU parallel",
+    "naive": "naive worker", "floor": "read, parse, write durably",
+}  # fmt: skip
+_OURS = "**"  # begins the labels of our own rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One table of the page."""
+
+    title: str
+    #: What is measured, against what.
+    text: str
+    #: ``cpu_us`` or ``wall_us``: of what the ratio is; "" where nothing is compared.
+    figure: str = ""
+    #: The most that the ratio of our rows may be; None where no goal is set. By row name for exceptions.
+    goal: float | None = None
+    goals: tuple[tuple[str, float], ...] = ()
+
+
+SECTIONS: dict[str, Section] = {
+    "P1": Section(
+        title="Claim and complete, without fsync",
+        text="No-op items. The yardstick is a plain SQLite queue; *twice* counts items that were executed "
+        "more than once, *never* those that were not. Nothing here waits for the disk.",
+        figure="cpu_us",
+        goal=2.0,
+    ),
+    "P2": Section(
+        title="One claim by a fresh process",
+        text="Opening the store and claiming one item, in queues of which half is done. The yardstick is "
+        "the shortest queue. Starting the interpreter is left out.",
+        figure="cpu_us",
+        goal=1.2,
+    ),
+    "P3": Section(
+        title="Claim and complete, durably",
+        text="What is reported as accepted survives a power loss. The yardstick commits one row at a time "
+        "with `synchronous=FULL`.",
+        figure="wall_us",
+        goal=1.0,
+        goals=(("hypervisor-together", 0.4),),
+    ),
+    "P6": Section(
+        title="A command for each item",
+        text="Commands measured whole, start included; each starts a shell that appends one byte to a "
+        "file. Our claims and results are durable here; GNU parallel keeps a job log, `xargs` keeps "
+        "nothing.",
+        figure="wall_us",
+        goal=2.0,
+    ),
+    "P8": Section(
+        title="Triage of task files",
+        text="Commands measured whole. The yardstick is a naive worker: a `mkdir` lock by the file's stem, "
+        "`frontmatter.load` and a dump in place; it syncs nothing, keeps no result, and reformats the "
+        "YAML. Ours claims, decides by rule, locks the file, replaces it durably and keeps a durable "
+        "result. *Never* counts files that were not changed, or are not whole.",
+        figure="wall_us",
+        goal=1.3,
+    ),
+    "killed": Section(
+        title="A consumer that is killed",
+        text="SIGKILL in the middle of an item; then another consumer drains the queue, for up to three "
+        "seconds.",
+    ),
+    "startup": Section(
+        title="Start-up and memory",
+        text="Whole commands, caches warm. Memory is the largest resident size of one process.",
+    ),
 }
+
+_HEAD = """# Benchmarks
+
+Rendered by `bench/benchmarks.py` from [benchmarks.json](benchmarks.json). Absolute figures are those of one
+machine; a ratio is to the yardstick of the same round, and holds better. A cell is the median of all rounds,
+with minimum and maximum in brackets. CPU is user and system time of all processes that take part.
+
+    uv run bench/benchmarks.py --render                  # all of this, on the machine where it is typed
+    uv run bench/benchmarks.py --only P3 --render        # one part of it; the others stay as they are
+"""
 
 
 def render(kept: dict[str, Any]) -> str:
     """Return the page."""
-    parts = [_HEAD, _machine(kept), *verdicts(kept["sections"])]
-    for name, (title, text, body) in _SECTIONS.items():
-        if name in kept["sections"]:
-            told = kept["sections"][name]
-            parts += [f"## {title}\n", text.strip() + "\n", _runs(told), "\n".join(body(told["rows"])) + "\n"]
+    parts = [_HEAD, _machine(kept), *_goals(kept["rows"])]
+    for name, section in SECTIONS.items():
+        if rows := _of(kept["rows"], name):
+            body = {"killed": _killed, "startup": _startup}.get(name, _table)(rows)
+            parts += [f"## {section.title}\n", section.text + "\n", "\n".join(body) + "\n"]
     return "\n".join(parts).rstrip() + "\n"
 
 
-_HEAD = """# Benchmarks
+def label(name: str) -> str:
+    """Return how a row is called on the page."""
+    return CONTENDERS[name].label if name in CONTENDERS else _LABELS.get(name, name)
 
-Rendered by `bench/benchmarks.py` from the figures in [benchmarks.json](benchmarks.json); none is written by
-hand. Absolute figures are those of one machine; the ratios are between neighbours of the same round, and
-hold better. A cell is the median, with minimum and maximum in brackets. CPU is user and system time of all
-processes that take part, from the word to begin until each has ended; the start of the processes is left
-out, except where whole commands are measured, which is said there.
 
-    uv run bench/benchmarks.py --render                       # all of this, on the machine where it is typed
-    uv run bench/benchmarks.py --only durable --render        # one part of it; the others stay as they are
-"""
+def misses(rows: Iterable[Row]) -> list[str]:
+    """Return each of our rows that executed an item twice or never."""
+    return [
+        f"{row['section']} {row['name']}: twice {row['twice']}, never {row['never']}"
+        for row in rows
+        if label(row["name"]).startswith(_OURS) and any([*row.get("twice", ()), *row.get("never", ())])
+    ]
+
+
+# ---------------------------------------------------------------------- details
 
 
 def _machine(kept: dict[str, Any]) -> str:
@@ -45,152 +125,98 @@ def _machine(kept: dict[str, Any]) -> str:
     text = "\n".join(["| machine and versions | |", "|---|---|", *lines]) + "\n"
     if kept.get("skipped"):
         text += f"\nNot installed, so not measured: {', '.join(kept['skipped'])}.\n"
+    if kept.get("quick"):
+        text += "\nMeasured with `--quick`: this shows that it works, not how fast it is.\n"
     return text
 
 
-def _runs(told: dict[str, Any]) -> str:
-    small = ", with `--quick`: these show that it works, not how fast" if told["quick"] else ""
-    word = "run" if told["runs"] == 1 else "runs"
-    return f"{told['runs']} {word} of each row, {told['seconds']} seconds in all{small}.\n"
+def _goals(rows: Sequence[Row]) -> Iterator[str]:
+    """Compare our rows with the goals, and name the peers that are ahead."""
+    lines = []
+    for name, section in SECTIONS.items():
+        if section.goal is None:
+            continue
+        found = _of(rows, name)
+        for ours in dict.fromkeys(row["name"] for row in found if label(row["name"]).startswith(_OURS)):
+            goal = dict(section.goals).get(ours, section.goal)
+            ratios = [statistics.median(row["ratio"]) for row in found if row["name"] == ours]
+            met = sum(ratio <= goal for ratio in ratios)
+            verdict = "reached" if met == len(ratios) else f"reached in {met} of {len(ratios)} rows"
+            cells = [f"{name} {section.title}", label(ours), f"{goal:g}", _range(ratios), f"**{verdict}**"]
+            lines.append(f"| {' | '.join(cells)} | {_ahead(found, ours, section.figure)} |")
+    if lines:
+        yield "## Goals\n"
+        head = ["| | who | ratio at most | is | | ahead of us |", "|---|---|---|---|---|---|"]
+        yield "\n".join([*head, *lines]) + "\n"
 
 
-# ------------------------------------------------------------------------ cells
+def _ahead(rows: Sequence[Row], ours: str, figure: str) -> str:
+    """Name who takes less than we do in some row, and whether that executes items twice."""
+    found = []
+    for peer in dict.fromkeys(row["name"] for row in rows[1:]):
+        if peer == rows[0]["name"] or label(peer).startswith(_OURS):
+            continue
+        pairs = [
+            (a, b) for a in rows for b in rows if (a["name"], b["name"]) == (peer, ours) and _at(a) == _at(b)
+        ]
+        ratios = [statistics.median(a[figure]) / statistics.median(b[figure]) for a, b in pairs]
+        twice = max((max(a["twice"]) for a, _ in pairs), default=0)
+        if ratios and min(ratios) < 1:
+            note = f", executes up to {twice} items twice" if twice else ""
+            found.append(f"{label(peer)} ({_range(ratios)} of ours{note})")
+    return "; ".join(found) or "nobody"
 
 
-def _cell(values: Sequence[float], digits: int = 1) -> str:
-    middle, low, high = three(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
-def _span(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low}" if low == high else f"**{low} to {high}**"
-
-
-def _table(rows: Iterable[Row]) -> Iterator[str]:
-    yield "| who | workers | CPU us an item | ratio | wall s | ratio | twice | never |"
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| who | items | workers | CPU us an item | wall us an item | ratio | twice | never |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
         cells = [
-            label(row), str(row["workers"]),
-            _cell(of(row, "cpu_us")), _cell(of(row, "cpu_ratio"), 2),
-            _cell(of(row, "wall_s"), 2), _cell(of(row, "wall_ratio"), 2),
-            _span(of(row, "duplicates")), _span(of(row, "losses")),
+            label(row["name"]), f"{row['items']:,}", str(row.get("workers", 1)), _cell(row["cpu_us"]),
+            _cell(row["wall_us"]), _cell(row["ratio"], 2), _span(row["twice"]), _span(row["never"]),
         ]  # fmt: skip
         yield f"| {' | '.join(cells)} |"
+    known = [name for name in dict.fromkeys(row["name"] for row in rows) if name in CONTENDERS]
+    if len(known) > 1:
+        yield ""
+        yield from (f"- {label(name)}: {CONTENDERS[name].life}" for name in known)
 
 
-# --------------------------------------------------------------------- sections
-
-
-def _drain(rows: list[Row]) -> Iterator[str]:
-    for whole, title in ((False, "claim only"), (True, "whole life")):
-        for count in sorted({row["items"] for row in rows}):
-            # The yardstick stands in both.
-            found = [r for r in rows if r["items"] == count and (r["whole"] == whole or r["name"] == "mkdir")]
-            if all(row["name"] == "mkdir" for row in found):
-                continue
-            yield from ("", f"### {count:,} items, {title}", "")
-            yield from _table(found)
-    if all(row["items"] >= LONG for row in rows):
-        return  # it is told above
-    yield from (
-        "",
-        "### What one claim, and one life, is",
-        "",
-        "| who | claim only | whole life |",
-        "|---|---|---|",
-    )
-    for name in dict.fromkeys(row["name"] for row in rows):
-        one = CONTENDERS[name]
-        yield f"| {one.label} | {one.claims} | {one.lives or '-'} |"
-
-
-def _durable(rows: list[Row]) -> Iterator[str]:
-    yield from _table(rows)
-    yield ""
-    for name in dict.fromkeys(row["name"] for row in rows):
-        yield f"- {CONTENDERS[name].label}: {CONTENDERS[name].lives}"
-
-
-def _triage(rows: list[Row]) -> Iterator[str]:
-    yield f"{rows[0]['items']:,} files. *Never* counts files that were not changed, or are not whole."
-    yield ""
-    yield from _table(
-        {**row, "name": "read, parse, write (yardstick)"} if row["name"] == "floor" else row for row in rows
-    )
-
-
-def _commands(rows: list[Row]) -> Iterator[str]:
-    yield f"{rows[0]['items']:,} items."
-    yield ""
-    yield from _table(rows)
-
-
-def _killed(rows: list[Row]) -> Iterator[str]:
-    yield "| who | the item of a killed consumer | of one that lives, when another one starts |"
+def _killed(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| who | the item of the killed consumer | other items |"
     yield "|---|---|---|"
     for row in rows:
-        patience = f"after {row['patience_s']:g} s"
-        fate = _FATES[row["fate"]].format(after_s=row["after_s"], patience=patience)
-        if row.get("first_goes_on"):
-            fate += ", while the first attempt still ran"
-        if row["others_never"]:
-            fate += f"; {row['others_never']} others were never executed"
-        yield f"| {label(row)} | {fate} | {row['beside']} |"
+        fate = "executed again" if row["again"] else "never executed again"
+        others = f"{row['others_wrong']} executed twice or never" if row["others_wrong"] else "executed once"
+        yield f"| {label(row['name'])} | {fate} | {others} |"
 
 
-def _startup(rows: list[Row]) -> Iterator[str]:
+def _startup(rows: Sequence[Row]) -> Iterator[str]:
     yield "| command | CPU ms | wall ms | memory MB |"
     yield "|---|---|---|---|"
     for row in rows:
         name = row["name"] + (f", {row['items']:,} items" if "items" in row else "")
-        cells = [_cell(of(row, "cpu_ms")), _cell(of(row, "wall_ms")), _cell(of(row, "memory_mb"))]
+        cells = [_cell(row["cpu_ms"]), _cell(row["wall_ms"]), _cell(row["memory_mb"])]
         yield f"| {name} | {' | '.join(cells)} |"
 
 
-_SECTIONS: dict[str, tuple[str, str, Callable[[list[Row]], Iterator[str]]]] = {
-    "drain": (
-        "Draining a queue of no-op items",
-        """
-Ratios are to the run of `mkdir` right before. Nothing here waits for the disk: our fsyncs are left out of the
-whole life, and SQLite runs in WAL mode with `synchronous=NORMAL`. *Twice* counts items that were executed
-more than once, *never* those that were not executed.
-""",
-        _drain,
-    ),
-    "long": ("A hundred thousand items", "As above, with each number of workers, and whole lives.", _drain),
-    "million": ("A million items", "As above, claims only.", _drain),
-    "commands": (
-        "A command for each item",
-        """
-Commands measured whole, start and all; each starts a shell that appends one byte to a file. Our claims and
-results are durable here; GNU parallel keeps a job log, `xargs` keeps nothing.
-""",
-        _commands,
-    ),
-    "killed": (
-        "A consumer that is killed",
-        """
-SIGKILL in the middle of an item; then another consumer is started. For commands the
-time is from the second one's start, interpreter and all.
-""",
-        _killed,
-    ),
-    "durable": ("Claim and complete, durably", "What is told as done survives a power loss.", _durable),
-    "triage": (
-        "Triage of task files",
-        """
-Commands measured whole. The yardstick reads each file, parses its YAML and replaces it durably (two fsyncs),
-in as many processes, each with its share. Ours also claims, decides by rule, locks the file, and keeps a
-durable result with what undoes it (four fsyncs). The naive worker: a `mkdir` lock by the file's stem,
-`frontmatter.load` and a dump in place; it syncs nothing, keeps no result, and reformats the YAML.
-""",
-        _triage,
-    ),
-    "startup": (
-        "Start-up and memory",
-        "Whole commands, caches warm. Memory is the largest resident size of one process.",
-        _startup,
-    ),
-}
+def _of(rows: Iterable[Row], section: str) -> list[Row]:
+    return [row for row in rows if row["section"] == section]
+
+
+def _at(row: Row) -> tuple[int, int]:
+    return row["items"], row.get("workers", 1)
+
+
+def _cell(values: Sequence[float], digits: int = 1) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high == 0 else f"**{low}**" if low == high else f"**{low} to {high}**"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"

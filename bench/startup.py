@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench import measure, triaging
-from bench.claim_cost import fill
-from bench.drain import Row, Say, ground
+from bench.measure import Row, Say, ground
+from bench.store import fill_half
 
 _EMPTY = '# /// script\n# requires-python = ">=3.11"\n# dependencies = []\n# ///\n'
 #: Task files that the worker whose memory is told goes through.
@@ -22,7 +21,14 @@ def startup(where: Path, runs: int, count: int, say: Say) -> list[Row]:
     rows: list[Row] = []
     with ground(where) as folder:
         for name, words, cwd, more in _commands(folder, count):
-            row: Row = {"name": name, **more, "runs": []}
+            row: Row = {
+                "section": "startup",
+                "name": name,
+                **more,
+                "cpu_ms": [],
+                "wall_ms": [],
+                "memory_mb": [],
+            }
             for number in range(runs + 1):
                 if name.startswith("batch_worker, "):
                     measure.clear(cwd)
@@ -30,15 +36,11 @@ def startup(where: Path, runs: int, count: int, say: Say) -> list[Row]:
                     triaging.lay_out(cwd, _TASKS)
                 used = measure.spent(words, cwd, cache=cwd / "cache" if "uv" not in words else None)
                 if number:  # the first run warms the caches
-                    row["runs"].append(
-                        {
-                            "cpu_ms": round(1000 * used.cpu, 2),
-                            "wall_ms": round(1000 * used.wall, 2),
-                            "memory_mb": round(used.memory / 1e6, 1),
-                        }
-                    )
+                    row["cpu_ms"].append(round(1000 * used.cpu, 2))
+                    row["wall_ms"].append(round(1000 * used.wall, 2))
+                    row["memory_mb"].append(round(used.memory / 1e6, 1))
             rows.append(row)
-            say(f"{name}: {row['runs'][-1]}")
+            say(f"{name}: {row}")
     return rows
 
 
@@ -63,12 +65,7 @@ def _commands(folder: Path, count: int) -> Iterator[tuple[str, list[str], Path, 
 
 def _project(root: Path, count: int) -> None:
     """Make a project; with a batch of *count* items, the first half of them done."""
-    sys.path.insert(0, str(measure.SCRIPTS))
-    from hypervisor.core.paths import Project  # noqa: PLC0415
-    from hypervisor.queue.batches import open_folder  # noqa: PLC0415 - found only now
-
-    project = Project(root, root / ".hypervisor")
-    project.prepare()
+    state = root / ".hypervisor"
+    state.mkdir(parents=True)
     if count:
-        fill(project.batches / "large", count)
-        open_folder(os.path.realpath(project.batches / "large"), cwd=str(root))
+        fill_half(state, count)

@@ -1,9 +1,9 @@
-"""Triage of task files: the batch worker, the floor below it, and a naive worker.
+"""P8: triage of task files: the batch worker, a naive worker as the yardstick, and the floor below both.
 
-All three are commands that are measured whole: from their start to the end of their last process. The
-floor does what any of them must: read, parse the YAML, replace the file durably. The naive worker is
-what one writes in an hour: a `mkdir` lock by the file's stem, `frontmatter.load`, one key set, the file
-dumped in place, nothing synced, no result kept. As a program: one process of the floor, or of the naive one.
+All three are commands that are measured whole: from their start to the end of their last process. The naive
+worker is what one writes in an hour: a `mkdir` lock by the file's stem, `frontmatter.load`, one key set, the
+file dumped in place, nothing synced, no result kept. The floor does what a durable one must: read, parse the
+YAML, replace the file durably. As a program: one process of the floor, or of the naive one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from bench import measure
+from bench.measure import Row, Say, Table, ground
 
+#: Task files are triaged by one worker, and by as many as the goal is set for.
+_WORKERS = (1, 8)
 TASK = """---
 id: task-{0}
 title: {1} number {0}
@@ -73,9 +76,18 @@ def changed(folder: Path, count: int) -> list[int]:
     return found
 
 
-def there() -> list[str]:
-    """Return what can be measured; the yardstick first."""
-    return ["floor", "batch-worker", *(["naive"] if importlib.util.find_spec("frontmatter") else [])]
+def triage(where: Path, runs: int, count: int, say: Say) -> list[Row]:
+    """Measure the triage of *count* task files."""
+    table = Table("P8", "wall_us", say)
+    naive = ["naive"] if importlib.util.find_spec("frontmatter") else []
+    for workers in _WORKERS:
+        for _ in range(runs):
+            for name in (*naive, "floor", "batch-worker"):
+                with ground(where) as folder:
+                    lay_out(folder, count)
+                    used = measure.spent(command(name, workers), folder, cache=folder / "cache")
+                    table.add(name, used, changed(folder, count), items=count, workers=workers)
+    return table.rows
 
 
 def _floor(path: str) -> None:
