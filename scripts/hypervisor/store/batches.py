@@ -198,17 +198,18 @@ def add_items(tx: Transaction, batch: int, items: Sequence[Item]) -> int:
     for item in items:
         if item.reopen and not tx.run(SQL.known, {"key": item.key, "batch": batch}):
             ready_work(tx, item.key, item.text, reopen=True)
-    tx.each(SQL.add_work, [{"key": one.key, "text": to_column(one.text)} for one in items if not one.reopen])
-    tx.run(SQL.lock, {"batch": batch})  # two that append at once take the same places otherwise
+    texts = [{"key": one.key, "text": to_column(one.text)} for one in items if not one.reopen]
+    new = dict(tx.each(SQL.add_work, texts))
     first = tx.run(SQL.last_seq, {"batch": batch})[0][0] + 1
-    added = tx.each(
-        SQL.add_item,
-        [
-            {"batch": batch, "seq": seq, "key": one.key, "priority": one.priority}
-            for seq, one in enumerate(items, first)
-        ],
-    )
-    return len(added)
+    fresh, known = [], []
+    for seq, one in enumerate(items, first):
+        row = {"batch": batch, "seq": seq, "priority": one.priority}
+        if work := new.pop(one.key, None):
+            fresh.append({**row, "work": work})
+        else:
+            known.append({**row, "key": one.key})
+    tx.each(SQL.add_new_item, fresh)
+    return len(fresh) + len(tx.each(SQL.add_item, known))
 
 
 def _batch_of(row: Row) -> BatchRecord:

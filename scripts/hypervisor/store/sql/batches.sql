@@ -33,6 +33,10 @@ SELECT coalesce(max(seq), 0) FROM batch_item WHERE batch = :batch
 
 -- name: add_work
 INSERT INTO work (key, cycle, text, state) VALUES (:key, 1, :text, 'ready') ON CONFLICT (key, cycle) DO NOTHING
+RETURNING key, id
+
+-- name: add_new_item
+INSERT INTO batch_item (batch, seq, work, priority) VALUES (:batch, :seq, :work, :priority)
 
 -- name: add_item
 INSERT INTO batch_item (batch, seq, work, priority, ready)
