@@ -24,8 +24,8 @@ from ..orchestrator.run_context import opened_run
 from ..orchestrator.supervisor import check_settings
 from ..queue.batch import Batch
 from ..queue.batches import create_of_tasks, open_named
-from ..queue.heartbeat import Stop
 from ..queue.retention import compress_if_over
+from ..queue.stop import Stop
 from ..queue.summary import finding_lines, write_summary
 from ..store.liveness import forget_dead
 from ..store.sessions import BackgroundRun
@@ -146,8 +146,8 @@ def _planned(project: Project, options: Namespace) -> Batch:
         told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
         if not made.run:
             raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")
-        skipped = [(service.relative(task), why) for task, why in made.skipped]
-        batch = create_of_tasks(project, [service.relative(task) for task in made.run], skipped)
+        skipped = [(service.catalog.relative(task), why) for task, why in made.skipped]
+        batch = create_of_tasks(project, [service.catalog.relative(task) for task in made.run], skipped)
     print(f"batch {batch.id}: {len(made.run)} tasks" + (f", {told}" if told else ""), file=sys.stderr)
     return batch
 

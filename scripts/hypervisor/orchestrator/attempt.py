@@ -81,7 +81,7 @@ class TaskAttempt:
         stopped: Set to end the agent.
         may_retry: Whether another attempt follows if this one counts as failed.
         rank: 0 for the most urgent: where memory is short the others are ended first.
-        claimed: Called with the task's id and the attempt's number, once there is a claim.
+        claimed: Called with the claim, once there is one.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class TaskAttempt:
         *,
         may_retry: bool,
         rank: int,
-        claimed: Callable[[str, int], None],
+        claimed: Callable[[Claim], None],
     ) -> None:
         self._run, self._path, self._stopped = run, path, stopped
         self._may_retry, self._rank, self._claimed = may_retry, rank, claimed
@@ -118,7 +118,7 @@ class TaskAttempt:
         except HypervisorError as error:
             return AttemptEnd(how="gone", text=str(error))
         self.claim = run.running[task.id] = hold.claim
-        self._claimed(task.id, hold.attempt)
+        self._claimed(hold.claim)
         work = _Work(task=task, claim=hold.claim, service=service, started=time.monotonic(), agent=agent)
         try:
             return replace(self._work(work), agent=agent.name)

@@ -7,7 +7,6 @@ to this process: when it dies, they are free at once, and whoever takes over end
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +15,11 @@ from dataclasses import dataclass, field
 from ..core.clock import text_of
 from ..core.model import Outcome
 from ..learning.stats import TaskClass
-from ..queue.heartbeat import Stop
-from ..queue.run_counts import Event, RunCounts
+from ..queue.counts import ItemEvent, RunCounts
+from ..queue.heartbeat import Heartbeat
+from ..queue.stop import Stop
 from ..store.events import RunEvent
+from ..store.records import Claim
 from .attempt import AttemptEnd, TaskAttempt
 from .concurrency import ConcurrencyController
 from .run_context import RunContext
@@ -41,7 +42,7 @@ class Coordinator:
     #: Each with its path below the project's root as its key.
     tasks: list[Entry]
     rules: Rules
-    tell: Callable[[Event], None]
+    tell: Callable[[ItemEvent], None]
     stop: Stop
     concurrency: ConcurrencyController
     counts: RunCounts = field(default_factory=RunCounts)
@@ -58,6 +59,7 @@ class Coordinator:
     #: `BatchRecord.drain_at` as this run began; and when it is read again.
     _drain_at: int | None = None
     _drain_look: float = 0.0
+    _heartbeat: Heartbeat = field(init=False)
 
     def run(self) -> RunCounts:
         """Run until every task has its result, or nothing more may start."""
@@ -68,7 +70,7 @@ class Coordinator:
         self.concurrency.announce()
         self._ranks = {task.id: task.rank for task in self.tasks}
         run.supervisor.open()
-        threading.Thread(target=self._renew, daemon=True, name="renew").start()
+        self._heartbeat = Heartbeat(run.store.claims, _RENEW_SECONDS)
         try:
             while True:
                 self._heed_stop(scheduler)
@@ -92,6 +94,7 @@ class Coordinator:
                 stopped.set()
             while self._stops:
                 self._take(scheduler, *self._ended.get())
+            self._heartbeat.close()
             run.supervisor.close()
             run.tell(RunEvent.FINISHED, "", why=self.halted)
         return self.counts
@@ -119,12 +122,14 @@ class Coordinator:
         self._stops[task] = stopped
         self.run_context.running[task] = None
         self.concurrency.begin(task, task_class)
+
+        def claimed(claim: Claim) -> None:
+            self._heartbeat.hold({claim.attempt: stopped})
+            self.tell(ItemEvent(kind="begun", item=task, text=f"attempt {claim.number}"))
+
         attempt = TaskAttempt(
-            self.run_context, path, stopped, rank=self._ranks[task],
+            self.run_context, path, stopped, rank=self._ranks[task], claimed=claimed,
             may_retry=self._tries.get(task, 0) < self.rules.retries,
-            claimed=lambda name, number: self.tell(
-                Event(kind="begun", item=name, text=f"attempt {number}")
-            ),
         )  # fmt: skip
 
         def carry_out() -> None:
@@ -157,33 +162,34 @@ class Coordinator:
         if isinstance(how, AttemptEnd) and how.pause_until is not None and not self._rests(how):
             scheduler.pause(how.pause_until, how.text)
             run.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
-            self.tell(Event(kind="again", item=task, text=how.text))
+            self.tell(ItemEvent(kind="again", item=task, text=how.text))
         if isinstance(how, AttemptEnd) and how.crowded:
             scheduler.shrink(now)
             run.tell(RunEvent.LOWERED, task, limit=scheduler.limit(now), why=how.text)
-        run.running.pop(task, None)
+        if claim := run.running.pop(task, None):
+            self._heartbeat.drop([claim.attempt])
         if isinstance(how, BaseException):
-            self.tell(Event(kind="trouble", item=task, text=f"{task}: {type(how).__name__}: {how}"))
+            self.tell(ItemEvent(kind="trouble", item=task, text=f"{task}: {type(how).__name__}: {how}"))
             scheduler.ended(task, now, Again(after=5.0))
             self._halt(scheduler, f"{task} could not be worked on: {how}")
             return
         if how.stop_batch:
             if run.router.drop(how.agent, how.stop_batch):
-                self.tell(Event(kind="trouble", item=task, text=f"without {how.agent}: {how.stop_batch}"))
+                self.tell(ItemEvent(kind="trouble", item=task, text=f"without {how.agent}: {how.stop_batch}"))
             else:
                 self._halt(scheduler, how.stop_batch)
         if how.how == "held":
             scheduler.held(task, now, how.text)
         elif how.how == "gone":
             scheduler.ended(task, now, Outcome.SKIPPED)
-            self.tell(Event(kind="lost", item=task, text=how.text))
+            self.tell(ItemEvent(kind="lost", item=task, text=how.text))
         else:
             self._tries[task] = self._tries.get(task, 0) + (how.how == "retry")
             if how.how == "again":
                 self._count_turn(scheduler, task, how)
             scheduler.ended(task, now, self._again(task, how) or Outcome(how.how))
             kind = "again" if how.how in ("again", "retry") else how.how
-            event = Event(kind=kind, item=task, text=how.text)
+            event = ItemEvent(kind=kind, item=task, text=how.text)
             self.counts.count(event)
             self.tell(event)
 
@@ -225,7 +231,7 @@ class Coordinator:
 
     def _skip_unreachable(self, scheduler: Scheduler) -> None:
         for name, reason in scheduler.unreachable():
-            self.tell(Event(kind="again", item=name, text=f"not started: {reason}"))
+            self.tell(ItemEvent(kind="again", item=name, text=f"not started: {reason}"))
             self.counts.left.append(name)
 
     def _heed_stop(self, scheduler: Scheduler) -> None:
@@ -243,19 +249,3 @@ class Coordinator:
     def _asked_to_drain(self) -> int | None:
         batch = self.run_context.batch
         return batch.store.batches.get(batch.record.id).drain_at
-
-    def _renew(self) -> None:
-        """Renew all open claims in one transaction; stop the agents of those that are lost."""
-        pause, run = threading.Event(), self.run_context
-        while not pause.wait(_RENEW_SECONDS):
-            held = {claim.attempt: task for task, claim in list(run.running.items()) if claim is not None}
-            try:
-                lost = run.store.claims.renew(list(held))
-            except OSError as error:  # the next one may pass; if none does, the claims are lost and say so
-                print(f"renewing claims: {error}", file=sys.stderr)
-                continue
-            except RuntimeError:  # the store is closed: the run is over
-                return
-            for attempt in lost:
-                if stopped := self._stops.get(held[attempt]):
-                    stopped.set()

@@ -19,8 +19,8 @@ from ..git.oversight import checkout_lock
 from ..git.worktrees import Worktrees
 from ..learning.lessons import Lessons
 from ..queue.batch import Batch
-from ..queue.heartbeat import Stop
-from ..queue.run_counts import Event, RunCounts
+from ..queue.counts import ItemEvent, RunCounts
+from ..queue.stop import Stop
 from . import schedule
 from .checks import run_check
 from .concurrency import capacity_of, make_controller, with_classes
@@ -80,7 +80,7 @@ def open_tasks(run: RunContext) -> list[schedule.Entry]:
     ], types)  # fmt: skip
 
 
-def run_agents(run: RunContext, tell: Callable[[Event], None], stop: Stop) -> tuple[RunCounts, str]:
+def run_agents(run: RunContext, tell: Callable[[ItemEvent], None], stop: Stop) -> tuple[RunCounts, str]:
     """Run the agents; return what was done, and why it ended early ("" if it did not)."""
     run.service.rescue()  # what a dead coordinator had in hand: its agents are ended, its tasks restored
     options, settings = run.options, run.service.settings
@@ -98,7 +98,7 @@ def run_agents(run: RunContext, tell: Callable[[Event], None], stop: Stop) -> tu
     tasks = open_tasks(run)
     concurrency = make_controller(
         Lessons(run.store.lessons), options.strategy, capacity_of(run.project, settings, options.limit),
-        tasks, log=run.tell, say=lambda line: tell(Event(kind="paced", item="", text=line)),
+        tasks, log=run.tell, say=lambda line: tell(ItemEvent(kind="paced", item="", text=line)),
     )  # fmt: skip
     coordinator = Coordinator(run, tasks, rules, tell, stop, concurrency)
     counts = coordinator.run()
