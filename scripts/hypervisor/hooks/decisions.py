@@ -24,7 +24,7 @@ Answer = dict[str, Any]
 PREFIX = "mcp__plugin_hypervisor_task_manager__"
 #: Our tools that change nothing: allowed while the user plans.
 READ_ONLY = frozenset({
-    "list_tasks", "get_task", "preflight", "get_index_stats", "batch_status", "wait_for_events",
+    "list_tasks", "get_task", "get_index_stats", "batch_status", "wait_for_events",
     "get_task_stats", "search_findings",
 })  # fmt: skip
 #: What the client calls our worker.

@@ -9,17 +9,25 @@ from typing import Any
 
 import pytest
 
-from hypervisor.claims.port import MAIN
-from hypervisor.hooks import hooks
-from hypervisor.hooks.hookcall import Call, read_call
-from hypervisor.hooks.hooks import Room
-from hypervisor.mcp.schema import BY_NAME, IDENTITY, PREFIX
-from hypervisor.sessions import Note
+from hypervisor.hooks import decisions
+from hypervisor.hooks.call import Call, read_call
+from hypervisor.hooks.decisions import PREFIX, READ_ONLY, Room
+from hypervisor.mcp import schema
+from hypervisor.mcp.schema import BY_NAME, IDENTITY
+from hypervisor.store.records import AgentTask, Claim
+from hypervisor.store.sessions import MAIN, AgentClaim, ClaimStatus
 
-NOTE = Note(
-    task="t-1", path="/p/tasks/t-1.md", key="t-1-0", generation=1, token="ab", holder="claude-1",
-    number=3, name="claude", receipts=("Bash", "mcp__mail__*"),
-)  # fmt: skip
+
+def claim(task: str = "t-1", number: int = 3, why: str = "", *receipts: str) -> AgentClaim:
+    """Return a claim of an agent: open, or lost for that reason."""
+    return AgentClaim(
+        session="s-1", agent="a1", assigned=False, task=AgentTask(task=task, receipts=receipts),
+        status=ClaimStatus(how="lost" if why else "open", why=why),
+        claim=Claim(attempt=70 + number, work=1, key=task, cycle=1, number=number, text="t", worker="w"),
+    )  # fmt: skip
+
+
+OF_TOOLS = claim("t-1", 3, "", "Bash", "mcp__mail__*")
 WHEN = "2026-01-02T03:04:05Z"
 
 
@@ -114,7 +122,7 @@ def test_a_call_is_read_however_deep_its_odd_fields_are() -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_tool_of_ours_is_allowed_and_told_who_calls(name: str, agent: str) -> None:
     given = {"id": "t-1", "caller_session": "forged", "caller_agent": "forged", "unknown": [1, {"a": None}]}
-    answer = hooks.own_tool(call(tool=PREFIX + name, input=given, agent=agent))
+    answer = decisions.own_tool(call(tool=PREFIX + name, input=given, agent=agent))
     assert answer is not None
     said = answer["hookSpecificOutput"]
     assert (said["hookEventName"], said["permissionDecision"]) == ("PreToolUse", "allow")
@@ -128,14 +136,14 @@ def test_the_sessions_own_thread_is_called_main() -> None:
     assert MAIN == "main"
     read = read_call({"session_id": "s-1", "hook_event_name": "PreToolUse", "tool_name": f"{PREFIX}get_task"})
     assert read is not None
-    answer = hooks.own_tool(read)
+    answer = decisions.own_tool(read)
     assert answer is not None
     assert answer["hookSpecificOutput"]["updatedInput"] == {"caller_session": "s-1", "caller_agent": "main"}
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_in_plan_mode_only_a_tool_that_changes_nothing_is_allowed(name: str) -> None:
-    answer = hooks.own_tool(call(tool=PREFIX + name, input={"id": "t-1"}, mode="plan"))
+    answer = decisions.own_tool(call(tool=PREFIX + name, input={"id": "t-1"}, mode="plan"))
     assert answer is not None
     said = answer["hookSpecificOutput"]
     assert ("permissionDecision" in said) is BY_NAME[name].read_only
@@ -152,7 +160,7 @@ def test_in_plan_mode_only_a_tool_that_changes_nothing_is_allowed(name: str) -> 
     ],
 )  # fmt: skip
 def test_another_tool_is_not_allowed_by_us(tool: str) -> None:
-    assert hooks.own_tool(call(tool=tool)) is None
+    assert decisions.own_tool(call(tool=tool)) is None
 
 
 # ------------------------------------------------------------------------ spawn
@@ -187,12 +195,12 @@ PROMPTS = [
 
 @pytest.mark.parametrize(("prompt", "worker", "other"), PROMPTS)
 def test_a_spawn_names_its_task(prompt: str, worker: str, other: str) -> None:
-    assert hooks.pulled(spawning(prompt)) == worker
-    assert hooks.is_worker(spawning(prompt)) is True
+    assert decisions.pulled(spawning(prompt)) == worker
+    assert decisions.is_worker(spawning(prompt)) is True
     for kind in ("general-purpose", "Explore", "worker", "other:worker", ""):
         found = spawning(prompt, kind)
-        assert hooks.pulled(found) == other
-        assert hooks.is_worker(found) is bool(other)
+        assert decisions.pulled(found) == other
+        assert decisions.is_worker(found) is bool(other)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +209,8 @@ def test_a_spawn_names_its_task(prompt: str, worker: str, other: str) -> None:
      {"subagent_type": ["hypervisor:worker"]}, {"prompt": 5, "subagent_type": 5}],
 )  # fmt: skip
 def test_a_spawn_of_odd_arguments_is_none_of_ours(given: dict[str, Any]) -> None:
-    assert hooks.pulled(call(tool="Agent", input=given)) == ""
-    assert hooks.is_worker(call(tool="Agent", input=given)) is False
+    assert decisions.pulled(call(tool="Agent", input=given)) == ""
+    assert decisions.is_worker(call(tool="Agent", input=given)) is False
 
 
 #: Workers that run, memory in use in percent, and what a denial says ("" for none).
@@ -222,7 +230,7 @@ ROOMS = [
 def test_a_worker_is_started_where_there_is_room(running: int, ram: float, text: str) -> None:
     room = Room(running=running, cap=8, ram=ram, max_ram=85)
     for prompt, stays in (("/pull t-1", "t-1 stays ready; "), ("/pull", "")):
-        answer = hooks.spawn(spawning(prompt), None, room)
+        answer = decisions.spawn(spawning(prompt), room)
         if not text:
             assert answer is None
             continue
@@ -235,44 +243,49 @@ def test_a_worker_is_started_where_there_is_room(running: int, ram: float, text:
         }
 
 
-def test_a_task_that_may_not_be_claimed_is_refused_whatever_room_there_is() -> None:
-    for running in (0, 8):
-        room = Room(running=running, cap=8, ram=99, max_ram=85)
-        answer = hooks.spawn(spawning("/pull t-1"), "t-1: already complete", room)
-        assert answer is not None
-        said = answer["hookSpecificOutput"]
-        assert said["permissionDecision"] == "deny"
-        assert said["permissionDecisionReason"] == "Denied, nothing was started: t-1: already complete"
-
-
 # --------------------------------------------------------------- lost claims
 
 
 def test_who_lost_nothing_is_told_nothing() -> None:
-    assert hooks.edit([]) is None
-    assert hooks.tool_done([]) is None
-    assert hooks.stop([]) is None
+    assert decisions.lost([]) == ""
+    assert decisions.stop([]) is None
 
 
-def test_who_lost_a_claim_is_stopped_and_told_which_and_why() -> None:
-    lost = [(NOTE, "t-1 was cancelled by tobi"), (replace(NOTE, task="t-2", number=1), "silent for 901 s")]
-    words = (
-        "Your claim of t-1 (generation 3) is lost: t-1 was cancelled by tobi. "
+def test_who_lost_a_claim_is_told_which_and_why() -> None:
+    assert decisions.lost([claim("t-1", 3, "cancelled by tobi"), claim("t-2", 1, "silent for 901 s")]) == (
+        "Your claim of t-1 (attempt 3) is lost: cancelled by tobi. "
         "Change nothing more for it; report that you stopped, and why. "
-        "Your claim of t-2 (generation 1) is lost: silent for 901 s. "
+        "Your claim of t-2 (attempt 1) is lost: silent for 901 s. "
         "Change nothing more for it; report that you stopped, and why."
     )
-    assert hooks.edit(lost) == {
+
+
+def test_a_denial_and_a_word_are_what_the_client_obeys() -> None:
+    assert decisions.denied("no") == {
         "hookSpecificOutput": {
             "hookEventName": "PreToolUse",
             "permissionDecision": "deny",
-            "permissionDecisionReason": f"Denied: {words}",
+            "permissionDecisionReason": "no",
         }
     }
-    assert hooks.tool_done(lost) == {"context": words}
-    assert hooks.spoken("PostToolUse", words) == {
-        "hookSpecificOutput": {"hookEventName": "PostToolUse", "additionalContext": words}
+    assert decisions.spoken("PostToolUse", "look") == {
+        "hookSpecificOutput": {"hookEventName": "PostToolUse", "additionalContext": "look"}
     }
+
+
+@pytest.mark.parametrize("event", ["UserPromptSubmit", "PostToolUse", "SessionStart"])
+def test_notices_stand_beside_what_else_is_said(event: str) -> None:
+    other = decisions.spoken(event, "first")
+    assert decisions.with_notices(call(event), other, "") == other
+    assert decisions.with_notices(call(event), None, "second") == decisions.spoken(event, "second")
+    assert decisions.with_notices(call(event), other, "second") == decisions.spoken(event, "first\nsecond")
+
+
+def test_at_the_end_of_a_turn_notices_keep_it_going() -> None:
+    block = {"decision": "block", "reason": "first"}
+    assert decisions.with_notices(call("Stop"), None, "second") == {"decision": "block", "reason": "second"}
+    both = decisions.with_notices(call("Stop"), block, "second")
+    assert both == {"decision": "block", "reason": "first\nsecond"}
 
 
 # --------------------------------------------------------------------- receipts
@@ -294,7 +307,7 @@ def test_who_lost_a_claim_is_stopped_and_told_which_and_why() -> None:
     ],
 )
 def test_a_receipt_is_for_the_named_tools_only(patterns: tuple[str, ...], tool: str, noted: bool) -> None:
-    made = hooks.receipt(call("PostToolUse", tool=tool), replace(NOTE, receipts=patterns), WHEN)
+    made = decisions.receipt(call("PostToolUse", tool=tool), claim("t-1", 3, "", *patterns), WHEN)
     assert (made is not None) is noted
 
 
@@ -315,7 +328,7 @@ def test_a_receipt_is_for_the_named_tools_only(patterns: tuple[str, ...], tool: 
 )  # fmt: skip
 def test_a_receipt_says_when_what_and_how(fields: dict[str, Any], line: str) -> None:
     fields = {"event": "PostToolUse", **fields}
-    assert hooks.receipt(call(**fields), NOTE, WHEN) == f"- {WHEN} {line}"
+    assert decisions.receipt(call(**fields), OF_TOOLS, WHEN) == f"- {WHEN} {line}"
 
 
 NASTY = [
@@ -334,7 +347,7 @@ def test_a_receipt_is_one_printable_line_of_bounded_length(where: str, text: str
         "error": call("PostToolUseFailure", tool="Bash", error=text),
         "tool": call("PostToolUse", tool=f"mcp__mail__{text}"),
     }
-    made = hooks.receipt(told[where], replace(NOTE, receipts=("*",)), WHEN)
+    made = decisions.receipt(told[where], claim("t-1", 3, "", "*"), WHEN)
     assert made is not None
     assert made.isprintable()
     assert made.startswith(f"- {WHEN} ")
@@ -394,7 +407,7 @@ ENDS: list[tuple[str, dict[str, Any], dict[str, str]]] = [
 
 @pytest.mark.parametrize(("event", "fields", "ended"), ENDS)
 def test_a_call_tells_whose_end_it_is(event: str, fields: dict[str, Any], ended: dict[str, str]) -> None:
-    assert hooks.ended_agents(call(event, **fields), ["b1", "b2"]) == ended
+    assert decisions.ended_agents(call(event, **fields), ["b1", "b2"]) == ended
 
 
 @pytest.mark.parametrize(
@@ -408,17 +421,16 @@ def test_a_call_tells_whose_end_it_is(event: str, fields: dict[str, Any], ended:
 def test_an_agent_in_the_background_is_known_by_the_answer_to_its_launch(
     response: object, agent: str
 ) -> None:
-    assert hooks.launched(call("PostToolUse", tool="Agent", response=response)) == agent
+    assert decisions.launched(call("PostToolUse", tool="Agent", response=response)) == agent
 
 
 def test_a_worker_that_would_end_with_claims_is_told_exactly_what_to_call() -> None:
-    second = replace(NOTE, task="t-2", number=7)
-    answer = hooks.stop([NOTE, second])
+    answer = decisions.stop([claim("t-1", 3), claim("t-2", 7)])
     assert answer is not None
     assert set(answer) == {"decision", "reason"}
     assert answer["decision"] == "block"
     text = answer["reason"]
-    assert "You still hold t-1 (generation 3), t-2 (generation 7)." in text
+    assert "You still hold t-1 (attempt 3), t-2 (attempt 7)." in text
     called = dict(re.findall(r"(\w+)\(([^()]*)\)", text))
     called.pop("1", None)
     tools = {name: arguments for name, arguments in called.items() if "=" in arguments}
@@ -430,3 +442,8 @@ def test_a_worker_that_would_end_with_claims_is_told_exactly_what_to_call() -> N
         assert set(spec.required) <= names, f"{name} needs all of {spec.required}"
         assert "id='t-1'" in arguments
     assert "status='blocked'" in tools["update_task"]
+
+
+def test_what_is_said_of_our_tools_here_is_what_they_are() -> None:
+    assert schema.PREFIX == PREFIX
+    assert {name for name, tool in BY_NAME.items() if tool.read_only} == READ_ONLY
