@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from commands import HYPERVISOR
+from hypervisor.queue.counts import ItemEvent
+from hypervisor.queue.stop import Stop
 from hypervisor.review.plan import ChunkedBatch, Plan, make_chunked, open_chunked
 from hypervisor.review.records import Record
-from hypervisor.review.run import ChunkEvent, ChunkRunOptions, Stopping, WaveRun, advance
+from hypervisor.review.run import ChunkRunOptions, WaveRun, advance
 from hypervisor.review.split import Cut, Item, cut
 from hypervisor.review.waves import WaveState, state_of
 
@@ -46,8 +47,8 @@ class Chunks:
     """A batch that is cut into chunks, in this process."""
 
     folder: Path
-    events: list[ChunkEvent] = field(default_factory=list)
-    stop: Stopping = field(default_factory=lambda: Stopping(threading.Event(), threading.Event()))
+    events: list[ItemEvent] = field(default_factory=list)
+    stop: Stop = field(default_factory=Stop)
     _open: list[ChunkedBatch] = field(default_factory=list)
 
     @property

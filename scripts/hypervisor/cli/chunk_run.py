@@ -14,7 +14,7 @@ from typing import Any
 from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.paths import find_project
-from ..queue.heart import Stop
+from ..queue.stop import Stop
 from ..queue.summary import write_summary
 from ..review.checkpoint import review
 from ..review.plan import ChunkedBatch

@@ -16,6 +16,9 @@ from ..core.errors import ClaimLost, Refused
 from ..core.keys import attempt_name
 from ..core.machine import WORKER_MARK, this_process
 from ..core.model import Outcome, Report
+from ..queue.counts import ItemEvent
+from ..queue.heartbeat import Heartbeat
+from ..queue.stop import Stop
 from ..runners.exec import ExecRunner
 from ..runners.port import Work
 from ..store.liveness import WorkerLock, new_worker_id
@@ -54,25 +57,6 @@ class ChunkRunOptions:
         """Return those that were stored; None if there are none."""
         kept = made.review.plan(made.number)
         return cls(**kept.run) if kept is not None and kept.run is not None else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkEvent:
-    """What happened to a chunk, for the person at the terminal."""
-
-    item: str
-    #: A result's status; ``again``: it will be tried again; ``lost``: another took it over.
-    kind: str
-    text: str
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stopping:
-    """How a run is ended: ``soon`` after the chunks in hand, ``now`` without them."""
-
-    soon: threading.Event
-    now: threading.Event
 
 
 def judged(report: Report, noted: int, items: int) -> Report:
@@ -134,8 +118,8 @@ class WaveRun:
         made: ChunkedBatch,
         wave: Wave,
         options: ChunkRunOptions,
-        tell: Callable[[ChunkEvent], None],
-        stop: Stopping,
+        tell: Callable[[ItemEvent], None],
+        stop: Stop,
     ) -> None:
         self._made, self._wave, self._options = made, wave, options
         self._tell, self._stop = tell, stop
@@ -149,15 +133,14 @@ class WaveRun:
         self._drain_at = made.batch.refresh().drain_at
         self._lock = threading.Lock()
         self._left = list(wave.chunks)
-        #: The chunks that this run's workers have in hand: the attempts, and how to end their commands.
-        self._in_hand: dict[str, tuple[int, threading.Event]] = {}
+        #: The chunks that this run's workers have in hand, and how to end their commands.
+        self._in_hand: dict[str, threading.Event] = {}
+        beat_seconds = self._store.settings["claims"]["beat_seconds"]
+        self._heartbeat = Heartbeat(self._store.claims, beat_seconds, self._end_now)
         self._errors: list[BaseException] = []
 
     def run(self) -> None:
         """Run until each chunk of the wave has a result, or somebody stops it."""
-        renewal_ended = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(renewal_ended,), daemon=True, name="renewal")
-        renewal.start()
         workers = [
             threading.Thread(target=self._work, daemon=True, name=f"chunk-worker-{number}")
             for number in range(min(self._options.jobs, len(self._left)))
@@ -166,7 +149,7 @@ class WaveRun:
             worker.start()
         for worker in workers:
             worker.join()
-        renewal_ended.set()
+        self._heartbeat.close()
         if self._errors:
             raise self._errors[0]
 
@@ -189,25 +172,13 @@ class WaveRun:
             self._errors.append(error)
             self._stop.soon.set()
 
-    def _renew(self, ended: threading.Event) -> None:
-        """Renew the leases of what is in hand; end the commands whose claim is lost, or that must end now."""
-        seconds = self._store.settings["claims"]["beat_seconds"]
-        beat_at = time.monotonic() + seconds
-        while not ended.wait(_POLL_SECONDS):
+    def _end_now(self) -> float:
+        """End the commands in hand if they must end now."""
+        if self._stop.now.is_set():
             with self._lock:
-                in_hand = dict(self._in_hand.values())
-            if self._stop.now.is_set():
-                for event in in_hand.values():
-                    event.set()
-            if time.monotonic() < beat_at:
-                continue
-            beat_at = time.monotonic() + seconds
-            try:
-                lost = self._store.claims.renew(list(in_hand))
-            except OSError:  # the next beat may pass; if none does, the claim is lost and says so
-                continue
-            for attempt in lost:
-                in_hand[attempt].set()
+                for stopped in self._in_hand.values():
+                    stopped.set()
+        return _POLL_SECONDS
 
     # ----------------------------------------------------------------- chunks
 
@@ -220,7 +191,8 @@ class WaveRun:
                     key = self._made.batch.ref(name).key
                     answer = self._store.claims.claim(worker, key, name, batch=self._made.number)
                     if isinstance(answer, Claim):
-                        self._in_hand[name] = (answer.attempt, threading.Event())
+                        self._in_hand[name] = threading.Event()
+                        self._heartbeat.hold({answer.attempt: self._in_hand[name]})
                         return answer
                     if isinstance(answer, Decided):
                         self._left.remove(name)
@@ -243,7 +215,7 @@ class WaveRun:
 
     def _process(self, claim: Claim, worker: Worker, descriptor: int) -> None:
         begun, started = time.monotonic(), clock.now_text()
-        stopped = self._in_hand[claim.text][1]
+        stopped = self._in_hand[claim.text]
         claims = self._store.claims
         report: Report | None = None
         try:
@@ -271,6 +243,7 @@ class WaveRun:
         except ClaimLost as lost:
             self._say(claim, "lost", str(lost), time.monotonic() - begun)
         finally:
+            self._heartbeat.drop([claim.attempt])
             with self._lock:
                 del self._in_hand[claim.text]
 
@@ -325,4 +298,4 @@ class WaveRun:
         return os.path.join(self._made.batch.logs, attempt_name(claim.key, claim.number))
 
     def _say(self, claim: Claim, kind: str, text: str, seconds: float) -> None:
-        self._tell(ChunkEvent(item=claim.text, kind=kind, text=text, seconds=seconds))
+        self._tell(ItemEvent(item=claim.text, kind=kind, text=text, seconds=seconds))
