@@ -36,8 +36,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "cancel": "give items that have no result yet the result `skipped`",
         "undo": "put back what a batch changed in task files",
     },
-    "cli_tasks": {"task": "list, show, claim, update, complete, block, release, receipt"},
-    "cli_preflight": {"preflight": "show what would run; what is skipped, and why"},
+    "task": {"task": "list, show, claim, update, complete, block, release, receipt"},
+    "preflight": {"preflight": "show what would run; what is skipped, and why"},
     "run": {
         "run": "run agents on tasks, each in a worktree of its own",
         "merge": "merge what workers in a session have committed",

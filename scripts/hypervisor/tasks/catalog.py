@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from ..core.errors import UsageError
 from ..core.keys import task_key
@@ -79,6 +80,14 @@ class TaskCatalog:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def settle(self) -> None:
         """Bring claims and task files up to date before they are shown; see `publication.settle`."""

@@ -80,7 +80,7 @@ def revert_claim_edit(store: Store, held: Held) -> None:
 
 
 def revert_keys(document: frontmatter.Document, held: Held | None) -> tuple[KeyEdit, ...]:
-    """Return the edits that take back all that a claim wrote but the status, as far as it still stands. Pure."""
+    """Return the edits that take back what still stands of a claim, but for the status. Pure."""
     if held is None or not held.revert:
         return ()
     edit = FileEdit.from_json(held.revert)

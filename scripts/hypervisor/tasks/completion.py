@@ -48,7 +48,7 @@ class CompletedBy:
     started: str = ""
 
 
-def result_of(
+def result_of(  # noqa: PLR0913 - what a result is made of
     task: Task,
     document: frontmatter.Document,
     item: str,

@@ -12,7 +12,6 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,8 +116,8 @@ def _rewrite_some(rewrites: Sequence[Rewrite], indexes: Sequence[int], answers: 
                 return
     for index in locked:
         path = rewrites[index].path
-        error = Refused(f"{path}: keeps being changed by another program; close it and try again")
-        answers[index] = Rewritten(error=error)
+        busy = Refused(f"{path}: keeps being changed by another program; close it and try again")
+        answers[index] = Rewritten(error=busy)
 
 
 def _try_once(rewrites: Sequence[Rewrite], indexes: Sequence[int], answers: list[Rewritten]) -> list[int]:
@@ -195,6 +194,8 @@ def _sync(drafts: Sequence[_Draft]) -> list[OSError | None]:
     """Make the drafts' bytes durable, all at once; return what failed of each."""
     if len(drafts) < 2:
         return [_synced(draft) for draft in drafts]
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for those who write many
+
     with ThreadPoolExecutor(len(drafts)) as pool:
         return list(pool.map(_synced, drafts))
 

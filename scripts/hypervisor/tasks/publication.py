@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def publish(store: Store, works: Sequence[Work]) -> list[NotChanged]:
     """
     changes = {work.id: change for work in works if (change := _change_of(store, work)) is not None}
     rewrites = [
-        Rewrite(path=path, change=change, guard=lambda work=work: not store.claims.work(work).published)
+        Rewrite(path=path, change=change, guard=partial(_is_unpublished, store, work))
         for work, (path, change) in changes.items()
     ]
     answers = dict(zip(changes, rewrite_all(rewrites), strict=True)) if rewrites else {}
@@ -117,6 +118,10 @@ def publish_pending(store: Store) -> int:
     return count
 
 
+def _is_unpublished(store: Store, work: int) -> bool:
+    return not store.claims.work(work).published
+
+
 def _change_of(store: Store, work: Work) -> tuple[Path, Change] | None:
     """Return which file a result changes, and how; None for none."""
     from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader: only where there is an edit
@@ -143,8 +148,7 @@ def _blocked(
     from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
     from .tasks import edit_key, parse_task, status_word  # noqa: PLC0415
 
-    for edit in reversed(reverts):
-        data, _ = frontmatter.revert(data, edit)
+    data, _ = _reverted(data, reverts)
     task, document = parse_task(Path(path), data, settings)
     if task.status in CLOSED:  # by hand, meanwhile
         return data, []
@@ -172,8 +176,6 @@ def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
         OSError: A file could not be written; it is tried again by the next call.
         Refused: Another process keeps a file locked; likewise.
     """
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
-
     wanted = None if works is None else set(works)
     left: dict[int, list[Abandoned]] = {}
     for one in store.claims.abandoned():
@@ -182,18 +184,11 @@ def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
     if not left:
         return []
 
-    def reverted(data: bytes, edits: Sequence[FileEdit]) -> tuple[bytes, list[str]]:
-        for edit in reversed(edits):
-            data, _ = frontmatter.revert(data, edit)
-        return data, []
-
     rewrites = []
     for work, ended in left.items():
         edits = [FileEdit.from_json(one.revert) for one in ended]
-        rewrites.append(Rewrite(
-            path=Path(edits[-1].path), change=lambda data, edits=edits: reverted(data, edits),
-            guard=lambda work=work: store.claims.work(work).state == "ready",
-        ))  # fmt: skip
+        path, ready = Path(edits[-1].path), partial(_is_ready, store, work)
+        rewrites.append(Rewrite(path=path, change=partial(_reverted, edits=edits), guard=ready))
     done: list[int] = []
     failed: list[Exception] = []
     for (work, _), answer in zip(left.items(), rewrite_all(rewrites), strict=True):
@@ -206,6 +201,19 @@ def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
     if failed:
         raise failed[0]
     return done
+
+
+def _is_ready(store: Store, work: int) -> bool:
+    return store.claims.work(work).state == "ready"
+
+
+def _reverted(data: bytes, edits: Sequence[FileEdit]) -> tuple[bytes, list[str]]:
+    """Return a task file as it was before these claims; what was changed since is left. Pure."""
+    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+
+    for edit in reversed(edits):
+        data, _ = frontmatter.revert(data, edit)
+    return data, []
 
 
 # ------------------------------------------------------------------------- undo

@@ -127,7 +127,8 @@ def write(database: sqlite3.Connection, rows: Sequence[dict[str, Any]], gone: Se
     """Put *rows* in, take the paths of *gone* out, and keep up what depends on them; all or nothing."""
     paths = [row["path"] for row in rows] + list(gone)
     with changing(database):
-        old = dict(_in(database, "SELECT path, low FROM task WHERE low IS NOT NULL AND path IN", paths))
+        known = _in(database, "SELECT path, low FROM task WHERE low IS NOT NULL AND path IN", paths)
+        old: dict[str, str] = {row["path"]: row["low"] for row in known}
         # Only of these can it have changed whether they are done.
         lows = set(old.values()) | {row["low"] for row in rows if row["low"] is not None}
         done = _done(database, lows)

@@ -13,15 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core import clock
 from ..core.assignment import AssignedTask
-from ..core.errors import ClaimLost, Loss, Refused, Taken
+from ..core.errors import ClaimLost, Refused, Taken
 from ..core.model import CLOSED, MOVES, FileEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
 from ..core.paths import Project
 from ..store.records import AgentTask, Claim, Completion, Decided, Held, Result, Worker
 from ..store.sessions import MAIN, AgentClaim
 from ..store.store import Store
 from .actor import Actor
+from .actor_claims import ActorClaims
 from .catalog import TaskCatalog
 from .claim_edit import apply_claim_edit, claim_edit, revert_claim_edit, revert_keys
 from .completion import CompletedBy, TaskCompletion, result_of
@@ -62,7 +62,7 @@ class TaskService:
         batch: The batch in whose name claims are made, for a coordinator.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is composed of, each by its name
         self,
         project: Project,
         settings: Mapping[str, Any],
@@ -79,6 +79,7 @@ class TaskService:
         self.batch = batch
         #: The tasks, to look at. Opens no store where there is none.
         self.catalog = TaskCatalog(project, settings, actor, store, live=live)
+        self._claims = ActorClaims(self.catalog)
         self._live = live
         self._worker = worker
 
@@ -194,9 +195,9 @@ class TaskService:
             ClaimLost: The coordinator no longer holds it.
         """
         task = self.find(assigned.task)
-        held = self._open_claim(task, assigned.attempt)
+        held = self._claims.open_claim(task, assigned.attempt)
         if held is None:
-            raise ClaimLost(self._loss_of(task, assigned.attempt))
+            raise ClaimLost(self._claims.loss_of(task, assigned.attempt))
         fresh = read_task(Path(task.path), self.settings)
         if self.actor.session:
             sessions = self.store.sessions
@@ -217,7 +218,7 @@ class TaskService:
             Refused: It has none.
         """
         task = self.find(name)
-        if self._open_claim(task, attempt) is None:
+        if self._claims.open_claim(task, attempt) is None:
             raise Refused(f"{task.id} is not claimed by you; claim it first, or pass the attempt")
 
     def _take(self, task: TaskHead) -> tuple[Task, Hold]:
@@ -255,7 +256,7 @@ class TaskService:
         raise Refused(f"{task.id}: it keeps changing hands, or its file is being saved; try again")
 
     def _begin(self, task: TaskHead, claim: Claim, edit: FileEdit) -> bytes | None:
-        """Write the claim into the task's file; None if the file was saved in this moment, and nothing holds."""
+        """Write the claim into the task's file; None, and nothing is held, if its owner saved it just now."""
         store = self.store
         if holder := store.take_lock(claim):
             store.claims.unclaim([claim])
@@ -308,10 +309,10 @@ class TaskService:
         store = self.store
         publish_pending(store)
         task = self.find(name)
-        before = self._accepted_before(task, completion, attempt)
+        before = self._claims.accepted_before(task, completion, attempt)
         if before is not None:
             return before
-        held = self._open_claim(task, attempt)
+        held = self._claims.open_claim(task, attempt)
         if held is None:
             if task.status in CLOSED:
                 raise Refused(f"{task.id} is {task.status} already; its owner may reopen it in the file")
@@ -320,7 +321,7 @@ class TaskService:
         claim = held.claim if held is not None else self._bare_claim(task)
         try:
             fresh, document = open_task(Path(task.path), self.settings)
-            by = self._completed_by(claim, held)
+            by = self._claims.completed_by(claim, held, self._worker)
             result = result_of(fresh, document, self.relative(task), completion, by, self.settings)
         except BaseException:
             if held is None:
@@ -344,46 +345,6 @@ class TaskService:
         store.drop_lock(claim.attempt, claim.lock)
         publish(store, [store.claims.work(accepted.work)])
 
-    def _accepted_before(
-        self, task: TaskHead, completion: TaskCompletion, attempt: int | None
-    ) -> Result | None:
-        """Return the result of a call that is repeated because its answer never arrived."""
-        latest = self.store.claims.latest(self.key(task))
-        result = latest.result if latest else None
-        said = (completion.outcome.value, completion.text)
-        if result is None or (result.get("status"), result.get("outcome")) != said:
-            return None
-        actor = self.actor
-        if attempt is not None:
-            mine = attempt == result.get("attempt")
-        else:
-            mine = bool(actor.agent) and (result.get("session"), result.get("agent")) == (
-                actor.session,
-                actor.agent,
-            )
-        return result if mine and task.status is completion.status else None
-
-    def _completed_by(self, claim: Claim, held: Held | None) -> CompletedBy:
-        """Return who ends a claim: its holder, or another who names himself."""
-        actor = self.actor
-        worker = held.worker if held is not None else self.worker
-        started = clock.text_of(held.claimed_at / 1000) if held is not None else ""
-        if held is None or (actor.name and not actor.holds(worker) and worker.id != self.worker.id):
-            return CompletedBy(
-                name=actor.name or "somebody",
-                session=actor.session,
-                agent=actor.agent,
-                attempt=claim.number,
-                started=started,
-            )
-        return CompletedBy(
-            name=actor.name if self._worker else worker.name or actor.name,
-            session=worker.session or actor.session,
-            agent=worker.agent or actor.agent,
-            attempt=claim.number,
-            started=started,
-        )
-
     def _bare_claim(self, task: TaskHead) -> Claim:
         """Claim a task for its completion alone."""
         store, key = self.store, self.key(task)
@@ -406,7 +367,7 @@ class TaskService:
         store = self.store
         publish_pending(store)
         task = self.find(name)
-        held = self._open_claim(task, attempt)
+        held = self._claims.open_claim(task, attempt)
         if held is None:
             raise Refused(f"{task.id} is not held; there is nothing to release")
         revert_claim_edit(store, held)
@@ -418,7 +379,7 @@ class TaskService:
         store.claims.set_restored([held.attempt])
         return read_task(Path(task.path), self.settings)
 
-    def give_back(
+    def give_back(  # noqa: PLR0913 - what is kept of the attempt, each by its name
         self,
         name: str,
         reason: str,
@@ -441,9 +402,9 @@ class TaskService:
         """
         store = self.store
         task = self.find(name)
-        held = self._open_claim(task, attempt)
+        held = self._claims.open_claim(task, attempt)
         if held is None:
-            raise ClaimLost(self._loss_of(task, attempt))
+            raise ClaimLost(self._claims.loss_of(task, attempt))
         revert_claim_edit(store, held)
         gave_up = store.claims.fail(
             held.claim, reason, counted=counted, limit=limit, delay=delay, tokens=tokens, cost_usd=cost_usd,
@@ -484,52 +445,6 @@ class TaskService:
             publish_pending(store)  # its holder finished it in this moment
         raise Refused(f"{name}: it keeps changing hands; try again")
 
-    def _open_claim(self, task: TaskHead, attempt: int | None) -> Held | None:
-        """Return the open claim on *task* that the actor may act on, None if there is none.
-
-        Raises:
-            ClaimLost: The claim that is meant has ended.
-            Refused: It is somebody else's.
-        """
-        held = self.held(task)
-        if attempt is not None:
-            if held is None or held.number != attempt:
-                raise ClaimLost(self._loss_of(task, attempt))
-            return held
-        if held is None or not self.actor.holds(held.worker):
-            self._require_not_lost(task)
-        if held is not None and not self.actor.holds(held.worker):
-            raise Refused(
-                f"{task.id} is held by {held.worker.name}; "
-                f"pass the attempt ({held.number}) to act on that claim"
-            )
-        return held
-
-    def _require_not_lost(self, task: TaskHead) -> None:
-        """Raise if the actor had a claim on *task* that was taken from it, and has not claimed it since."""
-        actor, store = self.actor, self.catalog.store
-        if not actor.agent or store is None:
-            return
-        key = self.key(task)
-        lost = [one for one in store.sessions.lost_claims(actor.session, actor.agent) if one.claim.key == key]
-        mine = [one for one in store.claims.attempts(key) if actor.is_author(one)] if lost else []
-        if lost and mine[-1].id == lost[-1].claim.attempt:
-            number, why = lost[-1].claim.number, lost[-1].status.why
-            raise ClaimLost(Loss(key=task.id, attempt=number, reason="revoked", detail=why))
-
-    def _loss_of(self, task: TaskHead, number: int) -> Loss:
-        """Return how the attempt *number* at *task* ended."""
-        store = self.catalog.store
-        for one in store.claims.attempts(self.key(task)) if store else []:
-            if one.number == number and store is not None:
-                if lost := store.claims.loss(one.id):
-                    return replace(lost, key=task.id)
-                if one.outcome == "again":
-                    return Loss(key=task.id, attempt=number, reason="released", detail=one.detail)
-                detail = f"this attempt ended as {one.outcome}: {one.detail}"
-                return Loss(key=task.id, attempt=number, reason="finished", detail=detail)
-        return Loss(key=task.id, attempt=number, reason="unknown", detail="there is no such attempt")
-
     # ------------------------------------------------------------------- edit
 
     def update(
@@ -553,11 +468,11 @@ class TaskService:
         held = self.held(task)
         if attempt is not None or self.actor.agent:
             if attempt is not None:
-                self._open_claim(task, attempt)
+                self._claims.open_claim(task, attempt)
             if held is not None and self.actor.is_known_as(held.worker):  # a sign of life like any other
                 self.store.claims.renew([held.attempt])
             else:
-                self._require_not_lost(task)
+                self._claims.require_not_lost(task)
         if "assignee" in values and held is not None:
             raise Refused(f"{task.id} is held; its assignee changes with the claim")
         _, document = open_task(Path(task.path), self.settings)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import NothingToDo, UsageError
 from ..core.model import Complexity, Outcome, Task, TaskStatus
 from ..report.listing import asked_of, task_row
-from ..tasks.looking import look_at
-from .cli_caller import add_caller, desk_of, tasks_of
+from .caller import add_caller, catalog_of, service_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 
 if TYPE_CHECKING:
-    from ..tasks.claiming import Hold
-    from ..tasks.desk import Desk
-    from ..tasks.endings import Ending
+    from ..tasks.completion import TaskCompletion
+    from ..tasks.service import Hold, TaskService
 
 #: Statuses that `task update` may set by a move of its own.
 _MOVABLE = (TaskStatus.INBOX, TaskStatus.ACTIVE, TaskStatus.REVIEW)
+#: How an attempt that gave no result ended.
+_OUTCOMES = {"again": "given back", "revoked": "taken away"}
 _EDITABLE = ("assignee", "priority", "complexity", "project", "type", "title")
 
 
@@ -81,7 +81,7 @@ def _verb(
     if with_id:
         made.add_argument("id", metavar="ID", help="a task's id, or its path below the project's root")
     if ends:
-        made.add_argument("--generation", type=int, metavar="N", help="of the claim that is meant")
+        made.add_argument("--attempt", type=int, metavar="N", help="of the claim that is meant")
     add_caller(made, action)
     return made
 
@@ -90,13 +90,12 @@ def _verb(
 
 
 def _list(options: Namespace) -> int:
-    tasks = tasks_of(options)
-    with look_at(tasks) as look:
+    with catalog_of(options) as catalog, catalog.view() as view:
         asked = asked_of(vars(options) | {"tags": options.tag})
         limit = -1 if options.limit is None else max(options.limit, 0)
-        found, _ = look.listed(asked, limit, ready=options.ready)
+        found, _ = view.listed(asked, limit, ready=options.ready)
     if options.json:
-        print_json([task_row(tasks, task) for task in found])
+        print_json([task_row(catalog, task) for task in found])
     for task in found if not options.json else ():
         status = task.status or task.status_word or "no status"
         print(f"{task.id}\t{status}\t{task.priority}\t{', '.join(task.assignee) or '-'}\t{shown(task.title)}")
@@ -104,158 +103,172 @@ def _list(options: Namespace) -> int:
 
 
 def _show(options: Namespace) -> int:
-    from ..report.answers import task_story  # noqa: PLC0415
+    from ..report.answers import task_details  # noqa: PLC0415
 
-    desk = desk_of(options)
-    story = task_story(desk, desk.find(options.id))
+    with service_of(options) as service:
+        row = task_details(service, service.find(options.id))
     if options.json:
-        print_json(story)
+        print_json(row)
         return EXIT_DONE
-    for key, value in story.items():
+    for key, value in row.items():
         if key in ("body", "claim", "history", "ready"):
             continue
         print(f"{key:10} {', '.join(value) if isinstance(value, list | tuple) else value or '-'}")
-    if "claim" in story:
-        print(f"{'held by':10} {story['claim']['holder']}, generation {story['claim']['generation']}")
-    for event in story["history"]:
-        details = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("at", "event"))
-        print(f"{event['at'][:19]} {event['event']}: {shown(details)}")
-    print(f"\n{story['body'].strip()}")
+    if "claim" in row:
+        print(f"{'held by':10} {row['claim']['holder']}, attempt {row['claim']['attempt']}")
+    for attempt in row["history"]:
+        print(_attempt_line(attempt))
+    print(f"\n{row['body'].strip()}")
     return EXIT_DONE
+
+
+def _attempt_line(attempt: Mapping[str, Any]) -> str:
+    why = f": {shown(attempt['why'])}" if attempt.get("why") else ""
+    how = f" {_OUTCOMES.get(attempt['outcome'], attempt['outcome'])}{why}" if attempt.get("outcome") else ""
+    span = (
+        f"{attempt['claimed'][:19]} to {attempt['ended'][:19]}" if how else f"since {attempt['claimed'][:19]}"
+    )
+    return f"attempt {attempt['attempt']} by {attempt['by']}, {span}{how}"
 
 
 def _claim(options: Namespace) -> int:
-    from ..core.commission import Commission  # noqa: PLC0415
-    from ..queue.batches import open_named  # noqa: PLC0415
-    from ..queue.summary import entries  # noqa: PLC0415
+    from ..core.assignment import AssignedTask  # noqa: PLC0415
     from ..report.answers import claim_answer  # noqa: PLC0415
-    from ..tasks.selection import Wanted  # noqa: PLC0415
 
     if bool(options.id) == options.next:
         raise UsageError("say which task: its ID, or --next")
-    desk = desk_of(options)
-    commission = Commission.of(os.environ)
-    taken: tuple[Task, Hold] | str
-    if commission:
-        commission.must_be(options.id or commission.task)
-        taken = desk.commissioned(commission)
-    elif options.next:
-        among = None
-        if options.batch:
-            found = entries(open_named(desk.project, options.batch))
-            among = frozenset(entry.place.path for entry in found if entry is not None)
-        taken = desk.claim_next(Wanted(
-            project=options.project or "", complexity=options.complexity and Complexity(options.complexity),
-            among=among, has=frozenset(options.has),
-        ))  # fmt: skip
-    else:
-        taken = desk.claim(options.id)
-    if isinstance(taken, str):
+    assigned = AssignedTask.of(os.environ)
+    with service_of(options) as service:
+        taken: tuple[Task, Hold] | str
+        if assigned:
+            assigned.require(options.id or assigned.task)
+            taken = service.assigned(assigned)
+        elif options.next:
+            taken = _claim_next(service, options)
+        else:
+            taken = service.claim(options.id)
+        if isinstance(taken, str):
+            if options.json:
+                print_json({"task": None, "reason": taken})
+                return EXIT_NOTHING
+            raise NothingToDo(taken)
+        task, hold = taken
         if options.json:
-            print_json({"task": None, "reason": taken})
-            return EXIT_NOTHING
-        raise NothingToDo(taken)
-    task, hold = taken
-    if options.json:
-        print_json(claim_answer(desk, task, hold))
-    else:
-        until = f"for {hold.expires_in:g} s of silence at most"
-        print(f"{task.id} is yours: generation {hold.generation}, {until}")
+            print_json(claim_answer(service, task, hold))
+        else:
+            until = f"for {hold.expires_in:g} s of silence at most"
+            print(f"{task.id} is yours: attempt {hold.attempt}, {until}")
     return EXIT_DONE
+
+
+def _claim_next(service: TaskService, options: Namespace) -> tuple[Task, Hold] | str:
+    from ..queue.batches import open_named  # noqa: PLC0415
+    from ..tasks.eligibility import Wanted  # noqa: PLC0415
+
+    among = None
+    if options.batch:
+        with open_named(service.project, options.batch) as batch:
+            service.batch = batch.number
+            items = batch.store.batches.items(batch.number)
+            among = frozenset(batch.ref_of(item.work).path for item in items)
+    return service.claim_next(Wanted(
+        project=options.project or "", complexity=options.complexity and Complexity(options.complexity),
+        among=among, has=frozenset(options.has),
+    ))  # fmt: skip
 
 
 def _update(options: Namespace) -> int:
     from ..report.answers import check_values  # noqa: PLC0415
 
-    desk = desk_of(options)
     values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
     check_values(values)
     if not values and not options.status and not options.body:
         raise UsageError("say what to change: --status, --body or a key; see `hypervisor task update --help`")
-    if values or options.body:
-        for conflict in desk.update(options.id, values, options.body):
-            print(f"not changed: {conflict}")
-    if options.status:
-        _move(desk, options.id, TaskStatus(options.status), options.body)
-    return _report(options, desk, options.id, "updated")
+    with service_of(options) as service:
+        if values or options.body:
+            for conflict in service.update(options.id, values, options.body):
+                print(f"not changed: {conflict}")
+        if options.status:
+            _move(service, options.id, TaskStatus(options.status), options.body)
+        return _report(options, service, options.id, "updated")
 
 
-def _move(desk: Desk, name: str, status: TaskStatus, reason: str) -> None:
+def _move(service: TaskService, name: str, status: TaskStatus, reason: str) -> None:
     if status is TaskStatus.CANCELLED:
-        desk.cancel(name, reason)
+        service.cancel(name, reason)
     elif status is TaskStatus.IN_PROGRESS:
-        desk.claim(name)
+        service.claim(name)
     elif status in _MOVABLE:
-        desk.move(name, status)
+        service.move(name, status)
     else:
         verb = "complete" if status is TaskStatus.DONE else "block"
         raise UsageError(f"--status {status}: use `hypervisor task {verb} {name}`, which says why as well")
 
 
 def _complete(options: Namespace) -> int:
-    from ..tasks.endings import Ending  # noqa: PLC0415
+    from ..tasks.completion import TaskCompletion  # noqa: PLC0415
 
-    ending = Ending(
+    completion = TaskCompletion(
         outcome=Outcome.SUCCESS,
         status=TaskStatus.DONE,
         text=options.outcome,
         commit=options.commit,
         evidence=options.evidence,
     )
-    return _end(options, ending, "done")
+    return _end(options, completion, "done")
 
 
-def _end(options: Namespace, ending: Ending, word: str) -> int:
-    from ..core.commission import Commission  # noqa: PLC0415
+def _end(options: Namespace, completion: TaskCompletion, word: str) -> int:
+    from ..core.assignment import AssignedTask  # noqa: PLC0415
     from ..report.answers import reported  # noqa: PLC0415
 
-    desk = desk_of(options)
-    if commission := Commission.of(os.environ):
-        commission.must_be(options.id)
-        reported(desk, commission, ending)
-        return _report(options, desk, options.id, f"reported as {word}")
-    desk.finish(options.id, ending, options.generation)
-    return _report(options, desk, options.id, word)
+    with service_of(options) as service:
+        if assigned := AssignedTask.of(os.environ):
+            assigned.require(options.id)
+            reported(service, assigned, completion)
+            return _report(options, service, options.id, f"reported as {word}")
+        service.finish(options.id, completion, options.attempt)
+        return _report(options, service, options.id, word)
 
 
 def _block(options: Namespace) -> int:
-    from ..tasks.endings import Ending  # noqa: PLC0415
+    from ..tasks.completion import TaskCompletion  # noqa: PLC0415
 
-    ending = Ending(
+    completion = TaskCompletion(
         outcome=Outcome.BLOCKED,
         status=TaskStatus.BLOCKED,
         text=options.reason,
         evidence=options.evidence,
         next_step=options.next,
     )
-    return _end(options, ending, "blocked")
+    return _end(options, completion, "blocked")
 
 
 def _release(options: Namespace) -> int:
-    from ..core.commission import Commission  # noqa: PLC0415
+    from ..core.assignment import AssignedTask  # noqa: PLC0415
     from ..report.answers import reported  # noqa: PLC0415
 
-    desk = desk_of(options)
-    if commission := Commission.of(os.environ):
-        commission.must_be(options.id)
-        reported(desk, commission, options.reason)
-        return _report(options, desk, options.id, "reported as released")
-    desk.release(options.id, options.reason, options.generation)
-    return _report(options, desk, options.id, "released")
+    with service_of(options) as service:
+        if assigned := AssignedTask.of(os.environ):
+            assigned.require(options.id)
+            reported(service, assigned, options.reason)
+            return _report(options, service, options.id, "reported as released")
+        service.release(options.id, options.reason, options.attempt)
+        return _report(options, service, options.id, "released")
 
 
 def _receipt(options: Namespace) -> int:
-    desk = desk_of(options)
     if not options.line.strip():
         raise UsageError("the receipt is empty; say in one line what was done")
-    desk.receipt(options.id, options.line, options.item, failed=options.failed)
-    return _report(options, desk, options.id, "receipt kept in")
+    with service_of(options) as service:
+        service.receipt(options.id, options.line, options.item, failed=options.failed)
+        return _report(options, service, options.id, "receipt kept in")
 
 
-def _report(options: Namespace, desk: Desk, name: str, word: str) -> int:
-    task = desk.find(name)
+def _report(options: Namespace, service: TaskService, name: str, word: str) -> int:
+    task = service.find(name)
     if options.json:
-        print_json(task_row(desk, task))
+        print_json(task_row(service, task))
     else:
-        print(f"{word}: {task.id} ({desk.relative(task)}) is {task.status or task.status_word}")
+        print(f"{word}: {task.id} ({service.relative(task)}) is {task.status or task.status_word}")
     return EXIT_DONE

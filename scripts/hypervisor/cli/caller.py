@@ -11,8 +11,9 @@ from ..core.config import settings_of
 from ..core.paths import find_project
 
 if TYPE_CHECKING:
-    from ..tasks.desk import Desk
-    from ..tasks.tasklist import Caller, TaskList
+    from ..tasks.actor import Actor
+    from ..tasks.catalog import TaskCatalog
+    from ..tasks.service import TaskService
 
 
 def add_caller(command: ArgumentParser, action: Any) -> None:
@@ -22,26 +23,26 @@ def add_caller(command: ArgumentParser, action: Any) -> None:
     command.set_defaults(action=action)
 
 
-def desk_of(options: Namespace) -> Desk:
+def service_of(options: Namespace) -> TaskService:
     """Return the tasks of the project, to act on in the caller's name."""
-    from ..tasks.desk import Desk  # noqa: PLC0415 - to act takes more modules than to look
+    from ..tasks.service import TaskService  # noqa: PLC0415 - to act takes more modules than to look
 
     project = find_project(Path.cwd(), os.environ)
-    return Desk(project, settings_of(project.state), _caller(options))
+    return TaskService(project, settings_of(project.state), _actor(options))
 
 
-def tasks_of(options: Namespace) -> TaskList:
+def catalog_of(options: Namespace) -> TaskCatalog:
     """Return the tasks of the project, to look at."""
-    from ..tasks.tasklist import TaskList  # noqa: PLC0415 - to look takes these only
+    from ..tasks.catalog import TaskCatalog  # noqa: PLC0415
 
     project = find_project(Path.cwd(), os.environ)
-    return TaskList(project, settings_of(project.state), _caller(options))
+    return TaskCatalog(project, settings_of(project.state), _actor(options))
 
 
-def _caller(options: Namespace) -> Caller:
+def _actor(options: Namespace) -> Actor:
     import getpass  # noqa: PLC0415
 
-    from ..tasks.tasklist import Caller  # noqa: PLC0415
+    from ..tasks.actor import Actor  # noqa: PLC0415
 
     name = options.caller or os.environ.get("HYPERVISOR_CALLER") or getpass.getuser()
-    return Caller(name=name, session=os.environ.get("CLAUDE_CODE_SESSION_ID", ""))
+    return Actor(name=name, session=os.environ.get("CLAUDE_CODE_SESSION_ID", ""))

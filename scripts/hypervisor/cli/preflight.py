@@ -10,13 +10,12 @@ from pathlib import Path
 from ..core.errors import Unreadable, UsageError
 from ..core.model import TaskHead
 from ..queue.batches import create_of_tasks
-from ..tasks.desk import Desk
+from ..tasks.catalog import TaskCatalog
+from ..tasks.eligibility import Plan
 from ..tasks.independence import Independence, Part, examine, to_json
-from ..tasks.looking import look_at
 from ..tasks.mentions import paths_in
-from ..tasks.preflight import Plan
 from ..tasks.tasks import read_task
-from .cli_caller import add_caller, desk_of
+from .caller import add_caller, catalog_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 
 #: How many conflicts are shown to a person.
@@ -35,42 +34,47 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 
 
 def _preflight(options: Namespace) -> int:
-    desk = desk_of(options)
     if not (options.ids or options.all or options.parent):
         raise UsageError("say which tasks: IDs, --all or --parent ID")
-    with look_at(desk) as look:
-        made, tasks = look.plan(() if options.all or options.parent else options.ids, options.parent or "")
-    batch = ""
-    if options.batch and made.run:
-        skipped = [(desk.relative(task), why) for task, why in made.skipped]
-        batch = create_of_tasks(desk.project, [desk.relative(task) for task in made.run], skipped).id
+    with catalog_of(options) as catalog:
+        with catalog.view() as view:
+            made, tasks = view.plan(
+                () if options.all or options.parent else options.ids, options.parent or ""
+            )
+        name = ""
+        if options.batch and made.run:
+            skipped = [(catalog.relative(task), why) for task, why in made.skipped]
+            run = [catalog.relative(task) for task in made.run]
+            with create_of_tasks(catalog.project, run, skipped) as batch:
+                name = batch.id
+        waves = examine(_parts(made, tasks, catalog)) if options.waves else None
     if options.json:
         print_json({
             "run": [task.id for task in made.run],
             "skipped": [{"task_id": task.id, "reason": reason} for task, reason in made.skipped],
-            "unreadable": desk.unreadable,
-            **({"batch": batch} if batch else {}),
-            **(to_json(examine(_parts(made, tasks, desk))) if options.waves else {}),
+            "unreadable": catalog.unreadable,
+            **({"batch": name} if name else {}),
+            **(to_json(waves) if waves else {}),
         })  # fmt: skip
     else:
-        _print_plan(made, tasks, desk.unreadable)
-        if options.waves:
-            _print_waves(examine(_parts(made, tasks, desk)))
-        if batch:
-            print(f"batch {batch}: {len(made.run)} tasks")
+        _print_plan(made, tasks, catalog.unreadable)
+        if waves:
+            _print_waves(waves)
+        if name:
+            print(f"batch {name}: {len(made.run)} tasks")
     return EXIT_DONE if made.run else EXIT_NOTHING
 
 
-def _parts(made: Plan, tasks: list[TaskHead], desk: Desk) -> list[Part]:
+def _parts(made: Plan, tasks: list[TaskHead], catalog: TaskCatalog) -> list[Part]:
     """Return what is known of the tasks that would run; the text of those without `files` is read for it."""
-    asides = desk.settings["triage"]["aside_headings"]
+    asides = catalog.settings["triage"]["aside_headings"]
     by_path = {task.path: task for task in tasks}
     parts = []
     for task in (by_path[named.path] for named in made.run):
         named: tuple[str, ...] = ()
         if not task.files:
             with contextlib.suppress(Unreadable):  # gone, or spoilt, since it was listed
-                named = paths_in(task.title, read_task(Path(task.path), desk.settings).body, asides)
+                named = paths_in(task.title, read_task(Path(task.path), catalog.settings).body, asides)
         parts.append(Part(
             id=task.id, files=task.files, named=named, parent=task.parent, depends_on=task.depends_on
         ))  # fmt: skip
