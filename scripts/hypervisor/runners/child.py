@@ -133,11 +133,12 @@ def _marked(mark: tuple[str, str], floor: float) -> list[Any]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
+            # The start first: of the many that are older nobody reads the environment.
             if (
                 process.pid != os.getpid()
+                and _start_of(process) >= floor
                 and process.environ().get(name) == value
                 and process.status() != psutil.STATUS_ZOMBIE
-                and _start_of(process) >= floor
             ):
                 found.append(process)
     return found
