@@ -26,6 +26,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+from bench.measure import run_events
+
 ROOT = Path(__file__).resolve().parent.parent
 HYPERVISOR = [sys.executable, str(ROOT / "scripts/hypervisor_cli.py")]
 #: One run of the client: requests with some work between them; its commit; its result.
@@ -150,8 +154,7 @@ def measure(options: argparse.Namespace, jobs: str, config: str) -> dict[str, An
         if not done.stdout:
             sys.exit(done.stderr.decode())
         summary = json.loads(done.stdout)
-        logs = next((root / ".hypervisor/batches").glob("*/events.jsonl")).read_text().splitlines()
-        ends = [event for event in map(json.loads, logs) if event["event"] == "ended"]
+        ends = [event for event in run_events(root) if event["event"] == "ended"]
     server.shutdown()
     server.server_close()
     good = summary["census"]["success"]

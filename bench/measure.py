@@ -179,6 +179,17 @@ def spent(words: Sequence[str], cwd: Path, *, cache: Path | None = None) -> Spen
 # ---------------------------------------------------------------------- folders
 
 
+def run_events(root: Path) -> list[dict[str, Any]]:
+    """Return the events of the first run in a project: ``event``, their kind, and their data."""
+    sys.path.insert(0, str(SCRIPTS))
+    from hypervisor.store.store import Store  # noqa: PLC0415 - found only now
+
+    with Store.open(root / ".hypervisor", {}, create=False) as store:
+        batches = store.batches.all()
+        found = store.events.since(0, batch=batches[0].id) if batches else ()
+        return [{"event": event.kind, **event.data} for event in found]
+
+
 @contextlib.contextmanager
 def ground(where: Path) -> Iterator[Path]:
     """Yield a new folder in *where*, and keep it while there is room.

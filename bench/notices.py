@@ -41,9 +41,9 @@ from commands import Running, eventually, shell, write_task  # noqa: E402
 from hypervisor.core import config  # noqa: E402
 from hypervisor.core.model import Outcome, TaskStatus  # noqa: E402
 from hypervisor.core.paths import Project  # noqa: E402
-from hypervisor.tasks.desk import Desk  # noqa: E402
-from hypervisor.tasks.endings import Ending  # noqa: E402
-from hypervisor.tasks.tasklist import Caller  # noqa: E402
+from hypervisor.tasks.actor import Actor  # noqa: E402
+from hypervisor.tasks.completion import TaskCompletion  # noqa: E402
+from hypervisor.tasks.service import TaskService  # noqa: E402
 
 _OURS = re.compile(r"^- (t-\d+) success", re.MULTILINE)
 _THEIRS = re.compile(r"<task-id>\s*([^<\s]+)\s*</task-id>")
@@ -256,10 +256,9 @@ def _one_wait(folder: Path, form: str) -> float:
     write_task(root / "tasks/t-1.md")
     project = Project(root, root / ".hypervisor")
     name = "s-1" if "session" in form else ""
-    desk = Desk(
-        project, config.load(project.state), Caller(name="claude", session=name, agent="a1" if name else "")
-    )
-    desk.claim("t-1")
+    actor = Actor(name="claude", session=name, agent="a1" if name else "")
+    service = TaskService(project, config.load(project.state), actor)
+    service.claim("t-1")
     with shell(folder) as user:
         user.cwd = root
         if name:
@@ -267,7 +266,8 @@ def _one_wait(folder: Path, form: str) -> float:
         words = ["--task", "t-1"] if form == "--task" else [form.split(maxsplit=1)[0]]
         waiting = user.start_hypervisor("wait", *words)
         eventually(lambda: _sleeps(waiting), "the wait", seconds=120)
-        desk.finish("t-1", Ending(outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="made it"))
+        completion = TaskCompletion(outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="made it")
+        service.finish("t-1", completion)
         end = next(e for e in Tasks(root).events if e["event"] == "completed")
         waiting.process.wait(60)
         return time.time() - _seconds(end["at"])

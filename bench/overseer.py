@@ -29,6 +29,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+from bench.measure import run_events
+
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
 HYPERVISOR = [sys.executable, str(ROOT / "scripts/hypervisor_cli.py")]
@@ -221,11 +225,9 @@ def measure(config: str, tasks: list[str], jobs: int, patience: float) -> dict[s
                 out = b""
             seconds = time.monotonic() - begun
             time.sleep(1)
-            logs = sorted((root / ".hypervisor/batches").glob("*/events.jsonl"))
-            if not logs:
+            events = run_events(root)  # the outer batch is the first
+            if not events:
                 sys.exit(f"no batch was made: {err.decode()}")
-            log = logs[0]  # the outer batch is the first
-            events = [json.loads(line) for line in log.read_text().splitlines()]
             rows = json.loads(out)["workers"] if out else []
             return {
                 "ended": "ended" if out else "not ended" if seconds > patience else "killed with its run",
@@ -234,11 +236,7 @@ def measure(config: str, tasks: list[str], jobs: int, patience: float) -> dict[s
                 "peak MiB": group.peak // 2**20,
                 "survivors": len(group.running()),
                 "results": {row["task_id"]: f"{row['status']}: {row['outcome']}" for row in rows},
-                "events": [
-                    {key: value for key, value in event.items() if key != "at"}
-                    for event in events
-                    if event["event"] in ("overseen", "level")
-                ],
+                "events": [event for event in events if event["event"] in ("overseen", "level")],
             }
     finally:
         group.close()

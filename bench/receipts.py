@@ -3,7 +3,7 @@
     uv run --no-sync python bench/receipts.py --kills 50 --items 200
 
 For each kill: a fresh task, a worker that does something that cannot be undone for each item (one synced
-line in the acting tool's own file) with `begin_receipt` before and `append_receipt` after it, SIGKILL at a
+line in the acting tool's own file) with `begin_receipt` before and `receipt` after it, SIGKILL at a
 random moment, `hypervisor receipts verify`, then a second worker to the end, and `verify` again. Prints one
 JSON document; exit 1 if an action was done twice, a receipt stands for what was not done, a file is not
 whole, or `verify` does not name just what is missing.
@@ -34,20 +34,25 @@ HEAD = "---\nid: t-1\ntitle: archive\nstatus: active\n---\n# archive\n\nArchive 
 ACTOR = """
 import os, sys
 from pathlib import Path
-from hypervisor.tasks.tasks import append_receipt, begin_receipt
-task, done, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+from hypervisor.core.config import settings_of
+from hypervisor.core.paths import Project
+from hypervisor.tasks.actor import Actor
+from hypervisor.tasks.service import TaskService
+root, done, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+project = Project(root, root / ".hypervisor")
+service = TaskService(project, settings_of(project.state), Actor(name="claude"))
 acted = set(open(done).read().split()) if os.path.exists(done) else set()
 with open(done, "a") as tool:
     print("ready", flush=True)
     for number in range(count):
         item = f"m-{number:04d}"
-        leave = begin_receipt(task, item)
+        leave = service.begin_receipt("t-1", item)
         if leave == "in doubt":
-            leave = "acted" if item in acted else begin_receipt(task, item, again=True)
+            leave = "acted" if item in acted else service.begin_receipt("t-1", item, again=True)
         if leave == "go":
             tool.write(item + "\\n"); tool.flush(); os.fsync(tool.fileno())
         if leave != "done":
-            append_receipt(task, f"Archived: 2025-11-03 | a{number}@b.example | Invoice {number}", item)
+            service.receipt("t-1", f"Archived: 2025-11-03 | a{number}@b.example | Invoice {number}", item)
 """
 
 
@@ -73,7 +78,7 @@ class Tally:
 
 def start(task: Path, done: Path, items: int) -> subprocess.Popen[bytes]:
     """Start a worker; it stands at its first item on return."""
-    words = [sys.executable, "-c", ACTOR, str(task), str(done), str(items)]
+    words = [sys.executable, "-c", ACTOR, str(task.parent.parent), str(done), str(items)]
     worker = subprocess.Popen(words, cwd=ROOT / "scripts", stdout=subprocess.PIPE)
     assert worker.stdout is not None
     assert worker.stdout.readline() == b"ready\n"

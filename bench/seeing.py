@@ -22,23 +22,21 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.append(str(ROOT / "tests"))
 
 from chromium import Browser, find_chromium  # noqa: E402
-from hypervisor.claims.directory import DirectoryStore, Policy  # noqa: E402
-from hypervisor.claims.files import Files  # noqa: E402
-from hypervisor.claims.port import Claim, Holder, HolderKind  # noqa: E402
-from hypervisor.claims.workers import new_worker_id  # noqa: E402
-from hypervisor.core import clock  # noqa: E402
+from hypervisor.core.machine import this_process  # noqa: E402
 from hypervisor.queue.batch import Batch  # noqa: E402
 from hypervisor.queue.batches import open_folder  # noqa: E402
 from hypervisor.report.page import page  # noqa: E402
-from hypervisor.report.report import Reporter  # noqa: E402
-from hypervisor.report.serving import Server  # noqa: E402
+from hypervisor.report.report import ReportBuilder  # noqa: E402
+from hypervisor.report.web import ReportServer  # noqa: E402
+from hypervisor.store.events import RunEvent  # noqa: E402
+from hypervisor.store.liveness import new_worker_id  # noqa: E402
+from hypervisor.store.records import Completion, Worker, WorkerKind  # noqa: E402
 
 REASONS = [
     "exit 1: AssertionError: expected 3 rows, found {}",
@@ -46,17 +44,18 @@ REASONS = [
     "timed out after 60 s",
     "killed by signal 9",
 ]
-
-
-class Hasty(Files):
-    """The store's own calls, but for durability: of a story nothing is lost with the power."""
-
-    def write_new(self, path: str, data: bytes) -> None:
-        with open(path, "xb") as file:
-            file.write(data)
-
-    def sync(self, directory: str) -> None:
-        pass
+#: Results that are committed together while the batch is laid out.
+_TOGETHER = 500
+#: The story takes place within the last hour; the store itself knows only now.
+_TIMES = (
+    "UPDATE attempt SET claimed_at = :begin, ended_at = :end WHERE id = :attempt",
+    "UPDATE work SET decided_at = :end, published_at = :end"
+    " WHERE id = (SELECT work FROM attempt WHERE id = :attempt)",
+)
+_EVENT_TIMES = (
+    "UPDATE event SET at = (SELECT CASE event.kind WHEN 'claimed' THEN a.claimed_at ELSE a.ended_at END"
+    " FROM attempt AS a WHERE a.id = event.attempt) WHERE attempt IS NOT NULL"
+)
 
 
 def lay_out(folder: Path, items: int, workers: int) -> Batch:
@@ -66,79 +65,69 @@ def lay_out(folder: Path, items: int, workers: int) -> Batch:
     (folder / "queue.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
     (folder / "logs").mkdir()
     batch = open_folder(str(folder), cwd=str(folder))
-    stores = []
-    for _ in range(workers):
-        holder = Holder(
-            id=new_worker_id("worker", os.getpid()), kind=HolderKind.PROCESS, name="batch-worker",
-            lease_seconds=900,
-        )  # fmt: skip
-        stores.append(DirectoryStore(batch.folder, holder, policy=Policy(patient=False), files=Hasty()))
-    dice = random.Random(7)
+    batch.take_in()
+    dice, claims = random.Random(7), batch.store.claims
+    hands = [new_worker(batch) for _ in range(workers)]
     done = items - items // 50
     pace = 3600 / max(1, done) * workers
-    free_at = [time.time() - 3600.0 + dice.uniform(0, pace) for _ in stores]
-    events: list[dict[str, Any]] = []
-    for name in names[:done]:
+    free_at = [time.time() - 3600.0 + dice.uniform(0, pace) for _ in hands]
+    times, ended = list[dict[str, int]](), list[Completion]()
+    for _ in range(done):
         number = min(range(workers), key=free_at.__getitem__)
-        start = free_at[number]
-        seconds = dice.uniform(0.6, 1.3) * pace
+        start, seconds = free_at[number], dice.uniform(0.6, 1.3) * pace
         free_at[number] = start + seconds * 1.02
-        _finish(batch, stores[number], name, (start, seconds), dice, events)
-    for store in stores:
-        store.close()
-    # As a run writes them, but at the times of the story.
-    readings = []
+        (claim,) = claims.claim_next(hands[number], batch.number, 1)
+        times.append({
+            "attempt": claim.attempt, "begin": round(1000 * start), "end": round(1000 * (start + seconds)),
+        })  # fmt: skip
+        ended.append(_result(batch, claim.attempt, claim.key, seconds, dice))
+        if len(ended) == _TOGETHER:
+            claims.complete(ended)
+            ended.clear()
+    claims.complete(ended)
+    batch.store.engine.write(lambda tx: [tx.each(statement, times) for statement in _TIMES])
+    batch.store.engine.write(lambda tx: tx.run(_EVENT_TIMES))
     for minute in range(0, 60, 2):
         heat = 0.35 + 0.4 * (20 < minute < 40)
-        readings.append({
-            "at": clock.text_of(time.time() - 3600 + minute * 60), "event": "reading",
+        figures = {
             "zone": "warning" if heat > 0.6 else "safe",
             "cpu_percent": round(100 * (heat + dice.uniform(0, 0.1)), 1),
             "ram_percent": round(40 + 30 * heat + dice.uniform(0, 3), 1),
-        })  # fmt: skip
-    lines = sorted([*events, *readings], key=lambda event: str(event["at"]))
-    text = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in lines)
-    (folder / "events.jsonl").write_text(text, "utf-8")
+        }
+        batch.store.events.add(RunEvent.READING, figures, batch=batch.number)
+        moment = {"at": round(1000 * (time.time() - 3600 + minute * 60)), "id": batch.store.events.last()}
+        batch.store.engine.write(
+            lambda tx, moment=moment: tx.run("UPDATE event SET at = :at WHERE id = :id", moment)
+        )
     return batch
 
 
-def _finish(
-    batch: Batch,
-    store: DirectoryStore,
-    name: str,
-    when: tuple[float, float],
-    dice: random.Random,
-    events: list[dict[str, Any]],
-) -> None:
-    place = batch.place(name)
-    claim = store.claim(place.key, name)
-    assert isinstance(claim, Claim)
-    start, seconds = when
-    roll = dice.random()
+def new_worker(batch: Batch) -> Worker:
+    """Register a worker that is never seen to die."""
+    worker = Worker(
+        id=new_worker_id("worker", os.getpid()), kind=WorkerKind.LEASE, name="batch-worker",
+        process=this_process(),
+    )  # fmt: skip
+    batch.store.claims.add_worker(worker)
+    return worker
+
+
+def _result(batch: Batch, attempt: int, key: str, seconds: float, dice: random.Random) -> Completion:
+    roll, log = dice.random(), f"logs/{key}-1"
     status, outcome = "success", f"{dice.randrange(40)} lines changed"
     if roll < 0.02:
         status, outcome = "failed", dice.choice(REASONS).format(dice.randrange(90))
+        trace = "".join(f'  File "work.py", line {n}, in step_{n}\n' for n in range(80))
+        text = f"\x1b[31mTraceback\x1b[0m (most recent call last):\n{trace}{outcome}\n"
+        Path(batch.folder, log + ".err").write_text(text, "utf-8")
     elif roll < 0.025:
         status, outcome = "blocked", "which of the two accounts is meant?"
-    if status == "failed":
-        trace = "".join(f'  File "work.py", line {n}, in step_{n}\n' for n in range(80))
-        log = Path(batch.logs, claim.key + ".err")
-        log.write_text(f"\x1b[31mTraceback\x1b[0m (most recent call last):\n{trace}{outcome}\n", "utf-8")
     tokens, cost = dice.randrange(4_000, 60_000), round(dice.uniform(0.01, 0.2), 4)
-    store.complete(claim, {
-        "item": name, "status": status, "outcome": outcome, "runner": "exec", "batch": batch.id,
-        "worker": store.holder.id if store.holder else "", "started": clock.text_of(start),
-        "finished": clock.text_of(start + seconds), "seconds": round(seconds, 3),
+    result = {
+        "status": status, "outcome": outcome, "runner": "exec", "seconds": round(seconds, 3),
         "evidence": {"exit": 0 if status == "success" else 1}, "tokens": tokens, "cost_usd": cost,
-    })  # fmt: skip
-    events.append({
-        "at": clock.text_of(start), "event": "begun", "task": name, "generation": 1,
-        "log": f"logs/{claim.key}",
-    })  # fmt: skip
-    events.append({
-        "at": clock.text_of(start + seconds), "event": "ended", "task": name, "generation": 1,
-        "how": "ended", "tokens": tokens, "cost_usd": cost, "seconds": round(seconds, 3),
-    })  # fmt: skip
+    }  # fmt: skip
+    return Completion(attempt=attempt, status=status, result=result, tokens=tokens, cost_usd=cost, log=log)
 
 
 #: What a reader does to the page, and what shows that it is done; each is timed within the page.
@@ -208,24 +197,16 @@ def in_browser(document: str, times: int = 5) -> None:
 
 def live(batch: Batch, many: int = 20) -> None:
     """Print how long after its result is written a completion stands on the live page; *many* are made."""
-    holder = Holder(
-        id=new_worker_id("worker", os.getpid()), kind=HolderKind.PROCESS, name="batch-worker",
-        lease_seconds=900,
-    )  # fmt: skip
-    store = DirectoryStore(batch.folder, holder, policy=Policy(patient=False))
-    late: list[float] = []
-    with Server(Reporter.of(batch)) as server, Browser(find_chromium()) as browser:
+    worker, late = new_worker(batch), list[float]()
+    with (
+        ReportServer(ReportBuilder(open_folder(batch.folder, cwd=batch.folder))) as server,
+        Browser(find_chromium()) as browser,
+    ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser.open(server.address)
         browser.wait("document.querySelector('#tiles b')")
-        items = [line.item for line in batch.queue.lines(0)]
         shown = "document.querySelector('#tiles b').textContent"
-        for item in reversed(items):  # the last ones wait
-            claim = store.claim(batch.place(item).key, item) if len(late) < many else None
-            if claim is None:
-                break
-            if not isinstance(claim, Claim):
-                continue  # another run of this has done it
+        for claim in batch.store.claims.claim_next(worker, batch.number, many):
             before = browser.run(shown)
             browser.run(
                 "window.seen = new Promise(done => new MutationObserver((_, one) => {"
@@ -233,14 +214,14 @@ def live(batch: Batch, many: int = 20) -> None:
                 ".observe(document.querySelector('#tiles'), {subtree: true, childList: true,"
                 " characterData: true})), 1"
             )
-            now = clock.now_text()
-            told = {"item": item, "status": "success", "outcome": "seen", "started": now, "finished": now}
             time.sleep(random.uniform(0, 0.5))  # at any moment between two questions of the page
             written = time.time()
-            store.complete(claim, {**told, "worker": holder.id})
+            result = {"status": "success", "outcome": "seen"}
+            batch.store.claims.complete_one(
+                Completion(attempt=claim.attempt, status="success", result=result)
+            )
             late.append(browser.run("window.seen") / 1000 - written)
         server.shutdown()
-    store.close()
     if late:
         late.sort()
         print(f"seen after {late[len(late) // 2]:.2f} s (median of {len(late)}), at most {late[-1]:.2f} s")
@@ -257,8 +238,8 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true")
     options = parser.parse_args()
     if not options.folder.exists():
-        lay_out(options.folder, options.items, options.workers)
-    reporter = Reporter.of(open_folder(str(options.folder), cwd=str(options.folder), write=False))
+        lay_out(options.folder, options.items, options.workers).close()
+    reporter = ReportBuilder(open_folder(str(options.folder), cwd=str(options.folder), write=False))
     document = ""
     acts: tuple[tuple[str, Callable[[], object]], ...] = (
         ("first look", reporter.look),

@@ -246,8 +246,8 @@ def commands(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
             taken = run("task claim --next", "task", "claim", "--next", "--json")
             task = json.loads(taken)["task"]
             if task is not None:
-                claim = str(json.loads(taken)["claim"]["generation"])
-                end = ["--generation", claim, "--outcome", "made it"]
+                claim = str(json.loads(taken)["claim"]["attempt"])
+                end = ["--attempt", claim, "--outcome", "made it"]
                 run("task complete", "task", "complete", task["id"], *end)
 
     run("first look at all files", "task", "list", "--limit", "1")
