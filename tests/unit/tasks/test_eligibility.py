@@ -8,7 +8,16 @@ import pytest
 
 from hypervisor.core import config
 from hypervisor.core.model import Complexity, Priority, Task, TaskStatus
-from hypervisor.tasks.preflight import claim_refusal, is_agent, plan, skip_reason, unfit_for_next
+from hypervisor.tasks.eligibility import (
+    Eligibility,
+    Wanted,
+    claim_refusal,
+    is_agent,
+    lock_name,
+    plan,
+    skip_reason,
+)
+from hypervisor.tasks.graph import graph_of
 
 SETTINGS = config.defaults()
 
@@ -57,16 +66,6 @@ def test_unmet_dependencies_are_named() -> None:
     assert claim_refusal(task(), "w", SETTINGS, unmet=["t-2", "t-9"]) == "waits for t-2, t-9"
 
 
-def test_a_task_that_our_own_claim_began_may_be_claimed_again() -> None:
-    begun = task(status=TaskStatus.IN_PROGRESS)
-    assert claim_refusal(begun, "w", SETTINGS, ours=True) is None
-    assert claim_refusal(begun, "w", SETTINGS, ours=False) is not None
-
-
-def test_our_own_claim_does_not_reopen_what_is_closed() -> None:
-    assert claim_refusal(task(status=TaskStatus.DONE), "w", SETTINGS, ours=True) == "already complete"
-
-
 @pytest.mark.parametrize("name", ["bot", "@bot", " BOT ", "Gemini", "my-agent"])
 def test_names_of_agents_are_known_in_any_spelling(name: str) -> None:
     assert is_agent(name, SETTINGS)
@@ -89,7 +88,7 @@ def test_every_other_name_is_a_person_s(name: str) -> None:
     ],
 )
 def test_the_next_task_is_one_that_an_agent_can_do(complexity: Complexity | None, fit: bool) -> None:
-    assert (unfit_for_next(task(complexity=complexity)) is None) == fit
+    assert (Wanted().refusal(task(complexity=complexity)) is None) == fit
 
 
 def test_a_plan_takes_in_what_waits_for_others_of_it_each_behind_what_it_waits_for() -> None:
@@ -116,3 +115,45 @@ def test_a_plan_runs_the_urgent_first_and_counts_what_it_skips() -> None:
 
 def test_what_somebody_holds_is_skipped_with_their_name() -> None:
     assert skip_reason(task(), "host:12") == "held by host:12"
+
+
+# ----------------------------------------------------------------- of a project
+
+
+def eligibility(*tasks: Task, **known: Any) -> Eligibility:
+    return Eligibility(
+        name="w", settings=SETTINGS, dependencies=graph_of(tasks), key=lambda one: f"key-{one.id}", **known
+    )
+
+
+def test_who_holds_a_task_is_said_before_what_its_file_says() -> None:
+    begun = task(status=TaskStatus.IN_PROGRESS, assignee=("claude",))
+    assert eligibility(begun, holders={"key-t-1": "claude"})(begun) == "held by claude"
+    assert eligibility(begun)(begun) == "in progress by claude, outside of our claims"
+
+
+def test_a_lock_directory_of_another_program_and_a_bulk_action_that_waits_keep_a_task() -> None:
+    one = task()
+    assert eligibility(one)(one) is None
+    assert eligibility(one, locks={"t-1": "held by a lock directory"})(one) == "held by a lock directory"
+    assert eligibility(one, gated={"t-1": "its bulk action waits"})(one) == "its bulk action waits"
+    assert eligibility(one, locks={"t-2": "held by a lock directory"})(one) is None
+
+
+def test_what_waits_for_others_alone_names_them_and_what_is_held_names_none() -> None:
+    first, second = task(id="t-1"), task(id="t-2", depends_on=("T-1",))
+    known = eligibility(first, second)
+    assert known(second) == "waits for T-1"
+    assert known.waits_for(second) == ["T-1"]
+    assert known.waits_for(first) == []
+    assert eligibility(first, second, holders={"key-t-2": "x"}).waits_for(second) == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "x" * 300, "a\nb"])
+def test_an_id_that_cannot_be_a_folders_name_is_locked_by_its_key(name: str) -> None:
+    assert lock_name(task(id=name), "key") == "key"
+
+
+@pytest.mark.parametrize("name", ["t-1", "Task 7", "\u00e4"])
+def test_a_lock_directory_bears_the_id(name: str) -> None:
+    assert lock_name(task(id=name), "key") == name

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypervisor.core.model import Complexity, Priority, TaskHead, TaskStatus
-from hypervisor.tasks.selection import Wanted, in_turn, nothing_ready
+from hypervisor.tasks.eligibility import Wanted, in_turn, nothing_ready
 
 
 def task(name: str = "t-1", **changed: Any) -> TaskHead:
