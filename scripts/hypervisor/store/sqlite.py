@@ -55,6 +55,8 @@ class SqliteEngine(Engine):
     Args:
         path: The file; made with its schema if it is missing.
         create: False to raise FileNotFoundError instead of making it.
+        vfs: The name of a registered SQLite VFS (sqlite.org/vfs.html), "" for that of the system. Tests lose and
+            tear writes through it.
 
     Raises:
         FileNotFoundError: There is no file, and *create* is False.
@@ -64,7 +66,7 @@ class SqliteEngine(Engine):
 
     dialect = "sqlite"
 
-    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True, vfs: str = "") -> None:
         self.path = os.path.abspath(path)
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -77,15 +79,17 @@ class SqliteEngine(Engine):
                 f"{self.path}: a {kind} file system cannot hold the database; keep the project on a local "
                 "disk, or set store.url to a PostgreSQL server"
             )
-        self._gate = os.open(self.path + "-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with _as_os_errors(self.path):
-                self._connection = self._open(create=create)
-                self.schema = self._make_schema()
-                self._transaction = _SqliteTransaction(self._connection)
-        except BaseException:
-            os.close(self._gate)
-            raise
+        with contextlib.ExitStack() as undo, _as_os_errors(self.path):
+            self._gate = os.open(self.path + "-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, self._gate)
+            flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+            self._connection = apsw.Connection(self.path, flags=flags, vfs=vfs or None, statementcachesize=200)
+            undo.callback(self._connection.close)
+            self._set_up()
+            self.schema = self._make_schema()
+            self._connection.pragma("synchronous", "NORMAL")  # until now FULL: the tables are durable
+            self._transaction = _SqliteTransaction(self._connection)
+            undo.pop_all()
 
     def read(self, statement: str, parameters: Parameters = {}) -> list[Row]:
         """See `Engine.read`."""
@@ -135,9 +139,11 @@ class SqliteEngine(Engine):
             return
         with self._lock:
             if self._gate >= 0:
-                self._connection.close()
-                os.close(self._gate)
-                self._gate = -1
+                gate, self._gate = self._gate, -1
+                os.close(gate)
+                # A checkpoint that fails costs nothing: what it did not copy stays in the log.
+                with contextlib.suppress(apsw.Error):
+                    self._connection.close()
 
     def backup(self, target: str | os.PathLike[str]) -> None:
         """Write a consistent copy of the database to the new file *target*."""
@@ -152,9 +158,8 @@ class SqliteEngine(Engine):
 
     # ---------------------------------------------------------------- details
 
-    def _open(self, *, create: bool) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-        connection = apsw.Connection(self.path, flags=flags, statementcachesize=200)
+    def _set_up(self) -> None:
+        connection = self._connection
         connection.set_busy_timeout(_BUSY_MS)  # before anything that could meet a lock
         # A plan depends on the statement alone. Otherwise each that has a parameter in LIMIT is compiled again
         # at each call, which costs four times what it does.
@@ -168,11 +173,10 @@ class SqliteEngine(Engine):
                 "project on a local disk, or set store.url to a PostgreSQL server"
             )
         for pragma, value in (
-            ("synchronous", "NORMAL"), ("foreign_keys", "OFF"), ("journal_size_limit", _WAL_BYTES),
+            ("synchronous", "FULL"), ("foreign_keys", "OFF"), ("journal_size_limit", _WAL_BYTES),
             ("checkpoint_fullfsync", "ON"), ("temp_store", "MEMORY"),
         ):  # fmt: skip
             connection.pragma(pragma, value)
-        return connection
 
     def _make_schema(self) -> int:
         """Make the tables in an empty file, whoever of many comes first; return the schema's version."""
@@ -257,20 +261,10 @@ def _meaning(error: apsw.Error, path: str) -> Exception:
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return OSError(errno.EAGAIN, f"the database was locked for {_BUSY_MS // 1000} s", path)
     if isinstance(error, apsw.IOError):
-        code = _disk_errno(error)
-        return OSError(code, os.strerror(code), path)
+        return OSError(errno.EIO, os.strerror(errno.EIO), path)
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return StoreDamaged(
             f"{path}: the database is damaged ({error}); move it away together with {Path(path).name}-wal and "
             f"{Path(path).name}-shm to begin anew: results up to then stay in it, and task files are untouched"
         )
     return error
-
-
-def _disk_errno(error: apsw.Error) -> int:
-    # A short write is how a full disk shows in the write-ahead log of some file systems.
-    return errno.ENOSPC if error.extendedresult == apsw.SQLITE_IOERR_WRITE and _full(error) else errno.EIO
-
-
-def _full(error: apsw.Error) -> bool:
-    return "full" in str(error).lower()
