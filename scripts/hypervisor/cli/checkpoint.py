@@ -14,7 +14,7 @@ from ..queue.summary import take_census
 from ..review.checkpoint import in_lines, review
 from ..review.plan import ChunkedBatch
 from ..review.waves import WaveState, decide, state_of
-from ..store.review import Wave
+from ..store.review_records import Wave
 from .chunk_batch import chunked_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 

@@ -20,7 +20,7 @@ from ..review.notes import add_notes, read_noted, write_note_files
 from ..review.plan import PLAN, ChunkedBatch, Plan, chunks_data, make_chunked
 from ..review.records import Reading, items_of, read_queue, read_records, read_tasks
 from ..review.split import Chunk, Cut, cut, unplaced
-from ..store.review import ApprovalGate, ChunkItem, Note
+from ..store.review_records import ApprovalGate, ChunkItem, Note
 from ..store.store import Store
 from . import checkpoint, chunk_run
 from .chunk_batch import chunked_of, task_folder

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import HypervisorError, Refused
-from ..store.review import ApprovalGate, Review
+from ..store.review import Review
+from ..store.review_records import ApprovalGate
 
 if TYPE_CHECKING:  # hooks ask for tools only
     from .plan import ChunkedBatch, Plan

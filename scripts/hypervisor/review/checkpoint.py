@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.model import Outcome
-from ..store.review import Note, Wave
+from ..store.review_records import Note, Wave
 from .notes import counts_of
 from .plan import ChunkedBatch
 

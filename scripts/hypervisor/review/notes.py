@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core import durable
 from ..core.errors import Refused, UsageError
-from ..store.review import Note
+from ..store.review_records import Note
 from .plan import ChunkedBatch
 from .records import Reading, Record
 from .waves import state_of

@@ -21,7 +21,8 @@ from ..core.paths import Project
 from ..queue.batch import Batch, BatchOptions
 from ..queue.batches import create, open_folder
 from ..store.records import Item
-from ..store.review import ChunkItem, KeptPlan, Review, Wave
+from ..store.review import Review
+from ..store.review_records import ChunkItem, KeptPlan, Wave
 from .records import Record, digest_of
 from .split import Chunk, Cut
 

@@ -23,7 +23,7 @@ from ..runners.exec import ExecRunner
 from ..runners.port import Work
 from ..store.liveness import WorkerLock, new_worker_id
 from ..store.records import Claim, Completion, Decided, Worker, WorkerKind
-from ..store.review import Wave
+from ..store.review_records import Wave
 from .approvals import begin_dry_run, require_shown
 from .notes import write_note_files
 from .plan import ChunkedBatch
@@ -33,6 +33,8 @@ from .waves import Mode, WaveState, criteria_of, state_of
 _BIN = Path(__file__).resolve().parents[3] / "bin"
 #: How often chunks that another process holds are looked at again.
 _POLL_SECONDS = 0.2
+#: How often a chunk is claimed again that another program's lock directory holds.
+_FOREIGN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,8 @@ class WaveRun:
         self._left = list(wave.chunks)
         #: The chunks that this run's workers have in hand, and how to end their commands.
         self._in_hand: dict[str, threading.Event] = {}
+        #: Chunks that another program's lock directory holds, and when they are looked at again.
+        self._foreign: dict[str, float] = {}
         beat_seconds = self._store.settings["claims"]["beat_seconds"]
         self._heartbeat = Heartbeat(self._store.claims, beat_seconds, self._end_now)
         self._errors: list[BaseException] = []
@@ -188,18 +192,31 @@ class WaveRun:
             self._store.rescuer.rescue_now_and_then()
             with self._lock:
                 for name in [name for name in self._left if name not in self._in_hand]:
+                    if time.monotonic() < self._foreign.get(name, 0.0):
+                        continue
                     key = self._made.batch.ref(name).key
-                    answer = self._store.claims.claim(worker, key, name, batch=self._made.number)
-                    if isinstance(answer, Claim):
-                        self._in_hand[name] = threading.Event()
-                        self._heartbeat.hold({answer.attempt: self._in_hand[name]})
-                        return answer
+                    lock = key if self._store.locks.used else ""
+                    answer = self._store.claims.claim(worker, key, name, batch=self._made.number, lock=lock)
                     if isinstance(answer, Decided):
                         self._left.remove(name)
+                    elif isinstance(answer, Claim) and self._is_mine(answer):
+                        return answer
                 if not self._left:
                     return None
             self._stop.soon.wait(_POLL_SECONDS)
         return None
+
+    def _is_mine(self, claim: Claim) -> bool:
+        """Take a claim in hand; give it back if another program's lock directory holds the chunk."""
+        if holder := self._store.take_lock(claim):
+            if claim.text not in self._foreign:
+                self._say(claim, "again", holder, 0.0)
+            self._foreign[claim.text] = time.monotonic() + _FOREIGN_SECONDS
+            self._store.claims.release(claim, holder)
+            return False
+        self._in_hand[claim.text] = threading.Event()
+        self._heartbeat.hold({claim.attempt: self._in_hand[claim.text]})
+        return True
 
     def _ended(self) -> bool:
         """Return whether nothing more may begin: asked before each chunk."""
@@ -244,6 +261,7 @@ class WaveRun:
             self._say(claim, "lost", str(lost), time.monotonic() - begun)
         finally:
             self._heartbeat.drop([claim.attempt])
+            self._store.drop_lock(claim.attempt, claim.lock)
             with self._lock:
                 del self._in_hand[claim.text]
 

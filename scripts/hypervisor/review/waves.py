@@ -13,7 +13,7 @@ from typing import Literal
 
 from ..core import clock
 from ..core.errors import Refused, UsageError
-from ..store.review import Decision, Verdict, Wave
+from ..store.review_records import Decision, Verdict, Wave
 from .plan import PLAN, ChunkedBatch, Plan
 
 

@@ -17,7 +17,7 @@ from hypervisor.core.errors import Refused
 from hypervisor.core.paths import Project
 from hypervisor.review.approvals import begin_dry_run, require_approved, require_shown, shut_for_tool
 from hypervisor.review.waves import decide
-from hypervisor.store.review import ApprovalGate
+from hypervisor.store.review_records import ApprovalGate
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.eligibility import Wanted
 from hypervisor.tasks.service import TaskService

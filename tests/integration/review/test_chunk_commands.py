@@ -262,7 +262,7 @@ def test_of_many_writers_no_note_is_lost_also_when_one_is_killed(user: Shell) ->
     user.here("chunk", "note", "chunk-01", "m-00", "--category", "first", "--dir", "work").passed()
     code = (
         "import sys\nfrom pathlib import Path\nfrom hypervisor.review.notes import add_notes\n"
-        "from hypervisor.review.plan import open_chunked\nfrom hypervisor.store.review import Note\n"
+        "from hypervisor.review.plan import open_chunked\nfrom hypervisor.store.review_records import Note\n"
         "made = open_chunked(Path(sys.argv[1]))\n"
         "for n in range(int(sys.argv[2]), 40, 4):\n"
         "    add_notes(made, 'chunk-01', 1, [Note(item=f'm-{n:02d}', category=f'c{n % 2}')])\n"

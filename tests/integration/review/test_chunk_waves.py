@@ -19,7 +19,7 @@ from hypervisor.review.checkpoint import in_lines, review
 from hypervisor.review.notes import add_notes
 from hypervisor.review.plan import ChunkedBatch, Plan
 from hypervisor.review.waves import decide
-from hypervisor.store.review import Note
+from hypervisor.store.review_records import Note
 
 
 def results(chunks: Chunks) -> dict[str, str]:
@@ -265,3 +265,17 @@ def test_a_result_folder_and_its_result_files_are_kept_where_the_user_makes_one(
     chunks.run()
     found = [json.loads(path.read_text()) for path in Path(chunks.folder, "results").iterdir()]
     assert [(one["item"], one["status"]) for one in found] == [("chunk-01", "success")]
+
+
+def test_a_chunk_that_another_program_holds_by_its_lock_directory_is_left_to_it(chunks: Chunks) -> None:
+    chunks.cut(2)
+    key = chunks.made.batch.ref("chunk-01").key
+    os.makedirs(chunks.folder / "locks" / key)
+    thread = threading.Thread(target=chunks.run, kwargs={"mode": "none"})
+    thread.start()
+    eventually(lambda: chunks.events and len(results(chunks)) == 1, "the other chunk")
+    chunks.stop.soon.set()
+    thread.join()
+    assert results(chunks) == {"chunk-02": "success"}
+    assert "held by a lock directory" in chunks.events[0].text
+    assert os.listdir(chunks.folder / "locks") == [key]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hypervisor.store.records import Item
-from hypervisor.store.review import ApprovalGate, ChunkItem, Decision, Note, Review, Wave
+from hypervisor.store.review import Review
+from hypervisor.store.review_records import ApprovalGate, ChunkItem, Decision, Note, Wave
 from hypervisor.store.store import Store
 from stores import Database, a_worker, done
 

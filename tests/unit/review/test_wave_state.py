@@ -7,7 +7,7 @@ import pytest
 from hypervisor.core.model import Outcome, Report
 from hypervisor.review.run import judged
 from hypervisor.review.waves import criteria_of, next_state
-from hypervisor.store.review import Decision, Wave
+from hypervisor.store.review_records import Decision, Wave
 
 
 def _wave(*decisions: str, checkpoint: bool = True, midway: bool = False) -> Wave:
