@@ -264,12 +264,12 @@ def test_what_the_tools_cost_every_context_stays_small() -> None:
 def test_a_tool_that_only_looks_says_so_and_only_such_a_one(project: Project, environment: Any) -> None:
     box = ToolHandler(environment)
     box.call("preflight", {"create_batch": True})
-    before = {name: state for name, state in tree(project.root).items() if "index.sqlite3" not in name}
+    before = {name: state for name, state in tree(project.root).items() if "index.db" not in name}
     for tool in TOOLS:
         if tool.read_only:
             at_once = {"timeout": 0} if "timeout" in tool.takes else {}
             box.call(tool.name, {"id": "t-1"} if tool.required else at_once)
-    after = {name: state for name, state in tree(project.root).items() if "index.sqlite3" not in name}
+    after = {name: state for name, state in tree(project.root).items() if "index.db" not in name}
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} <= {
         ".hypervisor"  # whose own time the index changes
     }

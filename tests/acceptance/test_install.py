@@ -200,7 +200,7 @@ def test_an_update_keeps_what_was_begun_and_an_uninstall_what_is_the_users(
     )
     running = made.start("a session of the old version")
     eventually(lambda: tasks.status("t-1") == "in_progress", "the claim", seconds=LONG)
-    with sqlite3.connect(git_project / ".hypervisor/index.sqlite3") as index:
+    with sqlite3.connect(git_project / ".hypervisor/index.db") as index:
         index.execute("PRAGMA user_version = 999")  # as another version would leave it
     index.close()
 

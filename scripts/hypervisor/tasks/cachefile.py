@@ -38,7 +38,7 @@ class CacheFile:
     def __init__(self, project: Project, *, kept: bool) -> None:
         self._project = project
         #: "" for one in memory.
-        self.path = str(project.state / "index.sqlite3") if kept else ""
+        self.path = str(project.state / "index.db") if kept else ""
         self._database: sqlite3.Connection | None = None
         #: Device and number of the file that was opened; None while none is.
         self._opened: tuple[int, int] | None = None

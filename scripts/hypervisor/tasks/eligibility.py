@@ -17,6 +17,7 @@ UNFIT = frozenset({Complexity.BLOCKED_HUMAN, Complexity.REQUIRES_JUDGMENT, Compl
 SPREAD = 32
 #: Reasons that `nothing_ready` names.
 _REASONS = 4
+_WAITS = "waits for "
 
 
 class Dependencies(Protocol):
@@ -112,7 +113,7 @@ def claim_refusal(
     if people and name.casefold() not in {one.casefold() for one in people}:
         return f"assigned to {', '.join(people)}, a person"
     if unmet:
-        return f"waits for {', '.join(unmet)}"
+        return f"{_WAITS}{', '.join(unmet)}"
     return None
 
 
@@ -179,7 +180,11 @@ def nothing_ready(reasons: Mapping[str, int]) -> str:
     """Return in one line why no task could be given out, from the reasons and how many have each."""
     if not reasons:
         return "there is no task of this kind; see list_tasks or `hypervisor task list`"
-    counts = Counter(reasons).most_common()
+    waits = [reason for reason in reasons if reason.startswith(_WAITS)]
+    kept = Counter(reasons)
+    if len(reasons) > _REASONS and len(waits) > 1:
+        kept[f"{_WAITS}other tasks"] = sum(kept.pop(reason) for reason in waits)
+    counts = kept.most_common()
     told = [f"{count} {reason}" for reason, count in counts[:_REASONS]]
     more = sum(count for _, count in counts[_REASONS:])
     return f"nothing is ready: {'; '.join(told)}{f'; {more} for other reasons' if more else ''}"

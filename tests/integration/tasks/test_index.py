@@ -103,7 +103,7 @@ def test_other_words_in_the_settings_are_other_rows(project: Project) -> None:
 def test_a_damaged_index_is_made_anew(project: Project, damage: str) -> None:
     age(task(project, "a"))
     look(project)
-    path = project.state / "index.sqlite3"
+    path = project.state / "index.db"
     for tail in ("-wal", "-shm"):
         Path(f"{path}{tail}").unlink(missing_ok=True)
     if damage == "garbage":
@@ -175,7 +175,7 @@ def test_an_index_killed_while_it_writes_is_whole_or_made_anew(project: Project)
         looker = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        while not (project.state / "index.sqlite3-wal").exists() and looker.poll() is None:
+        while not (project.state / "index.db-wal").exists() and looker.poll() is None:
             time.sleep(0.002)
         time.sleep(rolled.choice([0.0, 0.05, 0.3]))
         looker.kill()
@@ -184,7 +184,7 @@ def test_an_index_killed_while_it_writes_is_whole_or_made_anew(project: Project)
         if turn % 2:
             for path in paths:
                 path.write_text(path.read_text().replace(f"status: {status}", "status: active"))
-            for path in project.state.glob("index.sqlite3*"):
+            for path in project.state.glob("index.db*"):
                 path.unlink()
 
 
@@ -205,7 +205,7 @@ def test_where_the_disk_is_full_the_answer_is_right_and_the_cache_stays(project:
     for number in range(20):
         task(project, f"t-{number}")
     assert len(look(project)) == 20
-    path = project.state / "index.sqlite3"
+    path = project.state / "index.db"
     before = path.stat().st_ino
     for number in range(20, 300):
         task(project, f"t-{number}", title="x" * 300)
@@ -226,7 +226,7 @@ def test_where_the_disk_is_full_the_answer_is_right_and_the_cache_stays(project:
 def test_a_damaged_cache_that_another_has_made_anew_is_left_to_him(project: Project) -> None:
     task(project, "a")
     look(project)
-    path = project.state / "index.sqlite3"
+    path = project.state / "index.db"
     index = Index(project, config.load(project.state))
     assert index.database
     for tail in ("", "-wal", "-shm"):

@@ -24,17 +24,16 @@ from hypervisor.core.model import Complexity, TaskHead, TaskStatus
 from hypervisor.core.paths import Project
 from hypervisor.report.listing import index_stats
 from hypervisor.tasks import cachefile, live, rows
+from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.cachefile import LOCK
-from hypervisor.tasks.desk import Desk
+from hypervisor.tasks.catalog import TaskCatalog
+from hypervisor.tasks.eligibility import Wanted, plan
 from hypervisor.tasks.finding import find_task_files
 from hypervisor.tasks.graph import graph_of
 from hypervisor.tasks.index import Index
 from hypervisor.tasks.live import LiveIndex
-from hypervisor.tasks.looking import look_at
-from hypervisor.tasks.preflight import plan
 from hypervisor.tasks.queries import Asked
-from hypervisor.tasks.selection import Wanted
-from hypervisor.tasks.tasklist import Caller
+from hypervisor.tasks.service import TaskService
 from hypervisor.tasks.tasks import read_task
 
 NAMES = ["t-1", "t-2", "T-2", "t-3", "t-4", "t-5", "Ü-6", "ü-6", "nobody", "t-7"]
@@ -58,19 +57,23 @@ def kept() -> Iterator[LiveIndex]:
     made.close()
 
 
-def desk_of(project: Project, kept: LiveIndex | None = None, name: str = "claude") -> Desk:
-    return Desk(project, config.settings_of(project.state), Caller(name=name), live=kept)
+def catalog_of(project: Project, kept: LiveIndex | None = None) -> TaskCatalog:
+    return TaskCatalog(project, config.settings_of(project.state), Actor(name="claude"), live=kept)
+
+
+def service_of(project: Project, kept: LiveIndex | None = None, name: str = "claude") -> TaskService:
+    return TaskService(project, config.settings_of(project.state), Actor(name=name), live=kept)
 
 
 # --------------------------------------------------------------------- the same
 
 
-def every(desk: Desk) -> list[TaskHead]:
+def every(catalog: TaskCatalog) -> list[TaskHead]:
     """Read every task file, as if there were no index."""
     found: list[TaskHead] = []
-    for path in find_task_files(desk.project.root, desk.settings):
+    for path in find_task_files(catalog.project.root, catalog.settings):
         try:
-            found.append(read_task(path, desk.settings))
+            found.append(read_task(path, catalog.settings))
         except Unreadable:
             continue
     return found
@@ -101,12 +104,12 @@ WANTED = [
 ]  # fmt: skip
 
 
-def must_be_the_same(desk: Desk) -> None:
+def require_the_same(catalog: TaskCatalog) -> None:
     """Hold that all answers are those that a look at every file gives."""
-    tasks = every(desk)
-    graph, refusal = graph_of(tasks), desk.refusals(tasks)
+    tasks = every(catalog)
+    graph, refusal = graph_of(tasks), catalog.eligibility(tasks)
     urgent = sorted(tasks, key=lambda task: task.priority.rank)
-    with look_at(desk) as look:
+    with catalog.view() as look:
         for asked in ASKED:
             wanted = [plain(task) for task in urgent if asked_for(asked, task)]
             found, total = look.listed(asked)
@@ -118,8 +121,8 @@ def must_be_the_same(desk: Desk) -> None:
             assert ([task.path for task in found], total) == (free, len(free)), asked
         for task in tasks:
             assert look.edges.unmet(task) == graph.unmet(task)
-            assert look.refusals(task) == refusal(task), task.path
-            assert look.refusals.waits_for(task) == refusal.waits_for(task)
+            assert look.eligibility(task) == refusal(task), task.path
+            assert look.eligibility.waits_for(task) == refusal.waits_for(task)
         assert [list(cycle) for cycle in look.edges.cycles] == [list(cycle) for cycle in graph.cycles]
         assert list(look.edges.unknown.items()) == list(graph.unknown.items())
         for want in WANTED:
@@ -135,7 +138,7 @@ def must_be_the_same(desk: Desk) -> None:
         for parent in parents:
             below = [task for task in tasks if task.parent.lower() == parent.lower()]
             assert look.plan((), parent)[0] == plan(below, refusal, refusal.waits_for)
-    stats = index_stats(desk, projects=True)
+    stats = index_stats(catalog, projects=True)
     shown = Counter(str(task.status or task.status_word or "no status") for task in tasks)
     assert stats["by_status"] == dict(sorted(shown.items()))
     assert (stats["total"], stats["ready"]) == (len(tasks), sum(refusal(task) is None for task in tasks))
@@ -209,11 +212,11 @@ class Editor:
             self.claim()
 
     def claim(self) -> None:
-        desk = desk_of(self.project, name=self.random.choice(["claude", "gemini"]))
+        service = service_of(self.project, name=self.random.choice(["claude", "gemini"]))
         try:
-            taken = desk.claim_next(Wanted())
+            taken = service.claim_next(Wanted())
             if not isinstance(taken, str) and self.random.random() < 0.5:
-                desk.release(os.path.relpath(taken[0].path, self.project.root), "not now")
+                service.release(os.path.relpath(taken[0].path, self.project.root), "not now")
         except HypervisorError:
             pass
 
@@ -223,49 +226,40 @@ def test_after_any_edits_the_answers_are_those_of_a_look_at_every_file(
     project: Project, kept: LiveIndex, seed: int
 ) -> None:
     editor = Editor(project, seed)
-    watched, each = desk_of(project, kept), desk_of(project)
+    watched, each = catalog_of(project, kept), catalog_of(project)
     for step in range(60):
         for _ in range(editor.random.choice([1, 1, 2, 5])):
             editor.edit()
-        must_be_the_same(watched)
+        require_the_same(watched)
         if step % 10 == 0:  # a command, which shares its cache
-            must_be_the_same(each)
+            require_the_same(each)
     with kept.opened(project, watched.settings) as index:
         fresh = Index(project, watched.settings, kept=False)
         fresh.refresh()
-        for table, order in (("tally", "of, name, word"), ("depends", "low, path"), ("missing", "low")):
-            rest = " WHERE n > 0" if table == "tally" else ""
-            query = f"SELECT * FROM {table}{rest} ORDER BY {order}"
+        for query in (
+            "SELECT * FROM depends ORDER BY low, path",
+            "SELECT path, unmet FROM task ORDER BY path",
+        ):
             assert [tuple(row) for row in index.database.execute(query)] == [
                 tuple(row) for row in fresh.database.execute(query)
             ]
         fresh.close()
 
 
-def test_more_ways_of_waiting_than_can_be_told_are_told_as_one(project: Project, kept: LiveIndex) -> None:
+def test_many_ways_of_waiting_are_told_as_one(project: Project, kept: LiveIndex) -> None:
     for number in range(130):
         write_task(project.root / f"tasks/t-{number}.md", depends_on=f"[t-{(number + 1) % 130}]")
     write_task(project.root / "tasks/free.md", priority="high")
-    desk = desk_of(project, kept)
-    taken = desk.claim_next(Wanted())
-    assert not isinstance(taken, str)
-    # Of those that wait alike one has a claim of its own, which is told of.
-    held = project.root / "tasks/t-7.md"
-    text = held.read_text("utf-8")
-    held.write_text(text.replace("depends_on: [t-8]\n", ""), "utf-8")
-    desk.claim("t-7")
-    held.write_text(
-        held.read_text("utf-8").replace("status: in_progress", "status: active\ndepends_on: [t-8]")
-    )
-    answer = desk.claim_next(Wanted())
-    assert answer == "nothing is ready: 129 waits for other tasks; 2 held by claude"
+    service = service_of(project, kept)
+    assert not isinstance(service.claim_next(Wanted()), str)
+    assert service.claim_next(Wanted()) == "nothing is ready: 130 waits for other tasks; 1 held by claude"
 
 
 # ------------------------------------------------------------------ what is heard
 
 
 def statuses(project: Project, kept: LiveIndex) -> dict[str, str]:
-    with look_at(desk_of(project, kept)) as look:
+    with catalog_of(project, kept).view() as look:
         return {task.id: str(task.status) for task in look.listed(Asked())[0]}
 
 
@@ -367,7 +361,7 @@ def test_a_cache_that_another_process_replaces_is_not_believed(
     write_task(project.root / "tasks/a.md", status="parked")
     write_task(project.root / "tasks/b.md")
     assert statuses(project, kept) == {"a": "None", "b": "active"}
-    path = project.state / "index.sqlite3"
+    path = project.state / "index.db"
     if how in ("gone", "made anew"):
         for tail in ("", "-wal", "-shm"):
             Path(f"{path}{tail}").unlink(missing_ok=True)
@@ -410,11 +404,14 @@ def test_other_settings_are_other_answers_at_once(project: Project, kept: LiveIn
     assert statuses(project, kept) == {"a": "None"}
     (project.state / "config.toml").write_text('[status.words]\nparked = "active"\n', "utf-8")
     assert statuses(project, kept) == {"a": "active"}
-    assert desk_of(project, kept).why_not(desk_of(project, kept).find("a")) == "assigned to Robbie, a person"
-    assert index_stats(desk_of(project, kept), projects=False)["ready"] == 0
+    assert (
+        catalog_of(project, kept).why_not(catalog_of(project, kept).find("a"))
+        == "assigned to Robbie, a person"
+    )
+    assert index_stats(catalog_of(project, kept), projects=False)["ready"] == 0
     with (project.state / "config.toml").open("a", encoding="utf-8") as file:
         file.write('[agents]\nnames = ["claude", "robbie"]\n')
-    assert index_stats(desk_of(project, kept), projects=False)["ready"] == 1
+    assert index_stats(catalog_of(project, kept), projects=False)["ready"] == 1
 
 
 def test_a_name_that_is_not_utf_8_hides_no_other_task(project: Project, kept: LiveIndex) -> None:
@@ -424,15 +421,15 @@ def test_a_name_that_is_not_utf_8_hides_no_other_task(project: Project, kept: Li
         with open(odd, "wb") as file:
             file.write(b"---\nstatus: active\n---\n")
         assert statuses(project, kept) == {"a": "active"}
-        desk = desk_of(project, kept)
-        stats = index_stats(desk, projects=False)
+        catalog = catalog_of(project, kept)
+        stats = index_stats(catalog, projects=False)
         assert [line.partition(": ")[2] for line in stats["unreadable"]] == [
             "its name is not UTF-8; rename it"
         ]
-        must_be_the_same_but_for_odd_names = index_stats(desk_of(project), projects=False)
-        assert must_be_the_same_but_for_odd_names == stats
+        from_a_command = index_stats(catalog_of(project), projects=False)
+        assert from_a_command == stats
         os.unlink(odd)
-        assert index_stats(desk, projects=False)["unreadable"] == []
+        assert index_stats(catalog, projects=False)["unreadable"] == []
 
 
 @pytest.mark.parametrize("globs", ["tasks/**/*.md", "**/*.md", ".hypervisor/**/*.md"])
@@ -453,7 +450,7 @@ def test_tasks_made_of_free_text_are_seen_whatever_the_globs(
     set_status(project.root / "tasks/a.md", "blocked")
     mine |= {"a": "blocked"} if mine else {}
     assert statuses(project, kept) == mine | {"s": "done"}
-    must_be_the_same(desk_of(project, kept))
+    require_the_same(catalog_of(project, kept))
 
 
 # ------------------------------------------------------------------- many at once
@@ -516,7 +513,8 @@ import json, sys
 sys.path.insert(0, {scripts!r})
 from hypervisor.tasks.live import LiveIndex
 from hypervisor.mcp.handler import ToolHandler
-box = ToolHandler({{"CLAUDE_PROJECT_DIR": {root!r}, "CLAUDE_CODE_SESSION_ID": sys.argv[1]}}, None, LiveIndex())
+environ = {{"CLAUDE_PROJECT_DIR": {root!r}, "CLAUDE_CODE_SESSION_ID": sys.argv[1]}}
+box = ToolHandler(environ, None, LiveIndex())
 took = []
 while True:
     who = {{"caller_session": sys.argv[1], "caller_agent": "main"}}
@@ -551,7 +549,7 @@ def test_many_servers_hand_out_each_task_once_and_see_their_own_acts_at_once(pro
         assert server.returncode == 0, error.decode()
         took += json.loads(out)
     # One that waits for another may find nothing while that is in hand: the last one has all.
-    rest = desk_of(project).claim_next(Wanted())
+    rest = service_of(project).claim_next(Wanted())
     assert isinstance(rest, str), rest
     assert sorted(took) == sorted(f"t-{number}" for number in range(40))
-    must_be_the_same(desk_of(project))
+    require_the_same(catalog_of(project))
