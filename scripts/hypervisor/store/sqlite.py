@@ -164,9 +164,9 @@ class SqliteEngine(Engine):
         # A plan depends on the statement alone. Otherwise each that has a parameter in LIMIT is compiled again
         # at each call, which costs four times what it does.
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+        mode = connection.pragma("journal_mode", "wal")  # makes the file; its log takes the mode from it
         with contextlib.suppress(OSError):
             os.chmod(self.path, 0o600)
-        mode = connection.pragma("journal_mode", "wal")
         if mode != "wal":  # SQLite says no by answering another mode
             raise StoreUnusable(
                 f"{self.path}: this file system allows no write-ahead log (SQLite answered '{mode}'); keep the "
