@@ -143,6 +143,12 @@ def finish(project: Project, task: str, agent: str, completion: TaskCompletion =
         mine.finish(task, completion)
 
 
+def release(project: Project, task: str, agent: str, why: str = "not now") -> None:
+    """Let an agent release a task."""
+    with service(project, agent) as mine:
+        mine.release(task, why)
+
+
 def cancel(project: Project, task: str, why: str = "") -> None:
     """Let a person cancel a task."""
     with service(project, name="tobi") as persons:

@@ -36,12 +36,13 @@ _WORDS = {
 #: How long the client may take to write down what it was given, in seconds: measured 0.1 to 0.3.
 _FLUSH_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
-#: For how long a message that wakes the client, or is a tool's answer, may be on its way, in milliseconds.
-_WAKING_MS = 60_000
+#: After which a message that is nowhere to be seen is lost, in milliseconds; one that wakes the
+#: client may be on its way for a while.
+_OVERDUE_MS = 60_000
 #: After which a prompt that is not in the transcript was blocked: other plugins' hooks may take a while.
 _BLOCKED_MS = 4_000
-#: Messages that are on their way outside of hooks.
-_APART = ("watch", "wait")
+#: Messages that begin a turn: where one of those is lost, no hook may run for hours.
+_BEGINS_TURN = ("watch", "UserPromptSubmit")
 #: A client goes on at most so often in a row, if it is not told another number.
 _CAP = 8
 _TOOL_ENDS = ("PostToolUse", "PostToolUseFailure")
@@ -110,7 +111,7 @@ def settle(queue: NoticeQueue, call: Call) -> None:
         for one, verdict in verdicts:
             if verdict == "moved":
                 queue.moved(one.mark, "UserPromptSubmit", call.prompt_id)
-        open_ = [one for one, verdict in verdicts if verdict == "" and one.event not in _APART]
+        open_ = [one for one, verdict in verdicts if verdict == "" and one.event != "watch"]
         if late or not open_ or not _is_edge(call):
             return
         # At the edge of a turn it has to be known now: what is lost is said again, here or never.
@@ -120,8 +121,6 @@ def settle(queue: NoticeQueue, call: Call) -> None:
 def settle_resting(queue: NoticeQueue, path: str) -> bool:
     """Find out which messages arrived that begin a turn, while no hook runs.
 
-    Where one of those is lost, no hook may run for hours.
-
     Args:
         queue: The session's.
         path: The client's transcript.
@@ -129,7 +128,7 @@ def settle_resting(queue: NoticeQueue, path: str) -> bool:
     Returns:
         Whether that is not known yet of some.
     """
-    offered = [one for one in queue.offered() if one.event in (*_APART, "UserPromptSubmit")]
+    offered = [one for one in queue.offered() if one.event in _BEGINS_TURN]
     if not (offered and path):
         return False
     seen = _shown(offered, path) or set()
@@ -137,7 +136,7 @@ def settle_resting(queue: NoticeQueue, path: str) -> bool:
     lost = [
         one.mark
         for one in offered
-        if one.mark not in seen and one.age > (_WAKING_MS if one.event in _APART else _BLOCKED_MS)
+        if one.mark not in seen and one.age > (_OVERDUE_MS if one.event == "watch" else _BLOCKED_MS)
     ]
     queue.settle(told, lost)
     return len(told) + len(lost) < len(offered)
@@ -162,14 +161,15 @@ def _verdict(one: Delivery, call: Call, seen: set[str] | None, *, late: bool) ->
     if seen is not None and one.mark in seen:
         return "told"
     if one.mark in call.prompt:
-        return "moved" if one.event in _APART else ""
-    if one.event in _APART:
-        return "lost" if one.age > _WAKING_MS else ""
+        return "moved" if one.event == "watch" else ""
+    if one.event == "watch":
+        return "lost" if one.age > _OVERDUE_MS else ""
     # That the client went on with the turn is not proof of arrival: it may have dropped the hook's output.
     went_on = call.asked if one.event == "Stop" else bool(one.prompt) and one.prompt == call.prompt_id
     if seen is None and (went_on or (one.event == "SessionStart" != call.event)):
         return "told"
-    if not _is_edge(call) or not (late or seen is None):
+    at_edge = _is_edge(call) and (late or seen is None)
+    if not at_edge and one.age <= _OVERDUE_MS:
         return ""
     return "missed" if went_on else "lost"
 
@@ -200,14 +200,14 @@ def fold(
     counts = Counter(word(notice) for notice in notices)
     many = ", ".join(f"{count} {what}" for what, count in counts.most_common())
     shown: list[str] = []
-    told = 0
+    told = size = 0
     for notice in notices:
-        lines = [line(notice), *(_item_line(item) for item in items.get(notice.run, ()))]
-        room = MOST_LINES - len(shown)
-        if room < 1 or sum(map(len, [*shown, lines[0]])) > _MOST:
-            break
-        told += 1
-        shown += [one for one in lines[:room] if sum(map(len, [*shown, *lines[:room]])) <= _MOST] or lines[:1]
+        for number, one in enumerate([line(notice), *map(_item_line, items.get(notice.run, ()))]):
+            size += len(one)
+            if len(shown) == MOST_LINES or size > _MOST:
+                break
+            shown.append(one)
+            told += number == 0
     if rest := len(notices) - told:
         shown.append(f"- and {rest} more; batch_status or `hypervisor status` has them all")
     still = "" if running is None else f" {running} {'worker' if running == 1 else 'workers'} still at work."

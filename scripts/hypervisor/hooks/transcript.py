@@ -39,20 +39,6 @@ def shown(path: str, place: int, marks: Collection[str]) -> set[str] | None:
     return found
 
 
-def answered(path: str, place: int, use: str) -> bool:
-    """Tell whether the model has spoken after the result of the tool call *use* was put before it."""
-    seen = not use
-    try:
-        for _, line in _lines(path, place):
-            if not seen:
-                seen = use.encode() in line and _entry(line).get("type") == "user"
-            elif b'"assistant"' in line and _entry(line).get("type") == "assistant":
-                return True
-    except OSError:
-        return False
-    return False
-
-
 def ended(path: str, place: int) -> tuple[int, list[str]]:
     """Return where the transcript ends, and the agents of which the client has noted the end after *place*.
 

@@ -17,8 +17,8 @@ import pytest
 
 from commands import ROOT, write_task
 from hypervisor.core.paths import session_project
-from hypervisor.hooks import hooks
-from hypervisor.mcp.schema import PREFIX
+from hypervisor.hooks import decisions
+from hypervisor.hooks.decisions import PREFIX
 
 GUARD = ROOT / "hooks/guard"
 HOOKS = json.loads((ROOT / "hooks/hooks.json").read_text("utf-8"))["hooks"]
@@ -114,6 +114,11 @@ def make(*folders: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def touch(path: Path) -> None:
+    make(path.parent)
+    path.touch()
+
+
 # -------------------------------------------------------------------- conditions
 
 
@@ -149,24 +154,24 @@ def test_tasks_in_a_subfolder_are_found_from_the_root_of_the_project_only(guard:
     assert not guard.starts("project", CLAUDE_PROJECT_DIR=str(guard.top / "other"))
 
 
-def test_a_session_is_ours_once_it_has_a_folder_of_its_own(guard: Guard) -> None:
-    make(guard.top / ".hypervisor/sessions/another")
+def test_a_session_is_ours_while_it_has_a_file_of_its_own(guard: Guard) -> None:
+    touch(guard.top / ".hypervisor/sessions/another")
     assert not guard.starts("session")
     assert not guard.starts("session", CLAUDE_CODE_SESSION_ID=None)
     assert not guard.starts("session", CLAUDE_CODE_SESSION_ID="")
-    make(guard.top / ".hypervisor/sessions" / SESSION)
+    touch(guard.top / ".hypervisor/sessions" / SESSION)
     assert guard.starts("session")
     assert not guard.starts("session", CLAUDE_CODE_SESSION_ID="6019")
 
 
 def test_where_something_acts_in_bulk_every_call_is_looked_at(guard: Guard) -> None:
-    make(guard.top / ".hypervisor/bulk")
+    make(guard.top / ".hypervisor")
     assert not guard.starts("bulk")
     assert not guard.starts("change")
-    make(guard.top / ".hypervisor/sessions" / SESSION)
+    touch(guard.top / ".hypervisor/sessions" / SESSION)
     assert not guard.starts("bulk"), "a claim alone is no reason"
     assert guard.starts("change")
-    (guard.top / ".hypervisor/bulk/a.json").touch()
+    touch(guard.top / ".hypervisor/bulk")
     for mode in ("bulk", "change"):
         assert guard.starts(mode, CLAUDE_CODE_SESSION_ID="6019")
 
@@ -178,9 +183,10 @@ def test_always_is_always(guard: Guard) -> None:
 @pytest.mark.parametrize("mode", ["project", "session"])
 def test_the_users_own_state_folder_counts_alone(guard: Guard, mode: str) -> None:
     state = guard.folder / "a b/state"
-    make(guard.top / ".hypervisor/sessions" / SESSION, guard.top / "tasks")
+    touch(guard.top / ".hypervisor/sessions" / SESSION)
+    make(guard.top / "tasks")
     assert not guard.starts(mode, HYPERVISOR_HOME=str(state))
-    make(state / "sessions" / SESSION)
+    touch(state / "sessions" / SESSION)
     assert guard.starts(mode, HYPERVISOR_HOME=str(state))
 
 
@@ -343,7 +349,7 @@ def hook_looks_there_too(guard: Guard, layout: Layout, top: Path) -> None:
     assert done.stderr == b""
     assert os.path.realpath(os.fsdecode(done.stdout.removesuffix(b"X"))) == os.path.realpath(state)
     assert not guard.starts("session", **environ)
-    make(state / "sessions" / SESSION)
+    touch(state / "sessions" / SESSION)
     assert session_project(environ).state == state
     assert guard.starts("session", **environ)
     assert guard.starts("project", **environ)
@@ -381,7 +387,7 @@ def test_a_worktree_that_git_made_leads_to_its_repository(guard: Guard, relative
         environ = {"CLAUDE_PROJECT_DIR": str(start)}
         assert session_project(environ).state == guard.top / ".hypervisor"
         assert guard.starts("project", **environ)
-    make(guard.top / ".hypervisor/sessions" / SESSION)
+    touch(guard.top / ".hypervisor/sessions" / SESSION)
     assert guard.starts("session", CLAUDE_PROJECT_DIR=str(linked))
 
 
@@ -424,7 +430,7 @@ def test_every_entry_starts_the_guard_without_a_shell_and_ends_in_time() -> None
 def test_matchers_name_real_tools_and_agents() -> None:
     for event, matcher, _ in _entries():
         if event == "SubagentStart":
-            assert matcher == hooks.WORKER
+            assert matcher == decisions.WORKER
             assert (ROOT / f"agents/{matcher.partition(':')[2]}.md").is_file()
         elif event not in OF_TOOLS:
             assert matcher == "", f"{event} would be heard for {matcher} only"
@@ -452,7 +458,7 @@ def test_a_real_call_is_answered_exactly(tmp_path: Path) -> None:
     write_task(tmp_path / "tasks/t-1.md")
     payload = {
         "session_id": SESSION, "transcript_path": "/home/u/x.jsonl", "cwd": str(tmp_path),
-        "permission_mode": "default", "agent_id": "aa074d3940be4060c", "agent_type": hooks.WORKER,
+        "permission_mode": "default", "agent_id": "aa074d3940be4060c", "agent_type": decisions.WORKER,
         "hook_event_name": "PreToolUse", "tool_name": f"{PREFIX}claim_task", "tool_use_id": "toolu_01",
         "tool_input": {"id": "t-1", "caller": "claude"},
     }  # fmt: skip
