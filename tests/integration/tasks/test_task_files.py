@@ -7,28 +7,33 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import ROOT
 from hypervisor.core import config, durable
 from hypervisor.core.errors import Refused, Unreadable
 from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
 from hypervisor.documents import frontmatter
-from hypervisor.tasks import tasks
+from hypervisor.tasks import editing
+from hypervisor.tasks.editing import Rewrite, rewrite_all
+from hypervisor.tasks.receipts import as_receipt, with_receipt
 from hypervisor.tasks.tasks import (
-    append_receipt,
+    change_text,
     completion_report,
     edit_file,
     find_task_files,
     read_task,
     revert_file,
+    status_word,
 )
 
 SETTINGS = config.defaults()
-SCRIPTS = Path(tasks.__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
 
 
 def write(path: Path, text: str) -> Path:
@@ -118,7 +123,7 @@ def test_a_status_is_known_and_written_back_in_the_file_s_words(
     task = read_task(write(tmp_path / "t.md", f"---\nstatus: {word}\n---\n"), SETTINGS)
     assert task.status is status
     if done is not None:
-        assert tasks.status_word(task, TaskStatus.DONE, SETTINGS) == done
+        assert status_word(task, TaskStatus.DONE, SETTINGS) == done
 
 
 def fifo(path: Path) -> None:
@@ -219,7 +224,7 @@ def test_an_edit_is_done_undone_and_keeps_the_file_s_mode(file: Path) -> None:
 def test_an_edit_that_changes_nothing_writes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit = change(file, "status", "Done")
     edit_file(file, edit)
-    monkeypatch.setattr(durable, "replace", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("written again"))
     assert edit_file(file, edit) == []
 
 
@@ -274,7 +279,7 @@ def test_a_file_that_is_gone_is_told(file: Path) -> None:
 
 
 def test_a_lock_that_is_held_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(editing, "_LOCK_SECONDS", 0.05)
     code = (
         "import os, sys, filelock; from hypervisor.core.paths import file_lock_path\n"
         "with filelock.FileLock(file_lock_path(sys.argv[1], os.environ)):\n"
@@ -305,7 +310,7 @@ def test_a_completion_is_undone_to_the_byte_also_after_receipts(file: Path) -> N
     edit = FileEdit(path=str(file), keys=keys, lines=(completion_report(outcome="ok", who="w", when="now"),))
     assert edit_file(file, edit) == []
     after = file.read_bytes()
-    append_receipt(file, "sent")
+    add_receipt(file, "sent")
     assert revert_file(file, edit) == []
     assert file.read_bytes() == before + b"\n## Receipts\n\n- sent\n"
     file.write_bytes(after)
@@ -313,7 +318,76 @@ def test_a_completion_is_undone_to_the_byte_also_after_receipts(file: Path) -> N
     assert file.read_bytes() == before
 
 
+# -------------------------------------------------------------------- many at once
+
+
+def test_many_files_are_changed_together_each_folder_synced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write(tmp_path / f"tasks/{number % 2}/t-{number}.md", f"old {number}") for number in range(8)]
+    folders: list[Path] = []
+    sync = durable.sync_directory
+    monkeypatch.setattr(durable, "sync_directory", lambda folder: (folders.append(folder), sync(folder)))
+    answers = rewrite_all([
+        Rewrite(path=path, change=lambda data: (data.replace(b"old", b"new"), [])) for path in files
+    ])  # fmt: skip
+    assert [path.read_text() for path in files] == [f"new {number}" for number in range(8)]
+    assert [answer.data for answer in answers] == [path.read_bytes() for path in files]
+    assert sorted(folders) == [tmp_path / "tasks/0", tmp_path / "tasks/1"]
+    assert sorted(os.listdir(tmp_path / "tasks/0")) == [f"t-{number}.md" for number in (0, 2, 4, 6)]
+
+
+def test_a_file_that_fails_keeps_no_other_from_being_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write(tmp_path / f"t-{number}.md", "old") for number in range(3)]
+    gone = tmp_path / "gone.md"
+    rename = os.rename
+
+    def full(source: Path, target: Path) -> None:
+        if target == files[1]:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    answers = rewrite_all([Rewrite(path=path, change=lambda _: (b"new", [])) for path in [gone, *files]])
+    assert [type(answer.error) for answer in answers] == [Unreadable, type(None), OSError, type(None)]
+    assert [path.read_text() for path in files] == ["new", "old", "new"]
+    assert sorted(os.listdir(tmp_path)) == ["t-0.md", "t-1.md", "t-2.md"]
+
+
+def test_changes_of_one_file_follow_each_other(tmp_path: Path) -> None:
+    path, link = write(tmp_path / "t.md", "0"), tmp_path / "link.md"
+    link.symlink_to(path)
+    names = [path, link, path]
+    rewrite_all([
+        Rewrite(path=name, change=lambda data, mark=mark: (data + mark, []))
+        for name, mark in zip(names, [b"a", b"b", b"c"], strict=True)
+    ])  # fmt: skip
+    assert path.read_text() == "0abc"
+
+
+def test_two_that_change_the_same_files_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"t-{number}.md", "") for number in range(40)]
+
+    def add(mark: bytes, names: list[Path]) -> None:
+        for _ in range(5):
+            rewrite_all([Rewrite(path=name, change=lambda data: (data + mark, [])) for name in names])
+
+    both = [(b"a", files), (b"b", files[::-1])]
+    threads = [threading.Thread(target=add, args=arguments) for arguments in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {"".join(sorted(path.read_text())) for path in files} == {"aaaaabbbbb"}
+
+
 # ----------------------------------------------------------------------- receipts
+
+
+def add_receipt(path: Path, line: str) -> None:
+    change_text(path, lambda text, start: with_receipt(text, start, as_receipt(line)))
 
 
 @pytest.mark.parametrize(
@@ -333,12 +407,12 @@ def test_a_completion_is_undone_to_the_byte_also_after_receipts(file: Path) -> N
 )
 def test_a_receipt_stands_at_the_end_of_its_section(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path / "t.md", text)
-    append_receipt(path, "r")
+    add_receipt(path, "r")
     assert path.read_bytes().decode() == expected
 
 
 def test_a_receipt_is_one_line(file: Path) -> None:
-    append_receipt(file, "- one\r\ntwo\n\n## three\u2028four")
+    add_receipt(file, "- one\r\ntwo\n\n## three\u2028four")
     assert file.read_bytes().endswith(b"## Receipts\n\n- one two ## three four\n")
 
 
@@ -350,10 +424,13 @@ def python(code: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 RECEIPTS = """
-import sys; from pathlib import Path; from hypervisor.tasks.tasks import append_receipt
+import sys; from pathlib import Path
+from hypervisor.tasks.receipts import with_receipt
+from hypervisor.tasks.tasks import change_text
 print("ready", flush=True); sys.stdin.readline()
 for number in range(50):
-    append_receipt(Path(sys.argv[1]), f"worker {sys.argv[2]} receipt {number}")
+    line = f"- worker {sys.argv[2]} receipt {number}"
+    change_text(Path(sys.argv[1]), lambda text, start: with_receipt(text, start, line))
 """
 
 
