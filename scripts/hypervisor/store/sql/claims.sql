@@ -106,7 +106,7 @@ SELECT a.number, a.outcome, a.detail, w.state, w.result, w.key,
 FROM attempt AS a JOIN work AS w ON w.id = a.work WHERE a.id = :attempt
 
 -- name: expired
-SELECT id FROM attempt WHERE ended_at IS NULL AND lease_until < {lease_now} ORDER BY id LIMIT :limit
+SELECT id FROM attempt WHERE ended_at IS NULL AND lease_until < {lease_now} ORDER BY work LIMIT :limit
 
 -- name: holders
 SELECT DISTINCT w.id, w.kind, w.name, w.host, w.boot, w.pid_namespace, w.pid, w.process_start, w.session, w.agent
