@@ -127,5 +127,5 @@ def _leftovers(project: Project) -> Finding:
     left = len(leftovers.find(project.state, {str(path.parent) for path in _task_files(project)}))
     left += len(dead_locks(str(project.state / "workers")))
     if left:
-        return warning("leftovers", f"{left} of crashed processes, or of old sessions", "hypervisor clean")
+        return warning("leftovers", f"{left} of crashed processes", "hypervisor clean")
     return found("leftovers", "none")

@@ -1,4 +1,4 @@
-"""What processes that died have left beside the files of a project: drafts, and sessions of long ago."""
+"""What processes that died have left beside the files of a project: drafts and trial folders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..sessions import FOLDER
-
 #: What `durable` calls a file that is to take a name: random, so that nobody else's is meant.
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{16}(?:\.tmp)?", re.DOTALL)
 #: The same beside the user's own files, where only whole files are replaced.
@@ -20,8 +18,6 @@ _DRAFT_OF_TASK = re.compile(r"\..+\.md\.[0-9a-f]{16}\.tmp", re.DOTALL)
 TRIAL = ".doctor-"
 #: A draft lives for as long as it takes to write it; a machine that sleeps makes that longer.
 _DRAFT_SECONDS = 3600.0
-#: After which a session of which nothing was heard is over.
-_SESSION_SECONDS = 7 * 86400.0
 #: Folders of the state folder in which files are written with drafts.
 _WRITTEN = (
     *("batches/*", "batches/*/reports", "batches/*/chunks", "batches/*/waves", "bulk"),
@@ -30,7 +26,7 @@ _WRITTEN = (
 
 
 def find(state: Path, task_folders: Iterable[str]) -> list[Path]:
-    """Return what nobody alive has written to for long: drafts, trial folders, folders of sessions.
+    """Return what nobody alive has written to for long: drafts and trial folders.
 
     Args:
         state: The project's state folder.
@@ -40,15 +36,7 @@ def find(state: Path, task_folders: Iterable[str]) -> list[Path]:
     folders = [state, *(folder for place in _WRITTEN for folder in sorted(state.glob(place)))]
     found = [path for folder in folders for path in _drafts(folder)]
     found += [path for folder in sorted(set(task_folders)) for path in _drafts_of_tasks(Path(folder))]
-    old = [path for path in found if now - _written(path) > _DRAFT_SECONDS]
-    return old + old_sessions(state)
-
-
-def old_sessions(state: Path) -> list[Path]:
-    """Return the folders of sessions of which nothing was heard for a week."""
-    folder = state / FOLDER
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [folder / name for name in names if time.time() - _written(folder / name) > _SESSION_SECONDS]
+    return [path for path in found if now - _written(path) > _DRAFT_SECONDS]
 
 
 def remove(path: Path) -> None:
