@@ -7,28 +7,23 @@ import shlex
 import signal
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..claims.directory import Policy, plain_failure
-from ..claims.port import Attempt, Holder, HolderKind, Payload
-from ..claims.workers import new_worker_id
-from ..core import durable
 from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.paths import find_project, state_above
 from ..queue.batch import Batch
-from ..queue.crew import Crew, Membership
-from ..queue.heart import Stop
+from ..queue.block import LARGEST
+from ..queue.counts import RunCounts
+from ..queue.pool import PoolMember, WorkerPool
 from ..queue.retention import compress_if_over
+from ..queue.stop import Stop
 from ..queue.summary import take_census, write_summary
-from ..queue.tally import Tally
-from ..queue.worker import Orders, Worker
-from ..review.chunked import PLAN
+from ..queue.worker import QueueWorker, WorkerOptions
 from ..runners.exec import ExecRunner
 from ..runners.port import Runner
-from ..tasks.effects import write_edits
 from .cli_looking import dry_run, print_stats
 from .cli_opening import open_batch
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
@@ -86,25 +81,25 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     _check(options)
     stop = Stop()
-    crew = Membership.of_this_process(stop)
+    member = PoolMember.of_this_process(stop)
     project = find_project(Path.cwd(), os.environ)
-    batch = open_batch(options, project)
-    if options.stats:
-        return print_stats(batch, as_json=options.json)
-    if options.dry_run:
-        return dry_run(options, batch, _runner(options, batch))
-    if durable.exists(os.path.join(batch.folder, PLAN)):
-        raise UsageError(
-            f"{batch.folder}: cut into chunks, which start as they are approved; "
-            f"use `hypervisor chunk run --dir {batch.folder}`"
-        )
-    stop.listen(signal.SIGINT, signal.SIGTERM)
-    if crew is not None:
-        crew.attend()
-        worker = _worker(options, batch, stop, crew.tell, crew.may_begin)
-        crew.report(worker.run())
-        return EXIT_DONE
-    return _drain(options, batch, stop)
+    with open_batch(options, project) as batch:
+        if options.stats:
+            return print_stats(batch, as_json=options.json)
+        if options.dry_run:
+            return dry_run(options, batch, _runner(options, batch))
+        if batch.store.review.plan(batch.number) is not None:
+            raise UsageError(
+                f"{batch.folder}: cut into chunks, which start as they are approved; "
+                f"use `hypervisor chunk run --dir {batch.folder}`"
+            )
+        stop.listen(signal.SIGINT, signal.SIGTERM)
+        if member is not None:
+            member.attend()
+            worker = _worker(options, batch, stop, member.tell, member.may_begin)
+            member.report(worker.run())
+            return EXIT_DONE
+        return _work_through(options, batch, stop)
 
 
 def _check(options: Namespace) -> None:
@@ -168,99 +163,97 @@ def _runner(options: Namespace, batch: Batch) -> Runner:
     return TriageRunner(_settings_for(batch))
 
 
-def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: Any) -> Worker:
-    claims = settings_of(batch.project.state if batch.project else None)["claims"]
-    lease = options.lease or claims["lease_seconds"]
-    attempts = claims["attempts"] if options.retries is None else options.retries + 1
-    holder = Holder(
-        id=new_worker_id("worker", os.getpid()),
-        kind=HolderKind.PROCESS,
-        name="batch-worker",
-        lease_seconds=lease,
+def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: Any) -> QueueWorker:
+    claims = batch.store.settings["claims"]
+    lease = claims["lease_seconds"]
+    worker_options = WorkerOptions(
+        wait=options.all,
+        may_begin=may_begin,
+        block=min(options.batch or LARGEST, LARGEST),
+        beat_seconds=min(claims["beat_seconds"], lease / 4),
+        poll_seconds=min(0.2, lease / 10),
     )
-
-    def give_up(item: str, tries: list[Attempt]) -> Payload:
-        return {**plain_failure(item, tries), "batch": batch.id, "worker": holder.id}
-
-    return Worker(
-        batch,
-        _runner(options, batch),
-        holder,
-        policy=Policy(attempts=attempts, lease_seconds=lease, effects=write_edits, give_up=give_up),
-        orders=Orders(
-            wait=options.all,
-            may_begin=may_begin,
-            beat_seconds=min(claims["beat_seconds"], lease / 4),
-            poll_seconds=min(0.2, lease / 10),
-        ),
-        tell=tell,
-        stop=stop,
-    )
+    return QueueWorker(batch, _runner(options, batch), options=worker_options, tell=tell, stop=stop)
 
 
-def _drain(options: Namespace, batch: Batch, stop: Stop) -> int:
-    small = os.path.getsize(batch.queue.path) < _COUNTED_AT_END * 100
+def _work_through(options: Namespace, batch: Batch, stop: Stop) -> int:
+    small = batch.source.size() < _COUNTED_AT_END * 100
     counts = small and sys.stdout.isatty() and not options.json  # for the bar
     teller = Teller(
         options.batch or (take_census(batch).of("waiting") if counts else None), quiet=options.json
     )
     try:
         if options.workers > 1:
-            tally, deaths = _crew(options, batch, stop, teller)
+            done, deaths = _pool(options, batch, stop, teller)
         else:
-            left = iter(range(options.batch)) if options.batch else None
-            worker = _worker(
-                options, batch, stop, teller.tell, lambda: left is None or next(left, None) is not None
-            )
-            tally, deaths = worker.run(), 0
+            done, deaths = _worker(options, batch, stop, teller.tell, _allowance(options.batch)).run(), 0
     finally:
         teller.close()
-    return _close(options, batch, tally, deaths, count=small)
+    return _close(options, batch, done, deaths, count=small)
 
 
-def _crew(options: Namespace, batch: Batch, stop: Stop, teller: Teller) -> tuple[Tally, int]:
+def _allowance(count: int | None) -> Callable[[int], int]:
+    """Return what grants *count* items, all without one."""
+    left = count
+
+    def may_begin(wanted: int) -> int:
+        nonlocal left
+        if left is None:
+            return wanted
+        granted = min(left, wanted)
+        left -= granted
+        return granted
+
+    return may_begin
+
+
+def _pool(options: Namespace, batch: Batch, stop: Stop, teller: Teller) -> tuple[RunCounts, int]:
     words = [sys.executable, sys.argv[0], "--dir", batch.folder]
-    words += ["--batch", "1"] if options.batch else ["--all"]
+    # The pool's allowance holds for all; one worker claims at most its half of an equal share at once.
+    share = max(1, (options.batch or 0) // (2 * options.workers))
+    words += ["--batch", str(share)] if options.batch else ["--all"]
     for name in ("exec", "timeout", "retries", "lease"):
         value = getattr(options, name)
         if value is not None:
             words += [f"--{name}", str(value)]
-    crew = Crew(words, options.workers, options.batch, stop, teller.tell)
-    deaths = crew.run()
-    return crew.tally, deaths
+    pool = WorkerPool(words, options.workers, options.batch, stop, teller.tell)
+    deaths = pool.run()
+    return pool.counts, deaths
 
 
-def _close(options: Namespace, batch: Batch, tally: Tally, deaths: int, *, count: bool) -> int:
+def _close(options: Namespace, batch: Batch, done: RunCounts, deaths: int, *, count: bool) -> int:
     """Say what was done, and where the queue stands."""
-    done = ", ".join(f"{number} {kind}" for kind, number in tally.results.items()) or "nothing"
-    report: dict[str, Any] = {"processed": tally.processed, "results": tally.results, "again": tally.again}
+    told = ", ".join(f"{number} {kind}" for kind, number in done.results.items()) or "nothing"
+    report: dict[str, Any] = {"processed": done.processed, "results": done.results, "again": done.again}
     closes = True
     if count:
         summary, census = write_summary(batch)
         closes = census.closes
         report.update(summary=summary)
-        settings = settings_of(batch.project.state if batch.project else None)
-        if told := compress_if_over(batch, census, settings):
-            print(told, file=sys.stderr)
+        if packed := compress_if_over(batch, census, batch.store.settings):
+            print(packed, file=sys.stderr)
     if options.json:
         print_json(report)
     else:
-        print(f"this run: {done}")
+        print(f"this run: {told}")
         if count:
             print(f"the queue: {census.line()}")
-    left = [item for item in tally.left if not _has_result(batch, item)]
+    left = _still_held(batch, done.left)
     for item in left[:5]:
         print(f"held by others: {shown(item)}", file=sys.stderr)
     if deaths:
         print(f"hypervisor: {deaths} worker(s) died; what they held is free again", file=sys.stderr)
     if not closes:
-        print(f"hypervisor: the census does not close; look at {census.damaged[:3]}", file=sys.stderr)
-    failed = tally.results.get("failed", 0)
+        print("hypervisor: the census does not close", file=sys.stderr)
+    failed = done.results.get("failed", 0)
     if failed or deaths or not closes:
         return EXIT_REFUSED
-    return EXIT_DONE if tally.processed or tally.again or left else EXIT_NOTHING
+    return EXIT_DONE if done.processed or done.again or left else EXIT_NOTHING
 
 
-def _has_result(batch: Batch, item: str) -> bool:
-    place = batch.place(item, pin=False)
-    return batch.layout(place.root).finished(place.key)
+def _still_held(batch: Batch, left: list[str]) -> list[str]:
+    """Return those of the items that a worker left to others that have no result by now."""
+    if not left:
+        return []
+    open_ = {item.work.text for item in batch.store.batches.items(batch.number, ["running", "ready"])}
+    return [item for item in left if item in open_]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from argparse import Namespace
+from itertools import islice
 from typing import Any
 
 from ..queue.batch import Batch
 from ..queue.summary import entries, stats
 from ..runners.exec import ExecRunner
 from ..runners.port import Runner, Work
-from .cli_opening import sorted_tasks
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
 
@@ -22,10 +22,11 @@ def print_stats(batch: Batch, *, as_json: bool) -> int:
         print_json(data)
     else:
         for name, value in data.items():
-            if name not in ("damaged", "closes"):
+            if name not in ("closes", "held_by_lock"):
                 print(f"{name:12} {value}")
-        for path in data["damaged"]:
-            print(f"damaged      {path}")
+        held = data["held_by_lock"]
+        if held:
+            print(f"{len(held)} held by a lock directory: {', '.join(map(shown, held[:5]))}")
     return EXIT_DONE if data["closes"] else EXIT_REFUSED
 
 
@@ -36,7 +37,7 @@ def dry_run(options: Namespace, batch: Batch, runner: Runner) -> int:
         if isinstance(runner, ExecRunner):
             rows.append({"item": item, "command": runner.arguments(item)})
             continue
-        report = runner.run(Work(item=item, path=path, base=batch.manifest.base, log=os.devnull))
+        report = runner.run(Work(item=item, path=path, base=batch.options.base, log=os.devnull))
         rows.append({
             "item": item,
             "status": report.status.value,
@@ -53,11 +54,5 @@ def dry_run(options: Namespace, batch: Batch, runner: Runner) -> int:
 
 
 def _would(options: Namespace, batch: Batch) -> list[tuple[str, str]]:
-    if not batch.folder:  # of --tasks: not made
-        assert batch.project is not None  # noqa: S101 - `_from_tasks` has set it
-        pairs = [
-            (item, os.path.join(batch.project.root, item)) for item in sorted_tasks(options, batch.project)[0]
-        ]
-    else:
-        pairs = [(e.place.item, e.place.path) for e in entries(batch) if e and e.state == "waiting"]
-    return pairs[: options.batch]
+    waiting = islice(entries(batch, ("waiting",)), options.batch)
+    return [(entry.ref.item, entry.ref.path) for entry in waiting]

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.errors import UsageError
 from ..core.paths import find_project
 from ..queue.batch import Batch
-from ..queue.batches import newest, open_folder, open_named
+from ..queue.batches import has_batches, open_folder, open_named
 
 
 def names_batch(command: ArgumentParser) -> None:
@@ -32,6 +32,6 @@ def batch_of(options: Namespace) -> Batch:
         return open_folder(options.dir, cwd=cwd, write=False)
     if not options.batch and os.path.isfile("queue.txt"):
         return open_folder(cwd, cwd=cwd, write=False)
-    if not options.batch and newest(project) is None:
+    if not options.batch and not has_batches(project):
         raise UsageError(f"{project.root} has no batch; name a folder with --dir")
     return open_named(project, options.batch or "")

@@ -10,17 +10,25 @@ from argparse import Namespace
 from collections import Counter
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
-from ..claims.directory import DirectoryStore, Policy
 from ..core.config import settings_of
 from ..core.errors import NothingToDo, Unreadable, UsageError
+from ..core.keys import task_key
 from ..core.model import Priority
 from ..core.paths import Project
-from ..lives import next_life, task_key
-from ..manifest import task_manifest
 from ..queue.batch import Batch
-from ..queue.batches import create_of_tasks, newest, open_folder
-from ..tasks.preflight import skip_reason
+from ..queue.batches import (
+    create_of_tasks,
+    find_folder,
+    has_batches,
+    look_at_tasks,
+    open_folder,
+    open_named,
+    store_of,
+)
+from ..queue.locks import foreign_names
+from ..store.directories import LockDirectories
 
 
 def open_batch(options: Namespace, project: Project) -> Batch:
@@ -43,17 +51,28 @@ def open_batch(options: Namespace, project: Project) -> Batch:
         if queue == "-":
             _take_in(options)
             queue = None
-        return open_folder(options.dir, cwd=cwd, nul=options.nul, queue=queue, write=not looking)
+        return open_folder(
+            options.dir, cwd=cwd, nul=options.nul, queue=queue, write=not looking, claims=_claims(options)
+        )
     if options.queue:
         raise UsageError("--queue needs --dir D, where claims and results are kept")
     if os.path.isfile("queue.txt"):
-        return open_folder(cwd, cwd=cwd, nul=options.nul, write=not looking)
-    folder = newest(project)
-    if folder is None:
+        return open_folder(cwd, cwd=cwd, nul=options.nul, write=not looking, claims=_claims(options))
+    if not has_batches(project):
         raise UsageError(
             f"no queue here: {cwd} has no queue.txt, and {project.root} no batch; name --dir or --tasks"
         )
-    return open_folder(str(folder), cwd=cwd, project=project, write=not looking)
+    return open_named(project, "", claims=_claims(options))
+
+
+def _claims(options: Namespace) -> dict[str, Any]:
+    """Return the settings of ``[claims]`` that the options take the place of."""
+    found: dict[str, Any] = {}
+    if options.lease is not None:
+        found["lease_seconds"] = options.lease
+    if options.retries is not None:
+        found["attempts"] = options.retries + 1
+    return found
 
 
 def _take_in(options: Namespace) -> None:
@@ -62,27 +81,39 @@ def _take_in(options: Namespace) -> None:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; make it first")
     end = b"\0" if options.nul else b"\n"
-    if (folder / "manifest.json").exists():
-        begun = open_folder(
-            options.dir, cwd=str(Path.cwd()), nul=options.nul, queue=str(folder / "queue.txt"), write=False
-        )
-        if begun.manifest.separator == "nul" and not options.nul:
-            raise UsageError(f"{folder}: this queue was begun with items that end with NUL; add -0")
+    begun = find_folder(str(folder), cwd=str(Path.cwd()))
+    if begun is not None:
+        with begun:
+            if begun.options.separator == "nul" and not options.nul:
+                raise UsageError(f"{folder}: this queue was begun with items that end with NUL; add -0")
+            if begun.options.separator != "nul" and options.nul:
+                raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
+            own = os.path.realpath(begun.source.path)
+            if own != os.path.realpath(folder / "queue.txt"):
+                raise UsageError(f"{folder}: this batch was begun with the queue {own}; leave --queue away")
     # Unbuffered: what could not be written must not be tried again when the file is closed.
     with open(folder / "queue.txt", "a+b", buffering=0) as queue:
-        fcntl.flock(queue, fcntl.LOCK_EX)  # else half of ours could not be told from another's items
-        size = queue.seek(0, os.SEEK_END)
-        if size and os.pread(queue.fileno(), 1, size - 1) != end:
-            _write(queue, end)  # else the last line and the first new one were one item
         pending = b""
         while chunk := sys.stdin.buffer.read(1 << 16):
             whole, mark, pending = (pending + chunk).rpartition(end)
-            _write(queue, whole + mark)
+            _append(queue, whole + mark, end)
         if pending:
-            _write(queue, pending + end)
+            _append(queue, pending + end, end)
         os.fsync(queue.fileno())
-    # For the workers that a crew starts: the items are in the folder now.
+    # For the workers that a pool starts: the items are in the folder now.
     options.queue = None
+
+
+def _append(queue: FileIO, data: bytes, end: bytes) -> None:
+    """Append whole items; not for long under the lock, as whoever takes lines in passes by while it is held."""
+    fcntl.flock(queue, fcntl.LOCK_EX)
+    try:
+        size = queue.seek(0, os.SEEK_END)
+        if size and data and os.pread(queue.fileno(), 1, size - 1) != end:
+            _write(queue, end)  # else the last line and the first new one were one item
+        _write(queue, data)
+    finally:
+        fcntl.flock(queue, fcntl.LOCK_UN)
 
 
 def _write(queue: FileIO, data: bytes) -> None:
@@ -108,9 +139,12 @@ def _from_tasks(options: Namespace, project: Project) -> Batch:
             f"nothing to do: {told}" if told else f"{project.root}: no file matches {options.tasks!r}"
         )
     if options.dry_run:
-        return Batch("", task_manifest(project, skipped), project)
+        return look_at_tasks(project, run, skipped)
     batch = create_of_tasks(project, run, skipped)
-    # What a crew's workers open, instead of making a batch each.
+    if claims := _claims(options):
+        batch.close()
+        batch = open_named(project, batch.id, claims=claims)
+    # What a pool's workers open, instead of making a batch each.
     options.tasks, options.dir = None, batch.folder
     print(f"batch {batch.id}: {len(run)} tasks" + (f", {told}" if told else ""), file=sys.stderr)
     return batch
@@ -118,22 +152,27 @@ def _from_tasks(options: Namespace, project: Project) -> Batch:
 
 def sorted_tasks(options: Namespace, project: Project) -> tuple[list[str], list[tuple[str, str]]]:
     """Return what is to run, the most urgent first, and what is skipped and why."""
-    from ..tasks.tasks import find_task_files, read_task  # noqa: PLC0415 - the YAML loader
+    from ..tasks.eligibility import lock_name, skip_reason  # noqa: PLC0415 - the YAML loader
+    from ..tasks.tasks import find_task_files, read_task  # noqa: PLC0415
 
     settings = dict(settings_of(project.state))
     settings["tasks"] = {**settings["tasks"], "globs": [options.tasks]}
-    store = DirectoryStore(str(project.state), policy=Policy(patient=False))
     run: list[tuple[int, str]] = []
     skipped = []
-    for path in find_task_files(project.root, settings):
-        item, rank, why = os.path.relpath(path, project.root), Priority.MEDIUM.rank, None
-        # A file that cannot be read is a result with its reason, so it runs.
-        with contextlib.suppress(Unreadable):
-            task = read_task(path, settings)
-            held = store.held(next_life(store.layout, task_key(project, os.path.realpath(path))))
-            rank, why = task.priority.rank, skip_reason(task, held.holder.name if held else "")
-        if why:
-            skipped.append((item, why))
-        else:
-            run.append((rank, item))
+    with store_of(project) as store:
+        locks = foreign_names([LockDirectories(str(project.state))], store)
+        for path in find_task_files(project.root, settings):
+            item, rank, why = os.path.relpath(path, project.root), Priority.MEDIUM.rank, None
+            # A file that cannot be read is a result with its reason, so it runs.
+            with contextlib.suppress(Unreadable):
+                task = read_task(path, settings)
+                key = task_key(project.root, path)
+                held = store.claims.held(key) if store is not None else None
+                rank, why = task.priority.rank, skip_reason(task, held.worker.name if held else "")
+                if why is None and lock_name(task, key) in locks:
+                    why = "held by a lock directory"
+            if why:
+                skipped.append((item, why))
+            else:
+                run.append((rank, item))
     return [item for _, item in sorted(run, key=lambda pair: pair[0])], skipped

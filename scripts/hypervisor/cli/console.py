@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..core.errors import HypervisorError, NothingToDo, UsageError
-from ..queue.tally import Event
+from ..queue.counts import ItemEvent
 
 EXIT_DONE = 0
 EXIT_REFUSED = 1  #: refused, or some item failed
@@ -114,7 +114,7 @@ class Teller:
         self._bar: Any = None
         self._terminal = sys.stdout.isatty() and not quiet
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: ItemEvent) -> None:
         """Tell of one event."""
         if event.kind in ("trouble", "paced"):
             print(f"hypervisor: {event.text}", file=sys.stderr)

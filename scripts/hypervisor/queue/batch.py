@@ -23,7 +23,7 @@ from ..core.paths import Project, state_above
 from ..store.directories import LockDirectories
 from ..store.records import BatchRecord, Item, Work
 from ..store.store import Store
-from .source import QueueSource, TakenIn, take_in
+from .source import BLOCK_LINES, QueueSource, TakenIn, take_in
 
 SEPARATORS = {"newline": b"\n", "nul": b"\0"}
 
@@ -144,6 +144,10 @@ class Batch:
         while limit is None and done is TakenIn.SOME:
             done = take_in(self.source, self.store.batches, self.record.id, self._items, limit)
         return done
+
+    def take_in_some(self) -> TakenIn:
+        """Take some lines of the queue file into the store, as `take_in` does."""
+        return self.take_in(limit=BLOCK_LINES)
 
     def ref(self, item: str) -> ItemRef:
         """Return what a queue line means.

@@ -73,6 +73,12 @@ def open_folder(
     return batch
 
 
+def find_folder(folder: str, *, cwd: str) -> Batch | None:
+    """Open the batch that was begun in a folder; None if none was."""
+    folder = os.path.realpath(folder)
+    return _find(folder, os.path.join(folder, "queue.txt"), cwd, None)
+
+
 def create(
     project: Project, items: Iterable[str], options: BatchOptions, name: str = "", **kept: Any
 ) -> Batch:
@@ -113,6 +119,17 @@ def create_of_tasks(project: Project, run: list[str], skipped: Iterable[tuple[st
         skipped: Those that are left out, and why.
     """
     return create(project, run, task_options(project, skipped))
+
+
+def look_at_tasks(project: Project, run: list[str], skipped: Iterable[tuple[str, str]]) -> Batch:
+    """Return what `create_of_tasks` would make, in a store that is thrown away."""
+    temporary = _thrown_away()
+    folder = Path(temporary.name)
+    options = task_options(project, skipped)
+    (folder / options.queue).write_bytes(b"".join(os.fsencode(item) + b"\0" for item in run))
+    store = Store.open(folder, settings_of(project.state))
+    record = store.batches.create("batch", ".", options.to_json())
+    return Batch(store, record, str(folder), project, temporary=temporary)
 
 
 def task_options(project: Project, skipped: Iterable[tuple[str, str]] = ()) -> BatchOptions:
@@ -176,6 +193,17 @@ def begun_since(batch: Batch) -> Batch | None:
     return _find(batch.folder, batch.source.path, batch.options.base, None)
 
 
+@contextlib.contextmanager
+def store_of(project: Project) -> Iterator[Store | None]:
+    """Yield the store of a project, to be closed at the end; None if it has none."""
+    store = _store_of(project.state, None)
+    try:
+        yield store
+    finally:
+        if store is not None:
+            store.close()
+
+
 # ------------------------------------------------------------------- details
 
 
@@ -226,7 +254,7 @@ def _begin(
     home = _first_home(source, folder, cwd)
     base = _find_base(source, [cwd, folder, os.path.dirname(folder)])
     options = BatchOptions(base=base, queue=os.path.relpath(path, folder), separator=separator)
-    temporary = None if write else tempfile.TemporaryDirectory(prefix="hypervisor-", ignore_cleanup_errors=True)
+    temporary = None if write else _thrown_away()
     where = temporary.name if temporary else str(home.state) if home else folder
     store = Store.open(where, _settings(home.state if home else None, claims))
     name = os.path.basename(folder) or "batch"
@@ -236,6 +264,10 @@ def _begin(
         name = f"{name}-{hashlib.blake2b(os.fsencode(folder), digest_size=3).hexdigest()}"
         record = store.batches.create(name, text, options.to_json())
     return Batch(store, record, folder, home, temporary=temporary)
+
+
+def _thrown_away() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="hypervisor-", ignore_cleanup_errors=True)
 
 
 def _first_home(source: QueueSource, folder: str, cwd: str) -> Project | None:

@@ -15,7 +15,7 @@ from ..core.errors import HypervisorError
 from ..core.paths import Project
 from ..runners import outputs
 from .batch import Batch
-from .batches import open_folder
+from .batches import all_of, open_folder, store_of
 from .summary import Census, take_census
 
 _DAY_SECONDS = 86400.0
@@ -76,9 +76,9 @@ def survey(batches: Iterable[tuple[str, str]]) -> list[Kept]:
 
 def batches_of(project: Project) -> list[tuple[str, str]]:
     """Return id and folder of each batch of the project."""
-    names = sorted(os.listdir(project.batches)) if project.batches.is_dir() else []
-    folders = [(name, str(project.batches / name)) for name in names]
-    return [(name, folder) for name, folder in folders if os.path.isfile(f"{folder}/manifest.json")]
+    with store_of(project) as store:
+        batches = all_of(project, store) if store is not None else []
+    return [(batch.id, batch.folder) for batch in batches]
 
 
 def choose(found: Sequence[Kept], rule: Rule, now: float, unfinished: Callable[[Kept], str]) -> list[Chosen]:
@@ -108,8 +108,8 @@ def choose(found: Sequence[Kept], rule: Rule, now: float, unfinished: Callable[[
 def unfinished(folder: str) -> str:
     """Return why the batch in *folder* is not over, "" if it is."""
     try:
-        batch = open_folder(folder, cwd=folder, write=False)
-        return not_over(take_census(batch))
+        with open_folder(folder, cwd=folder, write=False) as batch:
+            return not_over(take_census(batch))
     except (HypervisorError, OSError) as error:  # what cannot be looked at is not known to be over
         return str(error)
 
@@ -117,7 +117,7 @@ def unfinished(folder: str) -> str:
 def not_over(census: Census) -> str:
     """Return why a batch with this census is not over, "" if it is."""
     if not census.closes:
-        return f"its census does not close; damaged: {', '.join(census.damaged[:1])}"
+        return "its census does not close"
     running, waiting = census.of("running"), census.of("waiting")
     left = [f"{number} {word}" for number, word in ((running, "running"), (waiting, "waiting")) if number]
     return f"it is not over: {', '.join(left)}" if left else ""

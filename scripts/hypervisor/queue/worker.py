@@ -1,256 +1,238 @@
-"""The drain: one worker takes items from a queue until every one of them has its result.
+"""One worker: claims items of a batch, has them processed, and has their results accepted.
 
-Three parts that never merge: the queue says what comes next (a hint), the store says who has it
-(a promise), the runner does it. Time is kept here alone.
+It claims several at once where they take little time, one where they take long. It needs to know nothing of
+the queue: what is ready is a query, and more lines of the queue file are taken in when nothing is.
 """
 
 from __future__ import annotations
 
 import errno
-import random
+import os
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ..claims.directory import DirectoryStore, Policy
-from ..claims.port import Busy, Claim, Done, Holder
 from ..core import clock
-from ..core.errors import ClaimLost
+from ..core.errors import ClaimLost, Loss, Refused
+from ..core.machine import this_process
 from ..core.model import Outcome, Report
-from ..drain import Drain
 from ..runners.port import Runner, Work
-from .batch import Batch, Place
-from .heart import Heart, Stop
-from .tally import Event, Tally
-from .workitem import record_of, work_of
+from ..store.directories import ResultFiles
+from ..store.liveness import WorkerLock, new_worker_id
+from ..store.records import Claim, Completion, Worker, WorkerKind
+from ..store.records import Work as WorkRow
+from .batch import Batch, ItemRef
+from .block import LARGEST, LONG_SECONDS, Block, Ended
+from .counts import ItemEvent, RunCounts
+from .heartbeat import Heartbeat
+from .locks import BatchLocks
+from .source import TakenIn
+from .stop import Stop
+from .workitem import printed, result_of, work_of
 
 T = TypeVar("T")
 
-#: Lines taken at a time: more would leave more to the sweep when a worker dies, fewer would take
-#: the cursor's lock more often.
-BLOCK = 8
-#: How often the claims of the dead are looked for while there is still something to take.
-RESCUE_SECONDS = 1.0
+#: How often the claims of dead workers are looked for.
+_RESCUE_SECONDS = 0.5
+#: How old what is known of a drain may be.
+_DRAIN_SECONDS = 0.02
+#: How long an item that somebody else's lock directory holds is left alone.
+_FOREIGN_SECONDS = 2.0
 #: How long a full disk is waited for before the worker gives up, in seconds.
 _DISK_PATIENCE = 600.0
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
-    """What the user asked of a drain."""
+class WorkerOptions:
+    """What the user asked of a worker."""
 
     #: Whether to wait for items that others hold, so that the queue is finished at the end.
     wait: bool = True
-    #: Asked before each item; False ends the drain. For ``--batch N`` over several workers.
-    may_begin: Callable[[], bool] = lambda: True
+    #: Asked how many of so many items may be begun; 0 ends the work. For ``--batch N`` over several workers.
+    may_begin: Callable[[int], int] = lambda count: count
+    #: The most items that are claimed at once.
+    block: int = LARGEST
     beat_seconds: float = 30.0
-    #: How often items that others hold are looked at again.
+    #: How often items that others hold are looked at again, where the store does not tell of a change.
     poll_seconds: float = 0.2
 
 
-class Worker:
-    """Drains one batch.
+class QueueWorker:
+    """Works on one batch.
 
     Args:
         batch: The batch.
         runner: How items are processed.
-        holder: In whose name they are claimed.
-        policy: The stores' policy.
-        orders: See `Orders`.
-        tell: Called with each event.
+        name: What people call the worker.
+        options: See `WorkerOptions`.
+        tell: Called with each event, by one thread at a time.
         stop: How to end it.
-        open_store: Makes the store of a root; replaced where a test needs another one.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts that the drain keeps apart, each named by the caller
+    def __init__(
         self,
         batch: Batch,
         runner: Runner,
-        holder: Holder,
         *,
-        policy: Policy,
-        orders: Orders,
-        tell: Callable[[Event], None],
+        options: WorkerOptions,
+        tell: Callable[[ItemEvent], None],
         stop: Stop,
-        open_store: Callable[..., DirectoryStore] = DirectoryStore,
+        name: str = "batch-worker",
     ) -> None:
-        self._batch = batch
-        self._runner = runner
-        self._holder = holder
-        self._policy = policy
-        self._orders = orders
-        self._tell = tell
-        self._stop = stop
-        self._open_store = open_store
-        self._stores: dict[str, DirectoryStore] = {}
-        self._heart = Heart(orders.beat_seconds)
-        self._drain = Drain(batch.folder)
-        self._allowed = False
-        self._rescue_at = 0.0
-        self.tally = Tally()
+        self.worker = Worker(
+            id=new_worker_id("worker", os.getpid()), kind=WorkerKind.PROCESS, name=name, process=this_process()
+        )
+        self.counts = RunCounts()
+        self._batch, self._runner, self._options, self._stop = batch, runner, options, stop
+        self._store, self._claims = batch.store, batch.store.claims
+        self._tell_user = tell
+        self._telling = threading.Lock()
+        self._block = Block(self._give_back, self._accept)
+        self._heart = Heartbeat(self._claims, options.beat_seconds, self._block.tick)
+        self._locks = BatchLocks(batch)
+        self._results = [ResultFiles(folder) for folder in {batch.folder, self._store.folder}]
+        #: Set for each claim when it is lost.
+        self._lost: dict[int, threading.Event] = {}
+        #: Items that may be begun and are not claimed yet.
+        self._credit = 0
+        self._size = 1
+        #: Seconds an item, lately; None before the first has ended.
+        self._pace: float | None = None
+        self._drained_before: int | None = None
+        self._look_at = self._rescue_at = 0.0
 
-    def run(self) -> Tally:
-        """Drain the queue; return what was done."""
-        queue = self._batch.queue
+    def run(self) -> RunCounts:
+        """Work until nothing is left to do; return what was done."""
+        self._lock = self._patiently(lambda: WorkerLock(self._store.workers, self.worker.id))
         try:
+            self._patiently(lambda: self._lock.note(0))
+            self._patiently(lambda: self._claims.add_worker(self.worker))
+            self._drained_before = self._batch.refresh().drain_at
+            self._patiently(self._settle)
             while not self._ended():
-                block = self._patiently(lambda: queue.take(BLOCK))
-                places = self._patiently(lambda: self._batch.pin(line.item for line in block))  # noqa: B023
-                for place in places:
-                    if self._ended():
-                        break
-                    self._rescue()
-                    self._try(place)
-                if not block and self._sweep():
+                self._rescue()
+                claims = self._patiently(self._claim)
+                if claims:
+                    self._work(claims)
+                elif not self._more():
                     break
+            self._patiently(self._settle)
         finally:
-            self._heart.rest()
-            for store in self._stores.values():
-                store.close()
-        return self.tally
+            self._heart.close()
+            self._lock.close()
+        return self.counts
 
-    # ----------------------------------------------------------------- rescue
+    # ------------------------------------------------------------------ claim
 
-    def _rescue(self) -> None:
-        """Take what the dead and the silent had in hand, about once a second.
-
-        The sweep at the queue's end would find it as well, but that may be hours away.
-        """
-        begun = time.monotonic()
-        if begun < self._rescue_at:
-            return
-        forsaken = [
-            (root, *pair) for root, store in self._stores.items() for pair in self._patiently(store.forsaken)
-        ]
-        # The more claims there are to look at, the less often: it costs a fiftieth of the time.
-        took = time.monotonic() - begun
-        self._rescue_at = begun + max(RESCUE_SECONDS, 50 * took)
-        for root, key, item in forsaken:
-            place = None if self._ended() else self._batch.find(root, key, item)
-            if place is not None:
-                self._try(place)
-
-    # ------------------------------------------------------------------ sweep
-
-    def _sweep(self) -> bool:
-        """Look at every line that has no result yet, until all have one.
-
-        Returns:
-            Whether the drain is at its end; False if the queue has grown.
-        """
-        pending = self._sweep_lines()
-        while True:
-            if not self._ended() and self._batch.queue.grown():
-                return False
-            if not pending or self._ended():
-                break
-            before = len(pending)
-            pending = [place for place in pending if self._ended() or not self._try_in_sweep(place)]
-            if len(pending) == before:
-                if not self._orders.wait:
-                    break
-                self._stop.soon.wait(self._orders.poll_seconds)
-        if not self._ended():
-            self.tally.left = [place.item for place in pending]
-        if not pending:
-            for store in self._stores.values():
-                self._patiently(store.tidy)
-        return True
-
-    def _try_in_sweep(self, place: Place) -> bool:
-        self._rescue()  # one pass may take long, and what others drop meanwhile may lie behind it
-        return self._try(place)
-
-    def _sweep_lines(self) -> list[Place]:
-        """Try each line without a result; settle the segments in which all have one.
-
-        Tried as they are found: a worker may not live long enough to see the end of a long queue. Many
-        sweep at once: each takes the segments in an order of its own, and passes over what is settled.
-
-        Returns:
-            What has no result still: others hold it, or it waits for another try.
-        """
-        queue, finished = self._batch.queue, self._batch.glance()
-        epoch, segments = self._patiently(queue.unsettled)
-        found: list[Place] = []
-        for number in random.sample(segments, len(segments)):
-            if self._ended():
-                break
-            if queue.is_settled(number):
-                continue
-            self._rescue()
-            lines, whole = queue.segment(number)
-            left = [place for line in lines if (place := self._left(line.item, finished)) is not None]
-            found += left
-            if whole and not left and not self._ended():
-                self._patiently(self._batch.sync_results)  # nobody looks there again
-                queue.settle(number, epoch)
-        return found
-
-    def _left(self, item: str, finished: Callable[[str], bool]) -> Place | None:
-        """Try an item if it has no result; return its place if it has none still."""
-        if self._ended() or finished(item):
-            return None
-        place = self._batch.place(item)
-        done = self._batch.layout(place.root).finished(place.key) or self._try_in_sweep(place)
-        return None if done else place
-
-    # ------------------------------------------------------------------- item
-
-    def _try(self, place: Place) -> bool:
-        """Claim and process one item; tell whether it has its result now."""
-        if self._drain.asked():  # nothing is begun after the word was given
+    def _claim(self) -> list[Claim]:
+        wanted = self._wanted()
+        if self._credit < wanted:
+            self._credit += self._options.may_begin(wanted - self._credit)
+        if not self._credit:
             self._stop.soon.set()
-            return False
-        self._allowed = self._allowed or self._orders.may_begin()
-        if not self._allowed:
-            self._stop.soon.set()
-            return False
-        store = self._store(place)
-        answer = self._patiently(lambda: store.claim(place.key, place.item))
-        if isinstance(answer, Done) and answer.given_up:
-            self._say(place, "failed", str((store.result(place.key) or {}).get("outcome")), 0.0)
-        if isinstance(answer, Done | Busy):
-            return isinstance(answer, Done)
-        self._allowed = False
-        return self._process(place, store, answer)
+            return []
+        asked = min(wanted, self._credit)
+        claims = self._claims.claim_next(self.worker, self._batch.number, asked, locks=self._locks.used())
+        self._size = max(1, len(claims))
+        taken, foreign = self._locks.take(claims)
+        if foreign:
+            self._claims.unclaim([claim for claim, _ in foreign], delay=_FOREIGN_SECONDS)
+            for claim, held in foreign:
+                if self._locks.news(claim, held):
+                    self._say(self._batch.ref_by(claim.key, claim.text).item, "trouble", held)
+        self._credit -= len(taken)
+        return taken
 
-    def _process(self, place: Place, store: DirectoryStore, claim: Claim) -> bool:
-        begun, started = time.monotonic(), clock.now_text()
-        work = work_of(self._batch, place, store, claim, self._holder)
-        self._stop.in_hand = work.stopped
-        self._heart.attend(store, claim, work.stopped)
+    def _wanted(self) -> int:
+        """Return how many items to claim: so many that none waits long, and none that an idle worker could have."""
+        if self._pace is None or self._pace > LONG_SECONDS:
+            return 1
+        wanted = min(2 * self._size, self._options.block, int(LONG_SECONDS / max(self._pace, 1e-4)))
+        if wanted < 2:
+            return 1
+        for _ in range(2):
+            ready, workers = self._store.batches.room(self._batch.number, 16 * wanted)
+            if ready >= 16 * wanted:
+                return wanted
+            if self._batch.take_in(limit=16 * wanted) is TakenIn.NOTHING:
+                break
+        return max(1, min(wanted, ready // (max(workers, 1) + 1)))
+
+    def _more(self) -> bool:
+        """Return whether there may be more to claim, after waiting for it if that may take a while."""
+        done = self._patiently(self._batch.take_in_some)
+        if done is not TakenIn.NOTHING:
+            if done is TakenIn.BUSY:
+                self._stop.soon.wait(0.01)
+            return not self._ended()
+        if self._ended():
+            return False
+        foreign = self._locks.foreign
+        ready, _ = self._store.batches.room(self._batch.number, len(foreign) + 1)
+        if self._options.wait and (ready > len(foreign) or self._store.batches.any_running(self._batch.number)):
+            self._wait()
+            return True
+        running = [one.text for one in self._store.batches.running(self._batch.number)]
+        self.counts.left = sorted({*running, *foreign.values()})
+        return False
+
+    def _wait(self) -> None:
+        """Wait until the store has changed, or for a moment."""
+        before, until = self._store.engine.version(), time.monotonic() + self._options.poll_seconds
+        while time.monotonic() < until and not self._stop.soon.wait(0.01):
+            if self._store.engine.version() != before:
+                break
+
+    # ------------------------------------------------------------------- work
+
+    def _work(self, claims: Sequence[Claim]) -> None:
+        """Process claims, one after the other; what is not begun when the worker is to end is given back."""
+        lost = {claim.attempt: threading.Event() for claim in claims}
+        self._lost |= lost
+        self._block.fill(claims)
+        self._heart.hold(lost)
         try:
-            if place.task and claim.generation > 1:
-                # What an agent wrote into the file when it began; this claim's end takes the note away.
-                from ..tasks.tasklist import put_back  # noqa: PLC0415 - the YAML loader
-
-                put_back(store, claim.key, below=claim.generation)
-            report = self._patiently(lambda: self._run(work))
-            seconds = time.monotonic() - begun
-            if self._stop.now.is_set():
-                store.release(claim, "stopped by the user")
-                self._say(place, "again", "stopped by the user", seconds)
-                return False
-            if report.retry:
-                self._patiently(lambda: store.fail(claim, report.outcome))
-                self._say(place, "again", report.outcome, seconds)
-                return False
-            payload = {
-                **record_of(place, report),
-                "runner": self._runner.name, "batch": self._batch.id, "worker": self._holder.id,
-                "started": started, "finished": clock.now_text(), "seconds": round(seconds, 3),
-            }  # fmt: skip
-            result = self._patiently(lambda: store.complete(claim, payload))
-        except ClaimLost as lost:
-            self._say(place, "lost", str(lost), time.monotonic() - begun)
-            return lost.loss.reason == "finished"
+            while not self._ended() and (claim := self._block.next()) is not None:
+                begun = time.monotonic()
+                self._process(claim, lost[claim.attempt])
+                took = time.monotonic() - begun
+                self._pace = took if self._pace is None else 0.7 * self._pace + 0.3 * took
+                if self._block.fault is not None:
+                    raise self._block.fault
         finally:
-            self._heart.rest()
-        self._say(place, str(result["status"]), report.outcome, seconds)
-        return True
+            self._block.empty()
+            self._block.flush()
+            self._lock.note(0)
+
+    def _process(self, claim: Claim, lost: threading.Event) -> None:
+        ref = self._batch.ref_by(claim.key, claim.text)
+        if lost.is_set():
+            self._drop(claim)
+            self._say(ref.item, "lost", f"{claim.text}: taken by another worker before it was begun")
+            return
+        self._lock.note(claim.attempt)
+        begun, started = time.monotonic(), clock.now_text()
+        work = work_of(self._batch, ref, claim, (self._lock.descriptor,), lost)
+        self._stop.in_hand = lost
+        if ref.task and claim.number > 1:
+            self._restore(claim)
+        report = self._patiently(lambda: self._run(work))
+        seconds = time.monotonic() - begun
+        try:
+            if self._stop.now.is_set():
+                self._claims.release(claim, "stopped by the user")
+                self._after(claim)
+                self._say(ref.item, "again", "stopped by the user", seconds)
+            elif report.retry:
+                self._fail(claim, ref, report, seconds)
+            else:
+                self._block.add(self._ended_as(claim, ref, work, report, started, seconds))
+        except ClaimLost as error:
+            self._after(claim)
+            self._say(ref.item, "lost", str(error), seconds)
 
     def _run(self, work: Work) -> Report:
         try:
@@ -264,24 +246,126 @@ class Worker:
                 status=Outcome.FAILED, outcome=f"{self._runner.name}: {type(error).__name__}: {error}"
             )
 
+    # -------------------------------------------------------------------- end
+
+    def _ended_as(
+        self, claim: Claim, ref: ItemRef, work: Work, report: Report, started: str, seconds: float
+    ) -> Ended:
+        result = {
+            **result_of(ref, report),
+            "runner": self._runner.name, "batch": self._batch.id, "worker": self.worker.id,
+            "attempt": claim.number, "started": started, "finished": clock.now_text(),
+            "seconds": round(seconds, 3),
+        }  # fmt: skip
+        published = not report.edit and not any(folder.used for folder in self._results)
+        completion = Completion(
+            attempt=claim.attempt,
+            status=report.status.value,
+            result=result,
+            published=published,
+            log=printed(self._batch, work),
+        )
+        return Ended(claim=claim, ref=ref, completion=completion, text=report.outcome, seconds=seconds)
+
+    def _accept(self, ended: Sequence[Ended]) -> None:
+        """Have results accepted and published, all together."""
+        answers = self._patiently(lambda: self._claims.complete([one.completion for one in ended]))
+        unpublished = [
+            _row(one.claim, one.completion)
+            for one, answer in zip(ended, answers, strict=True)
+            if not isinstance(answer, Loss) and not one.completion.published
+        ]
+        self._publish(unpublished)
+        self._after(*[one.claim for one in ended])
+        for one, answer in zip(ended, answers, strict=True):
+            if isinstance(answer, Loss):
+                self._say(one.ref.item, "lost", str(ClaimLost(answer)), one.seconds)
+            else:
+                self._say(one.ref.item, one.completion.status, one.text, one.seconds)
+
+    def _fail(self, claim: Claim, ref: ItemRef, report: Report, seconds: float) -> None:
+        gave_up = self._patiently(lambda: self._claims.fail(claim, report.outcome))
+        self._after(claim)
+        if gave_up is None:
+            self._say(ref.item, "again", report.outcome, seconds)
+            return
+        self._publish([replace(self._claims.work(claim.work), published=False)])
+        self._say(ref.item, "failed", str(gave_up.result["outcome"]), seconds)
+
+    def _publish(self, works: Sequence[WorkRow]) -> None:
+        if not works:
+            return
+        from ..tasks.publication import publish  # noqa: PLC0415 - only where a file is to be written
+
+        try:
+            self._patiently(lambda: publish(self._store, works))
+        except Refused as error:  # another process keeps the file locked: whoever comes next writes it
+            self._say("", "trouble", str(error))
+
+    def _give_back(self, claims: Sequence[Claim]) -> None:
+        """Give back what was not begun, at no cost."""
+        self._locks.drop(claims)
+        self._patiently(lambda: self._claims.unclaim(claims))
+        self._credit += len(claims)
+        self._drop(*claims)
+
+    def _after(self, *claims: Claim) -> None:
+        """Remove what shows that the items are claimed."""
+        self._locks.drop(claims)
+        self._drop(*claims)
+
+    def _drop(self, *claims: Claim) -> None:
+        self._heart.drop([claim.attempt for claim in claims])
+        for claim in claims:
+            self._lost.pop(claim.attempt, None)
+
+    # ----------------------------------------------------------------- rescue
+
+    def _rescue(self) -> None:
+        """Take over what dead and silent workers hold, about twice a second."""
+        begun = time.monotonic()
+        if begun >= self._rescue_at:
+            self._patiently(self._settle)
+            # The more there is to look at, the less often: it costs a twentieth of the time.
+            took = time.monotonic() - begun
+            self._rescue_at = begun + max(_RESCUE_SECONDS, 20 * took)
+
+    def _settle(self) -> None:
+        revoked = self._store.rescuer.rescue()
+        self._locks.drop_revoked(revoked)
+        if revoked or self._batch.project is not None or any(folder.used for folder in self._results):
+            from ..tasks.publication import settle  # noqa: PLC0415 - only where a file may be written
+
+            try:
+                settle(self._store)
+            except Refused as error:
+                self._say("", "trouble", str(error))
+        for one in revoked:
+            if one.gave_up and self._store.batches.holds(self._batch.number, one.work):
+                outcome = (self._claims.work(one.work).result or {}).get("outcome", one.why)
+                self._say(one.text, "failed", str(outcome))
+
+    def _restore(self, claim: Claim) -> None:
+        """Take back what an agent wrote into the task file when it began: its claim ended without a result."""
+        if self._claims.unrestored(claim.work):
+            from ..tasks.publication import restore_held  # noqa: PLC0415 - the YAML loader
+
+            self._patiently(lambda: restore_held(self._store, claim))
+
     # ---------------------------------------------------------------- details
 
-    def _store(self, place: Place) -> DirectoryStore:
-        if place.root not in self._stores:
-            self._stores[place.root] = self._patiently(
-                lambda: self._open_store(place.root, self._holder, policy=self._policy)
-            )
-        return self._stores[place.root]
-
     def _ended(self) -> bool:
-        if not self._stop.soon.is_set() and self._drain.asked_lately():
-            self._stop.soon.set()
+        if not self._stop.soon.is_set() and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _DRAIN_SECONDS
+            if self._store.batches.get(self._batch.number).drain_at != self._drained_before:
+                self._stop.soon.set()
         return self._stop.soon.is_set()
 
-    def _say(self, place: Place, kind: str, text: str, seconds: float) -> None:
-        event = Event(item=place.item, kind=kind, text=text, seconds=seconds)
-        self.tally.count(event)
-        self._tell(event)
+    def _say(self, item: str, kind: str, text: str, seconds: float = 0.0) -> None:
+        event = ItemEvent(item=item, kind=kind, text=text, seconds=seconds)
+        with self._telling:
+            self.counts.count(event)
+            self._tell_user(event)
 
     def _patiently(self, act: Callable[[], T]) -> T:
         """Do *act*; where the disk is full, wait for room, as nothing is lost by waiting."""
@@ -296,5 +380,12 @@ class Worker:
                     raise
                 if not told:
                     told = True
-                    self._tell(Event(item="", kind="trouble", text=f"{error}; waiting for room"))
+                    self._say("", "trouble", f"{error}; waiting for room")
                 self._stop.now.wait(0.2)
+
+
+def _row(claim: Claim, completion: Completion) -> WorkRow:
+    return WorkRow(
+        id=claim.work, key=claim.key, cycle=claim.cycle, text=claim.text, state=completion.status, attempts=0,
+        last_number=claim.number, result=completion.result, published=False,
+    )  # fmt: skip

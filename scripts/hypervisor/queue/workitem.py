@@ -4,46 +4,41 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
-from ..claims.directory import DirectoryStore
-from ..claims.port import Claim, Holder
-from ..core.keys import generation_name
 from ..core.machine import WORKER_MARK
 from ..core.model import Report
 from ..runners.port import Work
-from .batch import Batch, Place
+from ..store.records import Claim
+from .batch import Batch, ItemRef
 
 
-def work_of(batch: Batch, place: Place, store: DirectoryStore, claim: Claim, holder: Holder) -> Work:
+def work_of(
+    batch: Batch, ref: ItemRef, claim: Claim, inherit: tuple[int, ...], stopped: threading.Event
+) -> Work:
     """Return what a runner gets to do, under *claim*."""
-    base = batch.manifest.base
-    environment = {
-        WORKER_MARK: holder.id,
-        "HYPERVISOR_ITEM": place.item,
-        "HYPERVISOR_BATCH": batch.id,
-        "HYPERVISOR_GENERATION": str(claim.generation),
-        "HYPERVISOR_ROOT": str(batch.project.root if batch.project else base),
-    }
-    descriptor = store.lock_descriptor
+    base = batch.options.base
     return Work(
-        item=place.item,
-        path=place.path,
-        task=place.task,
+        item=ref.item,
+        path=ref.path,
+        task=ref.task,
         base=base,
-        log=os.path.join(batch.logs, generation_name(claim.key, claim.generation)),
-        environment=environment,
-        inherit=() if descriptor is None else (descriptor,),
-        stopped=threading.Event(),
+        log=batch.log_of(claim.key, claim.number),
+        environment={
+            WORKER_MARK: claim.worker,
+            "HYPERVISOR_ITEM": ref.item,
+            "HYPERVISOR_BATCH": batch.id,
+            "HYPERVISOR_ATTEMPT": str(claim.number),
+            "HYPERVISOR_ROOT": str(batch.project.root if batch.project else base),
+        },
+        inherit=inherit,
+        stopped=stopped,
     )
 
 
-def record_of(place: Place, report: Report) -> dict[str, object]:
+def result_of(ref: ItemRef, report: Report) -> dict[str, Any]:
     """Return what the result of an item says of what was done, and why."""
-    result: dict[str, object] = {
-        "item": place.item,
-        "status": report.status.value,
-        "outcome": report.outcome,
-    }
+    result: dict[str, Any] = {"item": ref.item, "status": report.status.value, "outcome": report.outcome}
     if report.decisions:
         result["decisions"] = [
             {"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions
@@ -52,6 +47,13 @@ def record_of(place: Place, report: Report) -> dict[str, object]:
         result["evidence"] = dict(report.evidence)
     if report.edit:
         result["edit"] = report.edit.to_json()
-    if place.task:
-        result["task_file"] = place.path
+    if ref.task:
+        result["task_file"] = ref.path
     return result
+
+
+def printed(batch: Batch, work: Work) -> str | None:
+    """Return where what a command printed is, below the batch's folder and without ending; None for nothing."""
+    there = any(os.path.lexists(f"{work.log}.{ending}") for ending in ("out", "err"))
+    return os.path.relpath(work.log, batch.folder) if there else None
+

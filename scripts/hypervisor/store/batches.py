@@ -165,6 +165,10 @@ class Batches:
         """Return whether any item is being worked on."""
         return bool(self._engine.read(SQL.any_running, {"batch": batch}))
 
+    def holds(self, batch: int, work: int) -> bool:
+        """Return whether a batch holds this cycle of an item."""
+        return bool(self._engine.read(SQL.holds, {"batch": batch, "work": work}))
+
     def ready_in(self, batch: int) -> float | None:
         """Return the seconds until some ready item may be claimed, 0.0 for now; None if none is ready."""
         found = self._engine.read(SQL.next_ready_at, {"batch": batch})[0][0]

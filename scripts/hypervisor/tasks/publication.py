@@ -22,7 +22,7 @@ from typing import Any
 
 from ..core.errors import Unreadable
 from ..core.model import CLOSED, FileEdit, KeyEdit, TaskStatus
-from ..store.records import Abandoned, Attempt, Result, Revoked, Work
+from ..store.records import Abandoned, Attempt, Claim, Result, Revoked, Work
 from ..store.store import Store
 from .editing import Change, Rewrite, Rewritten, rewrite_all
 from .receipts import write_left
@@ -201,6 +201,28 @@ def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
     if failed:
         raise failed[0]
     return done
+
+
+def restore_held(store: Store, claim: Claim) -> None:
+    """Take back in a task file what earlier attempts wrote there, under an open claim of the same work.
+
+    Raises:
+        OSError: The file could not be written.
+        Refused: Another process keeps it locked.
+    """
+    ended = store.claims.unrestored(claim.work)
+    if not ended:
+        return
+    edits = [FileEdit.from_json(revert) for _, revert in ended]
+    rewrite = Rewrite(
+        path=Path(edits[-1].path),
+        change=partial(_reverted, edits=edits),
+        guard=lambda: not store.claims.loss(claim.attempt),
+    )
+    answer = rewrite_all([rewrite])[0]
+    if answer.error is not None and not isinstance(answer.error, Unreadable):
+        raise answer.error
+    store.claims.set_restored(attempt for attempt, _ in ended)
 
 
 def _is_ready(store: Store, work: int) -> bool:

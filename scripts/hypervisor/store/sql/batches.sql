@@ -68,6 +68,9 @@ SELECT (SELECT count(*) FROM (SELECT 1 FROM batch_item WHERE batch = :batch AND 
 SELECT 1 FROM attempt AS a JOIN batch_item AS i ON i.work = a.work
 WHERE a.ended_at IS NULL AND i.batch = :batch LIMIT 1
 
+-- name: holds
+SELECT 1 FROM batch_item WHERE work = :work AND batch = :batch
+
 -- name: next_ready_at
 SELECT min(w.not_before) - {now} FROM batch_item AS i JOIN work AS w ON w.id = i.work
 WHERE i.batch = :batch AND i.ready = 1

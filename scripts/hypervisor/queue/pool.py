@@ -18,17 +18,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO
 
-from .heart import Stop
-from .tally import Event, Tally
+from .counts import ItemEvent, RunCounts
+from .stop import Stop
 
 #: Names the three descriptors in a child's environment.
-CREW = "HYPERVISOR_CREW"
+POOL = "HYPERVISOR_POOL"
 #: By which children are told to end.
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @dataclass(slots=True)
-class Crew:
+class WorkerPool:
     """The children of one command."""
 
     #: What each child runs.
@@ -37,8 +37,8 @@ class Crew:
     #: How many items all of them may begin; None for all there are.
     allowance: int | None
     stop: Stop
-    tell: Callable[[Event], None]
-    tally: Tally = field(default_factory=Tally)
+    tell: Callable[[ItemEvent], None]
+    counts: RunCounts = field(default_factory=RunCounts)
 
     def run(self) -> int:
         """Start the children and wait for them; return how many ended before the work did."""
@@ -64,7 +64,7 @@ class Crew:
                 self.command,
                 stdin=subprocess.DEVNULL,
                 pass_fds=(write, leash, allowance),
-                env={**os.environ, CREW: f"{write},{leash},{-1 if unlimited else allowance}"},
+                env={**os.environ, POOL: f"{write},{leash},{-1 if unlimited else allowance}"},
                 # Out of the terminal's reach: each Ctrl-C comes once, through the parent.
                 start_new_session=True,
             )
@@ -110,42 +110,42 @@ class Crew:
     def _hear(self, message: dict[str, object]) -> None:
         if "left" in message:
             left = message["left"]
-            assert isinstance(left, list)  # noqa: S101 - written by `Membership.report`
-            self.tally.left = sorted({*self.tally.left, *left})
+            assert isinstance(left, list)  # noqa: S101 - written by `PoolMember.report`
+            self.counts.left = sorted({*self.counts.left, *left})
             return
-        event = Event(**message)  # type: ignore[arg-type]  # written by `Membership.tell`
-        self.tally.count(event)
+        event = ItemEvent(**message)  # type: ignore[arg-type]  # written by `PoolMember.tell`
+        self.counts.count(event)
         self.tell(event)
 
 
-class Membership:
-    """The child's side of a crew."""
+class PoolMember:
+    """The child's side of a pool."""
 
     def __init__(self, descriptors: str, stop: Stop) -> None:
         self._out, leash, self._allowance = (int(part) for part in descriptors.split(","))
         threading.Thread(target=self._watch, args=(leash, stop), daemon=True).start()
 
     @classmethod
-    def of_this_process(cls, stop: Stop) -> Membership | None:
-        """Return the membership of a process that a crew has started; None for any other."""
-        descriptors = os.environ.pop(CREW, "")
+    def of_this_process(cls, stop: Stop) -> PoolMember | None:
+        """Return the membership of a process that a pool has started; None for any other."""
+        descriptors = os.environ.pop(POOL, "")
         return cls(descriptors, stop) if descriptors else None
 
     def attend(self) -> None:
         """Take the parent's signals from here on: their handlers are there."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: ItemEvent) -> None:
         """Tell the parent of an event."""
         self._write(asdict(event))
 
-    def report(self, tally: Tally) -> None:
+    def report(self, counts: RunCounts) -> None:
         """Tell the parent what was left."""
-        self._write({"left": tally.left})
+        self._write({"left": counts.left})
 
-    def may_begin(self) -> bool:
-        """Take one item's leave from the allowance; False when it is used up."""
-        return self._allowance < 0 or os.read(self._allowance, 1) != b""
+    def may_begin(self, count: int) -> int:
+        """Take from the allowance for up to *count* items; 0 when it is used up."""
+        return count if self._allowance < 0 else len(os.read(self._allowance, count))
 
     def _write(self, message: dict[str, object]) -> None:
         data = json.dumps(message).encode() + b"\n"
