@@ -134,6 +134,7 @@ def _waves(options: Namespace, made: ChunkedBatch, wanted: ChunkRunOptions, stop
             if not terminal and options.wait and not stop.soon.is_set():
                 _wait(options, made, at, stop)
                 continue
+            at = state_of(made, made.plan())  # as it was decided at the terminal
         return _close(options, made, at)
 
 

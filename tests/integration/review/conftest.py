@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from chunk_place import CLASSIFY, Chunks
+from chunk_place import Chunks
 from commands import Shell, shell
 
 
@@ -16,8 +15,6 @@ from commands import Shell, shell
 def user(tmp_path: Path) -> Iterator[Shell]:
     """A user at a shell."""
     with shell(tmp_path) as made:
-        (made.cwd / "classify.py").write_text(CLASSIFY, "utf-8")
-        made.extra["CLASSIFY"] = f"{sys.executable} classify.py {{}}"
         yield made
 
 

@@ -16,18 +16,19 @@ from typing import Any
 
 import pytest
 
-from chunk_place import mails
+from chunk_place import CLASSIFY, mails
 from commands import HYPERVISOR, Gate, Shell, eventually, script
 
 #: Some start twenty processes, one after another.
 pytestmark = pytest.mark.timeout(300)
 
-CLASSIFY_HERE = f"{sys.executable} classify.py {{}}"
+CLASSIFY_COMMAND = f"{sys.executable} classify.py {{}}"
 
 
 def cut(user: Shell, months: int = 4) -> Path:
     """Cut a few mails into chunks by month; return the batch's folder."""
     mails(user.cwd / "mail.jsonl", months)
+    (user.cwd / "classify.py").write_text(CLASSIFY, "utf-8")
     user.here("chunk", "--records", "mail.jsonl", "--by", "month:date", "--dir", "work").passed()
     return user.cwd / "work"
 
@@ -45,7 +46,7 @@ def done_chunks(found: dict[str, Any]) -> int:
 
 def test_waves_wait_for_a_decision_are_done_again_and_stop(user: Shell) -> None:
     folder = cut(user)
-    first = run(user, "-j", "2", "--criteria", "drop", "--exec", CLASSIFY_HERE)
+    first = run(user, "-j", "2", "--criteria", "drop", "--exec", CLASSIFY_COMMAND)
     assert first["standing"] == "open"
     assert done_chunks(first) == 2
     assert [row["id"] for row in first["checkpoint"]["chunks"]] == ["chunk-01", "chunk-02"]
@@ -108,7 +109,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(user: Shell, jobs: str) -> No
         items = " ".join([*HYPERVISOR, "chunk", "items", "--left"])
         command = script(
             user.cwd, "work.sh",
-            f'{items} | while read -r item; do {note} "$item" >> notes; [ -e free ] || {{ {gate.words}; }}; done',
+            f'{items} | while read -r item; do {note} "$item" >> notes; '
+            f"[ -e free ] || {{ {gate.words}; }}; done",
         )  # fmt: skip
         running = user.start_hypervisor("chunk", "run", "--dir", "work", "-j", jobs, "--exec", command)
         gate.wait(int(jobs))
@@ -242,7 +244,7 @@ def terminal(user: Shell) -> Iterator[Callable[..., Terminal]]:
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_at_a_terminal_it_asks(user: Shell, terminal: Callable[..., Terminal]) -> None:
     cut(user, 3)
-    one = terminal("chunk", "run", "--dir", "work", "--criteria", "drop", "--exec", CLASSIFY_HERE)
+    one = terminal("chunk", "run", "--dir", "work", "--criteria", "drop", "--exec", CLASSIFY_COMMAND)
     one.expect("checkpoint 1: chunk-01; 4 items, 4 noted")
     one.expect("[s]top?")
     one.type("what")
