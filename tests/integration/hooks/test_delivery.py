@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT
-from hookclient import BLOCKED, WORKER, cancel, finish, hold, open_store, release, take_away
+from hookclient import BLOCKED, WORKER, cancel, finish, held, hold, open_store, release, take_away
 from hypervisor.core.paths import Project
 from hypervisor.hooks import delivery
 from hypervisor.store.sessions import MAIN
@@ -308,3 +309,54 @@ def test_of_many_hooks_at_once_one_tells(project: Project, client: TalkingClient
     for hook in hooks:
         said += hook.communicate(timeout=100)[0]
     assert [said.count(f"- t-{number} success".encode()) for number in range(12)] == [1] * 12
+
+
+# ------------------------------------------------------------------------- killed
+
+#: Ends a task as an agent does, and dies just before or after the transaction that ends the claim.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hookclient import BLOCKED, DONE, service
+from hypervisor.core.paths import Project
+from hypervisor.store.sqlite import SqliteEngine
+root, when, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+write = SqliteEngine.write
+def dying(engine, body, *, durable=False):
+    before = engine.read("SELECT count(*) FROM attempt WHERE ended_at IS NULL")
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    answer = write(engine, body, durable=durable)
+    if engine.read("SELECT count(*) FROM attempt WHERE ended_at IS NULL") != before:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer
+SqliteEngine.write = dying
+with service(Project(root, root / ".hypervisor"), "a1") as mine:
+    if how == "release":
+        mine.release("t-1", "made it")
+    else:
+        mine.finish("t-1", DONE if how == "complete" else BLOCKED)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", ["complete", "block", "release"])
+def test_whoever_dies_at_the_end_of_a_claim_the_session_is_told_what_is_so_and_once(
+    project: Project, client: TalkingClient, how: str, when: str
+) -> None:
+    hold(project, "t-1", "a1")
+    environ = {"PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT / 'tests'}", "HOME": str(project.root.parent)}
+    words = [sys.executable, "-c", _KILLED, str(project.root), when, how]
+    assert subprocess.run(words, env=environ, timeout=60, check=False).returncode == -signal.SIGKILL
+    if when == "before":
+        assert client.tool() == ""
+        assert held(project) == {"t-1"}
+        return
+    word = {
+        "complete": "success: made it",
+        "block": "blocked: no key",
+        "release": "released, ready again: made it",
+    }
+    assert f"- t-1 {word[how]}" in client.tool()
+    assert [client.tool(), client.stop(), client.prompt()] == [""] * 3
+    assert held(project) == set()
