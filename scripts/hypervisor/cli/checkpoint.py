@@ -15,7 +15,7 @@ from ..review.checkpoint import in_lines, review
 from ..review.plan import ChunkedBatch
 from ..review.waves import WaveState, decide, state_of
 from ..store.review_records import Wave
-from .chunk_batch import chunked_of
+from .chunk_batch import on_chunked
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 
 
@@ -24,7 +24,7 @@ def add_checkpoint(command: ArgumentParser) -> None:
     command.add_argument("--dir", metavar="D", help="the batch's folder")
     command.add_argument("--task", metavar="ID", help="the batch for this task")
     command.add_argument("--json", action="store_true", help="print one JSON document")
-    command.set_defaults(action=_show)
+    command.set_defaults(action=on_chunked(_show))
     verbs = command.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name, help_text, action in (
         ("show", "counts by category, samples of each, what failed", _show),
@@ -37,7 +37,7 @@ def add_checkpoint(command: ArgumentParser) -> None:
         )
         names_chunked(verb)
         verb.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
-        verb.set_defaults(action=action)
+        verb.set_defaults(action=on_chunked(action))
         if name != "show":
             verb.add_argument("--by", metavar="NAME", help="who decides (default: you)")
         if name == "revise":
@@ -131,8 +131,7 @@ def print_review(made: ChunkedBatch, at: WaveState) -> None:
 # ------------------------------------------------------------------- checkpoint
 
 
-def _show(options: Namespace) -> int:
-    made = chunked_of(options)
+def _show(options: Namespace, made: ChunkedBatch) -> int:
     plan = made.plan()
     at = state_of(made, plan)
     begun = made.review.begun(made.number)
@@ -154,8 +153,7 @@ def _show(options: Namespace) -> int:
     return EXIT_DONE if report["chunks"] else EXIT_NOTHING
 
 
-def _decide(options: Namespace) -> int:
-    made = chunked_of(options)
+def _decide(options: Namespace, made: ChunkedBatch) -> int:
     revise = options.verb == "revise"
     wave = decide(
         made, options.verb, options.by or getpass.getuser(),

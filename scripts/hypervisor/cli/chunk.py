@@ -23,7 +23,7 @@ from ..review.split import Chunk, Cut, cut, unplaced
 from ..store.review_records import ApprovalGate, ChunkItem, Note
 from ..store.store import Store
 from . import checkpoint, chunk_run
-from .chunk_batch import chunked_of, task_folder
+from .chunk_batch import chunked_of, on_chunked, task_folder
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 
 #: How often the files that people read are written while notes come in.
@@ -73,7 +73,7 @@ def _verb(verbs: Any, name: str, text: str, action: Any) -> ArgumentParser:
     made.add_argument("--dir", metavar="D", default=SUPPRESS, help="the batch's folder")
     made.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch for this task")
     made.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
-    made.set_defaults(action=action)
+    made.set_defaults(action=on_chunked(action))
     return made
 
 
@@ -113,19 +113,20 @@ def _kept(options: Namespace, folder: Path) -> tuple[Plan, list[Chunk], Reading]
     if first and gate.patterns:
         _add_gate(gate)
     made = make_chunked(folder, options.bulk)
-    before = made.plan() if made.exists() else None
-    known = made.review.items(made.number)
-    plan, fresh, reading = first if first and before is None else _planned(options, before, known)
-    if before is not None and plan.bulk and fresh:
-        raise UsageError(
-            f"{folder}: acts in bulk, and takes in nothing more; cut what is new in another folder"
-        )
-    if plan.bulk:
-        _add_gate(ApprovalGate(folder=str(folder), task=plan.task, patterns=plan.bulk))
-    if fresh or before is None:
-        plan = made.keep(plan, [record for record in reading.records if record.id not in known])
-    begin_dry_run(made, plan)
-    return plan, fresh, reading
+    with made.batch:
+        before = made.plan() if made.exists() else None
+        known = made.review.items(made.number)
+        plan, fresh, reading = first if first and before is None else _planned(options, before, known)
+        if before is not None and plan.bulk and fresh:
+            raise UsageError(
+                f"{folder}: acts in bulk, and takes in nothing more; cut what is new in another folder"
+            )
+        if plan.bulk:
+            _add_gate(ApprovalGate(folder=str(folder), task=plan.task, patterns=plan.bulk))
+        if fresh or before is None:
+            plan = made.keep(plan, [record for record in reading.records if record.id not in known])
+        begin_dry_run(made, plan)
+        return plan, fresh, reading
 
 
 def _add_gate(gate: ApprovalGate) -> None:
@@ -150,7 +151,9 @@ def _planned(
     elif options.queue:
         reading = read_queue(options.queue, nul=options.nul, cwd=cwd)
     elif options.noted:
-        reading = read_noted(chunked_of(Namespace(dir=options.noted)), options.noted_as)
+        noted = chunked_of(Namespace(dir=options.noted))
+        with noted.batch:
+            reading = read_noted(noted, options.noted_as)
     else:
         reading = read_tasks(find_project(Path.cwd(), os.environ), options.tasks)
     if not reading.records and before is None:
@@ -213,8 +216,7 @@ def _destination(options: Namespace) -> Path | None:
 # ---------------------------------------------------------------------- a chunk
 
 
-def _items(options: Namespace) -> int:
-    made = chunked_of(options)
+def _items(options: Namespace, made: ChunkedBatch) -> int:
     name = _chunk_id(options.chunk or os.environ.get("HYPERVISOR_CHUNK_ID", ""))
     if not name:
         raise UsageError("say which chunk, like chunk-01")
@@ -232,8 +234,7 @@ def _items(options: Namespace) -> int:
     return EXIT_DONE if items else EXIT_NOTHING
 
 
-def _note(options: Namespace) -> int:
-    made = chunked_of(options)
+def _note(options: Namespace, made: ChunkedBatch) -> int:
     name = _chunk_id(options.chunk)
     begun = made.review.begun(made.number)
     if name not in begun:  # a worker of a session, which no `chunk run` has started

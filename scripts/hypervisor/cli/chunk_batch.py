@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from ..core.errors import UsageError
@@ -28,6 +29,17 @@ def task_folder(task: str) -> Path | None:
     batches = find_project(Path.cwd(), os.environ).batches
     names = sorted(path for path in batches.glob("*") if path.name.endswith(f"-batch-{task}"))
     return names[-1] if names else None
+
+
+def on_chunked(act: Callable[[Namespace, ChunkedBatch], int]) -> Callable[[Namespace], int]:
+    """Return the action of a command that works on a chunked batch: open it, act, close it."""
+
+    def action(options: Namespace) -> int:
+        made = chunked_of(options)
+        with made.batch:
+            return act(options, made)
+
+    return action
 
 
 def chunked_of(options: Namespace) -> ChunkedBatch:

@@ -22,7 +22,7 @@ from ..review.run import ChunkRunOptions, WaveRun, advance
 from ..review.waves import Mode, WaveState, state_of
 from ..store.store import Store
 from .checkpoint import ask, criteria_of, names_chunked, print_review
-from .chunk_batch import chunked_of
+from .chunk_batch import on_chunked
 from .console import EXIT_DONE, EXIT_REFUSED, Teller, print_json, shown
 
 #: How often `--wait` looks for a decision.
@@ -46,15 +46,14 @@ def add_run(verbs: Any) -> None:
     run.add_argument("--retries", type=int, metavar="N", help="try failed commands again, up to N times")
     run.add_argument("--wait", action="store_true", help="without a terminal: wait at a checkpoint")
     run.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
-    run.set_defaults(action=_run)
+    run.set_defaults(action=on_chunked(_run))
 
 
 # -------------------------------------------------------------------------- run
 
 
-def _run(options: Namespace) -> int:
+def _run(options: Namespace, made: ChunkedBatch) -> int:
     stop = Stop()
-    made = chunked_of(options)
     wanted = _options(options, made)
     stop.listen(signal.SIGINT, signal.SIGTERM)
     plan = made.plan()

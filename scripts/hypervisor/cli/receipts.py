@@ -76,7 +76,9 @@ def _verify(options: Namespace) -> int:
     audit = Audit()
     with _service() as service:
         if options.dir:
-            _verify_chunked(audit, service, open_chunked(Path(options.dir)), options)
+            made = open_chunked(Path(options.dir))
+            with made.batch:
+                _verify_chunked(audit, service, made, options)
         elif options.name and service.store.batches.find(options.name) is None:
             task = service.find(options.name)
             audit_task(audit, service.store, service.key(task), task, service.result(task), mend=options.mend)

@@ -64,7 +64,7 @@ def test_a_second_decision_is_refused_by_the_name_of_who_was_first(chunks: Chunk
     decide(chunks.made, "approve", "Ada")
     for verdict in ("approve", "stop", "revise"):
         with pytest.raises(Refused, match=r"Ada has decided already \(approve"):
-            decide(chunks.made, verdict, "Bob", criteria="x")  # type: ignore[arg-type]
+            decide(chunks.made, verdict, "Bob", criteria="x")
 
 
 def test_what_is_done_again_is_another_wave_with_the_new_criteria(chunks: Chunks) -> None:
