@@ -170,12 +170,10 @@ def _for_session(store: Store, session: str, options: Namespace, deadline: float
 
 
 def _for_batch(batch: Batch, options: Namespace, deadline: float | None) -> int:
-    batch.take_in()
     first = take_census(batch)
 
     def look() -> Census | None:
-        batch.take_in()  # a line that was appended is waited for as well
-        census = take_census(batch)
+        census = take_census(batch)  # a line that was appended is waited for as well
         over = _left(census) == 0 or (options.any and _results(census) > _results(first))
         return census if over else None
 

@@ -103,7 +103,6 @@ def batch_status(batch: Batch, live: LiveIndex | None = None) -> dict[str, Any]:
         batch: The batch.
         live: The index of a process that stays.
     """
-    batch.take_in()
     batch.store.rescuer.rescue_now_and_then()
     if batch.project is None:
         return _batch_status(batch, None)

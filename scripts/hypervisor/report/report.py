@@ -81,13 +81,13 @@ class ReportBuilder:
         if self.batch.temporary is not None and (begun := begun_since(self.batch)) is not None:
             self._change_to(begun)
         batch, store = self.batch, self.batch.store
-        batch.take_in()
         store.rescuer.rescue_now_and_then()
+        census = take_census(batch)  # first, as it takes in what was appended to the queue
         changed = self.with_items and self.follower.look()
         for event in store.events.since(self.timeline.last, batch=batch.number):
             self.timeline.add(event)
         self._figures = _Figures(
-            census=take_census(batch),
+            census=census,
             speed=store.progress.speed(batch.number, window=WINDOW, last=RECENT + 1),
             spent=store.progress.spending(batch.number),
             running=store.batches.running(batch.number),
@@ -131,6 +131,7 @@ class ReportBuilder:
             "census": census.to_json(),
             "closes": census.closes,
             "finished": left == 0 and census.closes,
+            "duplicates": census.duplicates,
             "pace": asdict(pace),
             "at_work": at_work,
             "idle": idle,

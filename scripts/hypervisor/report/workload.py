@@ -132,7 +132,7 @@ def _in_store(
 def _row(batch: Batch, *, live: bool, running: int) -> dict[str, Any]:
     branch = strategy = ""
     try:
-        options = options_of(batch.record)
+        options = options_of(batch)
         branch, strategy = options.hive_branch, options.strategy
     except UsageError:
         pass  # of workers inside a session

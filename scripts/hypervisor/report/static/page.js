@@ -84,7 +84,7 @@ function head() {
   byId("work").replaceChildren(table(`${count(data.at_work.length)} at work, ${count(data.idle.length)} between two items`, ["Who", "Item", "For", "Attempt", "Last output"],
     [...data.at_work.slice(0, 50).map((one) => [one.who ? name(one.who) : none(), name(one.name), one.since === null ? none() : duration(Math.max(0, data.at - one.since)), count(one.attempt), one.output_ago === undefined ? none() : `${duration(one.output_ago)} ago`]),
       ...data.idle.slice(0, 20).map((id) => [name(id), none(), none(), none(), none()])], [3]));
-  byId("made").textContent = data.batch.folder;
+  byId("made").textContent = `${data.batch.folder}${data.duplicates ? `; ${count(data.duplicates)} line(s) named an item that another line names` : ""}`;
 }
 const machine = (zone) => [zone.why, ...[["CPU", zone.cpu_percent], ["RAM", zone.ram_percent]]
   .filter(([word, value]) => typeof value === "number" && !zone.why.includes(word)).map(([word, value]) => `${word} ${Math.round(value)} %`)].filter(Boolean).join(", ");
