@@ -199,6 +199,7 @@ class Batches:
 
 def add_items(tx: Transaction, batch: int, items: Sequence[Item]) -> int:
     """Append items to a batch within a transaction; return how many it did not have."""
+    tx.run(SQL.lock, {"batch": batch})  # or two that append at once take the same places
     for item in items:
         if item.reopen and not tx.run(SQL.known, {"key": item.key, "batch": batch}):
             ready_work(tx, item.key, item.text, reopen=True)

@@ -55,7 +55,11 @@ class PostgresEngine(Engine):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._connection = self._connect()
-        self.schema = self._make_schema()
+        try:
+            self.schema = self._make_schema()
+        except BaseException:
+            self._connection.close()
+            raise
 
     def read(self, statement: str, parameters: Parameters = {}) -> list[Row]:
         """See `Engine.read`."""
