@@ -67,8 +67,8 @@ class Tally:
     one_named: int = 0
     #: Begun, and neither done nor receipted: `verify` names it as in doubt.
     begun_only: int = 0
-    #: In the ledger, and not yet in the body.
-    in_ledger_only: int = 0
+    #: Kept in the store, and written into the body by `verify`, the next command.
+    written_later: int = 0
     #: Killed while the body was written: the file is as it was, and a draft beside it waits for `clean`.
     drafts: int = 0
     resumed_whole: int = 0
@@ -111,15 +111,16 @@ def one_kill(tally: Tally, folder: Path, items: int, at: int, after: float) -> N
     time.sleep(after)
     worker.kill()
     worker.communicate()
-    acted, told = Counter(done.read_text("utf-8").split() if done.exists() else ()), receipts(task)
+    acted, at_once = Counter(done.read_text("utf-8").split() if done.exists() else ()), receipts(task)
     named = verify(folder)
+    told = receipts(task)
     text = task.read_text("utf-8")
     tally.kills += 1
     tally.at_actions.append(len(acted))
     tally.equal += acted == told
     tally.one_named += len(set(acted) - set(told)) == 1
     tally.begun_only += acted == told and bool(named)
-    tally.in_ledger_only += any(one["kind"] == "missing" for one in named)
+    tally.written_later += told != at_once
     where = f"kill {tally.kills}, {after:.4f} s after action {at}, {len(acted)} actions"
     others = [name for name in os.listdir(task.parent) if name != "t-1.md"]
     tally.drafts += len(others)
@@ -127,7 +128,7 @@ def one_kill(tally: Tally, folder: Path, items: int, at: int, after: float) -> N
     whole = text.startswith(HEAD) and all(not line or line.startswith(("- ", "## ")) for line in lines)
     if not whole or not text.endswith("\n") or not all(map(DRAFT.fullmatch, others)):
         tally.faults.append(f"{where}: the file is not whole")
-    if max([*acted.values(), *told.values(), 1]) > 1 or set(told) - set(acted):
+    if max([*acted.values(), *told.values(), 1]) > 1 or set(told) - set(acted) or at_once - told:
         tally.faults.append(f"{where}: twice, or a receipt of what was not done")
     items_named = {one["text"].split(":")[0] for one in named}
     if not set(acted) - set(told) <= items_named or len(items_named) > 1:
