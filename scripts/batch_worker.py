@@ -12,7 +12,7 @@ from hypervisor.core.launch import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.cli.cli_batch import main
+    from hypervisor.cli.batch_worker import main
     from hypervisor.cli.console import run
 
     sys.exit(run(main, sys.argv[1:]))

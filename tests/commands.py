@@ -24,6 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from hypervisor.queue.batches import open_folder
+from hypervisor.queue.summary import entries
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,13 +293,14 @@ def script(folder: Path, name: str, text: str) -> str:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """Return every result of a batch folder, in the order of their items."""
-    found = [json.loads(path.read_bytes()) for path in (folder / "results").iterdir() if path.is_file()]
-    return sorted(found, key=lambda result: str(result["item"]))
+    with open_folder(folder, cwd=str(folder), write=False) as batch:
+        found = [dict(entry.result) for entry in entries(batch) if entry.result is not None]
+    return sorted(found, key=lambda result: str(result.get("item")))
 
 
 def result_of(folder: Path, item: str) -> dict[str, Any]:
     """Return the one result of *item*."""
-    found = [result for result in results(folder) if result["item"] == item]
+    found = [result for result in results(folder) if result.get("item") == item]
     assert len(found) == 1, f"{len(found)} results of {item!r}: {results(folder)}"
     return found[0]
 

@@ -29,10 +29,10 @@ exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to d
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "status": {"status": "show the project's batches, claims and tasks; or one batch"},
     "events": {"events": "print what happened, a line each; with --follow as it happens"},
-    "cli_batches": {
-        "summary": "show the result of each item of a batch, and items that need attention",
-        "reap": "free at once what the dead and the silent hold",
-        "retry": "open finished items again",
+    "summary": {"summary": "show the result of each item of a batch, and items that need attention"},
+    "operations": {
+        "reap": "free at once what dead and silent workers hold",
+        "retry": "reopen finished items",
         "cancel": "give items that have no result yet the result `skipped`",
         "undo": "put back what a batch changed in task files",
     },
@@ -58,7 +58,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "checkpoint": "look at what a wave of chunks came to, and say whether it goes on",
     },
     "receipts": {"receipts": "compare receipts with what else is known of the work"},
-    "cli_clean": {"clean": "remove what runs have left, and compress the outputs of batches that are over"},
+    "clean": {"clean": "remove what runs have left, and compress the outputs of batches that are over"},
     "doctor": {"doctor": "check the machine, the programs and the project; name what is wrong and the fix"},
     "spawn": {
         "spawn": "make tasks of free text and run an agent on each, in the background",

@@ -18,7 +18,7 @@ from ..queue.batches import begun_since
 from ..report.ends import EventReader, event_line
 from ..store.store import Store
 from ..store.waiting import TICK_SECONDS, wait_until
-from .cli_naming import batch_of
+from .naming import batch_of
 from .console import EXIT_DONE, EXIT_NOTHING, shown
 
 

@@ -16,7 +16,7 @@ from ..report.activity import MachineLook
 from ..report.page import page
 from ..report.report import ReportBuilder
 from ..report.web import ReportServer
-from .cli_naming import batch_of, names_batch
+from .naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_REFUSED, print_json
 
 
@@ -58,24 +58,28 @@ def _report(options: Namespace) -> int:
 def _serve(options: Namespace) -> int:
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port {options.port}: must be 0 to 65535")
-    builder = ReportBuilder(batch_of(options))
-    builder.machine = MachineLook.of(builder.batch)
-    try:
-        server = ReportServer(builder, options.port)
-    except OSError as error:
-        raise UsageError(f"--port {options.port}: {error.strerror}; leave it out for a free one") from error
+    with ReportBuilder(batch_of(options)) as builder:
+        builder.machine = MachineLook.of(builder.batch)
+        try:
+            server = ReportServer(builder, options.port)
+        except OSError as error:
+            text = f"--port {options.port}: {error.strerror}; leave it out for a free one"
+            raise UsageError(text) from error
+        with server:
+            _until_stopped(server, builder.batch.id, options)
+    return EXIT_DONE
 
+
+def _until_stopped(server: ReportServer, batch: str, options: Namespace) -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         # From a thread of its own: it waits for the loop that this handler has interrupted.
         threading.Thread(target=server.shutdown, daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    with builder, server:
-        if options.json:
-            print_json({"address": server.address, "batch": builder.batch.id})
-            sys.stdout.flush()
-        else:
-            print(f"{server.address}\nCtrl-C ends it", flush=True)
-        server.serve_forever(poll_interval=0.2)
-    return EXIT_DONE
+    if options.json:
+        print_json({"address": server.address, "batch": batch})
+        sys.stdout.flush()
+    else:
+        print(f"{server.address}\nCtrl-C ends it", flush=True)
+    server.serve_forever(poll_interval=0.2)

@@ -15,7 +15,7 @@ from ..report.listing import dependency_faults, index_stats
 from ..store.store import Store
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
-from .cli_naming import batch_of
+from .naming import batch_of
 from .console import EXIT_DONE, EXIT_REFUSED, print_json, shown
 
 if TYPE_CHECKING:

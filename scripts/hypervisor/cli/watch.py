@@ -26,7 +26,7 @@ from ..queue.batches import open_folder
 from ..report.activity import MachineLook
 from ..report.report import ReportBuilder
 from ..report.screen import frame, one_line
-from .cli_naming import batch_of, names_batch
+from .naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json
 
 #: How often a screen is drawn, in seconds; and a line is printed where there is none.

@@ -164,9 +164,7 @@ class Batch:
                 raise Refused(self._other_home(item, home))
             real = os.path.realpath(path)
             root = os.path.realpath(home.root)
-            return ItemRef(
-                item=os.path.relpath(real, root), key=task_key(root, real), path=real, task=True
-            )
+            return ItemRef(item=os.path.relpath(real, root), key=task_key(root, real), path=real, task=True)
         return ItemRef(item=item, key=self._key_of(item), path=path, task=False)
 
     def ref_of(self, work: Work) -> ItemRef:
@@ -247,7 +245,9 @@ def home_of(path: str, project: Project | None, *, tasks: bool) -> Project | Non
         return None
     if tasks and home == project:
         return home
-    return home if matches_any(os.path.relpath(real, root), settings_of(home.state)["tasks"]["globs"]) else None
+    return (
+        home if matches_any(os.path.relpath(real, root), settings_of(home.state)["tasks"]["globs"]) else None
+    )
 
 
 def home_of_line(line: str, base: str, project: Project | None, *, tasks: bool) -> Project | None:

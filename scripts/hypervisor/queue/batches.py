@@ -160,7 +160,9 @@ def open_named(project: Project, name: str, *, claims: Mapping[str, Any] | None 
     """
     store = _store_of(project.state, claims)
     if store is not None:
-        record = store.batches.find(name) if name else max(store.batches.all(), key=lambda b: b.id, default=None)
+        record = (
+            store.batches.find(name) if name else max(store.batches.all(), key=lambda b: b.id, default=None)
+        )
         if record is not None:
             return _opened(store, record, project)
         store.close()

@@ -100,7 +100,7 @@ class Block:
             self.give_back(waiting)
 
     def tick(self) -> float | None:
-        """Do what is due, from the heartbeat's thread; return the seconds until more may be, None for nothing."""
+        """Do what is due, from the heartbeat's thread; return the seconds until the next look, or None."""
         try:
             with self._lock:
                 now = time.monotonic()

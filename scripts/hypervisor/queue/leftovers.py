@@ -1,4 +1,4 @@
-"""What processes that died have left beside the files of a project: drafts and trial folders."""
+"""Files left by crashed processes: drafts that took no name, trial folders, locks of dead workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..store.liveness import lock_state
+
 #: What `durable` calls a file that is to take a name: random, so that nobody else's is meant.
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{16}(?:\.tmp)?", re.DOTALL)
 #: The same beside the user's own files, where only whole files are replaced.
@@ -20,13 +22,13 @@ TRIAL = ".doctor-"
 _DRAFT_SECONDS = 3600.0
 #: Folders of the state folder in which files are written with drafts.
 _WRITTEN = (
-    *("batches/*", "batches/*/reports", "batches/*/chunks", "batches/*/waves", "bulk"),
-    "worktrees/*/.trees",
+    *("results", "batches/*", "batches/*/results", "batches/*/reports", "batches/*/chunks"),
+    *("batches/*/waves", "worktrees/*/.trees"),
 )
 
 
 def find(state: Path, task_folders: Iterable[str]) -> list[Path]:
-    """Return what nobody alive has written to for long: drafts and trial folders.
+    """Return what nobody alive has written to for long: drafts, trial folders, locks of dead workers.
 
     Args:
         state: The project's state folder.
@@ -36,6 +38,7 @@ def find(state: Path, task_folders: Iterable[str]) -> list[Path]:
     folders = [state, *(folder for place in _WRITTEN for folder in sorted(state.glob(place)))]
     found = [path for folder in folders for path in _drafts(folder)]
     found += [path for folder in sorted(set(task_folders)) for path in _drafts_of_tasks(Path(folder))]
+    found += _dead_workers(state / "workers")
     return [path for path in found if now - _written(path) > _DRAFT_SECONDS]
 
 
@@ -65,6 +68,12 @@ def _drafts_of_tasks(folder: Path) -> Iterator[Path]:
         path = folder / name
         if _DRAFT_OF_TASK.fullmatch(name) and path.is_file() and not path.is_symlink():
             yield path
+
+
+def _dead_workers(folder: Path) -> Iterator[Path]:
+    for name in _names(folder):
+        if name.endswith(".lock") and lock_state(str(folder), name.removesuffix(".lock")) == "free":
+            yield folder / name
 
 
 def _names(folder: Path) -> list[str]:

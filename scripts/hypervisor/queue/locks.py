@@ -52,7 +52,7 @@ class BatchLocks:
         return bool(self.batch.lock_directories)
 
     def take(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[tuple[Claim, str]]]:
-        """Make the directories of claims; return those that have theirs, and others with who holds the item."""
+        """Make the directories of claims; return those that have theirs, the others with their holders."""
         folders = self.batch.lock_directories
         if not folders:
             return list(claims), []
@@ -75,6 +75,15 @@ class BatchLocks:
                 locks.drop(name)
         # Only now: whatever bears the name from here on is another's.
         self.batch.store.claims.forget_locks(names)
+
+    def drop_of(self, work: int) -> None:
+        """Remove the directories of all attempts at an item that has its result."""
+        if self.used():
+            names = self.batch.store.claims.locks_of_work(work)
+            for locks in self.batch.lock_directories:
+                for name in names.values():
+                    locks.drop(name)
+            self.batch.store.claims.forget_locks(names)
 
     def drop_revoked(self, revoked: Iterable[Revoked]) -> None:
         """Remove the directories of claims that were taken from dead workers."""

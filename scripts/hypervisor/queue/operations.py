@@ -1,110 +1,80 @@
-"""What a person does to a batch from outside: open finished items again, cancel, undo."""
+"""What a person does to a batch from outside: take over from the dead, reopen, cancel, undo."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..claims.directory import DirectoryStore, Policy
-from ..claims.port import Claim, Holder, HolderKind
-from ..claims.workers import new_worker_id
 from ..core import clock
-from ..core.errors import Refused
-from ..core.keys import life_key, split_life
-from ..core.model import FileEdit, Outcome
-from ..tasks.effects import write_edits
-from .batch import Batch, Place
+from ..core.errors import Refused, Unreadable
+from ..core.model import FileEdit, KeyEdit, Outcome, TaskStatus
+from ..store.records import Held, Work
+from .batch import Batch, ItemRef
+from .locks import BatchLocks
 from .summary import Entry, entries
 
-#: How often a cancelled item is taken from whoever grabs it meanwhile.
-_GRABS = 20
 
+def settle(batch: Batch) -> list[str]:
+    """Take over what dead and silent workers held in the batch's store, and write what is left of files.
 
-@dataclass(slots=True)
-class Stores:
-    """The stores that one command writes to, all in the name of one short-lived holder."""
+    Returns:
+        The items that were taken over.
+    """
+    from ..tasks.publication import settle as settle_files  # noqa: PLC0415 - for these commands only
 
-    name: str
-    lease_seconds: float = 900.0
-    attempts: int = 3
-    _open: dict[str, DirectoryStore] = field(default_factory=dict)
-
-    def of(self, root: str) -> DirectoryStore:
-        """Return the store at *root*."""
-        if root not in self._open:
-            holder = Holder(
-                id=new_worker_id(self.name, os.getpid()),
-                kind=HolderKind.PROCESS,
-                name=self.name,
-                lease_seconds=self.lease_seconds,
-            )
-            policy = Policy(effects=write_edits, patient=False, attempts=self.attempts)
-            self._open[root] = DirectoryStore(root, holder, policy=policy)
-        return self._open[root]
-
-    def close(self) -> None:
-        """Close them all."""
-        for store in self._open.values():
-            store.close()
-
-
-@contextmanager
-def stores(name: str) -> Iterator[Stores]:
-    """Give stores to write to, and close them."""
-    opened = Stores(name)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    revoked = batch.store.rescuer.rescue()
+    BatchLocks(batch).drop_revoked(revoked)
+    settle_files(batch.store)
+    return [one.text for one in revoked]
 
 
 def chosen(batch: Batch, items: list[str], wanted: Callable[[Entry], bool]) -> list[Entry]:
     """Return the entries of *batch* that are *wanted*, all or those that *items* name.
 
+    Args:
+        batch: The batch.
+        items: Queue lines in any spelling; for a task, its id does as well.
+        wanted: Which are wanted, by where they stand.
+
     Raises:
         Refused: An item is not in the batch.
     """
-    names = {batch.place(item, pin=False).name: item for item in items}
+    keys = {batch.ref(item).key: item for item in items}
+    ids = {item.casefold(): item for item in items}
+    named: set[str] = set()
     found = []
     for entry in entries(batch):
-        if entry is None or (items and names.pop(entry.place.name, None) is None):
+        name = keys.get(entry.ref.key)
+        if name is None and entry.ref.task and items:
+            name = ids.get(_task_id(batch, entry.ref).casefold())
+        if items and name is None:
             continue
+        named.add(name or "")
         if wanted(entry):
             found.append(entry)
-    if names:
-        raise Refused(f"not in batch {batch.id}: {', '.join(names.values())}; see `hypervisor summary`")
+    if missing := [item for item in items if item not in named]:
+        raise Refused(f"not in batch {batch.id}: {', '.join(missing)}; see `hypervisor summary`")
     return found
 
 
 def retry(batch: Batch, items: list[str], states: set[str]) -> list[str]:
-    """Open finished items again, each as a new life; what it was before stays readable.
+    """Reopen finished items, each as a new cycle; what it was before stays readable.
+
+    The file of a task that an agent has ended says ``active`` again.
 
     Returns:
         The items that are waiting now.
     """
+    settle(batch)
     reopened = []
-    with batch.queue.reopening(), stores("retry") as opened:
-        for entry in chosen(batch, items, lambda entry: entry.state in states):
-            if entry.place.task:
-                batch.reopen(entry.place)
-            else:
-                _reopen(opened.of(entry.place.root), entry.place)
-            reopened.append(entry.place.item)
+    for entry in chosen(batch, items, lambda entry: entry.state in states):
+        if entry.ref.task:
+            _activate(batch, entry)
+        if batch.store.claims.reopen(entry.work.id, batch.number) is not None:
+            reopened.append(entry.ref.item)
     return reopened
-
-
-def _reopen(store: DirectoryStore, place: Place) -> None:
-    # A claim that is given back at once is what marks a life as begun: no other mark is needed.
-    key, life = split_life(place.key)
-    claim = store.claim(life_key(key, life + 1), place.item)
-    if isinstance(claim, Claim):
-        store.release(claim, "opened again")
 
 
 def cancel(batch: Batch, items: list[str]) -> list[str]:
@@ -113,33 +83,27 @@ def cancel(batch: Batch, items: list[str]) -> list[str]:
     Returns:
         The items that were cancelled.
     """
+    from ..tasks.publication import publish  # noqa: PLC0415 - for this command only
+
+    settle(batch)
+    locks = BatchLocks(batch)
     cancelled = []
-    with stores("cancel") as opened:
-        for entry in chosen(batch, items, lambda entry: entry.state in ("waiting", "running")):
-            place = batch.place(entry.place.item)
-            if _cancel(batch, opened.of(place.root), place):
-                cancelled.append(place.item)
+    for entry in chosen(batch, items, lambda entry: entry.state in ("waiting", "running")):
+        ref, now = entry.ref, clock.now_text()
+        result: dict[str, Any] = {
+            "item": ref.item, "status": Outcome.SKIPPED.value, "outcome": "cancelled", "batch": batch.id,
+            "started": now, "finished": now,
+        }  # fmt: skip
+        held = batch.store.claims.held(ref.key)
+        if held is not None and held.revert:
+            result["edit"] = _restoring(held).to_json()
+        done = batch.store.claims.cancel(ref.key, ref.item, result, "the user", published=False, reopen=False)
+        if done is None:  # finished in this moment
+            continue
+        locks.drop_of(done.id)
+        publish(batch.store, [done])
+        cancelled.append(ref.item)
     return cancelled
-
-
-def _cancel(batch: Batch, store: DirectoryStore, place: Place) -> bool:
-    for _ in range(_GRABS):
-        store.revoke(place.key, "cancelled by the user")
-        claim = store.claim(place.key, place.item)
-        if isinstance(claim, Claim):
-            if place.task:
-                from ..tasks.tasklist import put_back  # noqa: PLC0415 - the YAML loader
-
-                put_back(store, place.key, below=claim.generation)
-            now = clock.now_text()
-            store.complete(claim, {
-                "item": place.item, "status": Outcome.SKIPPED.value, "outcome": "cancelled",
-                "batch": batch.id, "started": now, "finished": now,
-            })  # fmt: skip
-            return True
-        if store.result(place.key) is not None:
-            return False
-    raise Refused(f"{place.item}: could not be cancelled, others keep taking it; stop the workers first")
 
 
 def undo(batch: Batch) -> tuple[list[str], list[str]]:
@@ -152,43 +116,104 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
     Raises:
         Refused: Items of the batch are being worked on.
     """
-    from ..tasks.tasks import revert_file  # noqa: PLC0415 - the YAML loader
+    from ..tasks.publication import take_back  # noqa: PLC0415 - the YAML loader
 
-    edits: list[tuple[str, FileEdit]] = []
+    settle(batch)
+    cycles: list[tuple[int, Work, str, bool]] = []
     for entry in entries(batch):
-        if entry is None:
-            continue
         if entry.state == "running":
-            raise Refused(f"{entry.place.item} is being worked on; stop the workers first")
-        edits += [
-            (str(result.get("finished")), FileEdit.from_json(result["edit"]))
-            for result in _lives(batch, entry.place)
-            if result.get("edit") and result.get("batch") == batch.id
+            raise Refused(f"{entry.ref.item} is being worked on; stop the workers first")
+        found = [
+            (decided or 0, work)
+            for work, decided in batch.store.claims.cycles(entry.ref.key)
+            if work.id == entry.work.id or (work.result or {}).get("batch") == batch.id
+        ]
+        cycles += [
+            (decided, work, _changed_path(entry.ref, work), work.id != found[-1][1].id)
+            for decided, work in found
+            if (work.result or {}).get("batch") in (batch.id, None)
         ]
     changed, left = [], []
-    for _, edit in sorted(edits, key=lambda pair: pair[0], reverse=True):
-        before = _content(edit.path)
-        left += revert_file(Path(edit.path), edit)
-        if _content(edit.path) != before and edit.path not in changed:
-            changed.append(edit.path)
+    for _, work, path, reopened in sorted(cycles, key=lambda one: one[:1], reverse=True):
+        before = _content(path)
+        if reopened:
+            _deactivate(batch, work)
+        left += [f"{path}: {one.why}" for one in take_back(batch.store, work)]
+        if _content(path) != before and path not in changed:
+            changed.append(path)
     return changed, left
 
 
-def _lives(batch: Batch, place: Place) -> Iterator[Mapping[str, Any]]:
-    """Yield the readable results of all lives that an item had in *batch*."""
-    life = 1
-    while os.path.lexists(
-        path := os.path.join(batch.folder, "results", life_key(place.name, life) + ".json")
-    ):
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            result = json.loads(Path(path).read_bytes())
-            if isinstance(result, dict):
-                yield result
-        life += 1
+# ------------------------------------------------------------------- details
+
+
+def _task_id(batch: Batch, ref: ItemRef) -> str:
+    from ..tasks.tasks import read_task  # noqa: PLC0415 - the YAML loader
+
+    with contextlib.suppress(Unreadable):
+        return read_task(Path(ref.path), batch.store.settings).id
+    return ""
+
+
+def _restoring(held: Held) -> FileEdit:
+    """Return the edit that takes back what an open claim wrote into its task's file."""
+    edit = FileEdit.from_json(held.revert or {})
+    return FileEdit(
+        path=edit.path, keys=tuple(KeyEdit(key=one.key, old=one.new, new=one.old) for one in edit.keys)
+    )
+
+
+def _activate(batch: Batch, entry: Entry) -> None:
+    """Set a task's file to ``active``, if its result has set another status."""
+    from ..tasks.tasks import edit_file, edit_key, open_task, status_word  # noqa: PLC0415 - the YAML loader
+
+    if not _sets_status(entry.work):
+        return
+    settings = batch.store.settings
+    with contextlib.suppress(Unreadable):
+        task, document = open_task(Path(entry.ref.path), settings)
+        word = status_word(task, TaskStatus.ACTIVE, settings)
+        if task.status is not TaskStatus.ACTIVE:
+            key = edit_key(document, "status", word, settings)
+            edit_file(Path(task.path), FileEdit(path=task.path, keys=(key,)))
+
+
+def _deactivate(batch: Batch, work: Work) -> None:
+    """Set a file that `_activate` changed to the status that the result had set, so that it can be undone."""
+    from ..tasks.tasks import edit_file, edit_key, open_task, status_word  # noqa: PLC0415 - the YAML loader
+    from ..tasks.vocabulary import spelling  # noqa: PLC0415
+
+    if not _sets_status(work):
+        return
+    result, settings = work.result or {}, batch.store.settings
+    with contextlib.suppress(Unreadable):
+        task, document = open_task(Path(batch.ref_of(work).path), settings)
+        if task.status is not TaskStatus.ACTIVE:
+            return
+        name = spelling("status", document.values, settings)
+        keys = FileEdit.from_json(result["edit"]).keys if result.get("edit") else ()
+        said = next(
+            (KeyEdit(key=name, old=document.source(name), new=one.new) for one in keys if one.key == name),
+            None,
+        )
+        if said is None:  # given up: blocked by no edit of its own
+            said = edit_key(document, "status", status_word(task, TaskStatus.BLOCKED, settings), settings)
+        edit_file(Path(task.path), FileEdit(path=task.path, keys=(said,)))
+
+
+def _sets_status(work: Work) -> bool:
+    """Return whether a result has set its task's status: an agent's, and one that gave the task up."""
+    result = work.result or {}
+    return bool(result.get("gave_up") or (result.get("task_id") and result.get("edit")))
+
+
+def _changed_path(ref: ItemRef, work: Work) -> str:
+    edit = (work.result or {}).get("edit")
+    return str(edit["path"]) if edit else ref.path
 
 
 def _content(path: str) -> bytes | None:
     try:
         return Path(path).read_bytes()
-    except OSError:
+    except (OSError, ValueError):
         return None

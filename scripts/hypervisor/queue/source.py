@@ -186,8 +186,8 @@ def take_in(
         start = source.start(descriptor, record.queue_offset, record.queue_tail)
         if start is None:
             print(
-                f"hypervisor: {source.path} was replaced or shortened; it is read again from its start, and no "
-                "item that is known already is done again",
+                f"hypervisor: {source.path} was replaced or shortened; it is read again from its start, "
+                "and items that are known already are not done again",
                 file=sys.stderr,
             )
             start = 0
@@ -196,4 +196,3 @@ def take_in(
             return TakenIn.NOTHING
         batches.take_in(batch, items(block.lines), record.queue_offset, block.stop, block.tail)
         return TakenIn.SOME
-

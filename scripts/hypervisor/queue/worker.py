@@ -83,7 +83,10 @@ class QueueWorker:
         name: str = "batch-worker",
     ) -> None:
         self.worker = Worker(
-            id=new_worker_id("worker", os.getpid()), kind=WorkerKind.PROCESS, name=name, process=this_process()
+            id=new_worker_id("worker", os.getpid()),
+            kind=WorkerKind.PROCESS,
+            name=name,
+            process=this_process(),
         )
         self.counts = RunCounts()
         self._batch, self._runner, self._options, self._stop = batch, runner, options, stop
@@ -147,7 +150,7 @@ class QueueWorker:
         return taken
 
     def _wanted(self) -> int:
-        """Return how many items to claim: so many that none waits long, and none that an idle worker could have."""
+        """Return how many items to claim: few enough that none waits long, or could go to an idle worker."""
         if self._pace is None or self._pace > LONG_SECONDS:
             return 1
         wanted = min(2 * self._size, self._options.block, int(LONG_SECONDS / max(self._pace, 1e-4)))
@@ -172,7 +175,9 @@ class QueueWorker:
             return False
         foreign = self._locks.foreign
         ready, _ = self._store.batches.room(self._batch.number, len(foreign) + 1)
-        if self._options.wait and (ready > len(foreign) or self._store.batches.any_running(self._batch.number)):
+        if self._options.wait and (
+            ready > len(foreign) or self._store.batches.any_running(self._batch.number)
+        ):
             self._wait()
             return True
         running = [one.text for one in self._store.batches.running(self._batch.number)]
@@ -346,7 +351,7 @@ class QueueWorker:
                 self._say(one.text, "failed", str(outcome))
 
     def _restore(self, claim: Claim) -> None:
-        """Take back what an agent wrote into the task file when it began: its claim ended without a result."""
+        """Take back what an agent's claim wrote into the task file, which ended without a result."""
         if self._claims.unrestored(claim.work):
             from ..tasks.publication import restore_held  # noqa: PLC0415 - the YAML loader
 

@@ -53,7 +53,6 @@ def result_of(ref: ItemRef, report: Report) -> dict[str, Any]:
 
 
 def printed(batch: Batch, work: Work) -> str | None:
-    """Return where what a command printed is, below the batch's folder and without ending; None for nothing."""
+    """Return the path of what a command printed, below the batch's folder and without ending; or None."""
     there = any(os.path.lexists(f"{work.log}.{ending}") for ending in ("out", "err"))
     return os.path.relpath(work.log, batch.folder) if there else None
-

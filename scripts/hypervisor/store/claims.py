@@ -329,8 +329,25 @@ class Claims:
         """
         return self._engine.write(lambda tx: self._revoke(tx, attempt, why, counted=counted))
 
-    def cancel(self, key: str, text: str, result: Result, by: str, *, published: bool = True) -> Work | None:
+    def cancel(  # noqa: PLR0913 - what is kept of it
+        self,
+        key: str,
+        text: str,
+        result: Result,
+        by: str,
+        *,
+        published: bool = True,
+        reopen: bool = True,
+    ) -> Work | None:
         """*Atomically* end the item as ``skipped``, whoever holds it. Durable on return.
+
+        Args:
+            key: The item's key.
+            text: As `claim` takes it.
+            result: What is kept.
+            by: Who cancels.
+            published: Whether nothing is left to be written to a file.
+            reopen: Whether the next cycle of an item that has its published result is cancelled.
 
         Returns:
             The cancelled work; None if the item has its result already.
@@ -339,7 +356,7 @@ class Claims:
         def body(tx: Transaction) -> Work | None:
             why = plain(f"cancelled by {by}")
             for _ in range(_TRIES):
-                work = ready_work(tx, key, text, reopen=True)
+                work = ready_work(tx, key, text, reopen=reopen)
                 if work.decided:
                     return None
                 for (attempt,) in tx.run(SQL.open_attempt_of, {"work": work.id}):
@@ -425,17 +442,20 @@ class Claims:
             batch: The batch that goes on with the next cycle, if any; others keep the result.
 
         Returns:
-            The next cycle; None where the item has no published result, or was reopened already.
+            The next cycle, the one that others have begun already where *batch* goes on with it; None where
+            the item has no published result, or was reopened already.
         """
 
         def body(tx: Transaction) -> Work | None:
             old = work_of(tx.run(SQL.work, {"work": work})[0])
             latest = work_of(tx.run(SQL.latest, {"key": old.key})[0])
-            if latest.id != old.id or not (old.decided and old.published):
+            if not old.decided or (latest.decided and not latest.published):
                 return None
             fresh = ready_work(tx, old.key, old.text, reopen=True)
             if batch is not None:
                 tx.run(SQL.repoint, {"next": fresh.id, "batch": batch, "work": old.id})
+            elif latest.id != old.id:
+                return None
             return fresh
 
         return self._engine.write(body)

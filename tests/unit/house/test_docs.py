@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import hypervisor
-from hypervisor.cli import cli_batch
+from hypervisor.cli import batch_worker
 from hypervisor.core import config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,7 +68,7 @@ def _words(code: str, command: str) -> list[str]:
 
 @pytest.mark.parametrize("path", TODAY, ids=_name)
 def test_every_flag_of_the_batch_worker_exists(path: Path) -> None:
-    flags = _flags(cli_batch.parser())
+    flags = _flags(batch_worker.parser())
     for code in _code(path):
         for word in _words(code, "batch_worker.py"):
             if re.match(r"--?[a-z0]", word):

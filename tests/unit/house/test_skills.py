@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from commands import ROOT
-from hypervisor.cli import cli, cli_batch
+from hypervisor.cli import cli, batch_worker
 from hypervisor.mcp.schema import BY_NAME, IDENTITY, PREFIX, SERVER
 
 SKILLS = sorted((ROOT / "skills").glob("*/SKILL.md"))
@@ -175,13 +175,13 @@ def test_every_command_line_parses(
         if words:
             options = cli.parser().parse_args(words)
             assert callable(options.action), words
-    flags = {flag for action in cli_batch.parser()._actions for flag in action.option_strings}
+    flags = {flag for action in batch_worker.parser()._actions for flag in action.option_strings}
     for words in _commands(path, "batch_worker.py"):
         for word in words:
             if re.match(r"--?[a-z0]", word):
                 assert word in flags, f"no option {word}"
         if "--help" not in words and words:
-            assert isinstance(cli_batch.parser().parse_args(words), argparse.Namespace)
+            assert isinstance(batch_worker.parser().parse_args(words), argparse.Namespace)
     assert capsys.readouterr().err == ""
 
 

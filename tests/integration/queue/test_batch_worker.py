@@ -200,7 +200,7 @@ def test_exit_75_asks_for_another_attempt_and_has_three(user: Shell) -> None:
     mark = user.cwd / "mark"
     text = f'[ "$1" = once ] && [ -e {mark} ] && exit 0; touch {mark}; echo "not yet"; exit 75'
     ended = user.worker("--dir", "work", "--all", "--exec", script(user.cwd, "cmd", text))
-    assert result_of(work, "once") | {"status": "success", "generation": 2} == result_of(work, "once")
+    assert result_of(work, "once") | {"status": "success", "attempt": 2} == result_of(work, "once")
     given_up = result_of(work, "always")
     assert given_up["status"] == "failed"
     assert given_up["outcome"] == "gave up after 3 attempts: " + "; ".join(
@@ -210,7 +210,7 @@ def test_exit_75_asks_for_another_attempt_and_has_three(user: Shell) -> None:
     assert "failed   always: gave up after 3 attempts" in ended.out
 
 
-def test_a_given_up_item_is_counted_by_a_crew_too(user: Shell) -> None:
+def test_a_given_up_item_is_counted_by_a_pool_too(user: Shell) -> None:
     queue(user, "a", "b")
     ended = user.worker("--dir", "work", "--all", "--workers", "2", "--exec", "sh -c 'exit 75'", "--json")
     assert ended.code == 1
@@ -220,7 +220,7 @@ def test_a_given_up_item_is_counted_by_a_crew_too(user: Shell) -> None:
 def test_failed_commands_are_tried_again_as_often_as_asked(user: Shell) -> None:
     work = queue(user, "a")
     log = user.cwd / "log"
-    command = script(user.cwd, "cmd", f"echo $HYPERVISOR_GENERATION >> {log}; exit 3")
+    command = script(user.cwd, "cmd", f"echo $HYPERVISOR_ATTEMPT >> {log}; exit 3")
     assert user.worker("--dir", "work", "--all", "--retries", "2", "--exec", command).code == 1
     assert records(log) == ["1", "2", "3"]
     assert result_of(work, "a")["outcome"].startswith("gave up after 3 attempts: attempt 1: exit 3; ")
@@ -234,7 +234,7 @@ def test_a_failed_command_is_not_tried_again_unasked(user: Shell) -> None:
         == 1
     )
     assert len(records(log)) == 1
-    assert result_of(work, "a")["generation"] == 1
+    assert result_of(work, "a")["attempt"] == 1
 
 
 def test_braces_stand_for_the_item_in_the_middle_of_a_word_too(user: Shell) -> None:
@@ -274,7 +274,7 @@ def test_a_command_finds_the_item_in_its_environment(user: Shell) -> None:
         | {
             "HYPERVISOR_ITEM": "plain",
             "HYPERVISOR_BATCH": "work",
-            "HYPERVISOR_GENERATION": "1",
+            "HYPERVISOR_ATTEMPT": "1",
             "HYPERVISOR_ROOT": str(root),
         }
         == plain
@@ -394,7 +394,7 @@ def test_stats_are_one_document_and_change_nothing(user: Shell) -> None:
     ended = user.worker("--dir", "work", "--stats", "--json").passed()
     assert ended.json == {
         "queue_total": 4, "success": 1, "blocked": 1, "failed": 1, "skipped": 0, "running": 0, "waiting": 1,
-        "duplicates": 1, "damaged": [], "closes": True,
+        "duplicates": 1, "closes": True, "held_by_lock": [],
     }  # fmt: skip
     assert "waiting      1" in user.worker("--dir", "work", "--stats").passed().out
     assert tree(work) == before
@@ -530,9 +530,9 @@ def test_a_signal_once_finishes_what_is_in_hand(
     command = script(user.cwd, "wait", gate.words)
     running = user.start("--dir", "work", "--all", "--workers", str(workers), "--exec", command)
     gate.wait(workers)
-    crew = children(running.pid) if workers > 1 else [running.pid]
+    pool = children(running.pid) if workers > 1 else [running.pid]
     running.send(number)
-    for pid in crew:
+    for pid in pool:
         eventually(lambda pid=pid: _handles_no_more(pid), "the signal to be taken")  # type: ignore[misc]
     gate.open(4)
     ended = running.end()
@@ -567,10 +567,10 @@ def test_a_second_signal_stops_at_once_and_the_item_is_free(user: Shell, gates: 
     assert stats(user, work) | {"running": 0, "waiting": 3} == stats(user, work)
     user.worker("--dir", "work", "--all", "--exec", "true").passed()
     assert [result["status"] for result in results(work)] == ["success"] * 3
-    assert {result["generation"] for result in results(work)} == {1, 2}
+    assert {result["attempt"] for result in results(work)} == {1, 2}
 
 
-def test_a_signal_at_the_very_start_of_a_crew_leaves_no_traceback(user: Shell) -> None:
+def test_a_signal_at_the_very_start_of_a_pool_leaves_no_traceback(user: Shell) -> None:
     work = queue(user, *(f"i{number}" for number in range(4)))
     running = user.start("--dir", "work", "--all", "--workers", "2", "--exec", "true")
     eventually(lambda: len(children(running.pid)) == 2, "the children")
@@ -588,7 +588,7 @@ def test_a_signal_at_the_very_start_of_a_crew_leaves_no_traceback(user: Shell) -
 def test_another_worker_takes_the_item_of_one_that_was_killed(user: Shell, gates: Gates) -> None:
     first, second = gates("first"), gates("second")
     work = queue(user, "a", "b")
-    text = f"if [ $HYPERVISOR_GENERATION = 1 ] && [ $1 = a ]; then {first.words}; else {second.words}; fi"
+    text = f"if [ $HYPERVISOR_ATTEMPT = 1 ] && [ $1 = a ]; then {first.words}; else {second.words}; fi"
     command = script(user.cwd, "wait", text)
     victim = user.start("--dir", "work", "--all", "--exec", command)
     (orphan,) = first.wait()
@@ -599,28 +599,28 @@ def test_another_worker_takes_the_item_of_one_that_was_killed(user: Shell, gates
     ended = rescuer.end(seconds=8).passed()
     assert "success  a" in ended.out
     gone(orphan)
-    assert result_of(work, "a")["generation"] == 2
+    assert result_of(work, "a")["attempt"] == 2
     assert stats(user, work) | {"success": 2, "running": 0, "waiting": 0} == stats(user, work)
 
 
-def test_a_crew_whose_command_is_killed_ends_by_itself_and_loses_nothing(user: Shell, gates: Gates) -> None:
+def test_a_pool_whose_command_is_killed_ends_by_itself_and_loses_nothing(user: Shell, gates: Gates) -> None:
     gate = gates("gate")
     work = queue(user, *(f"i{number}" for number in range(8)))
     running = user.start(
         "--dir", "work", "--all", "--workers", "4", "--exec", script(user.cwd, "wait", gate.words)
     )
     gate.wait(4)
-    crew = children(running.pid)
+    pool = children(running.pid)
     running.kill()
     gate.open(8)
-    gone(*crew)
+    gone(*pool)
     assert len(results(work)) == 4
     user.worker("--dir", "work", "--all", "--exec", "true").passed()
     assert len(results(work)) == 8
-    assert {result["generation"] for result in results(work)} == {1}
+    assert {result["attempt"] for result in results(work)} == {1}
 
 
-def test_a_crew_member_that_is_killed_costs_one_attempt_and_is_told(user: Shell, gates: Gates) -> None:
+def test_a_pool_member_that_is_killed_costs_one_attempt_and_is_told(user: Shell, gates: Gates) -> None:
     gate = gates("gate")
     work = queue(user, "a", "b")
     running = user.start(
@@ -632,10 +632,10 @@ def test_a_crew_member_that_is_killed_costs_one_attempt_and_is_told(user: Shell,
     ended = running.end()
     assert ended.code == 1
     assert "1 worker(s) died" in ended.err
-    assert sorted(result["generation"] for result in results(work)) == [1, 2]
+    assert sorted(result["attempt"] for result in results(work)) == [1, 2]
 
 
-def test_a_crew_whose_members_cannot_work_has_not_succeeded(user: Shell) -> None:
+def test_a_pool_whose_members_cannot_work_has_not_succeeded(user: Shell) -> None:
     work = queue(user, "a")
     user.worker("--dir", "work", "--batch", "1", "--exec", "true").passed()
     with open(work / "queue.txt", "a") as file:
@@ -667,10 +667,10 @@ def test_a_reader_that_goes_away_loses_no_item(user: Shell, workers: str) -> Non
     assert worker.wait(20) == 1
     assert "Traceback" not in err
     assert "Exception" not in err
-    eventually(lambda: stats(user, work)["running"] == 0, "the crew's end")
+    eventually(lambda: stats(user, work)["running"] == 0, "the pool's end")
     assert user.worker("--dir", "work", "--all", "--exec", "true").code in (0, 3)
     assert len(results(work)) == 20
-    assert {result["generation"] for result in results(work)} == {1}
+    assert {result["attempt"] for result in results(work)} == {1}
 
 
 @pytest.mark.parametrize("command", [BATCH_WORKER, HYPERVISOR])

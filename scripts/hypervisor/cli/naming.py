@@ -18,8 +18,12 @@ def names_batch(command: ArgumentParser) -> None:
     command.add_argument("--dir", metavar="D", help="the folder of a batch")
 
 
-def batch_of(options: Namespace) -> Batch:
+def batch_of(options: Namespace, *, write: bool = False) -> Batch:
     """Return the batch that a command names, or means.
+
+    Args:
+        options: Of a command that `names_batch`.
+        write: Whether to begin a queue that nobody has begun; without it, it is only looked at.
 
     Raises:
         UsageError: There is none.
@@ -29,9 +33,9 @@ def batch_of(options: Namespace) -> Batch:
     if options.dir and options.batch:
         raise UsageError(f"{options.batch} and --dir {options.dir} name two batches; leave one away")
     if options.dir:
-        return open_folder(options.dir, cwd=cwd, write=False)
+        return open_folder(options.dir, cwd=cwd, write=write)
     if not options.batch and os.path.isfile("queue.txt"):
-        return open_folder(cwd, cwd=cwd, write=False)
+        return open_folder(cwd, cwd=cwd, write=write)
     if not options.batch and not has_batches(project):
         raise UsageError(f"{project.root} has no batch; name a folder with --dir")
     return open_named(project, options.batch or "")

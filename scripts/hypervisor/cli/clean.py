@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import defaults, settings_of
+from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.paths import Project, find_project
 from ..orchestrator.run import remove_worktrees
@@ -63,8 +63,8 @@ def _clean(options: Namespace) -> int:
     if rule.removes and not (options.outputs or options.dir):
         raise UsageError("--older-than and --larger-than are rules for outputs; add --outputs")
     if options.dir:
-        batch = open_folder(options.dir, cwd=str(Path.cwd()), write=False)
-        settings = settings_of(batch.project.state) if batch.project else defaults()
+        with open_folder(options.dir, cwd=str(Path.cwd()), write=False) as batch:
+            settings = batch.store.settings
         found = retention.survey([(batch.id, batch.folder)])
         rows = list(_outputs(found, rule, settings, dry_run=options.dry_run))
     else:

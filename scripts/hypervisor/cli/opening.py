@@ -105,7 +105,7 @@ def _take_in(options: Namespace) -> None:
 
 
 def _append(queue: FileIO, data: bytes, end: bytes) -> None:
-    """Append whole items; not for long under the lock, as whoever takes lines in passes by while it is held."""
+    """Append whole items under the queue's lock, which intake does not wait for: it is held briefly."""
     fcntl.flock(queue, fcntl.LOCK_EX)
     try:
         size = queue.seek(0, os.SEEK_END)

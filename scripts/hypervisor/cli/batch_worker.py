@@ -24,9 +24,9 @@ from ..queue.summary import take_census, write_summary
 from ..queue.worker import QueueWorker, WorkerOptions
 from ..runners.exec import ExecRunner
 from ..runners.port import Runner
-from .cli_looking import dry_run, print_stats
-from .cli_opening import open_batch
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
+from .looking import dry_run, print_stats
+from .opening import open_batch
 
 #: Above this, the whole queue is not counted at the end of each invocation.
 _COUNTED_AT_END = 50_000
