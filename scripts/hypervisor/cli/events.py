@@ -18,8 +18,8 @@ from ..queue.batches import begun_since
 from ..report.ends import EventReader, event_line
 from ..store.store import Store
 from ..store.waiting import TICK_SECONDS, wait_until
-from .naming import batch_of
 from .console import EXIT_DONE, EXIT_NOTHING, shown
+from .naming import batch_of
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:

@@ -16,8 +16,8 @@ from ..report.activity import MachineLook
 from ..report.page import page
 from ..report.report import ReportBuilder
 from ..report.web import ReportServer
-from .naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_REFUSED, print_json
+from .naming import batch_of, names_batch
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:

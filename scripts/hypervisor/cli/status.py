@@ -15,8 +15,8 @@ from ..report.listing import dependency_faults, index_stats
 from ..store.store import Store
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
-from .naming import batch_of
 from .console import EXIT_DONE, EXIT_REFUSED, print_json, shown
+from .naming import batch_of
 
 if TYPE_CHECKING:
     from ..queue.batch import Batch

@@ -26,8 +26,8 @@ from ..queue.batches import open_folder
 from ..report.activity import MachineLook
 from ..report.report import ReportBuilder
 from ..report.screen import frame, one_line
-from .naming import batch_of, names_batch
 from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json
+from .naming import batch_of, names_batch
 
 #: How often a screen is drawn, in seconds; and a line is printed where there is none.
 _DRAW_SECONDS, _LINE_SECONDS = 0.5, 5.0

@@ -1,4 +1,4 @@
-"""`watch` and `status`: one screen of any size, in a real terminal and without one."""
+"""`hypervisor watch`: one screen in a real terminal, lines without one."""
 
 from __future__ import annotations
 
@@ -21,99 +21,10 @@ from typing import Any, Self
 
 import pytest
 
-from commands import HYPERVISOR, PATIENCE, Gate, Shell, eventually, script, shell
-from hypervisor.report.screen import cells, fit, frame, one_line, text_of
+from commands import HYPERVISOR, PATIENCE, ROOT, Gate, Shell, eventually, script, shell
+from handwork import Hands, batch_in
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-def head(**more: Any) -> dict[str, Any]:
-    """Return the head of a report, as of a batch of which little is known."""
-    census = {
-        "queued": 100,
-        "success": 40,
-        "blocked": 1,
-        "failed": 2,
-        "skipped": 0,
-        "running": 2,
-        "waiting": 55,
-    }
-    return {
-        "at": 1e9, "batch": {"id": "b", "called": "--dir b", "go_on": "batch_worker.py --dir b --all"},
-        "census": census, "closes": True, "finished": False, "damaged": [], "held_up": "",
-        "pace": {"per_minute": 12.5, "window": 300.0, "eta": 720.0, "standing_on": 40, "quiet": 1.0},
-        "at_work": [
-            {"name": f"item-{n}", "id": f"worker-{n}-aaaa", "holder": "batch-worker", "since": 1e9 - n}
-            for n in range(8)
-        ],
-        "idle": [], "zone": {"word": "", "why": "", "at": None},
-        "spent": {"tokens": None, "cost_usd": None, "of": 43, "tokens_known": 0, "cost_known": 0},
-        **more,
-    }  # fmt: skip
-
-
-FAILURES = [("failed", f"name-{n}", "exit 1: no such file") for n in range(50)]
-
-
-def lines_of(data: dict[str, Any], width: int, height: int) -> list[str]:
-    return [text_of(line) for line in frame(data, FAILURES, width, height)]
-
-
-@pytest.mark.parametrize("height", [1, 2, 5, 8, 12, 24, 80])
-@pytest.mark.parametrize("width", [1, 10, 40, 80, 200])
-def test_a_frame_never_leaves_its_screen(width: int, height: int) -> None:
-    wide = head(
-        at_work=[{"name": "日本語" * 40, "id": "worker-1", "holder": "", "since": None}] * 30,
-        held_up="paused " * 40, closes=False, damaged=["x"],
-    )  # fmt: skip
-    for data in (head(), wide, head(at_work=[], finished=True)):
-        lines = frame(data, FAILURES, width, height)
-        assert len(lines) <= height
-        assert max((cells(text_of(line)) for line in lines), default=0) <= width
-
-
-def test_a_screen_of_80_by_24_shows_eight_workers_and_the_last_failures() -> None:
-    lines = lines_of(head(), 80, 22)
-    assert "43 of 100 (43 %)" in lines[1]
-    assert lines[2] == "40 ✓ success  1 ? blocked  2 ✗ failed  0 - skipped  2 ▶ running  55 · waiting"
-    assert lines[3] == "12.5 a minute (last 5 min)  about 12 min left, from 40 completions"
-    assert all(any(f"item-{n} " in line for line in lines) for n in range(8))
-    assert sum(line.startswith("✗ name-") for line in lines) >= 4
-
-
-def test_what_is_not_known_is_said_so() -> None:
-    nothing = {"per_minute": None, "window": 0.0, "eta": None, "standing_on": 0, "quiet": None}
-    text = "\n".join(lines_of(head(pace=nothing, at_work=[]), 80, 22))
-    assert "nothing has ended yet" in text
-    assert "tokens not known  cost not known" in text
-    assert "nobody is at work" in text
-    assert "machine" not in text
-
-
-def test_an_old_zone_says_nothing_of_now_and_a_held_level_does() -> None:
-    def told(at: float | None) -> bool:
-        zone = {"word": "danger", "why": "", "at": at, "cpu_percent": 93.0}
-        return "machine danger CPU 93 %" in "\n".join(lines_of(head(zone=zone), 120, 22))
-
-    assert told(1e9 - 5)
-    assert not told(1e9 - 500)
-    assert told(None)
-
-
-@pytest.mark.parametrize("text", ["abc", "x" * 50, "日本語のファイル名.md", "e\u0301" * 20, ""])
-@pytest.mark.parametrize("width", [1, 7, 8, 9, 20])
-def test_a_text_is_fitted_to_its_columns(text: str, width: int) -> None:
-    assert cells(fit(text, width)) == width
-
-
-def test_one_line_is_one_line() -> None:
-    assert one_line(head()).endswith(
-        "43 of 100 done, 2 failed, 1 blocked, 8 at work, 12.5 a minute (last 5 min)  about 12 min left, "
-        "from 40 completions"
-    )
-
-
-# ------------------------------------------------------------ real terminal
 
 
 class Terminal:
@@ -273,17 +184,20 @@ def test_without_a_terminal_it_prints_lines_until_all_is_done(user: Shell) -> No
     (user.cwd / "b/queue.txt").write_text("x\ny\n", "utf-8")
     running = user.start_hypervisor("watch", "--dir", "b", "--every", "0.05", "--json")
     running.line('"waiting": 2')
-    user.worker("--dir", "b", "--all", "--exec", "true").passed()
+    with batch_in(user.cwd / "b", "x", "y") as batch:
+        Hands(batch).do("x")
+        running.line('"success": 1')
+        Hands(batch).do("y")
     ended = running.end().passed()
     heads = [json.loads(line) for line in ended.lines]
     assert [one["finished"] for one in heads][-2:] == [False, True]
-    assert user.hypervisor("watch", "--dir", "b").passed().lines[-1].count("2 of 2 done") == 1
-    user.hypervisor("watch", "--dir", "b", "--every", "0").refused(2, "--every 0")
+    assert user.here("watch", "--dir", "b").passed().lines[-1].count("2 of 2 done") == 1
+    user.here("watch", "--dir", "b", "--every", "0").refused(2, "--every 0")
 
 
 def test_watching_imports_no_more_than_looking_needs() -> None:
-    code = "import sys, hypervisor.cli.cli_watch; print('rich' in sys.modules, 'http.server' in sys.modules)"
-    folder = Path(__file__).resolve().parent.parent / "scripts"
+    code = "import sys, hypervisor.cli.watch; print('rich' in sys.modules, 'http.server' in sys.modules)"
+    folder = ROOT / "scripts"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
