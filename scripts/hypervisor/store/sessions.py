@@ -162,8 +162,8 @@ class Sessions:
         return self._engine.write(body)
 
     def _release(self, tx: Transaction, rows: Sequence[Row], why: str) -> list[AgentClaim]:
-        mine = [one for one in map(_claim_of, rows) if not one.assigned]
-        released = [one for one in mine if self._claims.release_in(tx, one.claim.attempt, why) is not None]
+        own = [one for one in map(_claim_of, rows) if not one.assigned]
+        released = [one for one in own if self._claims.release_in(tx, one.claim.attempt, why) is not None]
         if released:
             ids = json.dumps([one.claim.attempt for one in released])
             tx.run(SQL.left_open, {"session": released[0].session, "ids": ids})
@@ -273,9 +273,7 @@ class Sessions:
             yield run
             return
         process = this_process().to_json()
-        parameters = {
-            **who(session), "batch": batch, "process_start": process.pop("start"), **process,
-        }  # fmt: skip
+        parameters = {**who(session), "batch": batch, "process_start": process.pop("start"), **process}
 
         def body(tx: Transaction) -> int:
             tx.run(SQL.touch_session, parameters)

@@ -1,4 +1,4 @@
-"""`hypervisor wait` in a session's shell: what it prints counts as handed over once the transcript shows it."""
+"""`hypervisor wait` in a session: what it prints counts as handed over once the transcript shows it."""
 
 from __future__ import annotations
 
