@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from commands import ROOT, Gate, Shell, alive, eventually, gone, script, shell, write_task
+from hypervisor.core import config
+from hypervisor.store.events import RunEvent
+from hypervisor.store.store import Store
 
 pytestmark = pytest.mark.acceptance
 
@@ -71,6 +74,11 @@ def summary(user: Shell) -> dict[str, Any]:
 def row(user: Shell, name: str) -> dict[str, Any]:
     (found,) = [one for one in summary(user)["workers"] if one["task_id"] == name]
     return dict(found)
+
+
+def happened(user: Shell, what: RunEvent) -> bool:
+    with Store.open(user.cwd / ".hypervisor", config.defaults(), create=False) as store:
+        return any(event.kind == what for event in store.events.since(0))
 
 
 def branches(user: Shell) -> list[str]:
@@ -317,6 +325,7 @@ def test_ctrl_c_twice_stops_what_is_in_hand_at_no_cost(user: Shell, tmp_path: Pa
         )  # fmt: skip
         (agent,) = gate.wait()
         running.send(signal.SIGINT)
+        eventually(lambda: happened(user, RunEvent.HALTED), "its drain")  # two at once would be one
         running.send(signal.SIGINT)
         ended = running.end(60)
         gone(agent)

@@ -97,6 +97,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.go_on()
+    made.box.close()
     made.index.close()
 
 
