@@ -119,7 +119,7 @@ class Teller:
         if event.kind in ("trouble", "paced"):
             print(f"hypervisor: {event.text}", file=sys.stderr)
             return
-        self._done += event.kind not in ("again", "lost")
+        self._done += event.kind not in ("again", "lost", "started")
         if self._quiet:
             return
         line = f"{event.kind:8} {shown(event.item)}" + (f": {shown(event.text)}" if event.text else "")

@@ -125,7 +125,7 @@ class Coordinator:
 
         def claimed(claim: Claim) -> None:
             self._heartbeat.hold({claim.attempt: stopped})
-            self.tell(ItemEvent(kind="begun", item=task, text=f"attempt {claim.number}"))
+            self.tell(ItemEvent(kind="started", item=task, text=f"attempt {claim.number}"))
 
         attempt = TaskAttempt(
             self.run_context, path, stopped, rank=self._ranks[task], claimed=claimed,
