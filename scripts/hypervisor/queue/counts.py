@@ -15,7 +15,7 @@ class ItemEvent:
     #: ``success``, ``blocked``, ``failed``, ``skipped``: a result; ``again``: it will be tried
     #: again; ``lost``: another worker took it over; ``started``: an agent works on it;
     #: ``trouble``: the machine, not the item;
-    #: ``begun``: an agent was started on it; ``paced``: how many of a kind of task run at once.
+    #: ``paced``: how many of a kind of task run at once.
     kind: str
     text: str
     seconds: float = 0.0
