@@ -156,16 +156,15 @@ class Store:
         earlier = self.claims.locks_of_work(claim.work)
         return self.locks.take(claim.lock, {name for id_, name in earlier.items() if id_ != claim.attempt})
 
-    def drop_lock(self, attempt: int, name: str) -> None:
-        """Remove the lock directory *name* of an attempt that has ended."""
-        if name:
+    def drop_lock(self, work: int, attempt: int, name: str) -> None:
+        """Remove the lock directory of an attempt that has ended, unless a later one has taken it over."""
+        if not name:
+            return
+        recorded = [id_ for id_, one in self.claims.locks_of_work(work).items() if one == name]
+        if recorded and max(recorded) == attempt:
             self.locks.drop(name)
             # Only now: whatever bears the name from here on is another's.
-            self.claims.forget_locks([attempt])
-
-    def violations(self) -> list[str]:
-        """Return what contradicts the invariants of claims; empty for a sound store. Reads everything."""
-        return check.violations(self.engine)
+            self.claims.forget_locks(recorded)
 
     def close(self) -> None:
         """Close the database."""

@@ -56,9 +56,7 @@ def settle(store: Store, seconds: float = 0.0) -> list[Revoked]:
     revoked = store.rescuer.rescue_now_and_then(seconds)
     if store.locks.used:
         for one in revoked:
-            locks = store.claims.locks_of_work(one.work)
-            if one.attempt in locks:
-                store.drop_lock(one.attempt, locks[one.attempt])
+            store.drop_lock(one.work, one.attempt, store.claims.locks_of_work(one.work).get(one.attempt, ""))
     publish_pending(store)
     restore(store)
     write_left(store, Path(store.folder).parent)

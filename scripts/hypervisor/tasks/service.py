@@ -266,11 +266,11 @@ class TaskService:
         except BaseException:
             with contextlib.suppress(ClaimLost):
                 store.claims.release(claim, "could not be begun")
-            store.drop_lock(claim.attempt, claim.lock)
+            store.drop_lock(claim.work, claim.attempt, claim.lock)
             restore(store, [claim.work])
             raise
         if data is None:
-            store.drop_lock(claim.attempt, claim.lock)
+            store.drop_lock(claim.work, claim.attempt, claim.lock)
             store.claims.unclaim([claim])
         return data
 
@@ -342,7 +342,7 @@ class TaskService:
             accepted = store.claims.complete_one(decided)
         except ClaimLost as error:
             raise ClaimLost(replace(error.loss, key=task.id)) from None
-        store.drop_lock(claim.attempt, claim.lock)
+        store.drop_lock(claim.work, claim.attempt, claim.lock)
         publish(store, [store.claims.work(accepted.work)])
 
     def _bare_claim(self, task: TaskHead) -> Claim:
@@ -375,7 +375,7 @@ class TaskService:
             store.claims.release(held.claim, reason)
         else:  # taken from its holder, whose session is told
             store.claims.revoke(held.attempt, f"{self.actor.name} released it: {reason}", counted=False)
-        store.drop_lock(held.attempt, held.lock)
+        store.drop_lock(held.work, held.attempt, held.lock)
         store.claims.set_restored([held.attempt])
         return read_task(Path(task.path), self.settings)
 
@@ -410,7 +410,7 @@ class TaskService:
             held.claim, reason, counted=counted, limit=limit, delay=delay, tokens=tokens, cost_usd=cost_usd,
             log=log,
         )  # fmt: skip
-        store.drop_lock(held.attempt, held.lock)
+        store.drop_lock(held.work, held.attempt, held.lock)
         store.claims.set_restored([held.attempt])
         if gave_up is not None:
             publish(store, [store.claims.work(gave_up.work)])
@@ -439,7 +439,7 @@ class TaskService:
             )
             if cancelled is not None:
                 if held is not None:
-                    store.drop_lock(held.attempt, held.lock)
+                    store.drop_lock(held.work, held.attempt, held.lock)
                 publish(store, [cancelled])
                 return result
             publish_pending(store)  # its holder finished it in this moment
@@ -555,7 +555,7 @@ class TaskService:
     def _left(self, store: Store, released: list[AgentClaim]) -> list[str]:
         """Restore the task files of claims that were released with their workers' ends."""
         for one in released:
-            store.drop_lock(one.claim.attempt, one.claim.lock)
+            store.drop_lock(one.claim.work, one.claim.attempt, one.claim.lock)
         if released:
             restore(store, [one.claim.work for one in released])
         return [one.task.task for one in released]
