@@ -11,7 +11,7 @@ from hypervisor.queue.counts import ItemEvent
 from hypervisor.queue.stop import Stop
 from hypervisor.review.plan import ChunkedBatch, Plan, make_chunked, open_chunked
 from hypervisor.review.records import Record
-from hypervisor.review.run import ChunkRunOptions, WaveRun, advance
+from hypervisor.review.run import ChunkRunOptions, advance, run_wave
 from hypervisor.review.split import Cut, Item, cut
 from hypervisor.review.waves import WaveState, state_of
 
@@ -85,7 +85,10 @@ class Chunks:
         at = self.advance(command, **options)
         if at.what == "run" and at.wave is not None:
             wanted = ChunkRunOptions(command=command, **options)  # type: ignore[arg-type]
-            WaveRun(self.made, at.wave, wanted, self.events.append, self.stop).run()
+            attempts = {"attempts": wanted.retries + 1} if wanted.retries is not None else None
+            made = open_chunked(self.folder, attempts)
+            with made.batch:
+                run_wave(made, at.wave, wanted, self.events.append, self.stop)
         return self.state
 
     @property

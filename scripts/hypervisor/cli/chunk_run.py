@@ -17,8 +17,8 @@ from ..core.paths import find_project
 from ..queue.stop import Stop
 from ..queue.summary import write_summary
 from ..review.checkpoint import review
-from ..review.plan import ChunkedBatch
-from ..review.run import ChunkRunOptions, WaveRun, advance
+from ..review.plan import ChunkedBatch, open_chunked
+from ..review.run import ChunkRunOptions, advance, run_wave
 from ..review.waves import Mode, WaveState, state_of
 from ..store.store import Store
 from .checkpoint import ask, criteria_of, names_chunked, print_review
@@ -64,7 +64,11 @@ def _run(options: Namespace, made: ChunkedBatch) -> int:
     for line in made.check(plan):
         print(f"hypervisor: {shown(line)}", file=sys.stderr)
     wanted.keep(made)
-    return _waves(options, made, wanted, stop)
+    if wanted.retries is None:
+        return _waves(options, made, wanted, stop)
+    again = open_chunked(made.folder, {"attempts": wanted.retries + 1})
+    with again.batch:
+        return _waves(options, again, wanted, stop)
 
 
 def _options(options: Namespace, made: ChunkedBatch) -> ChunkRunOptions:
@@ -117,7 +121,7 @@ def _waves(options: Namespace, made: ChunkedBatch, wanted: ChunkRunOptions, stop
         if at.what == "run" and at.wave is not None:
             teller = Teller(len(at.chunks), quiet=options.json)
             try:
-                WaveRun(made, at.wave, wanted, teller.tell, stop).run()
+                run_wave(made, at.wave, wanted, teller.tell, stop)
             finally:
                 teller.close()
             after = state_of(made, made.plan())

@@ -92,14 +92,18 @@ def chunks_data(chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
     return [{"id": one.id, "label": one.label, "items": list(one.items)} for one in chunks]
 
 
-def open_chunked(folder: Path) -> ChunkedBatch:
+def open_chunked(folder: Path, claims: Mapping[str, Any] | None = None) -> ChunkedBatch:
     """Open the batch in *folder*, which is cut into chunks.
+
+    Args:
+        folder: The batch's folder.
+        claims: Settings of ``[claims]`` that take the place of the project's.
 
     Raises:
         UsageError: There is none.
     """
     folder = folder.resolve()
-    made = _open(folder) if folder.is_dir() and _begun(folder) else None
+    made = _open(folder, claims) if folder.is_dir() and _begun(folder) else None
     if made is not None and made.exists():
         return made
     if made is not None:
@@ -344,11 +348,11 @@ def _begun(folder: Path) -> bool:
     return durable.exists(folder / PLAN) or (folder / "chunks").is_dir()
 
 
-def _open(folder: Path) -> ChunkedBatch:
+def _open(folder: Path, claims: Mapping[str, Any] | None = None) -> ChunkedBatch:
     # Whoever opens a batch expects a queue; what is to be done here is in the plan.
     durable.write_once(folder / _QUEUE, b"")
     # The folder that items are relative to: a chunk's id is nothing but that, wherever commands run.
-    return ChunkedBatch(open_folder(folder, cwd=str(folder / "chunks")))
+    return ChunkedBatch(open_folder(folder, cwd=str(folder / "chunks"), claims=claims))
 
 
 def _project_of(folder: Path) -> Project | None:

@@ -5,36 +5,29 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ..core import clock
-from ..core.errors import ClaimLost, Refused
-from ..core.keys import attempt_name
-from ..core.machine import WORKER_MARK, this_process
+from ..core.errors import Refused
 from ..core.model import Outcome, Report
+from ..queue.batch import Batch
 from ..queue.counts import ItemEvent
-from ..queue.heartbeat import Heartbeat
 from ..queue.stop import Stop
+from ..queue.worker import QueueWorker, WorkerOptions
 from ..runners.exec import ExecRunner
 from ..runners.port import Work
-from ..store.liveness import WorkerLock, new_worker_id
-from ..store.records import Claim, Completion, Decided, Worker, WorkerKind
+from ..store.records import Claim, Decided
 from ..store.review_records import Wave
 from .approvals import begin_dry_run, require_shown
 from .notes import write_note_files
-from .plan import ChunkedBatch
+from .plan import ChunkedBatch, Plan
 from .waves import Mode, WaveState, criteria_of, state_of
 
 #: The `hypervisor` command, for workers that note with it and do not have it on their PATH.
 _BIN = Path(__file__).resolve().parents[3] / "bin"
-#: How often chunks that another process holds are looked at again.
-_POLL_SECONDS = 0.2
-#: How often a chunk is claimed again that another program's lock directory holds.
-_FOREIGN_SECONDS = 5.0
+#: How soon a run's workers are told that it is to end.
+_STOP_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,216 +97,145 @@ def advance(made: ChunkedBatch, options: ChunkRunOptions) -> WaveState:
     return state_of(made, plan)
 
 
-class WaveRun:
-    """Runs the command for each chunk that a wave has left, with several workers at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRunner:
+    """Runs the command for a chunk, and looks at whether what it noted is whole."""
+
+    made: ChunkedBatch
+    plan: Plan
+    wave: Wave
+    command: ExecRunner
+    name: str = "chunk"
+
+    def run(self, work: Work) -> Report:
+        """Run the command for one chunk."""
+        made, chunk = self.made, self.plan.chunk(work.item)
+        made.write_chunk(chunk.id)
+        write_note_files(made, chunk.id)
+        begun, path = made.review.begun(made.number)[chunk.id], str(made.path(chunk.id))
+        environment = {
+            **work.environment,
+            "HYPERVISOR_ROOT": self.plan.base,
+            "HYPERVISOR_CHUNK": path,
+            "HYPERVISOR_CHUNK_ID": chunk.id,
+            "HYPERVISOR_CHUNK_LABEL": chunk.label,
+            "HYPERVISOR_CHUNK_REVISION": str(begun.revision),
+            "HYPERVISOR_CRITERIA": self.wave.criteria,
+            "HYPERVISOR_CRITERIA_FILE": str(made.write_criteria(self.wave)),
+            "PATH": f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{_BIN}",
+        }
+        if self.plan.task:
+            environment["HYPERVISOR_TASK_ID"] = self.plan.task
+        report = self.command.run(
+            replace(work, item=path, path=path, base=self.plan.base, environment=environment)
+        )
+        write_note_files(made, chunk.id)
+        return judged(report, len(made.review.notes(made.number, chunk.id)), len(begun.items))
+
+
+class WaveWorker(QueueWorker):
+    """Works on what a wave has left: claims its chunks by name, one at a time, and takes no others."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        wave: Wave,
+        runner: ChunkRunner,
+        *,
+        options: WorkerOptions,
+        tell: Callable[[ItemEvent], None],
+        stop: Stop,
+    ) -> None:
+        super().__init__(batch, runner, options=options, tell=tell, stop=stop, name="chunk-worker")
+        self._left = list(wave.chunks)
+
+    def _claim(self) -> list[Claim]:
+        if not self._options.may_begin(1):
+            self._stop.soon.set()
+            return []
+        for name in list(self._left):
+            key = self._batch.ref(name).key
+            lock = key if self._locks.used() else ""
+            answer = self._claims.claim(self.worker, key, name, batch=self._batch.number, lock=lock)
+            if isinstance(answer, Decided):
+                self._left.remove(name)
+            elif isinstance(answer, Claim):
+                taken, foreign = self._locks.take([answer])
+                if taken:
+                    return taken
+                self._claims.unclaim([answer])
+                if self._locks.news(answer, foreign[0][1]):
+                    self._say(name, "trouble", f"{name}: {foreign[0][1]}")
+        return []
+
+    def _more(self) -> bool:
+        if self._left and not self._ended():
+            self._wait()
+        return bool(self._left) and not self._ended()
+
+
+def run_wave(
+    made: ChunkedBatch, wave: Wave, options: ChunkRunOptions, tell: Callable[[ItemEvent], None], stop: Stop
+) -> None:
+    """Run the command for each chunk that a wave has left, with several workers at once.
 
     Args:
         made: The batch.
         wave: The wave, the last one.
         options: See `ChunkRunOptions`.
-        tell: Called with each event, from any thread.
+        tell: Called with each event, by one thread at a time.
         stop: How to end it.
     """
+    runner = ChunkRunner(
+        made=made, plan=made.plan(), wave=wave,
+        command=ExecRunner(
+            command=shlex.split(options.command), timeout=options.timeout,
+            retry_failures=bool(options.retries)
+        ),
+    )  # fmt: skip
+    telling = threading.Lock()
 
-    def __init__(
-        self,
-        made: ChunkedBatch,
-        wave: Wave,
-        options: ChunkRunOptions,
-        tell: Callable[[ItemEvent], None],
-        stop: Stop,
-    ) -> None:
-        self._made, self._wave, self._options = made, wave, options
-        self._tell, self._stop = tell, stop
-        self._plan = made.plan()
-        self._store = made.batch.store
-        self._runner = ExecRunner(
-            command=shlex.split(options.command),
-            timeout=options.timeout,
-            retry_failures=bool(options.retries),
-        )
-        self._drain_at = made.batch.refresh().drain_at
-        self._lock = threading.Lock()
-        self._left = list(wave.chunks)
-        #: The chunks that this run's workers have in hand, and how to end their commands.
-        self._in_hand: dict[str, threading.Event] = {}
-        #: Chunks that another program's lock directory holds, and when they are looked at again.
-        self._foreign: dict[str, float] = {}
-        beat_seconds = self._store.settings["claims"]["beat_seconds"]
-        self._heartbeat = Heartbeat(self._store.claims, beat_seconds, self._end_now)
-        self._errors: list[BaseException] = []
+    def tell_one(event: ItemEvent) -> None:
+        with telling:
+            tell(event)
 
-    def run(self) -> None:
-        """Run until each chunk of the wave has a result, or somebody stops it."""
-        workers = [
-            threading.Thread(target=self._work, daemon=True, name=f"chunk-worker-{number}")
-            for number in range(min(self._options.jobs, len(self._left)))
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        self._heartbeat.close()
-        if self._errors:
-            raise self._errors[0]
+    worker_options = WorkerOptions(
+        may_begin=lambda count: count if _goes_on(made, wave) else 0,
+        beat_seconds=made.batch.store.settings["claims"]["beat_seconds"],
+    )
+    left = [name for name in wave.chunks if name not in made.review.results(made.number)]
+    stops = [Stop() for _ in range(min(options.jobs, len(left)))]
+    errors: list[BaseException] = []
 
-    # ---------------------------------------------------------------- threads
-
-    def _work(self) -> None:
-        """Be one worker."""
-        worker = Worker(
-            id=new_worker_id("chunk-worker", os.getpid()), kind=WorkerKind.PROCESS, name="chunk-worker",
-            process=this_process(),
-        )  # fmt: skip
+    def work(own: Stop) -> None:
         try:
-            lock = WorkerLock(self._store.workers, worker.id)
-            try:
-                while (claim := self._next(worker)) is not None:
-                    self._process(claim, worker, lock.descriptor)
-            finally:
-                lock.close()
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`
-            self._errors.append(error)
-            self._stop.soon.set()
+            WaveWorker(made.batch, wave, runner, options=worker_options, tell=tell_one, stop=own).run()
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            errors.append(error)
+            stop.soon.set()
 
-    def _end_now(self) -> float:
-        """End the commands in hand if they must end now."""
-        if self._stop.now.is_set():
-            with self._lock:
-                for stopped in self._in_hand.values():
-                    stopped.set()
-        return _POLL_SECONDS
+    threads = [threading.Thread(target=work, args=(own,), name="chunk-worker") for own in stops]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        for thread in threads:
+            thread.join(_STOP_SECONDS / len(threads))
+        for own in stops:
+            _pass_on(stop, own)
+    if errors:
+        raise errors[0]
 
-    # ----------------------------------------------------------------- chunks
 
-    def _next(self, worker: Worker) -> Claim | None:
-        """Claim a chunk of the wave that has no result; None once there is none left, or the run ends."""
-        while not self._ended():
-            self._store.rescuer.rescue_now_and_then()
-            with self._lock:
-                for name in [name for name in self._left if name not in self._in_hand]:
-                    if time.monotonic() < self._foreign.get(name, 0.0):
-                        continue
-                    key = self._made.batch.ref(name).key
-                    lock = key if self._store.locks.used else ""
-                    answer = self._store.claims.claim(worker, key, name, batch=self._made.number, lock=lock)
-                    if isinstance(answer, Decided):
-                        self._left.remove(name)
-                    elif isinstance(answer, Claim) and self._is_mine(answer):
-                        return answer
-                if not self._left:
-                    return None
-            self._stop.soon.wait(_POLL_SECONDS)
-        return None
+def _pass_on(stop: Stop, own: Stop) -> None:
+    """Tell one worker what the whole run was told."""
+    if stop.soon.is_set():
+        own.soon.set()
+    if stop.now.is_set():
+        own.now.set()
+        own.in_hand.set()
 
-    def _is_mine(self, claim: Claim) -> bool:
-        """Take a claim in hand; give it back if another program's lock directory holds the chunk."""
-        if holder := self._store.take_lock(claim):
-            if claim.text not in self._foreign:
-                self._say(claim, "again", holder, 0.0)
-            self._foreign[claim.text] = time.monotonic() + _FOREIGN_SECONDS
-            self._store.claims.release(claim, holder)
-            return False
-        self._in_hand[claim.text] = threading.Event()
-        self._heartbeat.hold({claim.attempt: self._in_hand[claim.text]})
-        return True
 
-    def _ended(self) -> bool:
-        """Return whether nothing more may begin: asked before each chunk."""
-        if self._stop.soon.is_set():
-            return True
-        last = self._made.review.waves(self._made.number)[-1]
-        stopped = last.decided is not None and last.decided.verdict == "stop"
-        return (
-            stopped
-            or last.number != self._wave.number
-            or self._made.batch.refresh().drain_at != self._drain_at
-        )
-
-    def _process(self, claim: Claim, worker: Worker, descriptor: int) -> None:
-        begun, started = time.monotonic(), clock.now_text()
-        stopped = self._in_hand[claim.text]
-        claims = self._store.claims
-        report: Report | None = None
-        try:
-            report = self._run(claim, worker, descriptor, stopped)
-            seconds = round(time.monotonic() - begun, 3)
-            if self._stop.now.is_set():
-                claims.release(claim, "stopped by the user")
-                self._say(claim, "again", "stopped by the user", seconds)
-            elif report.retry:
-                limit = None if self._options.retries is None else self._options.retries + 1
-                gave_up = claims.fail(claim, report.outcome, limit=limit)
-                kind, text = (
-                    ("failed", str(gave_up.result["outcome"])) if gave_up else ("again", report.outcome)
-                )
-                self._say(claim, kind, text, seconds)
-            else:
-                result = {
-                    "item": claim.text, "status": report.status.value, "outcome": report.outcome,
-                    "evidence": dict(report.evidence), "runner": "chunk", "batch": self._made.batch.id,
-                    "worker": worker.id, "attempt": claim.number, "started": started,
-                    "finished": clock.now_text(), "seconds": seconds,
-                }  # fmt: skip
-                self._complete(claim, result)
-                self._say(claim, report.status.value, report.outcome, seconds)
-        except ClaimLost as lost:
-            self._say(claim, "lost", str(lost), time.monotonic() - begun)
-        finally:
-            self._heartbeat.drop([claim.attempt])
-            self._store.drop_lock(claim.attempt, claim.lock)
-            with self._lock:
-                del self._in_hand[claim.text]
-
-    def _complete(self, claim: Claim, result: dict[str, Any]) -> None:
-        files = self._store.result_files
-        self._store.claims.complete_one(
-            Completion(
-                attempt=claim.attempt, status=result["status"], result=result, published=not files.used,
-                log=self._log(claim),
-            )
-        )  # fmt: skip
-        if files.used:
-            files.write({claim.key: result})
-            self._store.claims.set_published([claim.work])
-
-    def _run(self, claim: Claim, worker: Worker, descriptor: int, stopped: threading.Event) -> Report:
-        """Run the command for one chunk, and look at whether what it noted is whole."""
-        made, chunk = self._made, self._plan.chunk(claim.text)
-        made.write_chunk(chunk.id)
-        write_note_files(made, chunk.id)
-        criteria = made.write_criteria(self._wave)
-        begun = made.review.begun(made.number)[chunk.id]
-        environment = {
-            WORKER_MARK: worker.id,
-            "HYPERVISOR_ITEM": chunk.id,
-            "HYPERVISOR_BATCH": made.batch.id,
-            "HYPERVISOR_ATTEMPT": str(claim.number),
-            "HYPERVISOR_ROOT": self._plan.base,
-            "HYPERVISOR_CHUNK": str(made.path(chunk.id)),
-            "HYPERVISOR_CHUNK_ID": chunk.id,
-            "HYPERVISOR_CHUNK_LABEL": chunk.label,
-            "HYPERVISOR_CHUNK_REVISION": str(begun.revision),
-            "HYPERVISOR_CRITERIA": self._wave.criteria,
-            "HYPERVISOR_CRITERIA_FILE": str(criteria),
-            "PATH": f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{_BIN}",
-        }
-        if self._plan.task:
-            environment["HYPERVISOR_TASK_ID"] = self._plan.task
-        os.makedirs(made.batch.logs, exist_ok=True)
-        work = Work(
-            item=str(made.path(chunk.id)), path=str(made.path(chunk.id)), base=self._plan.base,
-            log=self._log(claim), environment=environment, inherit=(descriptor,), stopped=stopped,
-        )  # fmt: skip
-        try:
-            report = self._runner.run(work)
-        except Exception as error:  # noqa: BLE001 - one chunk's fault must not end the worker
-            report = Report(status=Outcome.FAILED, outcome=f"{type(error).__name__}: {error}")
-        write_note_files(made, chunk.id)
-        return judged(report, len(made.review.notes(made.number, chunk.id)), len(begun.items))
-
-    def _log(self, claim: Claim) -> str:
-        return os.path.join(self._made.batch.logs, attempt_name(claim.key, claim.number))
-
-    def _say(self, claim: Claim, kind: str, text: str, seconds: float) -> None:
-        self._tell(ItemEvent(item=claim.text, kind=kind, text=text, seconds=seconds))
+def _goes_on(made: ChunkedBatch, wave: Wave) -> bool:
+    """Return whether more of a wave may begin: nobody has stopped it, and no other follows it."""
+    last = made.review.waves(made.number)[-1]
+    return last.number == wave.number and (last.decided is None or last.decided.verdict != "stop")
