@@ -51,7 +51,7 @@ class LevelChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Withheld:
     """Nothing may be started now."""
 
     #: When it may be otherwise, without anything else happening; None if only then.
@@ -126,19 +126,19 @@ class Admission:
             return Level.STARVED
         return Level.CONSTRAINED if room < self._throttle.most else Level.IDEAL
 
-    def held(self, now: float, running: int) -> Held | None:
+    def held(self, now: float, running: int) -> Withheld | None:
         """Return why nothing more may start beside so many that run; None if something may."""
         room, zone = self.room(now), self.standing.zone
         if running >= room:
             grows = self._grown + self._throttle.grow_seconds if self._limit < self._throttle.most else None
-            return Held(until=grows, why=f"{running} run, and {room} may{self._lowered()}")
+            return Withheld(until=grows, why=f"{running} run, and {room} may{self._lowered()}")
         if self.hold and running:
-            return Held(until=None, why=self.hold)
+            return Withheld(until=None, why=self.hold)
         pause = (
             self._throttle.stagger_seconds if self._throttle.stagger_always or zone is not Zone.SAFE else 0.0
         )
         if now < self._last_start + pause and running:
-            return Held(until=self._last_start + pause, why=f"starts are {pause:g} s apart")
+            return Withheld(until=self._last_start + pause, why=f"starts are {pause:g} s apart")
         return None
 
     def why(self) -> str:
