@@ -11,7 +11,6 @@ from ..core.errors import ConfigError, StoreDamaged, StoreUnusable
 from ..core.machine import network_file_system
 from ..core.paths import Project
 from ..store.directories import LockDirectories
-from ..store.liveness import lock_state
 from ..store.sqlite import FILE, SCHEMA, SqliteEngine
 from ..store.store import Store
 from .checkup import Finding, failure, found, warning
@@ -52,16 +51,6 @@ def examine(project: Project) -> Iterator[Finding]:
             yield from _lock_directories(project, store)
         except StoreDamaged as error:
             yield failure("database", str(error), f"mv {project.state / FILE}* somewhere else")
-
-
-def dead_locks(workers: str) -> list[str]:
-    """Return the paths of the lock files of worker processes that are dead."""
-    try:
-        names = sorted(name for name in os.listdir(workers) if name.endswith(".lock") and name[0] != ".")
-    except OSError:
-        return []
-    dead = [name for name in names if lock_state(workers, name.removesuffix(".lock")) == "free"]
-    return [os.path.join(workers, name) for name in dead]
 
 
 def _settings(project: Project) -> dict[str, object]:

@@ -15,15 +15,23 @@ from typing import Any
 import pytest
 
 from commands import HYPERVISOR, ROOT, Shell, script, shell, tree, write_task
-from hypervisor.cli import doctor_place, doctor_project
+from hypervisor.cli import doctor_place, doctor_project, doctor_store
 from hypervisor.core import machine
+from hypervisor.core.config import defaults
+from hypervisor.core.machine import identity_of, this_process
 from hypervisor.core.paths import Project
+from hypervisor.queue.batches import create_of_tasks
+from hypervisor.store.liveness import WorkerLock
+from hypervisor.store.records import Claim, Worker, WorkerKind
+from hypervisor.store.store import Store
+from stores import a_worker, done, fill
 
 ALWAYS = [
     "python", "uv", "packages", "git", "claude", "gemini", "settings", "state folder", "file system",
     "claims", "clock", "disk", "limits", "repository",
 ]  # fmt: skip
-IN_PROJECT = ["permissions", "claims held", "results", "outputs", "leftovers"]
+IN_PROJECT = ["permissions", "outputs", "leftovers"]
+WITH_STORE = ["database", "claims held", "results"]
 UV = 'case "$*" in *--version*) echo "uv 9.8.7" ;; *) echo "  --script  of a script" ;; esac'
 
 
@@ -41,7 +49,7 @@ def user(tmp_path: Path) -> Iterator[Shell]:
 
 
 def look(user: Shell, *, code: int = 0) -> Mapping[str, Mapping[str, Any]]:
-    ended = user.hypervisor("doctor", "--json")
+    ended = user.here("doctor", "--json")
     assert ended.code == code, ended.out + ended.err
     found = ended.json
     assert all(one["ok"] == (one["level"] == "ok") for one in found)
@@ -81,7 +89,7 @@ def test_it_finds_nothing_wrong_and_leaves_nothing(user: Shell) -> None:
     wrong = {name for name, one in found.items() if not one["ok"]}
     assert wrong == {"claude", "gemini", "permissions"}
     assert {one["level"] for name, one in found.items() if name in wrong} == {"warning"}
-    assert found["claims"]["text"] == "mkdir, links and locks hold"
+    assert found["claims"]["text"] == "mkdir and locks hold, and a database can be written"
     assert found["settings"]["text"] == "all defaults"
     assert found["repository"]["text"] == "branch main"
     assert found["uv"]["text"] == f"9.8.7, {user.home}/bin/uv"
@@ -99,7 +107,7 @@ def test_in_a_folder_of_nobody_it_makes_nothing(user: Shell) -> None:
 
 def test_people_read_a_line_each_and_what_to_type_below(user: Shell) -> None:
     (user.home / "bin/uv").unlink()
-    ended = user.hypervisor("doctor")
+    ended = user.here("doctor")
     assert ended.code == 1
     lines = ended.lines
     at = lines.index("FAILURE uv: not found; it starts every command of this plugin")
@@ -210,7 +218,7 @@ def test_gemini_is_not_asked_and_its_login_is_not_read(user: Shell) -> None:
     os.mkfifo(secret)  # whoever opened it would hang
     assert look(user)["gemini login"]["text"] == "logged in once; not tried"
     user.extra["GEMINI_API_KEY"] = "a secret"
-    ended = user.hypervisor("doctor")
+    ended = user.here("doctor")
     assert "GEMINI_API_KEY is set; not tried" in ended.out
     assert "a secret" not in ended.out
 
@@ -297,9 +305,12 @@ def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(machine, "Path", path)
     found = {one.check: one for one in doctor_place.examine(Project(tmp_path, tmp_path / ".hypervisor"))}
-    assert found["file system"].level == "warning"
-    assert found["file system"].text.startswith(f"{kind} is a network file system")
-    assert found["file system"].do == "set HYPERVISOR_HOME to a local folder"
+    assert found["file system"].level == "failure"
+    assert found["file system"].text == f"{kind} is a network file system, which cannot hold the database"
+    assert (
+        found["file system"].do
+        == "set HYPERVISOR_HOME to a local folder, or store.url to a PostgreSQL server"
+    )
 
 
 def test_a_clock_that_is_behind(user: Shell) -> None:
@@ -385,66 +396,172 @@ def test_client_settings_that_cannot_be_read_are_none(tmp_path: Path, content: s
     assert found["permissions"].level == "warning"
 
 
-_DIES = f"""
-import os, sys
-sys.path.insert(0, {str(ROOT / "scripts")!r})
-from pathlib import Path
-from hypervisor.core.paths import Project
-from hypervisor.claims.directory import DirectoryStore, Policy
-from hypervisor.claims.port import Holder, HolderKind
-holder = Holder(id=f"w-{{os.getpid()}}-0", kind=HolderKind.PROCESS, name="w", lease_seconds=900)
-store = DirectoryStore(sys.argv[1], holder, policy=Policy())
-print(store.claim("t-1-x", "t-1"), flush=True)
-os._exit(9)
-"""
+# ------------------------------------------------------------------ the store
+
+
+def begin(state: Path) -> Store:
+    """Make the store of a project, and open it."""
+    return Store.open(state, defaults())
+
+
+def test_a_store_in_which_all_is_well(user: Shell) -> None:
+    state = project(user)
+    with begin(state) as store:
+        done_by(store, a_worker(process=this_process(), kind=WorkerKind.LEASE), "a")
+    found = look(user)
+    assert [name for name in found if name in WITH_STORE] == WITH_STORE
+    assert "whole" in found["database"]["text"]
+    assert found["claims held"]["text"] == "0"
+    assert found["results"]["text"] == "all are written to files"
+    assert all(found[name]["ok"] for name in WITH_STORE)
+    assert "old state" not in found
+    assert "lock directories" not in found
+
+
+def done_by(store: Store, worker: Worker, key: str, *, published: bool = True) -> None:
+    claim = store.claims.claim(worker, key, key)
+    assert isinstance(claim, Claim)
+    store.claims.complete_one(done(claim, published=published))
+
+
+def test_a_damaged_database_is_named_with_what_to_move(user: Shell) -> None:
+    state = project(user)
+    with begin(state) as store:
+        fill(store, *(f"item-{n}" for n in range(2000)))
+        store.engine.backup(state / "copy")  # type: ignore[attr-defined]
+    data = bytearray((state / "copy").read_bytes())
+    data[4096 : 20 * 4096] = b"\x5a" * (19 * 4096)
+    for path in state.glob("hypervisor.db*"):
+        path.unlink()
+    (state / "copy").rename(state / "hypervisor.db")
+    (state / "hypervisor.db").write_bytes(data)
+    found = look(user, code=1)["database"]
+    assert found["level"] == "failure"
+    assert found["do"] == f"mv {state}/hypervisor.db* somewhere else"
+    (state / "hypervisor.db").write_bytes(b"no database, but long enough to look like one" * 200)
+    assert look(user, code=1)["database"]["level"] == "failure"
+
+
+def test_a_database_of_a_newer_version_is_not_taken_for_ours(user: Shell) -> None:
+    state = project(user)
+    with begin(state) as store:
+        store.engine._connection.pragma("user_version", 99)  # type: ignore[attr-defined]
+    found = look(user, code=1)["database"]
+    assert "newer version (schema 99" in found["text"]
+    assert found["do"].startswith("update hypervisor")
+
+
+def test_a_large_write_ahead_log_is_told_with_what_holds_it(
+    user: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = project(user)
+    with begin(state) as store:
+        fill(store, "a")
+        monkeypatch.setattr(doctor_store, "_LARGE_LOG", 1000)
+        found = {one.check: one for one in doctor_store.examine(Project(user.cwd, state))}["database"]
+    assert found.level == "warning"
+    assert "write-ahead log" in found.text
+    assert found.do.startswith("end the oldest of the processes")
 
 
 def test_claims_of_the_dead_are_freed_by_what_it_says(user: Shell) -> None:
     state = project(user)
-    user.hypervisor("task", "claim", "t-1", "--caller", "claude").passed()
-    assert look(user)["claims held"]["text"] == "1"
-    user.hypervisor("task", "release", "t-1", "--caller", "claude", "--reason", "later").passed()
-    assert look(user)["claims held"]["text"] == "0"
-    subprocess.run([sys.executable, "-c", _DIES, str(state)], check=False, capture_output=True)
-    found = look(user)["claims held"]
-    assert found["level"] == "warning"
-    assert found["do"] == "hypervisor reap"
-    user.hypervisor("reap")
-    assert look(user)["claims held"]["ok"]
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with begin(state) as store:
+        store.claims.claim(a_worker(process=identity_of(process.pid)), "t-1", "tasks/t-1.md")
+        assert look(user)["claims held"]["text"] == "1"
+        process.kill()
+        process.communicate()
+        found = look(user)["claims held"]
+        assert found["level"] == "warning"
+        assert found["text"] == "0; 1 more of dead or silent workers, such as tasks/t-1.md"
+        assert found["do"] == "hypervisor reap"
+        user.here("reap")
+        assert look(user)["claims held"]["ok"]
 
 
-def test_results_that_are_damaged(user: Shell) -> None:
+def test_silent_workers_are_as_dead(user: Shell) -> None:
     state = project(user)
-    user.hypervisor("task", "claim", "t-1", "--caller", "claude").passed()
-    user.hypervisor("task", "complete", "t-1", "--caller", "claude", "--outcome", "x").passed()
-    assert look(user)["results"]["text"] == "1 looked at, all whole"
-    (result,) = (state / "results").iterdir()
-    result.unlink()
-    result.write_bytes(b"{")
+    with Store.open(state, {**defaults(), "claims": {**defaults()["claims"], "lease_seconds": 0.0}}) as store:
+        store.claims.claim(a_worker(kind=WorkerKind.LEASE), "a", "a")
+    assert look(user)["claims held"]["text"].startswith("0; 1 more of dead or silent workers")
+
+
+def test_results_that_no_file_says_yet_are_told(user: Shell) -> None:
+    state = project(user)
+    with begin(state) as store:
+        done_by(store, a_worker(kind=WorkerKind.LEASE), "a", published=False)
     found = look(user)["results"]
     assert found["level"] == "warning"
-    assert str(result) in found["text"]
-    assert found["do"].endswith(f"rm {result}")
+    assert found["text"] == "1 are not written to files yet, such as that of a"
+    user.here("status").passed()
+    assert look(user)["results"]["ok"]
+
+
+def test_lock_directories_of_others_are_named_and_ours_are_not(user: Shell) -> None:
+    state = project(user)
+    (state / "locks").mkdir()
+    with begin(state) as store:
+        worker = a_worker(process=this_process(), kind=WorkerKind.LEASE)
+        assert isinstance(store.claims.claim(worker, "a", "a", lock="a"), Claim)
+        (state / "locks/a").mkdir()
+    assert look(user)["lock directories"]["text"] == "none but our own"
+    (state / "locks/somebody").mkdir()
+    (state / "locks/else.lock").touch()
+    found = look(user)["lock directories"]
+    assert found["level"] == "warning"
+    assert found["text"] == f"2 of other programs hold items, such as {state}/locks/else.lock"
+    assert found["do"].endswith(f"rm -d {state}/locks/else.lock")
+
+
+def test_state_of_version_0_4_is_named_and_left_alone(user: Shell) -> None:
+    state = project(user)
+    for name in ("locks/t-1", "results", "workers", "sessions", "batches/b-1"):
+        (state / name).mkdir(parents=True)
+    (state / "events.jsonl").write_text("{}\n")
+    (state / "batches/b-1/manifest.json").write_text("{}")
+    before = tree(state)
+    found = look(user)["old state"]
+    assert found["level"] == "warning"
+    assert "version 1.0 starts fresh and leaves it alone" in found["text"]
+    assert "takes its folders locks and results for yours" in found["text"]
+    assert found["do"] == (
+        f"remove it when you like: rm -r {state}/events.jsonl {state}/locks {state}/results"
+    )
+    assert {name: mark.split()[0] for name, mark in tree(state).items()} == {
+        name: mark.split()[0] for name, mark in before.items()
+    }
+
+
+def test_folders_that_the_user_made_are_no_old_state(user: Shell) -> None:
+    state = project(user)
+    for name in ("locks", "results", "sessions", "workers"):
+        (state / name).mkdir()
+    assert "old state" not in look(user)
+    begin(state).close()
+    assert "old state" not in look(user)
 
 
 def test_many_outputs_and_what_the_dead_left(user: Shell) -> None:
     state = project(user)
-    logs = state / "batches/b-1/logs"
-    logs.mkdir(parents=True)
-    (logs.parent / "manifest.json").write_text("{}")
+    create_of_tasks(Project(user.cwd, state), ["tasks/t-1.md"], []).close()
+    (folder,) = (state / "batches").iterdir()
+    logs = folder / "logs"
+    logs.mkdir()
     with open(logs / f"t-1-{0:032}.out", "wb") as file:
         file.truncate(2**31)  # a hole: nothing on the disk
-    (user.cwd / "tasks").mkdir(exist_ok=True)
-    (user.cwd / "tasks/t-1.md").write_text("---\nid: t-1\nstatus: active\n---\n")
     for draft in (
         state / ".config.toml.0123456789abcdef.tmp",
         user.cwd / "tasks/.t-1.md.0123456789abcdef.tmp",
     ):
         draft.touch()
         os.utime(draft, (0, 0))
+    WorkerLock(str(state / "workers"), "worker-1-dead").close()
+    (state / "workers/worker-1-dead.lock").touch()
+    os.utime(state / "workers/worker-1-dead.lock", (0, 0))
     found = look(user)
     assert found["outputs"]["text"] == "2.0 GiB of 1 batch(es)"
     assert found["outputs"]["do"] == "hypervisor clean --outputs --older-than 30d --dry-run"
-    assert found["leftovers"]["text"].startswith("2 of ")
-    user.hypervisor("clean")
+    assert found["leftovers"]["text"] == "3 of crashed processes"
+    user.here("clean")
     assert look(user)["leftovers"]["ok"]
