@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ..core.machine import this_process
 from . import check
+from . import check
 from .base import Engine
 from .batches import Batches
 from .claims import Claims
@@ -165,6 +166,10 @@ class Store:
             self.locks.drop(name)
             # Only now: whatever bears the name from here on is another's.
             self.claims.forget_locks(recorded)
+
+    def violations(self) -> list[str]:
+        """Return what contradicts the invariants of claims; empty for a sound store. Reads everything."""
+        return check.violations(self.engine)
 
     def close(self) -> None:
         """Close the database."""
