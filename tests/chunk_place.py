@@ -9,10 +9,10 @@ from pathlib import Path
 from commands import HYPERVISOR
 from hypervisor.queue.counts import ItemEvent
 from hypervisor.queue.stop import Stop
-from hypervisor.review.plan import ChunkedBatch, Plan, make_chunked, open_chunked
+from hypervisor.review.plan import ChunkedBatch, ChunkPlan, make_chunked, open_chunked
 from hypervisor.review.records import Record
 from hypervisor.review.run import ChunkRunOptions, advance, run_wave
-from hypervisor.review.split import Cut, Item, cut
+from hypervisor.review.split import Cut, SplitItem, cut
 from hypervisor.review.waves import WaveState, state_of
 
 #: Notes each item of its chunk: "keep", or what the criteria say of even ones; also in its own process.
@@ -58,7 +58,7 @@ class Chunks:
             self._open.append(open_chunked(self.folder))
         return self._open[0]
 
-    def cut(self, months: int = 4, each: int = 4, *, bulk: tuple[str, ...] = ()) -> Plan:
+    def cut(self, months: int = 4, each: int = 4, *, bulk: tuple[str, ...] = ()) -> ChunkPlan:
         """Cut mails by month; return the plan."""
         records = [
             Record(
@@ -67,8 +67,10 @@ class Chunks:
             )
             for n in range(months * each)
         ]
-        chunks = cut([Item(id=one.id, value=one.fields["date"]) for one in records], Cut.of("month:date"))
-        plan = Plan(
+        chunks = cut(
+            [SplitItem(id=one.id, value=one.fields["date"]) for one in records], Cut.of("month:date")
+        )
+        plan = ChunkPlan(
             by="month:date", zone="UTC", most=0, id_field="id", base=str(self.folder.parent), task="",
             chunks=tuple(chunks), bulk=bulk,
         )  # fmt: skip

@@ -17,8 +17,8 @@ from ..core.errors import NothingToDo, UsageError
 from ..core.paths import find_project
 from ..review.approvals import begin_dry_run, require_approved, require_shown
 from ..review.notes import add_notes, read_noted, write_note_files
-from ..review.plan import PLAN, ChunkedBatch, Plan, chunks_data, make_chunked
-from ..review.records import Reading, items_of, read_queue, read_records, read_tasks
+from ..review.plan import PLAN, ChunkedBatch, ChunkPlan, chunks_data, make_chunked
+from ..review.records import RecordReading, items_of, read_queue, read_records, read_tasks
 from ..review.split import Chunk, Cut, cut, unplaced
 from ..store.review_records import ApprovalGate, ChunkItem, Note
 from ..store.store import Store
@@ -105,7 +105,7 @@ def _chunk(options: Namespace) -> int:
     return EXIT_DONE if fresh else EXIT_NOTHING
 
 
-def _kept(options: Namespace, folder: Path) -> tuple[Plan, list[Chunk], Reading]:
+def _kept(options: Namespace, folder: Path) -> tuple[ChunkPlan, list[Chunk], RecordReading]:
     """Keep what is new in a plan; return the plan, the chunks that are new in it, and what was read."""
     # Before the folder is made: what cannot be cut leaves nothing behind.
     first = None if folder.exists() else _planned(options, None, {})
@@ -139,8 +139,8 @@ def _add_gate(gate: ApprovalGate) -> None:
 
 
 def _planned(
-    options: Namespace, before: Plan | None, known: Mapping[str, ChunkItem]
-) -> tuple[Plan, list[Chunk], Reading]:
+    options: Namespace, before: ChunkPlan | None, known: Mapping[str, ChunkItem]
+) -> tuple[ChunkPlan, list[Chunk], RecordReading]:
     """Return the plan, the chunks that are new in it, and what was read."""
     how = _how(options, before)
     cwd = str(Path.cwd())
@@ -171,7 +171,7 @@ def _planned(
             raise UsageError(f"no item has a usable {what} in {how.field!r}, like {items[0].value!r}")
         reading.notes.append(f"{len(lost)} item(s) have no usable {what} in {how.field!r}, like {lost[0]!r}; "
                              f"they are in the last chunk")  # fmt: skip
-    plan = Plan(
+    plan = ChunkPlan(
         by=before.by if before else options.by or "", zone=how.zone, most=how.most,
         id_field=reading.id_field if options.records else (before.id_field if before else ""),
         base=before.base if before else cwd, task=(before.task if before else options.task) or "",
@@ -181,7 +181,7 @@ def _planned(
     return plan, fresh, reading
 
 
-def _how(options: Namespace, before: Plan | None) -> Cut:
+def _how(options: Namespace, before: ChunkPlan | None) -> Cut:
     if before is None:
         return Cut.of(options.by or "", options.max if options.max is not None else 0, options.zone or "UTC")
     for name, said, was in (

@@ -19,7 +19,7 @@ from ..queue.summary import write_summary
 from ..review.checkpoint import review
 from ..review.plan import ChunkedBatch, open_chunked
 from ..review.run import ChunkRunOptions, advance, run_wave
-from ..review.waves import Mode, WaveState, state_of
+from ..review.waves import CheckpointMode, WaveState, state_of
 from ..store.store import Store
 from .checkpoint import ask, criteria_of, names_chunked, print_review
 from .chunk_batch import on_chunked
@@ -39,7 +39,7 @@ def add_run(verbs: Any) -> None:
     )
     run.add_argument("-j", "--jobs", type=int, metavar="N", help="how many chunks at once (default 1)")
     run.add_argument(
-        "--checkpoint", choices=list(Mode), help="after each wave (the default), the first, none"
+        "--checkpoint", choices=list(CheckpointMode), help="after each wave (the default), the first, none"
     )
     run.add_argument("--criteria", metavar="TEXT", help="what workers go by; @FILE reads it")
     run.add_argument("--timeout", type=float, metavar="S", help="end a command after S seconds")

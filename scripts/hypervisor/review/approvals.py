@@ -17,7 +17,7 @@ from ..store.review import Review
 from ..store.review_records import ApprovalGate
 
 if TYPE_CHECKING:  # hooks ask for tools only
-    from .plan import ChunkedBatch, Plan
+    from .plan import ChunkedBatch, ChunkPlan
 
 #: ``Bash(mail archive *)``: a command that a shell is given.
 _COMMAND = re.compile(r"Bash\((.+)\)$", re.DOTALL)
@@ -31,13 +31,13 @@ _NOT_YOURS = (
 )
 
 
-def begin_dry_run(made: ChunkedBatch, plan: Plan) -> None:
+def begin_dry_run(made: ChunkedBatch, plan: ChunkPlan) -> None:
     """Begin the first wave of a batch that acts in bulk: it shows all chunks, and none is done in it."""
     if plan.bulk and not made.review.waves(made.number):
         made.review.begin_wave(made.number, 1, {}, "", checkpoint=True)
 
 
-def require_approved(made: ChunkedBatch, plan: Plan) -> None:
+def require_approved(made: ChunkedBatch, plan: ChunkPlan) -> None:
     """Raise unless what a batch does in bulk is approved.
 
     Raises:
@@ -48,7 +48,7 @@ def require_approved(made: ChunkedBatch, plan: Plan) -> None:
         raise Refused(f"{made.folder.name}: its bulk action waits: {why}; {gate.next_step()}")
 
 
-def require_shown(made: ChunkedBatch, plan: Plan, chunks: Iterable[str]) -> None:
+def require_shown(made: ChunkedBatch, plan: ChunkPlan, chunks: Iterable[str]) -> None:
     """Raise unless *chunks* were part of the dry run.
 
     Raises:

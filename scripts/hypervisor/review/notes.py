@@ -15,7 +15,7 @@ from ..core import durable
 from ..core.errors import Refused, UsageError
 from ..store.review_records import Note
 from .plan import ChunkedBatch
-from .records import Reading, Record
+from .records import Record, RecordReading
 from .waves import state_of
 
 _LONGEST_CATEGORY = 100
@@ -51,7 +51,7 @@ def add_notes(made: ChunkedBatch, chunk: str, revision: int, notes: Sequence[Not
     return added
 
 
-def read_noted(made: ChunkedBatch, categories: Collection[str]) -> Reading:
+def read_noted(made: ChunkedBatch, categories: Collection[str]) -> RecordReading:
     """Read what the workers of a batch have noted, as the items of another.
 
     Args:
@@ -82,7 +82,7 @@ def read_noted(made: ChunkedBatch, categories: Collection[str]) -> Reading:
         raise UsageError(
             f"{made.folder}: nothing is noted as {', '.join(unknown) or 'anything'}; it has {names}"
         )
-    return Reading(records=records)
+    return RecordReading(records=records)
 
 
 def write_note_files(made: ChunkedBatch, chunk: str) -> None:

@@ -32,13 +32,13 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ChunkPlan:
     """Which items are in which chunk, and how they were cut."""
 
     by: str
     zone: str
     most: int
-    #: See `Reading.id_field`.
+    #: See `RecordReading.id_field`.
     id_field: str
     #: The folder in which the plan was made, and in which commands run.
     base: str
@@ -169,7 +169,7 @@ class ChunkedBatch:
 
     # ------------------------------------------------------------------- plan
 
-    def plan(self) -> Plan:
+    def plan(self) -> ChunkPlan:
         """Return the plan, as whoever edited its file has left it.
 
         Raises:
@@ -190,7 +190,7 @@ class ChunkedBatch:
             return stored
         return self._edited(found, kept, stored)
 
-    def keep(self, plan: Plan, records: Iterable[Record] = (), *, write: bool = True) -> Plan:
+    def keep(self, plan: ChunkPlan, records: Iterable[Record] = (), *, write: bool = True) -> ChunkPlan:
         """Store a plan, with the new records that it is about; return it as it is stored.
 
         Args:
@@ -216,7 +216,7 @@ class ChunkedBatch:
             self.review.set_plan_written(self.number, stored.version)
         return stored
 
-    def take_in(self) -> Plan:
+    def take_in(self) -> ChunkPlan:
         """Return the plan, stored as its file says, where it may run.
 
         Raises:
@@ -226,7 +226,7 @@ class ChunkedBatch:
         self.check(plan)
         return self.keep(plan, write=False) if plan.edited else plan
 
-    def check(self, plan: Plan) -> list[str]:
+    def check(self, plan: ChunkPlan) -> list[str]:
         """Raise unless the plan may run; return what there is to tell.
 
         Raises:
@@ -270,7 +270,7 @@ class ChunkedBatch:
         except FileNotFoundError:
             return None
 
-    def _edited(self, found: bytes, kept: KeptPlan, stored: Plan) -> Plan:
+    def _edited(self, found: bytes, kept: KeptPlan, stored: ChunkPlan) -> ChunkPlan:
         path = self.folder / PLAN
         try:
             plan = _plan_from(json.loads(found))
@@ -320,7 +320,7 @@ class ChunkedBatch:
         return path
 
 
-def _plan_from(data: Mapping[str, Any]) -> Plan:
+def _plan_from(data: Mapping[str, Any]) -> ChunkPlan:
     chunks: list[Chunk] = []
     for number, one in enumerate(data["chunks"], 1):
         name, label, items = one["id"], one.get("label", ""), one["items"]
@@ -333,7 +333,7 @@ def _plan_from(data: Mapping[str, Any]) -> Plan:
         if name in {chunk.id for chunk in chunks}:
             raise UsageError(f"{name}: stands there twice; rename one")
         chunks.append(Chunk(id=name, label=str(label), items=tuple(items)))
-    plan = Plan(
+    plan = ChunkPlan(
         by=str(data["by"]), zone=str(data["zone"]), most=int(data["max"]), id_field=str(data["id"]),
         base=str(data["base"]), task=str(data.get("task", "")), chunks=tuple(chunks),
         left_out=tuple(str(item) for item in data.get("left_out", ())),

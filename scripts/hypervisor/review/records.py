@@ -23,7 +23,7 @@ from ..core.errors import Unreadable, UsageError
 from ..core.paths import Project
 from ..queue.batch import SEPARATORS
 from ..queue.source import QueueSource
-from .split import Item
+from .split import SplitItem
 
 #: Fields that are taken for a record's id, the first that the first record has.
 ID_FIELDS = ("id", "uid", "message-id", "message_id")
@@ -47,7 +47,7 @@ class Record:
 
 
 @dataclass(slots=True, kw_only=True)
-class Reading:
+class RecordReading:
     """What was read, and what there is to tell of it."""
 
     records: list[Record] = field(default_factory=list)
@@ -57,14 +57,14 @@ class Reading:
     id_field: str = ""
 
 
-def items_of(records: Iterable[Record], name: str) -> list[Item]:
+def items_of(records: Iterable[Record], name: str) -> list[SplitItem]:
     """Return the records as items that are cut by the field *name*, "" for none.
 
     Raises:
         UsageError: No record has the field.
     """
     records = list(records)
-    items = [Item(id=one.id, value=value_in(one.fields, name) if name else None) for one in records]
+    items = [SplitItem(id=one.id, value=value_in(one.fields, name) if name else None) for one in records]
     if name and records and all(item.value is None for item in items):
         known = sorted({key for one in records[:100] for key in one.fields})
         raise UsageError(
@@ -86,7 +86,7 @@ def value_in(fields: Mapping[str, Any], name: str) -> Any:
 # --------------------------------------------------------------------- records
 
 
-def read_records(path: str, id_field: str | None, known: Mapping[str, str]) -> Reading:
+def read_records(path: str, id_field: str | None, known: Mapping[str, str]) -> RecordReading:
     """Read a file of records.
 
     Args:
@@ -100,7 +100,7 @@ def read_records(path: str, id_field: str | None, known: Mapping[str, str]) -> R
     suffix = os.path.splitext(path)[1].lower()
     if path != "-" and suffix not in (".jsonl", ".ndjson", ".csv", ".tsv"):
         raise UsageError(f"{path}: must be a .jsonl (a JSON object a line), .csv or .tsv file")
-    reading = Reading()
+    reading = RecordReading()
     data = sys.stdin.buffer.read() if path == "-" else _content(path)
     table = suffix in (".csv", ".tsv")
     rows = list(_rows(path, data) if table else _objects(path, data, reading))
@@ -127,7 +127,7 @@ def _content(path: str) -> bytes:
         raise UsageError(f"{path}: a folder; name the file with the records") from None
 
 
-def _objects(path: str, data: bytes, reading: Reading) -> Iterator[dict[str, Any]]:
+def _objects(path: str, data: bytes, reading: RecordReading) -> Iterator[dict[str, Any]]:
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -173,7 +173,7 @@ def _rows(path: str, data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _identified(
-    rows: Sequence[Mapping[str, Any]], id_field: str, known: Mapping[str, str], reading: Reading
+    rows: Sequence[Mapping[str, Any]], id_field: str, known: Mapping[str, str], reading: RecordReading
 ) -> list[Record]:
     """Give each record its id: equal records are one, different ones with one id are told apart.
 
@@ -210,7 +210,7 @@ def _identified(
 # ------------------------------------------------------------- queues and tasks
 
 
-def read_queue(path: str, *, nul: bool, cwd: str) -> Reading:
+def read_queue(path: str, *, nul: bool, cwd: str) -> RecordReading:
     """Read the items of a queue file, with what the file system says of those that are files.
 
     Raises:
@@ -221,7 +221,7 @@ def read_queue(path: str, *, nul: bool, cwd: str) -> Reading:
     seen: dict[str, Record] = {}
     for line in QueueSource(path, SEPARATORS["nul" if nul else "newline"]).lines():
         seen.setdefault(line, Record(id=line, fields=_file_fields(line, cwd)))
-    return Reading(records=list(seen.values()))
+    return RecordReading(records=list(seen.values()))
 
 
 def _file_fields(item: str, cwd: str) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def _file_fields(item: str, cwd: str) -> dict[str, Any]:
             "size": found.st_size}  # fmt: skip
 
 
-def read_tasks(project: Project, glob: str) -> Reading:
+def read_tasks(project: Project, glob: str) -> RecordReading:
     """Read the task files that *glob* means, below the project's root.
 
     Raises:
@@ -246,7 +246,7 @@ def read_tasks(project: Project, glob: str) -> Reading:
 
     settings = dict(settings_of(project.state))
     settings["tasks"] = {**settings["tasks"], "globs": [glob]}
-    reading = Reading()
+    reading = RecordReading()
     heads: list[tuple[str, str, dict[str, Any]]] = []
     for path in find_task_files(project.root, settings):
         relative = os.path.relpath(path, project.root)

@@ -21,8 +21,8 @@ from ..store.records import Claim, Decided
 from ..store.review_records import Wave
 from .approvals import begin_dry_run, require_shown
 from .notes import write_note_files
-from .plan import ChunkedBatch, Plan
-from .waves import Mode, WaveState, criteria_of, state_of
+from .plan import ChunkedBatch, ChunkPlan
+from .waves import CheckpointMode, WaveState, criteria_of, state_of
 
 #: The `hypervisor` command, for workers that note with it and do not have it on their PATH.
 _BIN = Path(__file__).resolve().parents[3] / "bin"
@@ -37,7 +37,7 @@ class ChunkRunOptions:
     #: As at a shell.
     command: str
     jobs: int = 1
-    mode: str = Mode.EACH.value
+    mode: str = CheckpointMode.EACH.value
     #: Those of the first wave; see `criteria_of`.
     criteria: str = ""
     timeout: float | None = None
@@ -82,7 +82,7 @@ def advance(made: ChunkedBatch, options: ChunkRunOptions) -> WaveState:
         return at
     waves = made.review.waves(made.number)
     first = not any(wave.chunks for wave in waves)
-    few = options.mode == Mode.EACH or (options.mode == Mode.FIRST and first)
+    few = options.mode == CheckpointMode.EACH or (options.mode == CheckpointMode.FIRST and first)
     chunks = at.chunks[: options.jobs] if few else at.chunks
     require_shown(made, plan, chunks)
     begun = made.review.begin_wave(
@@ -102,7 +102,7 @@ class ChunkRunner:
     """Runs the command for a chunk, and looks at whether what it noted is whole."""
 
     made: ChunkedBatch
-    plan: Plan
+    plan: ChunkPlan
     wave: Wave
     command: ExecRunner
     name: str = "chunk"

@@ -28,7 +28,7 @@ _PART = re.compile(r" \d+/\d+$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class SplitItem:
     """What is cut: an id, and the value that decides where it goes."""
 
     id: str
@@ -96,7 +96,7 @@ class Cut:
         )
 
 
-def cut(items: Sequence[Item], how: Cut, existing: Sequence[Chunk] = ()) -> list[Chunk]:
+def cut(items: Sequence[SplitItem], how: Cut, existing: Sequence[Chunk] = ()) -> list[Chunk]:
     """Return the chunks of those *items* that are in none of the *existing* ones.
 
     Args:
@@ -124,14 +124,14 @@ def cut(items: Sequence[Item], how: Cut, existing: Sequence[Chunk] = ()) -> list
     return made
 
 
-def unplaced(items: Iterable[Item], how: Cut) -> list[str]:
+def unplaced(items: Iterable[SplitItem], how: Cut) -> list[str]:
     """Return the ids of those items whose value decides nothing."""
     if how.kind in ("size", "even"):
         return []
     return [item.id for item in items if _key(item.value, how) is None]
 
 
-def _grouped(items: Sequence[Item], how: Cut) -> list[tuple[str, list[str]]]:
+def _grouped(items: Sequence[SplitItem], how: Cut) -> list[tuple[str, list[str]]]:
     """Return groups in their order, each with its label and its ids in their order."""
     if how.kind in ("size", "even"):
         return [("", [item.id for item in items])] if items else []

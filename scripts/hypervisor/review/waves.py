@@ -13,11 +13,11 @@ from typing import Literal
 
 from ..core import clock
 from ..core.errors import Refused, UsageError
-from ..store.review_records import Decision, Verdict, Wave
-from .plan import PLAN, ChunkedBatch, Plan
+from ..store.review_records import Verdict, Wave, WaveDecision
+from .plan import PLAN, ChunkedBatch, ChunkPlan
 
 
-class Mode(StrEnum):
+class CheckpointMode(StrEnum):
     """After which waves somebody is asked."""
 
     EACH = "each"  #: after each of them
@@ -60,7 +60,7 @@ def next_state(waves: Sequence[Wave], chunks: Sequence[str], done: Callable[[str
     return WaveState(what="next" if left else "finished", wave=last, chunks=left)
 
 
-def state_of(made: ChunkedBatch, plan: Plan) -> WaveState:
+def state_of(made: ChunkedBatch, plan: ChunkPlan) -> WaveState:
     """Return what may happen next in a batch."""
     results = made.review.results(made.number)
     chunks = [chunk.id for chunk in plan.chunks]
@@ -105,7 +105,7 @@ def decide(
             raise UsageError(f"nothing was done yet: edit {made.folder / PLAN} and approve what it says then")
         chosen = tuple(dict.fromkeys(plan.chunk(name).id for name in chunks)) or wave.chunks
         _require_revisable(waves, results, criteria, chosen, named=bool(chunks))
-        decision = Decision(verdict=verdict, by=by, criteria=criteria, chunks=chosen)
+        decision = WaveDecision(verdict=verdict, by=by, criteria=criteria, chunks=chosen)
     else:
         _require_decidable(at, waves, results, verdict)
         if wave.is_dry_run and verdict == "approve":
@@ -113,7 +113,7 @@ def decide(
             begin = plan.items_of(
                 chunk.id for chunk in plan.chunks
             )  # what was approved cannot change any more
-        decision = Decision(verdict=verdict, by=by, midway=verdict == "stop" and bool(at.chunks))
+        decision = WaveDecision(verdict=verdict, by=by, midway=verdict == "stop" and bool(at.chunks))
     if not made.review.decide(made.number, wave, decision, begin=begin):
         raise Refused(f"checkpoint {wave.number}: somebody else has decided this moment; look again")
     return wave
@@ -157,7 +157,7 @@ def _require_not_begun_again(waves: Sequence[Wave], results: Container[str]) -> 
         raise _decided_already(waves[-2], before)
 
 
-def _decided_already(wave: Wave, before: Decision) -> Refused:
+def _decided_already(wave: Wave, before: WaveDecision) -> Refused:
     return Refused(
         f"checkpoint {wave.number}: {before.by} has decided already ({before.verdict}, "
         f"{clock.text_of(before.at / 1000)[:19]}); `hypervisor chunk run` goes on"

@@ -26,11 +26,11 @@ from .review_records import (
     ApprovalGate,
     BegunChunk,
     ChunkItem,
-    Decision,
     KeptPlan,
     Note,
     ReviewEvent,
     Wave,
+    WaveDecision,
 )
 from .sqlite import FILE, SqliteEngine
 
@@ -139,12 +139,12 @@ class Review:
 
     def waves(self, batch: int) -> list[Wave]:
         """Return every wave from the first, with what was decided of it."""
-        decisions: dict[int, list[Decision]] = {}
+        decisions: dict[int, list[WaveDecision]] = {}
         for wave, verdict, by, at, criteria, chunks, midway in self._engine.read(
             SQL.decisions, {"batch": batch}
         ):
             decisions.setdefault(wave, []).append(
-                Decision(verdict=verdict, by=from_column(by), at=at, criteria=from_column(criteria),
+                WaveDecision(verdict=verdict, by=from_column(by), at=at, criteria=from_column(criteria),
                          chunks=tuple(json.loads(chunks)), midway=bool(midway))
             )  # fmt: skip
         return [
@@ -191,7 +191,12 @@ class Review:
         self._engine.write(lambda tx: _open_wave(tx, batch, wave.number, wave.chunks))
 
     def decide(
-        self, batch: int, wave: Wave, decision: Decision, *, begin: Mapping[str, Sequence[str]] | None = None
+        self,
+        batch: int,
+        wave: Wave,
+        decision: WaveDecision,
+        *,
+        begin: Mapping[str, Sequence[str]] | None = None,
     ) -> bool:
         """*Atomically* keep a decision with all that it implies; durable on return.
 

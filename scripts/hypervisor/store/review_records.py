@@ -63,7 +63,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class WaveDecision:
     """What a person decided of a wave."""
 
     verdict: Verdict
@@ -88,7 +88,7 @@ class Wave:
     criteria: str
     #: Whether a person is asked when it is done.
     checkpoint: bool
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[WaveDecision, ...] = ()
 
     @property
     def is_dry_run(self) -> bool:
@@ -96,9 +96,9 @@ class Wave:
         return not self.chunks
 
     @property
-    def decided(self) -> Decision | None:
+    def decided(self) -> WaveDecision | None:
         """The decision that holds; None while there is none."""
-        last: Decision | None = None
+        last: WaveDecision | None = None
         for one in self.decisions:
             lifted = one.verdict == "approve" and last is not None and last.midway
             last = None if lifted else one

@@ -17,7 +17,7 @@ from hypervisor.core.errors import Refused, UsageError
 from hypervisor.review.approvals import begin_dry_run
 from hypervisor.review.checkpoint import in_lines, review
 from hypervisor.review.notes import add_notes
-from hypervisor.review.plan import ChunkedBatch, Plan
+from hypervisor.review.plan import ChunkedBatch, ChunkPlan
 from hypervisor.review.waves import decide
 from hypervisor.store.review_records import Note
 
@@ -176,7 +176,7 @@ def _dies(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _without_last(plan: Plan) -> Plan:
+def _without_last(plan: ChunkPlan) -> ChunkPlan:
     return replace(plan, chunks=plan.chunks[:-1], left_out=plan.chunks[-1].items)
 
 

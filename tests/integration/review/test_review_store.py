@@ -9,7 +9,7 @@ import pytest
 
 from hypervisor.store.records import Item
 from hypervisor.store.review import Review
-from hypervisor.store.review_records import ApprovalGate, ChunkItem, Decision, Note, Wave
+from hypervisor.store.review_records import ApprovalGate, ChunkItem, Note, Wave, WaveDecision
 from hypervisor.store.store import Store
 from stores import Database, a_worker, done
 
@@ -98,7 +98,7 @@ def test_a_revision_opens_its_chunks_again_in_the_same_transaction(store: Store,
     wave = begin(store, batch)
     finish(store, batch)
     store.review.add_notes(batch, "a", 1, [Note(item="i1", category="keep")])
-    revise = Decision(verdict="revise", by="Ada", criteria="new", chunks=("a",))
+    revise = WaveDecision(verdict="revise", by="Ada", criteria="new", chunks=("a",))
     assert store.review.decide(batch, wave, revise)
     waves = store.review.waves(batch)
     assert [(one.number, one.chunks, one.criteria) for one in waves] == [
@@ -116,15 +116,15 @@ def test_a_revision_opens_its_chunks_again_in_the_same_transaction(store: Store,
 def test_a_second_decision_of_a_wave_is_refused(store: Store, batch: int) -> None:
     wave = begin(store, batch)
     finish(store, batch)
-    assert store.review.decide(batch, wave, Decision(verdict="approve", by="Ada"))
-    assert not store.review.decide(batch, wave, Decision(verdict="stop", by="Bob"))
+    assert store.review.decide(batch, wave, WaveDecision(verdict="approve", by="Ada"))
+    assert not store.review.decide(batch, wave, WaveDecision(verdict="stop", by="Bob"))
     assert [one.by for one in store.review.waves(batch)[0].decisions] == ["Ada"]
 
 
 def test_a_wave_that_another_one_follows_is_decided_no_more(store: Store, batch: int) -> None:
     first = begin(store, batch, "a")
     begin(store, batch, "b", number=2)
-    assert not store.review.decide(batch, first, Decision(verdict="approve", by="Ada"))
+    assert not store.review.decide(batch, first, WaveDecision(verdict="approve", by="Ada"))
 
 
 def test_of_many_who_decide_at_once_one_has_decided(db: Database, batch: int) -> None:
@@ -133,13 +133,14 @@ def test_of_many_who_decide_at_once_one_has_decided(db: Database, batch: int) ->
     finish(first, batch)
     barrier, answers = threading.Barrier(4), []
 
-    def decide(store: Store, decision: Decision) -> None:
+    def decide(store: Store, decision: WaveDecision) -> None:
         barrier.wait()
         answers.append(store.review.decide(batch, wave, decision))
 
     wanted = [
-        Decision(verdict="approve", by="a"), Decision(verdict="stop", by="b"),
-        Decision(verdict="revise", by="c", criteria="x", chunks=("a",)), Decision(verdict="approve", by="d"),
+        WaveDecision(verdict="approve", by="a"), WaveDecision(verdict="stop", by="b"),
+        WaveDecision(verdict="revise", by="c", criteria="x", chunks=("a",)),
+        WaveDecision(verdict="approve", by="d"),
     ]  # fmt: skip
     threads = [threading.Thread(target=decide, args=(db.open(), one)) for one in wanted]
     for thread in threads:
@@ -154,7 +155,7 @@ def test_a_wave_that_is_done_is_told_of_once(store: Store, batch: int) -> None:
     wave = begin(store, batch)
     for _ in range(2):
         store.review.set_opened(batch, wave)
-    store.review.decide(batch, wave, Decision(verdict="approve", by="Ada"))
+    store.review.decide(batch, wave, WaveDecision(verdict="approve", by="Ada"))
     told = [(one.kind, one.data.get("verdict")) for one in store.events.since(0, batch=batch)]
     assert told == [("checkpoint", None), ("decided", "approve")]
 
@@ -178,7 +179,7 @@ def test_a_note_is_one_however_often_it_is_made(store: Store, batch: int) -> Non
 def test_a_worker_of_an_earlier_revision_can_note_no_more(store: Store, batch: int) -> None:
     wave = begin(store, batch)
     finish(store, batch)
-    store.review.decide(batch, wave, Decision(verdict="revise", by="x", criteria="y", chunks=("a",)))
+    store.review.decide(batch, wave, WaveDecision(verdict="revise", by="x", criteria="y", chunks=("a",)))
     assert store.review.add_notes(batch, "a", 1, [Note(item="i1", category="old")]) is None
     assert store.review.add_notes(batch, "a", 2, [Note(item="i1", category="new")]) == 1
     assert store.review.add_notes(batch, "none", 1, [Note(item="i1", category="new")]) is None
@@ -225,7 +226,7 @@ def test_a_gate_whose_folder_is_gone_keeps_nobody(store: Store, gate: ApprovalGa
 
 def decide(review: Review, batch: int, verdict: str) -> None:
     wave = review.waves(batch)[-1]
-    assert review.decide(batch, wave, Decision(verdict=verdict, by="Ada"))  # type: ignore[arg-type]
+    assert review.decide(batch, wave, WaveDecision(verdict=verdict, by="Ada"))  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------- receipts

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hypervisor.core.errors import UsageError
 from hypervisor.review.dates import label_of, moment_of, zone_named
-from hypervisor.review.split import NONE, Chunk, Cut, Item, cut
+from hypervisor.review.split import NONE, Chunk, Cut, SplitItem, cut
 
 MONTHS = Cut.of("month:date")
 
@@ -88,7 +88,7 @@ def test_every_item_is_in_one_chunk_and_none_is_too_large(
     values: list[Any], by: str, most: int, chance: random.Random
 ) -> None:
     how = Cut.of(by, most)
-    items = [Item(id=f"i{n}", value=value) for n, value in enumerate(values)]
+    items = [SplitItem(id=f"i{n}", value=value) for n, value in enumerate(values)]
     first = items[: len(items) // 2]
     chunks = cut(first, how)
     later = cut(items, how, chunks)
@@ -106,25 +106,29 @@ def test_every_item_is_in_one_chunk_and_none_is_too_large(
 
 
 def test_a_month_that_is_too_big_is_cut_into_equal_parts() -> None:
-    items = [Item(id=f"{n:03}", value="2025-11-03") for n in range(101)] + [Item(id="x", value="2025-12-01")]
+    items = [SplitItem(id=f"{n:03}", value="2025-11-03") for n in range(101)] + [
+        SplitItem(id="x", value="2025-12-01")
+    ]
     made = cut(items, Cut.of("month:date", 50))
     assert labels(made) == {"2025-11 1/3": 34, "2025-11 2/3": 34, "2025-11 3/3": 33, "2025-12": 1}
 
 
 def test_what_comes_later_gets_chunks_of_its_own() -> None:
-    first = cut([Item(id="a", value="2025-11-01")], MONTHS)
-    items = [Item(id=name, value=f"2025-{month}-01") for name, month in (("b", 11), ("a", 11), ("c", 12))]
+    first = cut([SplitItem(id="a", value="2025-11-01")], MONTHS)
+    items = [
+        SplitItem(id=name, value=f"2025-{month}-01") for name, month in (("b", 11), ("a", 11), ("c", 12))
+    ]
     second = cut(items, MONTHS, first)
     assert [(chunk.id, chunk.label) for chunk in second] == [
         ("chunk-02", "2025-11 later"),
         ("chunk-03", "2025-12"),
     ]
-    third = cut([*items, Item(id="d", value="2025-11-02")], MONTHS, [*first, *second])
+    third = cut([*items, SplitItem(id="d", value="2025-11-02")], MONTHS, [*first, *second])
     assert [(chunk.id, chunk.label) for chunk in third] == [("chunk-04", "2025-11 later 2")]
 
 
 def test_two_thousand_records_are_split_without_losing_one() -> None:
-    items = [Item(id=f"m-{n:04}", value=f"2025-{n % 12 + 1:02}-{n % 28 + 1:02}") for n in range(2000)]
+    items = [SplitItem(id=f"m-{n:04}", value=f"2025-{n % 12 + 1:02}-{n % 28 + 1:02}") for n in range(2000)]
     chunks = cut(items, Cut.of("month:date", 50))
     assert sum(len(chunk.items) for chunk in chunks) == len({i for c in chunks for i in c.items}) == 2000
     assert len(chunks) == 48
@@ -133,7 +137,7 @@ def test_two_thousand_records_are_split_without_losing_one() -> None:
 
 def test_without_a_word_chunks_are_of_a_size_that_one_person_reviews() -> None:
     for count in (1, 19, 50, 51, 99, 120, 1001):
-        sizes = [len(chunk.items) for chunk in cut([Item(id=str(n)) for n in range(count)], Cut.of(""))]
+        sizes = [len(chunk.items) for chunk in cut([SplitItem(id=str(n)) for n in range(count)], Cut.of(""))]
         assert sum(sizes) == count
         assert max(sizes) <= 50
         assert min(sizes) >= min(count, 25)
@@ -142,7 +146,7 @@ def test_without_a_word_chunks_are_of_a_size_that_one_person_reviews() -> None:
 
 def test_one_sender_is_one_category_however_it_is_written() -> None:
     values = ["Ann <ANN@a.example>", "ann@a.example", '"A. N." <ann@A.example>', "", None]
-    made = cut([Item(id=str(n), value=value) for n, value in enumerate(values)], Cut.of("from"))
+    made = cut([SplitItem(id=str(n), value=value) for n, value in enumerate(values)], Cut.of("from"))
     assert labels(made) == {"ann@a.example": 3, NONE: 2}
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypervisor.core.model import Outcome, Report
 from hypervisor.review.run import judged
 from hypervisor.review.waves import criteria_of, next_state
-from hypervisor.store.review_records import Decision, Wave
+from hypervisor.store.review_records import Wave, WaveDecision
 
 
 def _wave(*decisions: str, checkpoint: bool = True, midway: bool = False) -> Wave:
     told = [
-        Decision(verdict=verdict, by="x", at=0, chunks=("a",), midway=midway and verdict == "stop")  # type: ignore[arg-type]
+        WaveDecision(verdict=verdict, by="x", at=0, chunks=("a",), midway=midway and verdict == "stop")  # type: ignore[arg-type]
         for verdict in decisions
     ]
     return Wave(number=1, chunks=("a", "b"), criteria="", checkpoint=checkpoint, decisions=tuple(told))
@@ -61,6 +61,6 @@ def test_a_command_that_passes_over_items_has_failed(status: Outcome, noted: int
 
 
 def test_the_latest_revision_says_by_what_criteria_work_goes_on() -> None:
-    revised = Decision(verdict="revise", by="x", criteria="new", chunks=("a",))
+    revised = WaveDecision(verdict="revise", by="x", criteria="new", chunks=("a",))
     waves = [Wave(number=1, chunks=("a",), criteria="old", checkpoint=True, decisions=(revised,))]
     assert (criteria_of([], "old"), criteria_of(waves, "old")) == ("old", "new")
