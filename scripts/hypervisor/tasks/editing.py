@@ -77,8 +77,12 @@ def rewrite(path: Path, change: Change, guard: Callable[[], bool] | None = None)
     return answer
 
 
-def rewrite_all(rewrites: Sequence[Rewrite]) -> list[Rewritten]:
+def rewrite_all(rewrites: Sequence[Rewrite], patience: float | None = None) -> list[Rewritten]:
     """Change many files; durable on return. Their bytes are synced in parallel, each folder once.
+
+    Args:
+        rewrites: The files.
+        patience: Seconds to wait for the lock of each; a minute by default.
 
     Returns:
         What became of each, in order; the failure of one does not keep the others from being changed.
@@ -96,17 +100,19 @@ def rewrite_all(rewrites: Sequence[Rewrite]) -> list[Rewritten]:
             if real not in seen and len(now) < _AT_ONCE:
                 seen.add(real)
                 now.append(index)
-        _rewrite_some(rewrites, now, answers)
+        _rewrite_some(rewrites, now, answers, _LOCK_SECONDS if patience is None else patience)
         left = [index for index in left if index not in set(now)]
     return answers
 
 
-def _rewrite_some(rewrites: Sequence[Rewrite], indexes: Sequence[int], answers: list[Rewritten]) -> None:
+def _rewrite_some(
+    rewrites: Sequence[Rewrite], indexes: Sequence[int], answers: list[Rewritten], patience: float
+) -> None:
     with contextlib.ExitStack() as locks:
         locked = []
         for index in indexes:
             try:
-                locks.enter_context(_locked(rewrites[index].path))
+                locks.enter_context(_locked(rewrites[index].path, patience))
                 locked.append(index)
             except (Refused, OSError) as error:
                 answers[index] = Rewritten(error=error)
@@ -209,14 +215,14 @@ def _synced(draft: _Draft) -> OSError | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, patience: float) -> Iterator[None]:
     import filelock  # noqa: PLC0415 - 30 ms, for those who write only
 
-    lock = filelock.FileLock(file_lock_path(str(path), os.environ), timeout=_LOCK_SECONDS)
+    lock = filelock.FileLock(file_lock_path(str(path), os.environ), timeout=patience)
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise Refused(f"{path}: locked by another process for {_LOCK_SECONDS:g} s; try again") from None
+        raise Refused(f"{path}: locked by another process for {patience:g} s; try again") from None
     try:
         yield
     finally:

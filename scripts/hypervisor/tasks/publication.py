@@ -12,15 +12,16 @@ restored.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import Unreadable
+from ..core.errors import Refused, Unreadable
 from ..core.model import CLOSED, FileEdit, KeyEdit, TaskStatus
 from ..store.records import Abandoned, Attempt, Claim, Result, Revoked, Work
 from ..store.store import Store
@@ -30,6 +31,9 @@ from .vocabulary import spelling
 
 #: Results that are published together.
 _PAGE = 500
+#: For how long a file's lock is waited for on the way of another act, in seconds: whoever needs that file
+#: waits longer.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,8 @@ def settle(store: Store, seconds: float = 0.0) -> list[Revoked]:
     """Take over what dead and silent workers held, and write what is left to be written to task files.
 
     After it the files say what the store says, but for what their owners have changed since. Call it where
-    work is asked for and where state is shown as current, before a file is looked at.
+    work is asked for and where state is shown as current, before a file is looked at. A file that cannot be
+    written now is named on standard error and left to the next call.
 
     Args:
         store: The store.
@@ -58,21 +63,40 @@ def settle(store: Store, seconds: float = 0.0) -> list[Revoked]:
         for one in revoked:
             store.drop_lock(one.work, one.attempt, store.claims.locks_of_work(one.work).get(one.attempt, ""))
     publish_pending(store)
-    restore(store)
-    write_left(store, Path(store.folder).parent)
+    with _told():
+        restore(store, patience=_PATIENCE)
+    with _told():
+        write_left(store, Path(store.folder).parent)
     return revoked
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Name what could not be written now; the next call tries again."""
+    try:
+        yield
+    except (Refused, OSError) as error:
+        print(f"hypervisor: not written yet: {error}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------- results
 
 
-def publish(store: Store, works: Sequence[Work]) -> list[NotChanged]:
+def publish(store: Store, works: Sequence[Work], patience: float | None = None) -> list[NotChanged]:
     """Write what the results of decided *works* imply, and set them published.
 
     Edits the task files (all together: temporary files, fsync in parallel, rename, one fsync a folder),
     sets the tasks of given-up work to blocked, and writes ``results/<key>.json`` where there is a folder
     ``results``. May be repeated: an edit that was applied is not applied twice, and one that no longer fits
     is left out and told on standard error: the file's owner was there last.
+
+    Args:
+        store: The store.
+        works: Decided work.
+        patience: Seconds to wait for the lock of each file; a minute by default.
+
+    Returns:
+        What was left out.
 
     Raises:
         OSError: A file could not be written; that result stays unpublished, for the next call.
@@ -83,7 +107,7 @@ def publish(store: Store, works: Sequence[Work]) -> list[NotChanged]:
         Rewrite(path=path, change=change, guard=partial(_is_unpublished, store, work))
         for work, (path, change) in changes.items()
     ]
-    answers = dict(zip(changes, rewrite_all(rewrites), strict=True)) if rewrites else {}
+    answers = dict(zip(changes, rewrite_all(rewrites, patience), strict=True)) if rewrites else {}
     left: list[NotChanged] = []
     failed: list[Exception] = []
     written: list[Work] = []
@@ -107,11 +131,15 @@ def publish(store: Store, works: Sequence[Work]) -> list[NotChanged]:
 
 
 def publish_pending(store: Store) -> int:
-    """Publish all results that are decided and unpublished; return how many there were."""
+    """Publish all results that are decided and unpublished; return how many there were.
+
+    A file that cannot be written now is named on standard error, and left to the next call.
+    """
     count, after = 0, 0
     while found := store.claims.unpublished(_PAGE, after):
         works = [work for work, _ in found]
-        publish(store, works)
+        with _told():
+            publish(store, works, _PATIENCE)
         count, after = count + len(works), works[-1].id
     return count
 
@@ -157,7 +185,7 @@ def _blocked(
 # ----------------------------------------------------------------------- claims
 
 
-def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
+def restore(store: Store, works: Iterable[int] | None = None, *, patience: float | None = None) -> list[int]:
     """Take back in task files what ended attempts wrote there, and note it (`Claims.set_restored`).
 
     Only attempts that ended without a result, of work that is ready: the file of work that somebody holds
@@ -166,6 +194,7 @@ def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
     Args:
         store: The store.
         works: Which work; all of the store by default.
+        patience: Seconds to wait for the lock of each file; a minute by default.
 
     Returns:
         The work whose file is as it was before.
@@ -189,7 +218,7 @@ def restore(store: Store, works: Iterable[int] | None = None) -> list[int]:
         rewrites.append(Rewrite(path=path, change=partial(_reverted, edits=edits), guard=ready))
     done: list[int] = []
     failed: list[Exception] = []
-    for (work, _), answer in zip(left.items(), rewrite_all(rewrites), strict=True):
+    for (work, _), answer in zip(left.items(), rewrite_all(rewrites, patience), strict=True):
         # A file that is gone stays gone; one that is no task any more is its owner's.
         if answer.data is not None or isinstance(answer.error, Unreadable):
             done.append(work)

@@ -17,7 +17,7 @@ from ..core.assignment import AssignedTask
 from ..core.errors import ClaimLost, Refused, Taken
 from ..core.model import CLOSED, MOVES, FileEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
 from ..core.paths import Project
-from ..store.records import AgentTask, Claim, Completion, Decided, Held, Result, Worker
+from ..store.records import AgentTask, Claim, Completion, Held, Result, Work, Worker
 from ..store.sessions import MAIN, AgentClaim
 from ..store.store import Store
 from .actor import Actor
@@ -226,7 +226,7 @@ class TaskService:
         for _ in range(_LOOKS):
             # The store first, the file second: a task that is claimable after its result was published has
             # been reopened by its owner, and begins the next cycle.
-            latest = store.claims.latest(key)
+            latest = self._settled(key)
             held = store.claims.held(key)
             if held is not None and self.actor.is_known_as(held.worker):
                 store.claims.renew([held.attempt])
@@ -251,8 +251,6 @@ class TaskService:
                 if self.actor.session:
                     store.sessions.show(self.actor.session)
                 return parse_task(Path(task.path), data, self.settings)[0], self._hold(answer)
-            if isinstance(answer, Decided):  # in this moment
-                publish_pending(store)
         raise Refused(f"{task.id}: it keeps changing hands, or its file is being saved; try again")
 
     def _begin(self, task: TaskHead, claim: Claim, edit: FileEdit) -> bytes | None:
@@ -273,6 +271,22 @@ class TaskService:
             store.drop_lock(claim.work, claim.attempt, claim.lock)
             store.claims.unclaim([claim])
         return data
+
+    def _settled(self, key: str) -> Work | None:
+        """Return the latest cycle of a task; what is left to be written to its file is written.
+
+        Raises:
+            OSError: It could not be written.
+            Refused: Another process keeps the file locked.
+        """
+        store = self.store
+        latest = store.claims.latest(key)
+        if latest is not None and latest.state == "ready":
+            restore(store, [latest.id])
+        elif latest is not None and latest.decided and not latest.published:
+            publish(store, [latest])
+            return store.claims.work(latest.id)
+        return latest
 
     def _settle(self) -> None:
         # Who holds many claims looks now and then; who asks once looks now.
@@ -309,6 +323,7 @@ class TaskService:
         store = self.store
         publish_pending(store)
         task = self.find(name)
+        self._settled(self.key(task))
         before = self._claims.accepted_before(task, completion, attempt)
         if before is not None:
             return before
@@ -442,7 +457,7 @@ class TaskService:
                     store.drop_lock(held.work, held.attempt, held.lock)
                 publish(store, [cancelled])
                 return result
-            publish_pending(store)  # its holder finished it in this moment
+            self._settled(self.key(task))  # its holder finished it in this moment
         raise Refused(f"{name}: it keeps changing hands; try again")
 
     # ------------------------------------------------------------------- edit

@@ -1,4 +1,4 @@
-"""Where `.hypervisor/locks/` exists, a claim is also a directory; `.hypervisor/results/` gets every result."""
+"""Where `.hypervisor/locks/` exists a claim is also a directory; `.hypervisor/results/` gets every result."""
 
 from __future__ import annotations
 
