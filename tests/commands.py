@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import selectors
@@ -194,30 +193,9 @@ class Shell:
 
     def here(self, *words: str, stdin: bytes = b"", cwd: Path | None = None) -> Ended:
         """Run ``hypervisor`` with *words* in this process, as a user's shell would: ten times as fast."""
-        from hypervisor.cli import console  # noqa: PLC0415 - not for tests that start processes
-        from hypervisor.cli.cli import main  # noqa: PLC0415
+        from inprocess import InProcess  # noqa: PLC0415 - it loads the commands, which not every test needs
 
-        out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
-        before = dict(os.environ), sys.stdin
-        os.environ.clear()
-        os.environ.update(self.environment)
-        sys.stdin = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
-        try:
-            with contextlib.chdir(cwd or self.cwd):
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    try:
-                        code = console.run(main, words)
-                    except SystemExit as ended:
-                        code = int(ended.code or 0)
-        finally:
-            os.environ.clear()
-            os.environ.update(before[0])
-            sys.stdin = before[1]
-        said = []
-        for stream in (out, err):
-            stream.flush()
-            said.append(stream.buffer.getvalue())  # type: ignore[attr-defined]
-        return Ended(code, said[0].decode("utf-8", "replace"), said[1].decode("utf-8", "replace"), said[0])
+        return InProcess(self.home, self.cwd, self.extra).hypervisor(*words, cwd=cwd, stdin=stdin)
 
     def run(
         self, words: Sequence[str | bytes], *, cwd: Path | None = None, stdin: bytes = b"", **options: Any

@@ -138,7 +138,10 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
         before = _content(path)
         if reopened:
             _deactivate(batch, work)
-        left += [f"{path}: {one.why}" for one in take_back(batch.store, work)]
+        left += [
+            one.why if one.why.startswith(one.path) else f"{one.path}: {one.why}"
+            for one in take_back(batch.store, work)
+        ]
         if _content(path) != before and path not in changed:
             changed.append(path)
     return changed, left

@@ -747,7 +747,11 @@ def _loss_of(row: Row) -> Loss:
 def _gave_up(tx: Transaction, work: int) -> Result:
     tries = tx.run(SQL.counted_attempts, {"work": work})
     said = "; ".join(f"attempt {number}: {detail or 'no reason given'}" for number, detail in tries)
-    return {"status": "failed", "outcome": f"gave up after {len(tries)} attempts: {said}", "gave_up": True}
+    text = from_column(tx.run(SQL.limit_reached, {"work": work})[0][0])
+    return {
+        "item": text, "status": "failed", "outcome": f"gave up after {len(tries)} attempts: {said}",
+        "attempt": tries[-1][0] if tries else None, "gave_up": True,
+    }  # fmt: skip
 
 
 def _event(kind: str, work: int | None, attempt: int | None, detail: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`batch_worker.py` as its user starts it: real processes, real files, real signals."""
+"""`batch_worker.py` as its user starts it: real files and signals, and processes where several work."""
 
 from __future__ import annotations
 
@@ -24,19 +24,17 @@ from commands import (
     result_of,
     results,
     script,
-    shell,
     tree,
     write_task,
 )
-
-pytestmark = pytest.mark.acceptance
+from inprocess import in_process
 
 Gates = Callable[[str], Gate]
 
 
 @pytest.fixture
 def user(tmp_path: Path) -> Iterator[Shell]:
-    with shell(tmp_path) as made:
+    with in_process(tmp_path) as made:
         yield made
 
 
@@ -67,6 +65,11 @@ def stats(user: Shell, folder: Path) -> dict[str, object]:
     """Return what ``--stats --json`` says."""
     data: dict[str, object] = json.loads(user.worker("--dir", str(folder), "--stats", "--json").out)
     return data
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Return what stands below *folder*, but for the files of the database."""
+    return {name: what for name, what in tree(folder).items() if not name.startswith(("hypervisor.db", "."))}
 
 
 def records(path: Path) -> list[str]:
@@ -390,14 +393,14 @@ def test_stats_are_one_document_and_change_nothing(user: Shell) -> None:
     work = queue(user, "ok", "bad", "stuck", "ok", "later")
     text = "case $1 in bad) exit 1;; stuck) exit 78;; esac"
     user.worker("--dir", "work", "--batch", "3", "--exec", script(user.cwd, "cmd", text))
-    before = tree(work)
+    before = files(work)
     ended = user.worker("--dir", "work", "--stats", "--json").passed()
     assert ended.json == {
         "queue_total": 4, "success": 1, "blocked": 1, "failed": 1, "skipped": 0, "running": 0, "waiting": 1,
         "duplicates": 1, "closes": True, "held_by_lock": [],
     }  # fmt: skip
     assert "waiting      1" in user.worker("--dir", "work", "--stats").passed().out
-    assert tree(work) == before
+    assert files(work) == before
 
 
 def test_stats_of_a_queue_that_nobody_has_begun_change_nothing(user: Shell) -> None:
@@ -412,9 +415,9 @@ def test_stats_see_what_runs(user: Shell, gates: Gates) -> None:
     work = queue(user, "a", "b")
     running = user.start("--dir", "work", "--all", "--exec", script(user.cwd, "wait", gate.words))
     gate.wait()
-    before = tree(work)
+    before = files(work)
     assert stats(user, work) | {"running": 1, "waiting": 1} == stats(user, work)
-    assert tree(work) == before
+    assert files(work) == before
     gate.open(2)
     running.end().passed()
 
@@ -640,8 +643,8 @@ def test_a_pool_whose_members_cannot_work_has_not_succeeded(user: Shell) -> None
     user.worker("--dir", "work", "--batch", "1", "--exec", "true").passed()
     with open(work / "queue.txt", "a") as file:
         file.write("b\n")
-    shutil.rmtree(work / "locks")
-    (work / "locks").write_text("in the way")
+    shutil.rmtree(work / "workers")
+    (work / "workers").write_text("in the way")
     ended = user.worker("--dir", "work", "--all", "--workers", "2", "--exec", "true")
     assert ended.code == 1, ended.err
     assert "Traceback" not in ended.err
