@@ -121,7 +121,7 @@ def test_every_word_that_looks_like_a_tool_of_ours_is_one(path: Path) -> None:
         assert name in BY_NAME
     for name in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text):
         known = {argument for tool in BY_NAME.values() for argument in tool.takes} | {SERVER, "subagent_type"}
-        answers = {"needs_you", "not_ready", "next_step", "depends_on", "receipts_to", "from_others"}
+        answers = {"needs_attention", "not_ready", "next_step", "depends_on", "receipts_to", "from_others"}
         assert name in set(BY_NAME) | known | answers, f"{name} is neither a tool nor an argument"
 
 
