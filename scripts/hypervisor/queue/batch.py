@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -89,7 +89,7 @@ class Batch:
     temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __post_init__(self) -> None:
-        self.options = BatchOptions.of(self.record.options)
+        self._set_options()
 
     @property
     def id(self) -> str:
@@ -125,7 +125,7 @@ class Batch:
     def refresh(self) -> BatchRecord:
         """Read the batch's row again, and return it."""
         self.record = self.store.batches.get(self.record.id)
-        self.options = BatchOptions.of(self.record.options)
+        self._set_options()
         return self.record
 
     def set_options(self, **changes: Any) -> None:
@@ -193,6 +193,13 @@ class Batch:
         self.close()
 
     # ---------------------------------------------------------------- details
+
+    def _set_options(self) -> None:
+        options = BatchOptions.of(self.record.options)
+        base = options.base  # below the project's root it is kept relative: the project may be moved
+        if self.project is not None and not os.path.isabs(base):
+            base = os.path.normpath(os.path.join(os.path.realpath(self.project.root), base))
+        self.options = replace(options, base=base)
 
     def _items(self, lines: list[str]) -> list[Item]:
         """Return the lines as items to be taken in."""

@@ -100,7 +100,7 @@ def create(
     durable.sync_directory(folder.parent)
     store = Store.open(project.state, settings_of(project.state))
     try:
-        record = store.batches.create(name, _folder_text(folder, project), options.to_json() | kept)
+        record = store.batches.create(name, _folder_text(folder, project), _row_of(options, project) | kept)
         batch = Batch(store, record, str(folder), project)
         batch.take_in()
     except BaseException:
@@ -261,10 +261,10 @@ def _begin(
     store = Store.open(where, _settings(home.state if home else None, claims))
     name = os.path.basename(folder) or "batch"
     text = _folder_text(folder, home)
-    record = store.batches.create(name, text, options.to_json())
+    record = store.batches.create(name, text, _row_of(options, home))
     if record.folder != text:  # another folder of that name has a batch in this project
         name = f"{name}-{hashlib.blake2b(os.fsencode(folder), digest_size=3).hexdigest()}"
-        record = store.batches.create(name, text, options.to_json())
+        record = store.batches.create(name, text, _row_of(options, home))
     return Batch(store, record, folder, home, temporary=temporary)
 
 
@@ -323,7 +323,14 @@ def _folder_text(folder: str | os.PathLike[str], project: Project | None) -> str
     if project is None:
         return "."
     root, folder = os.path.realpath(project.root), os.path.realpath(folder)
-    return os.path.relpath(folder, root) if folder.startswith(root.rstrip("/") + "/") else folder
+    inside = folder == root or folder.startswith(root.rstrip("/") + "/")
+    return os.path.relpath(folder, root) if inside else folder
+
+
+def _row_of(options: BatchOptions, project: Project | None) -> dict[str, Any]:
+    """Return options as a batch's row keeps them."""
+    base = options.base if project is None else _folder_text(options.base, project)
+    return {**options.to_json(), "base": base}
 
 
 def _absolute(folder: str, project: Project) -> str:
