@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,7 @@ def _note(options: Namespace, made: ChunkedBatch) -> int:
     mine = given.isdecimal() and os.environ.get("HYPERVISOR_CHUNK_ID") == name
     revision = int(given) if mine else begun[name].revision
     if options.item == "-":
-        new = _notes_from_stdin(made, name, revision)
+        new = _notes_from_stdin(made, name, revision, frozenset(begun[name].items))
     elif options.category:
         note = Note(item=options.item, category=options.category, rationale=options.rationale)
         new = add_notes(made, name, revision, [note])
@@ -263,13 +263,13 @@ def _note(options: Namespace, made: ChunkedBatch) -> int:
     return EXIT_DONE
 
 
-def _notes_from_stdin(made: ChunkedBatch, chunk: str, revision: int) -> int:
+def _notes_from_stdin(made: ChunkedBatch, chunk: str, revision: int, items: Collection[str]) -> int:
     """Keep each note as soon as it is read: a crash of its writer loses what it has not written."""
     new, written = 0, time.monotonic()
     try:
         for number, note in _read_notes():
             try:
-                new += add_notes(made, chunk, revision, [note])
+                new += add_notes(made, chunk, revision, [note], items)
             except UsageError as error:
                 raise UsageError(f"line {number}: {error}") from None
             if time.monotonic() > written + _FILES_SECONDS:

@@ -21,7 +21,9 @@ from .waves import state_of
 _LONGEST_CATEGORY = 100
 
 
-def add_notes(made: ChunkedBatch, chunk: str, revision: int, notes: Sequence[Note]) -> int:
+def add_notes(
+    made: ChunkedBatch, chunk: str, revision: int, notes: Sequence[Note], items: Collection[str] = ()
+) -> int:
     """Keep notes of a chunk that has begun; durable on return. What is noted already changes nothing.
 
     Args:
@@ -29,6 +31,7 @@ def add_notes(made: ChunkedBatch, chunk: str, revision: int, notes: Sequence[Not
         chunk: The chunk's id.
         revision: The one that the worker works on.
         notes: What is to be kept.
+        items: The chunk's items, for a caller that makes many notes; looked up without them.
 
     Returns:
         How many of them were new, or said something else than before.
@@ -37,7 +40,7 @@ def add_notes(made: ChunkedBatch, chunk: str, revision: int, notes: Sequence[Not
         UsageError: An item is not of this chunk, or a category is no word.
         Refused: The chunk was opened again since.
     """
-    items = frozenset(made.begun_items(chunk))
+    items = items or frozenset(made.begun_items(chunk))
     for note in notes:
         _check(note, chunk, items)
     last = {note.item: note for note in notes}  # of several for one item the last counts

@@ -190,16 +190,17 @@ def test_the_batch_of_a_task_lies_in_the_scratchpad_where_there_is_one(user: She
 # ------------------------------------------------------------------------ notes
 
 
-def test_two_thousand_records_are_noted_from_a_stream_and_counted(user: Shell) -> None:
-    lines = [{"id": f"m-{n:04}", "date": f"2025-{n % 12 + 1:02}-01"} for n in range(2000)]
+def test_two_thousand_records_are_split_noted_from_a_stream_and_counted(user: Shell) -> None:
+    lines = [{"id": f"m-{n:04}", "date": f"2025-{n % 10 + 1:02}-01"} for n in range(2000)]
     (user.cwd / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    user.here("chunk", "--records", "r.jsonl", "--by", "size:2000", "--dir", "work").passed()
+    cut = user.here("chunk", "--records", "r.jsonl", "--by", "month:date", "--dir", "work").passed()
+    assert cut.lines[-1].startswith("10 new chunk(s) of 2000 items")
     notes = "".join(
-        json.dumps({"item": line["id"], "category": f"c{n % 3}"}) + "\n" for n, line in enumerate(lines)
+        json.dumps({"item": line["id"], "category": f"c{n % 3}"}) + "\n" for n, line in enumerate(lines[::10])
     )
     done = user.here("chunk", "note", "chunk-01", "-", "--dir", "work", stdin=notes.encode()).passed()
-    assert done.out == "chunk-01: 2000 of 2000 noted\n"
-    assert noted(user.cwd / "work/chunks")["categories"] == {"c0": 667, "c1": 667, "c2": 666}
+    assert done.out == "chunk-01: 200 of 200 noted\n"
+    assert noted(user.cwd / "work/chunks")["categories"] == {"c0": 67, "c1": 67, "c2": 66}
     assert user.here("chunk", "items", "chunk-01", "--left", "--dir", "work").code == 3
 
 
