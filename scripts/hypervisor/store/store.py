@@ -8,28 +8,28 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from ..core.machine import this_process
-from . import check
-from . import check
-from .base import Engine
-from .batches import Batches
 from .claims import Claims
-from .directories import LockDirectories, ResultFiles
-from .events import Events
-from .hive import Findings
-from .lessons import LessonTable
-from .liveness import LivenessChecker, Rescuer
-from .merges import Merges
-from .notices import NoticeQueue
-from .progress import BatchProgress
-from .sessions import Sessions
-from .receipts import Receipts
-from .spend import Account, Spending
-from .records import Claim
-from .review import Review
 from .sqlite import FILE, SqliteEngine
+
+# The others are imported by the property that needs them: a command uses few, and starts for each of its calls.
+if TYPE_CHECKING:
+    from .base import Engine
+    from .batches import Batches
+    from .directories import LockDirectories, ResultFiles
+    from .events import Events
+    from .hive import Findings
+    from .lessons import LessonTable
+    from .liveness import Rescuer
+    from .merges import Merges
+    from .notices import NoticeQueue
+    from .progress import BatchProgress
+    from .receipts import Receipts
+    from .records import Claim
+    from .review import Review
+    from .sessions import Sessions
+    from .spend import Account, Spending
 
 
 class Store:
@@ -73,54 +73,76 @@ class Store:
     @cached_property
     def batches(self) -> Batches:
         """Batches and their items."""
+        from .batches import Batches
+
         return Batches(self.engine)
 
     @cached_property
     def events(self) -> Events:
         """What happened."""
+        from .events import Events
+
         return Events(self.engine)
 
     @cached_property
     def progress(self) -> BatchProgress:
         """How far batches are, item by item."""
+        from .progress import BatchProgress
+
         return BatchProgress(self.engine)
 
     @cached_property
     def merges(self) -> Merges:
         """Which commits runs put on branches."""
+        from .merges import Merges
+
         return Merges(self.engine)
 
     def spending(self, account: Account, project_seconds: float) -> Spending:
         """Return what is spent, as the run of *account* sees it."""
+        from .spend import Spending
+
         return Spending(self.engine, account, project_seconds)
 
     @cached_property
     def findings(self) -> Findings:
         """What agents share, by branch."""
+        from .hive import Findings
+
         return Findings(self.engine)
 
     @cached_property
     def lessons(self) -> LessonTable:
         """What is said and measured of task types."""
+        from .lessons import LessonTable
+
         return LessonTable(self.engine)
 
     @cached_property
     def review(self) -> Review:
         """Chunked batches: plans, waves, decisions, notes; and bulk actions that wait for an approval."""
+        from .review import Review
+
         return Review(self.engine)
 
     @cached_property
     def receipts(self) -> Receipts:
         """The receipts of tasks."""
+        from .receipts import Receipts
+
         return Receipts(self.engine)
 
     @cached_property
     def sessions(self) -> Sessions:
         """Sessions of clients, and their agents."""
+        from .sessions import Sessions
+
         return Sessions(self.engine, self.claims, self.folder, self.settings["claims"]["lease_seconds"])
 
     def notices(self, session: str) -> NoticeQueue:
         """Return what a session was told, and what not yet."""
+        from .notices import NoticeQueue
+
         return NoticeQueue(self.engine, session)
 
     def show_bulk(self) -> None:
@@ -137,17 +159,24 @@ class Store:
     @cached_property
     def rescuer(self) -> Rescuer:
         """Takes over what dead and silent workers held."""
+        from ..core.machine import this_process
+        from .liveness import LivenessChecker, Rescuer
+
         checker = LivenessChecker(self.workers, this_process(), self.engine.dialect == "sqlite")
         return Rescuer(self.claims, checker)
 
     @cached_property
     def locks(self) -> LockDirectories:
         """Lock directories, where the folder has them."""
+        from .directories import LockDirectories
+
         return LockDirectories(self.folder)
 
     @cached_property
     def result_files(self) -> ResultFiles:
         """Result files, where the folder has them."""
+        from .directories import ResultFiles
+
         return ResultFiles(self.folder)
 
     def take_lock(self, claim: Claim) -> str:
@@ -169,7 +198,9 @@ class Store:
 
     def violations(self) -> list[str]:
         """Return what contradicts the invariants of claims; empty for a sound store. Reads everything."""
-        return check.violations(self.engine)
+        from .check import violations
+
+        return violations(self.engine)
 
     def close(self) -> None:
         """Close the database."""
