@@ -23,12 +23,12 @@ def add_caller(command: ArgumentParser, action: Any) -> None:
     command.set_defaults(action=action)
 
 
-def service_of(options: Namespace) -> TaskService:
-    """Return the tasks of the project, to act on in the caller's name."""
+def service_of(options: Namespace, batch: int | None = None) -> TaskService:
+    """Return the tasks of the project, to act on in the caller's name, and in a batch's if one is given."""
     from ..tasks.service import TaskService  # noqa: PLC0415 - to act takes more modules than to look
 
     project = find_project(Path.cwd(), os.environ)
-    return TaskService(project, settings_of(project.state), _actor(options))
+    return TaskService(project, settings_of(project.state), _actor(options), batch=batch)
 
 
 def catalog_of(options: Namespace) -> TaskCatalog:

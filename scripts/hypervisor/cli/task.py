@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NothingToDo, UsageError
@@ -18,6 +19,7 @@ from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 
 if TYPE_CHECKING:
     from ..tasks.completion import TaskCompletion
+    from ..tasks.eligibility import Wanted
     from ..tasks.service import Hold, TaskService
 
 #: Statuses that `task update` may set by a move of its own.
@@ -138,13 +140,14 @@ def _claim(options: Namespace) -> int:
     if bool(options.id) == options.next:
         raise UsageError("say which task: its ID, or --next")
     assigned = AssignedTask.of(os.environ)
-    with service_of(options) as service:
+    wanted, batch = _wanted(options) if options.next and not assigned else (None, None)
+    with service_of(options, batch) as service:
         taken: tuple[Task, Hold] | str
         if assigned:
             assigned.require(options.id or assigned.task)
             taken = service.assigned(assigned)
-        elif options.next:
-            taken = _claim_next(service, options)
+        elif wanted is not None:
+            taken = service.claim_next(wanted)
         else:
             taken = service.claim(options.id)
         if isinstance(taken, str):
@@ -161,20 +164,23 @@ def _claim(options: Namespace) -> int:
     return EXIT_DONE
 
 
-def _claim_next(service: TaskService, options: Namespace) -> tuple[Task, Hold] | str:
+def _wanted(options: Namespace) -> tuple[Wanted, int | None]:
+    """Return which task is asked for, and the batch that it is to be of."""
+    from ..core.paths import find_project  # noqa: PLC0415
     from ..queue.batches import open_named  # noqa: PLC0415
     from ..tasks.eligibility import Wanted  # noqa: PLC0415
 
-    among = None
+    among = number = None
     if options.batch:
-        with open_named(service.project, options.batch) as batch:
-            service.batch = batch.number
-            items = batch.store.batches.items(batch.number)
+        with open_named(find_project(Path.cwd(), os.environ), options.batch) as batch:
+            number = batch.number
+            items = batch.store.batches.items(number)
             among = frozenset(batch.ref_of(item.work).path for item in items)
-    return service.claim_next(Wanted(
-        project=options.project or "", complexity=options.complexity and Complexity(options.complexity),
-        among=among, has=frozenset(options.has),
-    ))  # fmt: skip
+    complexity = options.complexity and Complexity(options.complexity)
+    wanted = Wanted(
+        project=options.project or "", complexity=complexity, among=among, has=frozenset(options.has)
+    )
+    return wanted, number
 
 
 def _update(options: Namespace) -> int:

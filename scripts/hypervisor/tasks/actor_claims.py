@@ -7,16 +7,54 @@ from dataclasses import replace
 from ..core import clock
 from ..core.errors import ClaimLost, Loss, Refused
 from ..core.model import TaskHead
-from ..store.records import Claim, Held, Result, Worker
+from ..store.records import Claim, Held, Result, Work, Worker
+from ..store.store import Store
 from .catalog import TaskCatalog
 from .completion import CompletedBy, TaskCompletion
+from .publication import publish, restore
 
 
 class ActorClaims:
-    """The claims on a project's tasks as the actor of a catalog sees them. Changes nothing."""
+    """The claims on a project's tasks as the actor of a catalog sees them.
 
-    def __init__(self, catalog: TaskCatalog) -> None:
-        self._catalog = catalog
+    Args:
+        catalog: The tasks, and in whose name it acts.
+        own_worker: The worker that claims, where that is not the actor's own.
+        batch: The batch in whose name claims are made, if any.
+    """
+
+    def __init__(
+        self, catalog: TaskCatalog, own_worker: Worker | None = None, batch: int | None = None
+    ) -> None:
+        self.catalog = catalog
+        self.own_worker = own_worker
+        self.batch = batch
+
+    @property
+    def store(self) -> Store:
+        """The project's store; opened, and made, on first use."""
+        return self.catalog.open_store()
+
+    @property
+    def worker(self) -> Worker:
+        """The worker in whose name claims are made."""
+        return self.own_worker or self.catalog.actor.worker
+
+    def settled(self, key: str) -> Work | None:
+        """Return the latest cycle of a task; what is left to be written to its file is written.
+
+        Raises:
+            OSError: It could not be written.
+            Refused: Another process keeps the file locked.
+        """
+        store = self.store
+        latest = store.claims.latest(key)
+        if latest is not None and latest.state == "ready":
+            restore(store, [latest.id])
+        elif latest is not None and latest.decided and not latest.published:
+            publish(store, [latest])
+            return store.claims.work(latest.id)
+        return latest
 
     def open_claim(self, task: TaskHead, attempt: int | None) -> Held | None:
         """Return the open claim on *task* that the actor may act on, None if there is none.
@@ -25,14 +63,14 @@ class ActorClaims:
             ClaimLost: The claim that is meant has ended.
             Refused: It is somebody else's.
         """
-        held = self._catalog.held(task)
+        held = self.catalog.held(task)
         if attempt is not None:
             if held is None or held.number != attempt:
                 raise ClaimLost(self.loss_of(task, attempt))
             return held
-        if held is None or not self._catalog.actor.holds(held.worker):
+        if held is None or not self.catalog.actor.holds(held.worker):
             self.require_not_lost(task)
-        if held is not None and not self._catalog.actor.holds(held.worker):
+        if held is not None and not self.catalog.actor.holds(held.worker):
             raise Refused(
                 f"{task.id} is held by {held.worker.name}; "
                 f"pass the attempt ({held.number}) to act on that claim"
@@ -41,10 +79,10 @@ class ActorClaims:
 
     def require_not_lost(self, task: TaskHead) -> None:
         """Raise if the actor had a claim on *task* that was taken from it, and has not claimed it since."""
-        actor, store = self._catalog.actor, self._catalog.store
+        actor, store = self.catalog.actor, self.catalog.store
         if not actor.agent or store is None:
             return
-        key = self._catalog.key(task)
+        key = self.catalog.key(task)
         lost = [one for one in store.sessions.lost_claims(actor.session, actor.agent) if one.claim.key == key]
         mine = [one for one in store.claims.attempts(key) if actor.is_author(one)] if lost else []
         if lost and mine[-1].id == lost[-1].claim.attempt:
@@ -53,8 +91,8 @@ class ActorClaims:
 
     def loss_of(self, task: TaskHead, number: int) -> Loss:
         """Return how the attempt *number* at *task* ended."""
-        store = self._catalog.store
-        for one in store.claims.attempts(self._catalog.key(task)) if store else []:
+        store = self.catalog.store
+        for one in store.claims.attempts(self.catalog.key(task)) if store else []:
             if one.number == number and store is not None:
                 if lost := store.claims.loss(one.id):
                     return replace(lost, key=task.id)
@@ -68,13 +106,13 @@ class ActorClaims:
         self, task: TaskHead, completion: TaskCompletion, attempt: int | None
     ) -> Result | None:
         """Return the result of a call that is repeated because its answer never arrived."""
-        store = self._catalog.store
-        latest = store.claims.latest(self._catalog.key(task)) if store is not None else None
+        store = self.catalog.store
+        latest = store.claims.latest(self.catalog.key(task)) if store is not None else None
         result = latest.result if latest else None
         said = (completion.outcome.value, completion.text)
         if result is None or (result.get("status"), result.get("outcome")) != said:
             return None
-        actor = self._catalog.actor
+        actor = self.catalog.actor
         if attempt is not None:
             mine = attempt == result.get("attempt")
         else:
@@ -84,15 +122,14 @@ class ActorClaims:
             )
         return result if mine and task.status is completion.status else None
 
-    def completed_by(self, claim: Claim, held: Held | None, own: Worker | None) -> CompletedBy:
+    def completed_by(self, claim: Claim, held: Held | None) -> CompletedBy:
         """Return who ends a claim: its holder, or another actor that gives its name.
 
         Args:
             claim: The claim.
             held: Its holder; None for a claim that is made for its end alone.
-            own: The worker in whose name the actor claims, if that is not its own.
         """
-        actor = self._catalog.actor
+        actor, own = self.catalog.actor, self.own_worker
         worker = held.worker if held is not None else own or actor.worker
         started = clock.text_of(held.claimed_at / 1000) if held is not None else ""
         if held is None or (actor.name and not actor.holds(worker) and worker != own):

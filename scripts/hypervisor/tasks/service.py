@@ -6,47 +6,33 @@ transaction in the store, edit the file.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..core.assignment import AssignedTask
-from ..core.errors import ClaimLost, Refused, Taken
-from ..core.model import CLOSED, MOVES, FileEdit, LineEdit, Outcome, Task, TaskHead, TaskStatus
+from ..core.errors import Refused
+from ..core.model import MOVES, FileEdit, LineEdit, Task, TaskHead, TaskStatus
 from ..core.paths import Project
-from ..store.records import AgentTask, Claim, Completion, Held, Result, Work, Worker
-from ..store.sessions import MAIN, AgentClaim
+from ..store.records import Held, Result, Worker
+from ..store.sessions import AgentClaim
 from ..store.store import Store
 from .actor import Actor
 from .actor_claims import ActorClaims
 from .catalog import TaskCatalog
-from .claim_edit import apply_claim_edit, claim_edit, revert_claim_edit, revert_keys
-from .completion import CompletedBy, TaskCompletion, result_of
-from .eligibility import Wanted, in_turn, nothing_ready
-from .publication import publish, publish_pending, restore, settle
+from .claimer import Hold, TaskClaimer
+from .completion import TaskCompletion
+from .eligibility import Wanted
+from .finisher import TaskFinisher
+from .publication import restore, settle
 from .receipts import append_receipt, receipt_lines
-from .tasks import edit_file, edit_key, open_task, parse_task, read_task, status_word
+from .tasks import edit_file, edit_key, open_task, status_word
 
 if TYPE_CHECKING:
     from .live import LiveIndex
 
-#: How often a task is looked at anew that is finished, changes hands or is saved under the look.
-_LOOKS = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """What a caller is told of its claim."""
-
-    #: The attempt's number: rises with every claim of the task, over all its cycles.
-    attempt: int
-    #: Seconds of silence after which others may take over.
-    expires_in: float
-    #: The claim itself, for callers that renew or complete it in the store.
-    claim: Claim
+__all__ = ["Hold", "TaskService"]
 
 
 class TaskService:
@@ -76,12 +62,12 @@ class TaskService:
         self.project = project
         self.settings = settings
         self.actor = actor
-        self.batch = batch
         #: The tasks, to look at. Opens no store where there is none.
         self.catalog = TaskCatalog(project, settings, actor, store, live=live)
-        self._claims = ActorClaims(self.catalog)
+        self._claims = ActorClaims(self.catalog, worker, batch)
+        self._claimer = TaskClaimer(self._claims)
+        self._finisher = TaskFinisher(self._claims)
         self._live = live
-        self._worker = worker
 
     @property
     def store(self) -> Store:
@@ -91,13 +77,13 @@ class TaskService:
     @property
     def worker(self) -> Worker:
         """The worker in whose name claims are made."""
-        return self._worker or self.actor.worker
+        return self._claims.worker
 
     def as_actor(self, actor: Actor) -> TaskService:
         """Return a service over the same store and worker that acts in another name."""
         return TaskService(
-            self.project, self.settings, actor, self.store, live=self._live, worker=self._worker,
-            batch=self.batch,
+            self.project, self.settings, actor, self.store, live=self._live, worker=self._claims.own_worker,
+            batch=self._claims.batch,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -147,63 +133,16 @@ class TaskService:
     # ------------------------------------------------------------------ claim
 
     def claim(self, name: str) -> tuple[Task, Hold]:
-        """Take a task: its status becomes ``in_progress`` and its assignee the actor.
-
-        A claim that the actor has already is renewed and returned once more.
-
-        Raises:
-            Taken: Somebody else holds it.
-            Refused: It is done, cancelled, somebody else's, or waits for another task; or the actor is a
-                session's agent that has another one in hand.
-        """
-        self._settle()
-        task = self.find(name)
-        other = self._in_hand()
-        if other is not None and other.claim.key != self.key(task):
-            raise Refused(
-                f"you have {other.task.task} in hand (attempt {other.claim.number}), and a worker does one "
-                f"task; complete, block or release it first"
-            )
-        return self._take(task)
+        """Take a task; see `TaskClaimer.claim`."""
+        return self._claimer.claim(name)
 
     def claim_next(self, wanted: Wanted) -> tuple[Task, Hold] | str:
-        """Take the most urgent task that is ready and *wanted*; return why there is none.
-
-        An agent that has a task in hand is answered with that one.
-        """
-        self._settle()
-        mine = self._in_hand()
-        if mine is not None:
-            return self._take(self.find(mine.claim.text))
-        tried: dict[str, str] = {}
-        while True:
-            with self.catalog.view() as view:
-                found = view.candidates(wanted, tried)
-                if not found:
-                    return nothing_ready(view.why_none(wanted, tried))
-            for task in in_turn(found):
-                try:
-                    return self._take(task)
-                except Refused as error:  # another was quicker, or its owner has just changed it
-                    why = str(error).removeprefix(f"{task.id}: ").removeprefix(f"{task.id} is ")
-                    tried[task.path] = why
+        """Take the most urgent task that is wanted; see `TaskClaimer.claim_next`."""
+        return self._claimer.claim_next(wanted)
 
     def assigned(self, assigned: AssignedTask) -> tuple[Task, Hold]:
-        """Return the task that a coordinator holds for this agent, with the coordinator's claim.
-
-        Raises:
-            ClaimLost: The coordinator no longer holds it.
-        """
-        task = self.find(assigned.task)
-        held = self._claims.open_claim(task, assigned.attempt)
-        if held is None:
-            raise ClaimLost(self._claims.loss_of(task, assigned.attempt))
-        fresh = read_task(Path(task.path), self.settings)
-        if self.actor.session:
-            sessions = self.store.sessions
-            sessions.assign(self.actor.session, self.actor.agent, held.attempt, _agent_task(fresh))
-            sessions.show(self.actor.session)
-        return fresh, self._hold(held.claim)
+        """Return the task that a coordinator holds for this agent; see `TaskClaimer.assigned`."""
+        return self._claimer.assigned(assigned)
 
     def forget_assigned(self) -> None:
         """Note that an agent has reported on the task that a coordinator holds for it."""
@@ -221,244 +160,25 @@ class TaskService:
         if self._claims.open_claim(task, attempt) is None:
             raise Refused(f"{task.id} is not claimed by you; claim it first, or pass the attempt")
 
-    def _take(self, task: TaskHead) -> tuple[Task, Hold]:
-        store, key = self.store, self.key(task)
-        for _ in range(_LOOKS):
-            # The store first, the file second: a task that is claimable after its result was published has
-            # been reopened by its owner, and begins the next cycle.
-            latest = self._settled(key)
-            held = store.claims.held(key)
-            if held is not None and self.actor.is_known_as(held.worker):
-                store.claims.renew([held.attempt])
-                return read_task(Path(task.path), self.settings), self._hold(held.claim)
-            fresh, document = open_task(Path(task.path), self.settings)
-            if held is not None and fresh.status not in CLOSED:
-                raise Taken(
-                    f"{task.id} is held by {held.worker.name} (attempt {held.number}); take another, or wait"
-                )
-            if why := self.catalog.refusal(fresh):
-                raise Refused(f"{task.id}: {why}")
-            edit = claim_edit(fresh, document, self.actor.name, self.settings)
-            answer = store.claims.claim(
-                self.worker, key, self.relative(task), revert=edit.to_json(), batch=self.batch,
-                reopen=latest is not None and latest.decided and latest.published,
-                lock=self.catalog.lock_name(task), task=_agent_task(fresh),
-            )  # fmt: skip
-            if isinstance(answer, Claim):
-                data = self._begin(task, answer, edit)
-                if data is None:
-                    continue
-                if self.actor.session:
-                    store.sessions.show(self.actor.session)
-                return parse_task(Path(task.path), data, self.settings)[0], self._hold(answer)
-        raise Refused(f"{task.id}: it keeps changing hands, or its file is being saved; try again")
-
-    def _begin(self, task: TaskHead, claim: Claim, edit: FileEdit) -> bytes | None:
-        """Write the claim into the task's file; None, and nothing is held, if its owner saved it just now."""
-        store = self.store
-        if holder := store.take_lock(claim):
-            store.claims.unclaim([claim])
-            raise Taken(f"{task.id} is {holder}; take another, or wait")
-        try:
-            data = apply_claim_edit(edit)
-        except BaseException:
-            with contextlib.suppress(ClaimLost):
-                store.claims.release(claim, "could not be begun")
-            store.drop_lock(claim.work, claim.attempt, claim.lock)
-            restore(store, [claim.work])
-            raise
-        if data is None:
-            store.drop_lock(claim.work, claim.attempt, claim.lock)
-            store.claims.unclaim([claim])
-        return data
-
-    def _settled(self, key: str) -> Work | None:
-        """Return the latest cycle of a task; what is left to be written to its file is written.
-
-        Raises:
-            OSError: It could not be written.
-            Refused: Another process keeps the file locked.
-        """
-        store = self.store
-        latest = store.claims.latest(key)
-        if latest is not None and latest.state == "ready":
-            restore(store, [latest.id])
-        elif latest is not None and latest.decided and not latest.published:
-            publish(store, [latest])
-            return store.claims.work(latest.id)
-        return latest
-
-    def _settle(self) -> None:
-        # Who holds many claims looks now and then; who asks once looks now.
-        settle(self.store, 0.5 if self._worker is not None else 0.0)
-
-    def _in_hand(self) -> AgentClaim | None:
-        """Return what the actor holds, if it is an agent of which that is known: such a one does one task."""
-        if self.actor.agent in ("", MAIN):
-            return None
-        held = self.store.sessions.open_claims(self.actor.session, self.actor.agent)
-        return next((one for one in held if not one.assigned), None)
-
-    def _hold(self, claim: Claim) -> Hold:
-        lease = self.settings["claims"]["lease_seconds"]
-        return Hold(attempt=claim.number, expires_in=lease, claim=claim)
-
     # -------------------------------------------------------------------- end
 
     def finish(
         self, name: str, completion: TaskCompletion, attempt: int | None = None, *, unclaimed: bool = True
     ) -> Result:
-        """End the actor's claim on a task with a result. The same completion twice is one.
-
-        Args:
-            name: Id or path of the task.
-            completion: How it ends.
-            attempt: The number of the attempt that is meant; a stale one is refused.
-            unclaimed: Whether a task that nobody holds is claimed on the way.
-
-        Raises:
-            ClaimLost: The claim is no longer the actor's.
-            Refused: Somebody else holds the task, or it may not move there.
-        """
-        store = self.store
-        publish_pending(store)
-        task = self.find(name)
-        self._settled(self.key(task))
-        before = self._claims.accepted_before(task, completion, attempt)
-        if before is not None:
-            return before
-        held = self._claims.open_claim(task, attempt)
-        if held is None:
-            if task.status in CLOSED:
-                raise Refused(f"{task.id} is {task.status} already; its owner may reopen it in the file")
-            if not unclaimed:
-                raise Refused(f"{task.id} is not claimed by you; claim it first, or pass the attempt")
-        claim = held.claim if held is not None else self._bare_claim(task)
-        try:
-            fresh, document = open_task(Path(task.path), self.settings)
-            by = self._claims.completed_by(claim, held, self._worker)
-            result = result_of(fresh, document, self.relative(task), completion, by, self.settings)
-        except BaseException:
-            if held is None:
-                store.claims.unclaim([claim])
-            raise
-        self._complete(task, claim, completion, result)
-        return result
-
-    def _complete(
-        self, task: TaskHead, claim: Claim, completion: TaskCompletion, result: Mapping[str, Any]
-    ) -> None:
-        store = self.store
-        decided = Completion(
-            attempt=claim.attempt, status=completion.outcome.value, result=result, published=False,
-            tokens=completion.tokens, cost_usd=completion.cost_usd, log=completion.log,
-        )  # fmt: skip
-        try:
-            accepted = store.claims.complete_one(decided)
-        except ClaimLost as error:
-            raise ClaimLost(replace(error.loss, key=task.id)) from None
-        store.drop_lock(claim.work, claim.attempt, claim.lock)
-        publish(store, [store.claims.work(accepted.work)])
-
-    def _bare_claim(self, task: TaskHead) -> Claim:
-        """Claim a task for its completion alone."""
-        store, key = self.store, self.key(task)
-        latest = store.claims.latest(key)
-        answer = store.claims.claim(
-            self.worker, key, self.relative(task), batch=self.batch,
-            reopen=latest is not None and latest.decided and latest.published,
-        )  # fmt: skip
-        if isinstance(answer, Claim):
-            return answer
-        detail = f"held by {answer.worker.name}" if isinstance(answer, Held) else "finished this moment"
-        raise Refused(f"{task.id} is {detail}; try again, or pass the attempt")
+        """End the actor's claim on a task with a result; see `TaskFinisher.finish`."""
+        return self._finisher.finish(name, completion, attempt, unclaimed=unclaimed)
 
     def release(self, name: str, reason: str, attempt: int | None = None) -> Task:
-        """Give a task back as it was before the claim, at no cost in attempts.
+        """Give a task back as it was before the claim; see `TaskFinisher.release`."""
+        return self._finisher.release(name, reason, attempt)
 
-        Raises:
-            Refused: There is no claim of the actor's to release.
-        """
-        store = self.store
-        publish_pending(store)
-        task = self.find(name)
-        held = self._claims.open_claim(task, attempt)
-        if held is None:
-            raise Refused(f"{task.id} is not held; there is nothing to release")
-        revert_claim_edit(store, held)
-        if self.actor.holds(held.worker) or not self.actor.name:
-            store.claims.release(held.claim, reason)
-        else:  # taken from its holder, whose session is told
-            store.claims.revoke(held.attempt, f"{self.actor.name} released it: {reason}", counted=False)
-        store.drop_lock(held.work, held.attempt, held.lock)
-        store.claims.set_restored([held.attempt])
-        return read_task(Path(task.path), self.settings)
-
-    def give_back(  # noqa: PLR0913 - what is kept of the attempt, each by its name
-        self,
-        name: str,
-        reason: str,
-        attempt: int,
-        *,
-        counted: bool,
-        limit: int | None = None,
-        delay: float = 0.0,
-        tokens: int | None = None,
-        cost_usd: float | None = None,
-        log: str | None = None,
-    ) -> bool:
-        """Give a task back so that it is tried again, at the cost of an attempt or without.
-
-        Returns:
-            Whether it was given up with it, as its attempts are used up: the task is blocked then.
-
-        Raises:
-            ClaimLost: The claim has ended.
-        """
-        store = self.store
-        task = self.find(name)
-        held = self._claims.open_claim(task, attempt)
-        if held is None:
-            raise ClaimLost(self._claims.loss_of(task, attempt))
-        revert_claim_edit(store, held)
-        gave_up = store.claims.fail(
-            held.claim, reason, counted=counted, limit=limit, delay=delay, tokens=tokens, cost_usd=cost_usd,
-            log=log,
-        )  # fmt: skip
-        store.drop_lock(held.work, held.attempt, held.lock)
-        store.claims.set_restored([held.attempt])
-        if gave_up is not None:
-            publish(store, [store.claims.work(gave_up.work)])
-        return gave_up is not None
+    def give_back(self, name: str, reason: str, attempt: int, *, counted: bool, **kept: Any) -> bool:
+        """Give a task back so that it is tried again; see `TaskFinisher.give_back`."""
+        return self._finisher.give_back(name, reason, attempt, counted=counted, **kept)
 
     def cancel(self, name: str, reason: str) -> Result:
-        """Cancel a task, whoever holds it; its holder can no longer complete."""
-        store = self.store
-        completion = TaskCompletion(
-            outcome=Outcome.SKIPPED, status=TaskStatus.CANCELLED, text=reason or "cancelled"
-        )
-        settle(store)
-        for _ in range(_LOOKS):
-            task = self.find(name)
-            held = store.claims.held(self.key(task))
-            fresh, document = open_task(Path(task.path), self.settings)
-            by = CompletedBy(
-                name=self.actor.name or "somebody", session=self.actor.session, agent=self.actor.agent
-            )
-            result = result_of(
-                fresh, document, self.relative(task), completion, by, self.settings,
-                restored=revert_keys(document, held),
-            )  # fmt: skip
-            cancelled = store.claims.cancel(
-                self.key(task), self.relative(task), result, by.name, published=False
-            )
-            if cancelled is not None:
-                if held is not None:
-                    store.drop_lock(held.work, held.attempt, held.lock)
-                publish(store, [cancelled])
-                return result
-            self._settled(self.key(task))  # its holder finished it in this moment
-        raise Refused(f"{name}: it keeps changing hands; try again")
+        """Cancel a task, whoever holds it; see `TaskFinisher.cancel`."""
+        return self._finisher.cancel(name, reason)
 
     # ------------------------------------------------------------------- edit
 
@@ -579,7 +299,3 @@ class TaskService:
         """Renew the leases of all that an agent of a session holds: it was heard."""
         if self.catalog.store is not None:
             self.store.sessions.beat(session, agent)
-
-
-def _agent_task(task: Task) -> AgentTask:
-    return AgentTask(task=task.id, receipts=task.receipts, receipts_to=task.receipts_to)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 
 from commands import ROOT
 from hypervisor.core.errors import Refused
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.tasks import service as service_module
+from hypervisor.core.paths import file_lock_path
+from hypervisor.tasks import claimer, editing, publication
 from hypervisor.tasks.claim_edit import apply_claim_edit
 from hypervisor.tasks.completion import TaskCompletion
 from hypervisor.tasks.eligibility import Wanted
@@ -31,7 +34,7 @@ from hypervisor.core import config
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.paths import Project
 from hypervisor.store.claims import Claims
-from hypervisor.tasks import editing, publication, service
+from hypervisor.tasks import claimer, editing, finisher, publication, service
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.completion import TaskCompletion
 
@@ -50,18 +53,18 @@ project = Project(root, root / ".hypervisor")
 mine = service.TaskService(project, config.load(project.state), Actor(name="claude"))
 if what == "claim":
     if step == "committed":
-        service.apply_claim_edit = die
+        claimer.apply_claim_edit = die
     elif step == "drafted":
         os.rename = die
     elif step == "renamed":
         os.rename = then_die(os.rename)
     else:
-        service.apply_claim_edit = then_die(service.apply_claim_edit)
+        claimer.apply_claim_edit = then_die(claimer.apply_claim_edit)
     mine.claim("t-1")
 mine.claim("t-1")
 if what == "release":
     if step == "before":
-        service.revert_claim_edit = die
+        finisher.revert_claim_edit = die
     elif step == "restored":
         Claims.release = die
     else:
@@ -69,7 +72,7 @@ if what == "release":
     mine.release("t-1", "x")
 elif what == "complete":
     if step == "decided":
-        service.publish = die
+        finisher.publish = die
     elif step == "drafted":
         os.rename = die
     elif step == "written":
@@ -78,7 +81,7 @@ elif what == "complete":
         outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="made it", commit="3f2c1ab"))
 elif what == "cancel":
     if step == "decided":
-        service.publish = die
+        finisher.publish = die
     elif step == "written":
         Claims.set_published = die
     mine.cancel("t-1", "no")
@@ -92,7 +95,7 @@ elif what == "rescue":
     mine.rescue()
 elif what == "give back":
     if step == "decided":
-        service.publish = die
+        finisher.publish = die
     elif step == "written":
         Claims.set_published = die
     mine.give_back("t-1", "failed", 1, counted=True, limit=1)
@@ -203,6 +206,35 @@ def test_a_file_reopened_after_a_crash_begins_the_next_cycle_once_published(
     assert [one["worker"] for one in place.results()] == ["claude", "gemini"]
 
 
+def test_an_owner_who_sets_it_active_before_its_result_is_published_has_reopened_it(
+    place: TaskPlace, service: Services
+) -> None:
+    path = place.task()
+    die_at(place, "complete: decided")
+    path.write_text(path.read_text().replace("status: in_progress", "status: active"))
+    _, claim = service("gemini").claim("t-1")
+    assert (claim.claim.cycle, claim.attempt) == (2, 2)
+    assert path.read_text().count("## Completion") == 1
+    assert "assignee: gemini" in path.read_text()
+
+
+def test_a_file_that_another_program_keeps_locked_holds_up_its_own_task_only(
+    place: TaskPlace, service: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place.task()
+    place.task("t-2")
+    die_at(place, "complete: decided")
+    monkeypatch.setattr(publication, "_PATIENCE", 0.05)
+    monkeypatch.setattr(editing, "_LOCK_SECONDS", 0.05)
+    with filelock.FileLock(file_lock_path(str(path), os.environ)):
+        assert service("gemini").claim("t-2")[1].attempt == 1
+        with pytest.raises(Refused, match="locked by another process"):
+            service("gemini").claim("t-1")
+    assert "status: in_progress" in path.read_text()
+    service("hypervisor").rescue()
+    assert "status: done" in path.read_text()
+
+
 def test_a_completion_repeated_after_a_crash_is_answered_as_the_first(
     place: TaskPlace, service: Services
 ) -> None:
@@ -234,7 +266,7 @@ def test_an_owner_who_saves_the_file_in_the_moment_of_a_claim_wins(
         path.write_text(path.read_text().replace("status: active", "status: done"))
         return apply_claim_edit(edit)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service_module, "apply_claim_edit", late)
+    monkeypatch.setattr(claimer, "apply_claim_edit", late)
     with pytest.raises(Refused, match="t-1: already complete"):
         service().claim("t-1")
     monkeypatch.undo()
@@ -253,7 +285,7 @@ def test_a_disk_that_is_full_while_a_claim_is_written_leaves_nothing_held(
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(service_module, "apply_claim_edit", full)
+    monkeypatch.setattr(claimer, "apply_claim_edit", full)
     with pytest.raises(OSError, match="No space"):
         service().claim("t-1")
     monkeypatch.undo()
