@@ -451,10 +451,12 @@ class Claims:
             latest = work_of(tx.run(SQL.latest, {"key": old.key})[0])
             if not old.decided or (latest.decided and not latest.published):
                 return None
+            # A batch that has gone on from this cycle, or another who has, leaves nothing to reopen.
+            place = {"batch": batch, "work": old.id}
+            if not tx.run(SQL.in_batch, place) if batch is not None else latest.id != old.id:
+                return None
             fresh = ready_work(tx, old.key, old.text, reopen=True)
-            if batch is not None:
-                tx.run(SQL.repoint, {"next": fresh.id, "batch": batch, "work": old.id})
-            elif latest.id != old.id:
+            if batch is not None and not tx.run(SQL.repoint, {**place, "next": fresh.id}):
                 return None
             return fresh
 

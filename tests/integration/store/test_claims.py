@@ -598,3 +598,16 @@ def test_an_accepted_result_survives_kill_9_and_so_does_what_else_was_committed(
     assert store.batches.census(batch.id)["success"] == 1
     assert store.batches.census(batch.id)["running"] == 1, "its claim is there until somebody rescues it"
     assert [revoked.text for revoked in store.rescuer.rescue()] == ["path/b"]
+
+
+def test_a_late_second_reopening_of_a_cycle_begins_nothing(store: Store) -> None:
+    batch, worker = fill(store, "a"), a_worker()
+    store.claims.add_worker(worker)
+    first = take(store, worker, batch)
+    store.claims.complete_one(done(first))
+    store.claims.reopen(first.work, batch)
+    store.claims.complete_one(done(take(store, worker, batch)))
+    assert store.claims.reopen(first.work, batch) is None, "the batch has gone on from this cycle"
+    latest = store.claims.latest("a")
+    assert latest is not None
+    assert latest.cycle == 2

@@ -204,10 +204,14 @@ UPDATE attempt SET lock = NULL WHERE id IN {ids} AND lock IS NOT NULL
 SELECT id, key, cycle, text, state, attempts, last_number, result, published_at IS NOT NULL, decided_at
 FROM work WHERE key = :key ORDER BY cycle
 
+-- name: in_batch
+SELECT 1 FROM batch_item WHERE batch = :batch AND work = :work
+
 -- name: repoint
 UPDATE batch_item SET work = :next,
     ready = coalesce((SELECT 1 FROM work AS w WHERE w.id = :next AND w.state = 'ready' {share_work}), 0)
 WHERE batch = :batch AND work = :work
+RETURNING seq
 
 -- name: forget_workers
 DELETE FROM worker WHERE seen_at < {now} - :age AND kind = 'process'
