@@ -26,7 +26,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: How many lines a model pays for when a skill is loaded.
 MOST_LINES = {"hypervisor": 150, "batch-processing": 150, "pull": 30, "worker": 60}
 #: Tools of the client itself that the texts name with arguments.
-OF_THE_CLIENT = {"Agent", "Bash"}
+OF_THE_CLIENT = {"Agent", "Bash", "TaskOutput"}
 
 
 def _name(path: Path) -> str:
