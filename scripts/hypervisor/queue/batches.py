@@ -128,7 +128,7 @@ def look_at_tasks(project: Project, run: list[str], skipped: Iterable[tuple[str,
     options = task_options(project, skipped)
     (folder / options.queue).write_bytes(b"".join(os.fsencode(item) + b"\0" for item in run))
     store = Store.open(folder, settings_of(project.state))
-    record = store.batches.create("batch", ".", options.to_json())
+    record = store.batches.create("batch", "", options.to_json())
     return Batch(store, record, str(folder), project, temporary=temporary)
 
 
@@ -321,7 +321,7 @@ def _settings(state: Path | None, claims: Mapping[str, Any] | None) -> Mapping[s
 def _folder_text(folder: str | os.PathLike[str], project: Project | None) -> str:
     """Return a batch's folder as its row keeps it: relative to the project, so that it may be moved."""
     if project is None:
-        return "."
+        return ""  # its own store lies in it
     root, folder = os.path.realpath(project.root), os.path.realpath(folder)
     inside = folder == root or folder.startswith(root.rstrip("/") + "/")
     return os.path.relpath(folder, root) if inside else folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,13 @@ class Batches:
     def of_work(self, work: int) -> list[BatchRecord]:
         """Return the batches that hold this cycle of an item, the newest first."""
         return [_batch_of(row) for row in self._engine.read(SQL.of_work, {"work": work})]
+
+    def folders_of(self, works: Iterable[int]) -> dict[str, set[int]]:
+        """Return the folders of the batches that hold these items, as their rows keep them, each with which."""
+        found: dict[str, set[int]] = {}
+        for folder, work in self._engine.read(SQL.folders_of, {"ids": json.dumps(list(works))}):
+            found.setdefault(from_column(folder), set()).add(work)
+        return found
 
     def set_options(self, batch: int, options: Mapping[str, Any]) -> None:
         """Replace the options of a batch."""

@@ -164,7 +164,10 @@ class SqliteEngine(Engine):
         # A plan depends on the statement alone. Otherwise each that has a parameter in LIMIT is compiled again
         # at each call, which costs four times what it does.
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        mode = connection.pragma("journal_mode", "wal")  # makes the file; its log takes the mode from it
+        mode = connection.pragma("journal_mode")
+        if mode != "wal":
+            with self._turn():  # two that change it at once do not wait for each other: one fails
+                mode = connection.pragma("journal_mode", "wal")  # makes the file; its log takes its mode
         with contextlib.suppress(OSError):
             os.chmod(self.path, 0o600)
         if mode != "wal":  # SQLite says no by answering another mode

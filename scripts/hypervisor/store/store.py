@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .notices import NoticeQueue
     from .progress import BatchProgress
     from .receipts import Receipts
-    from .records import Claim
+    from .records import Claim, Work
     from .review import Review
     from .sessions import Sessions
     from .spend import Account, Spending
@@ -178,6 +178,22 @@ class Store:
         from .directories import ResultFiles
 
         return ResultFiles(self.folder)
+
+    def write_result_files(self, works: Iterable[Work]) -> None:
+        """Write results to the folders ``results`` that there are: the store's, and of the items' batches."""
+        from .directories import ResultFiles
+
+        results = {work.id: work for work in works if work.result is not None}
+        if not results:
+            return
+        targets = {self.folder: set(results)}
+        for folder, ids in self.batches.folders_of(results).items():
+            if folder:  # else it is the store's own
+                targets[os.path.normpath(os.path.join(os.path.dirname(self.folder), folder))] = ids
+        for folder, ids in targets.items():
+            files = ResultFiles(folder)
+            if files.used:
+                files.write({results[one].key: results[one].result or {} for one in ids})
 
     def take_lock(self, claim: Claim) -> str:
         """Make the lock directory of a claim that names one; return who holds it instead, "" for nobody."""

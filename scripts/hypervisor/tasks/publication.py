@@ -120,8 +120,7 @@ def publish(store: Store, works: Sequence[Work], patience: float | None = None) 
         path = str(changes[work.id][0]) if work.id in changes else ""
         whys = [str(answer.error)] if answer.error is not None else answer.conflicts
         left += [NotChanged(path=path, why=why) for why in whys]
-    if store.result_files.used:
-        store.result_files.write({work.key: work.result for work in written if work.result is not None})
+    store.write_result_files(written)
     store.claims.set_published(work.id for work in written)
     for one in left:
         print(f"hypervisor: {one.path}: not changed: {one.why}", file=sys.stderr)

@@ -99,6 +99,9 @@ SELECT b.id, b.name, b.folder, b.created_at, b.options, b.queue_offset, b.queue_
     b.duplicates
 FROM batch_item AS i JOIN batch AS b ON b.id = i.batch WHERE i.work = :work ORDER BY b.id DESC
 
+-- name: folders_of
+SELECT b.folder, i.work FROM batch_item AS i JOIN batch AS b ON b.id = i.batch WHERE i.work IN {ids}
+
 -- name: drain
 UPDATE batch SET drain_at = {now} WHERE id = :batch
 
