@@ -84,7 +84,7 @@ def test_a_worker_uses_its_tools_in_its_first_turn(
     session = plugged(client, git_project).run("go", *RULES).passed()
     talk = api.of("/pull t-1")
     assert set(talk.turns[0].tools) >= OURS
-    assert "You work on one task of a queue" in talk.turns[0].system
+    assert "You process one task of a queue" in talk.turns[0].system
     answer = talk.tool_result(PREFIX + "claim_task").json
     assert answer["task"]["id"] == "t-1"
     assert answer["claim"]["attempt"] == 1
