@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import sys
@@ -11,24 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ..core.errors import HypervisorError, NothingToDo, UsageError
+from ..core.errors import HypervisorError, NothingToDo, UsageError, advice_for
 from ..queue.counts import ItemEvent
 
 EXIT_DONE = 0
 EXIT_REFUSED = 1  #: refused, or some item failed
 EXIT_USAGE = 2
 EXIT_NOTHING = 3  #: nothing to do
-
-#: What the user can do about an error of the machine.
-_ADVICE = {
-    errno.ENOSPC: "make room and start again; nothing is lost",
-    errno.EDQUOT: "make room in your quota and start again; nothing is lost",
-    errno.EACCES: "check the permissions",
-    errno.EPERM: "check the permissions",
-    errno.EROFS: "the file system is read-only; name another folder",
-    errno.EMFILE: "raise `ulimit -n`",
-}
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
@@ -65,11 +53,6 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
             _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}; {advice_for(error)}", EXIT_REFUSED)
-
-
-def advice_for(error: OSError) -> str:
-    """Return what the user can do about an error of the machine."""
-    return _ADVICE.get(error.errno or 0, "start again once it is mended; nothing is lost")
 
 
 def _drop_output() -> None:

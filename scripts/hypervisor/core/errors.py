@@ -20,6 +20,7 @@ unreachable) reaches the caller as an ``OSError`` with its number.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,17 @@ UnreadableReason = Literal[
     "missing", "not a file", "no access", "not utf-8", "too large", "no frontmatter",
     "bad yaml", "not a mapping", "path too long",
 ]  # fmt: skip
+
+
+#: What the user can do about an error of the machine.
+_ADVICE = {
+    errno.ENOSPC: "make room and start again; nothing is lost",
+    errno.EDQUOT: "make room in your quota and start again; nothing is lost",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "the file system is read-only; name another folder",
+    errno.EMFILE: "raise `ulimit -n`",
+}
 
 
 class HypervisorError(Exception):
@@ -107,3 +119,8 @@ class Unreadable(HypervisorError):
         self.reason = reason
         #: Where in the file, and what.
         self.detail = detail
+
+
+def advice_for(error: OSError) -> str:
+    """Return what the user can do about an error of the machine."""
+    return _ADVICE.get(error.errno or 0, "start again once it is mended; nothing is lost")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 
-from .handler import ToolHandler
+from .context import ToolContext
 
 #: For how long a client whose pipe has closed may still count as living, in seconds.
 _DYING_SECONDS = 5.0
 
 
-def end_of_client(handler: ToolHandler) -> None:
+def end_of_client(context: ToolContext) -> None:
     """Release what the agents of a client held that is gone.
 
     Its own hooks had no say if it was killed; while it lives, its session may go on with another server.
     """
     from ..core.machine import life_of, this_process  # noqa: PLC0415
 
-    client, session = handler.client, handler.session
-    if client is None or not session or not handler.project.state.is_dir():
+    client, session = context.client, context.session
+    if client is None or not session or not context.project.state.is_dir():
         return
     # Its pipes are closed a moment before it counts as dead: the kernel ends a process in that order.
     deadline = time.monotonic() + _DYING_SECONDS
@@ -26,5 +26,5 @@ def end_of_client(handler: ToolHandler) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.02)
-    with handler.service({}) as service:
+    with context.service({}) as service:
         service.end_session(session, "the client of its session was killed")

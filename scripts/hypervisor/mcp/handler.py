@@ -1,47 +1,21 @@
-"""One server's calls: each finds the project, acts as its caller, and is answered with plain data."""
+"""One server's calls: each is checked, carried out by its tool, and answered with compact JSON."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from ..core import durable
-from ..core.assignment import AssignedTask
-from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.machine import Identity
-from ..core.paths import Project, session_project
-from ..store.sqlite import FILE
-from ..store.store import Store
-from ..tasks.actor import Actor
 from ..tasks.live import LiveIndex
-from ..tasks.service import TaskService
 from .arguments import Arguments, read_arguments
+from .context import ToolContext
 from .schema import BY_NAME
 
 
-@dataclass(slots=True)
-class _OpenStore:
-    """A store that stays open between calls, and what it was opened for."""
-
-    store: Store
-    file: tuple[int, int] | None
-    settings: Mapping[str, Any]
-
-    def is_for(self, project: Project, file: tuple[int, int] | None, settings: Mapping[str, Any]) -> bool:
-        """Return whether it is still the project's, with the settings that hold now."""
-        same_file = (self.file, self.store.folder) == (file, str(project.state))
-        return same_file and self.settings is settings
-
-
-@dataclass(slots=True)
 class ToolHandler:
-    """The tools of one server. Calls may come from several threads.
+    """The tools of one server.
 
     Args:
         environ: The server's environment.
@@ -49,28 +23,10 @@ class ToolHandler:
         live: The index of a server that stays.
     """
 
-    environ: Mapping[str, str]
-    client: Identity | None = None
-    live: LiveIndex | None = None
-    #: The attempts that this server gave to callers of whom nothing else is known, by the path of the task.
-    given: dict[str, int] = field(default_factory=dict)
-    _open: _OpenStore | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def session(self) -> str:
-        """The client's session that this server belongs to, "" if it does not say."""
-        return self.environ.get("CLAUDE_CODE_SESSION_ID", "")
-
-    @property
-    def project(self) -> Project:
-        """The project, as it is now."""
-        return session_project(self.environ)
-
-    @property
-    def assigned(self) -> AssignedTask | None:
-        """The task for which a coordinator has started this server's client, if one has."""
-        return AssignedTask.of(self.environ)
+    def __init__(
+        self, environ: Mapping[str, str], client: Identity | None = None, live: LiveIndex | None = None
+    ) -> None:
+        self.context = ToolContext(environ, client, live)
 
     def call(self, name: str, given: Arguments) -> str:
         """Carry out one call; return its answer as compact JSON.
@@ -78,58 +34,15 @@ class ToolHandler:
         Raises:
             HypervisorError: It was refused; the text says what to do next.
         """
-        from .tools import TOOLS  # noqa: PLC0415 - they take the handler
+        from .tools import TOOLS  # noqa: PLC0415 - most of the package: a server lists its tools before
 
         tool = BY_NAME.get(name)
         if tool is None:
             raise UsageError(f"{name}: no such tool; there are {', '.join(BY_NAME)}")
-        answer = json.dumps(
-            TOOLS[name](self, read_arguments(tool, given)), ensure_ascii=False, separators=(",", ":")
-        )
-        return answer.encode("utf-8", "replace").decode()
-
-    @contextlib.contextmanager
-    def service(
-        self, arguments: Arguments, name: str = "", batch: int | None = None
-    ) -> Iterator[TaskService]:
-        """Yield the project's tasks, to act on in the name of the caller.
-
-        Args:
-            arguments: Of the call: they say who calls.
-            name: What the caller calls itself; "" acts for whoever holds a task.
-            batch: The batch in whose name claims are made.
-        """
-        project = self.project
-        settings = settings_of(project.state)
-        actor = Actor(
-            name=name,
-            session=arguments.get("caller_session", self.session),
-            agent=arguments.get("caller_agent", ""),
-            client=self.client,
-        )
-        store = self._store(project, settings)
-        with TaskService(project, settings, actor, store, live=self.live, batch=batch) as service:
-            yield service
+        answer: Any = TOOLS[name](self.context, read_arguments(tool, given))
+        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace").decode()
 
     def close(self) -> None:
-        """Close the store."""
-        with self._lock:
-            if self._open is not None:
-                self._open.store.close()
-                self._open = None
-
-    def _store(self, project: Project, settings: Mapping[str, Any]) -> Store | None:
-        """Return the project's store, kept open between calls; None while there is none."""
-        with self._lock:
-            file = durable.identity(str(Path(project.state, FILE)))
-            kept = self._open
-            if kept is not None and kept.is_for(project, file, settings):
-                return kept.store
-            # The old one is left to those that use it: other threads' calls may still be at work with it.
-            self._open = None
-            try:
-                store = Store.open(project.state, settings, create=False)
-            except FileNotFoundError:
-                return None
-            self._open = _OpenStore(store, file, settings)
-            return store
+        """Close the store and the index."""
+        self.context.close()

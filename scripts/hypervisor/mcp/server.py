@@ -22,8 +22,7 @@ from mcp.types import CallToolResult, ListToolsResult, TextContent, ToolAnnotati
 from mcp.types import Tool as WireTool
 
 from .. import __version__
-from ..cli.console import advice_for
-from ..core.errors import HypervisorError
+from ..core.errors import HypervisorError, advice_for
 from ..core.machine import Identity, identity_of
 from ..tasks.live import LiveIndex
 from .client_end import end_of_client
@@ -52,7 +51,7 @@ def main() -> int:
     try:
         anyio.run(_serve, handler)
     finally:
-        end_of_client(handler)
+        end_of_client(handler.context)
     return 0
 
 
@@ -66,8 +65,8 @@ def _look(handler: ToolHandler) -> None:
         from . import tools  # noqa: F401, PLC0415
 
         gc.freeze()  # what is loaded stays: no call waits while all of it is looked through
-        if handler.project.state.is_dir():
-            with handler.service({}) as service, service.catalog.view():
+        if handler.context.project.state.is_dir():
+            with handler.context.service({}) as service, service.catalog.view():
                 pass
 
 
@@ -112,7 +111,7 @@ def _started(environ: Mapping[str, str]) -> None:
 
 async def _serve(handler: ToolHandler) -> None:
     async def list_tools(_context: Any, _params: Any) -> ListToolsResult:
-        _started(handler.environ)
+        _started(handler.context.environ)
         return ListToolsResult(tools=[
             WireTool(
                 name=tool.name,

@@ -22,10 +22,10 @@ from .index import Index
 from .publication import settle
 from .queries import Edges
 from .tasks import find_task_files
+from .view import CatalogView
 
 if TYPE_CHECKING:
     from .live import LiveIndex
-    from .view import CatalogView
 
 
 class TaskCatalog:
@@ -114,8 +114,6 @@ class TaskCatalog:
     @contextlib.contextmanager
     def view(self) -> Iterator[CatalogView]:
         """Yield one consistent look at the tasks, after claims and files were brought up to date."""
-        from .view import CatalogView  # noqa: PLC0415 - not for those who act on one task
-
         self.settle()
         with self.indexed() as index:
             if index is not None:

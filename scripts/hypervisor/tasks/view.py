@@ -7,19 +7,37 @@ few open claims.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from ..core.keys import task_key
 from ..core.model import TaskHead
+from ..core.paths import Project
 from . import queries
-from .eligibility import SPREAD, Plan, Wanted, plan
+from .actor import Actor
+from .eligibility import SPREAD, Dependencies, Eligibility, Plan, Wanted, plan
 from .index import Index
 from .queries import Asked, Edges
 
-if TYPE_CHECKING:
-    from .catalog import TaskCatalog
+
+class _Catalog(Protocol):
+    """A `TaskCatalog`, as far as a view needs it."""
+
+    project: Project
+    actor: Actor
+
+    def find_in(self, index: Index, name: str, /) -> TaskHead:
+        """See `TaskCatalog.find_in`."""
+
+    def relative(self, task: TaskHead, /) -> str:
+        """See `TaskCatalog.relative`."""
+
+    def eligibility(self, tasks: Iterable[TaskHead], /) -> Eligibility:
+        """See `TaskCatalog.eligibility`."""
+
+    def eligibility_by(self, dependencies: Dependencies, /) -> Eligibility:
+        """See `TaskCatalog.eligibility_by`."""
 
 
 class CatalogView:
@@ -30,7 +48,7 @@ class CatalogView:
         catalog: In whose name it is asked.
     """
 
-    def __init__(self, index: Index, catalog: TaskCatalog) -> None:
+    def __init__(self, index: Index, catalog: _Catalog) -> None:
         self._index = index
         self._catalog = catalog
         self.edges = Edges(index)

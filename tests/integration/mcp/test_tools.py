@@ -55,8 +55,6 @@ def new_box(project: Project) -> Iterator[NewBox]:
     yield new
     for handler in kept:
         handler.close()
-        if handler.live is not None:
-            handler.live.close()
 
 
 @pytest.fixture
@@ -328,12 +326,12 @@ def test_the_end_of_a_server_releases_what_is_held_only_if_its_client_is_dead(
     ask(box, "claim_task", id="t-1", caller="claude", **A1)
     ask(box, "claim_task", id="t-2", caller="claude")
     ask(new_box("s-2"), "claim_task", id="t-3", caller="claude", caller_session="s-2", caller_agent="a1")
-    end_of_client(box)
-    end_of_client(new_box())
+    end_of_client(box.context)
+    end_of_client(new_box().context)
     assert [ask(box, "get_task", id=name)["status"] for name in ("t-1", "t-2", "t-3")] == ["in_progress"] * 3
     client.kill()
     client.wait()
-    end_of_client(box)
+    end_of_client(box.context)
     assert [path.read_bytes() for path in paths[:2]] == before[:2]
     assert ask(box, "get_task", id="t-1")["history"][-1]["why"] == "the client of its session was killed"
     assert ask(box, "get_task", id="t-3")["status"] == "in_progress", "another session's"

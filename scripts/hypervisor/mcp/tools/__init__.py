@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..arguments import Arguments
-from ..handler import ToolHandler
+from ..context import ToolContext
 from . import agents, batches, events, tasks
 
-#: A tool: takes the handler and the arguments of a call, returns plain data.
-TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {
+#: A tool: takes the context and the arguments of a call, returns plain data.
+TOOLS: Mapping[str, Callable[[ToolContext, Arguments], Any]] = {
     **tasks.TOOLS,
     **batches.TOOLS,
     **agents.TOOLS,

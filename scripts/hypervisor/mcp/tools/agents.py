@@ -21,7 +21,7 @@ from ...tasks.actor import Actor
 from ...tasks.catalog import TaskCatalog
 from ...tasks.tasks import read_task
 from ..arguments import Arguments
-from ..handler import ToolHandler
+from ..context import ToolContext
 
 #: As many findings as an answer shows.
 _FINDINGS = 20
@@ -29,7 +29,7 @@ _FINDINGS = 20
 _CAP = 8
 
 
-def _spawn_parallel_tasks(handler: ToolHandler, arguments: Arguments) -> Any:
+def _spawn_parallel_tasks(context: ToolContext, arguments: Arguments) -> Any:
     # All of a coordinator: a tenth of the time that a server takes to start, and few sessions spawn.
     from ...orchestrator.spawn import (  # noqa: PLC0415
         arrange_words,
@@ -39,19 +39,19 @@ def _spawn_parallel_tasks(handler: ToolHandler, arguments: Arguments) -> Any:
         start,
     )
 
-    if handler.assigned is not None:
+    if context.assigned is not None:
         raise Refused(
-            f"you were started for {handler.assigned.task} alone, and start no others; if it is too much for "
+            f"you were started for {context.assigned.task} alone, and start no others; if it is too much for "
             f'one, update_task(status="blocked") and say in next_step which tasks it should be'
         )
     requests = read_requests(arguments["tasks"])
     strategy, pattern = arrange_words(arguments.get("strategy", ""))
-    project = handler.project
-    branch = arguments.get("branch_id", "") or current_branch(project, handler.environ)
+    project = context.project
+    branch = arguments.get("branch_id", "") or current_branch(project, context.environ)
     options = options_for(project, settings_of(project.state), strategy, branch)
     spawned = make(project, requests, pattern, options)
     with spawned.batch as batch:
-        pid = start(project, batch, handler.environ)
+        pid = start(project, batch, context.environ)
     return {
         "batch_id": batch.id, "tasks": list(spawned.tasks), "branch_id": branch, "strategy": strategy,
         "pattern": pattern, "at_once": options.limit, "isolation": options.isolation, "coordinator_pid": pid,
@@ -59,11 +59,11 @@ def _spawn_parallel_tasks(handler: ToolHandler, arguments: Arguments) -> Any:
     }  # fmt: skip
 
 
-def _get_task_stats(handler: ToolHandler, _: Arguments) -> Any:
-    return workload(handler.project, settings_of(handler.project.state), handler.environ)
+def _get_task_stats(context: ToolContext, _: Arguments) -> Any:
+    return workload(context.project, settings_of(context.project.state), context.environ)
 
 
-def _learn_parallelization(handler: ToolHandler, arguments: Arguments) -> Any:
+def _learn_parallelization(context: ToolContext, arguments: Arguments) -> Any:
     cost = arguments.get("resource_cost", {})
     unknown = [str(key) for key in cost if key not in ("cpu", "ram")]
     figures = [cost.get(key) for key in ("cpu", "ram")]
@@ -71,9 +71,9 @@ def _learn_parallelization(handler: ToolHandler, arguments: Arguments) -> Any:
         raise UsageError("learn_parallelization: resource_cost must be {cpu: cores, ram: MB}, both numbers")
     said = any(key in arguments for key in ("parallel_benefit", "notes", "resource_cost"))
     name = arguments["task_type"].strip()
-    capacity = capacity_of(handler.project, settings_of(handler.project.state), _CAP)
+    capacity = capacity_of(context.project, settings_of(context.project.state), _CAP)
     rows: list[dict[str, Any]] = []  # without a store nothing is known, and a question makes none
-    with suppress(FileNotFoundError), _store(handler.project, create=said) as store:
+    with suppress(FileNotFoundError), _store(context.project, create=said) as store:
         lessons = Lessons(store.lessons)
         if said:
             lessons.add(Lesson(
@@ -84,22 +84,22 @@ def _learn_parallelization(handler: ToolHandler, arguments: Arguments) -> Any:
     return {"task_type": name, "kept": said, "advice": rows}
 
 
-def _share_finding(handler: ToolHandler, arguments: Arguments) -> Any:
-    assigned = handler.assigned
+def _share_finding(context: ToolContext, arguments: Arguments) -> Any:
+    assigned = context.assigned
     task = arguments.get("task_id", "") or (assigned.task if assigned else "")
-    branch = arguments.get("branch_id", "") or _branch_of_task(handler, task)
-    with _store(handler.project) as store:
+    branch = arguments.get("branch_id", "") or _branch_of_task(context, task)
+    with _store(context.project) as store:
         found = Hive(store.findings).share(
             arguments["text"], branch=branch, task=task,
-            batch=handler.environ.get(BATCH, "") if assigned else "",
+            batch=context.environ.get(BATCH, "") if assigned else "",
             author=arguments.get("caller_agent", "") or arguments.get("caller_session", ""),
         )  # fmt: skip
     return {"finding": found.id, "branch_id": found.branch, **({"task_id": found.task} if found.task else {})}
 
 
-def _search_findings(handler: ToolHandler, arguments: Arguments) -> Any:
+def _search_findings(context: ToolContext, arguments: Arguments) -> Any:
     try:
-        with _store(handler.project, create=False) as store:
+        with _store(context.project, create=False) as store:
             hive = Hive(store.findings)
             query, branch = arguments.get("query", ""), arguments.get("branch_id", "")
             found = hive.search(query, branch=branch, limit=_FINDINGS)
@@ -109,15 +109,15 @@ def _search_findings(handler: ToolHandler, arguments: Arguments) -> Any:
         return {"findings": [], "branches": {}}
 
 
-def _branch_of_task(handler: ToolHandler, task: str) -> str:
+def _branch_of_task(context: ToolContext, task: str) -> str:
     """Return the branch that a spawned task was given, else the one that is meant where none is named."""
-    project = handler.project
-    if task and not handler.assigned:
+    project = context.project
+    if task and not context.assigned:
         settings = settings_of(project.state)
         with suppress(HypervisorError):
             named = TaskCatalog(project, settings, Actor(name="")).find(task)
-            return branch_of_task(read_task(Path(named.path), settings), project, handler.environ)
-    return current_branch(project, handler.environ)
+            return branch_of_task(read_task(Path(named.path), settings), project, context.environ)
+    return current_branch(project, context.environ)
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def _store(project: Project, *, create: bool = True) -> Iterator[Store]:
 
 
 #: By name.
-TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {
+TOOLS: Mapping[str, Callable[[ToolContext, Arguments], Any]] = {
     "spawn_parallel_tasks": _spawn_parallel_tasks,
     "get_task_stats": _get_task_stats,
     "learn_parallelization": _learn_parallelization,

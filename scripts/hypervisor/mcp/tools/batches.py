@@ -10,20 +10,20 @@ from ...queue.batches import open_named
 from ...queue.summary import write_summary
 from ...report.answers import batch_status
 from ..arguments import Arguments
-from ..handler import ToolHandler
+from ..context import ToolContext
 
 #: Characters of an answer that clients put before the model as they are; longer ones they put aside
 #: into a file.
 LONGEST = 40_000
 
 
-def _batch_status(handler: ToolHandler, arguments: Arguments) -> Any:
-    with open_named(handler.project, arguments.get("id", "")) as batch:
-        return batch_status(batch, handler.live)
+def _batch_status(context: ToolContext, arguments: Arguments) -> Any:
+    with open_named(context.project, arguments.get("id", "")) as batch:
+        return batch_status(batch, context.live)
 
 
-def _batch_summary(handler: ToolHandler, arguments: Arguments) -> Any:
-    with open_named(handler.project, arguments.get("id", "")) as batch:
+def _batch_summary(context: ToolContext, arguments: Arguments) -> Any:
+    with open_named(context.project, arguments.get("id", "")) as batch:
         summary, _ = write_summary(batch)
         for part in ("workers", "findings", "needs_attention"):
             if part in summary and len(json.dumps(summary)) > LONGEST:
@@ -31,7 +31,7 @@ def _batch_summary(handler: ToolHandler, arguments: Arguments) -> Any:
         return summary
 
 
-TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {
+TOOLS: Mapping[str, Callable[[ToolContext, Arguments], Any]] = {
     "batch_status": _batch_status,
     "batch_summary": _batch_summary,
 }

@@ -16,7 +16,7 @@ from ...store.sessions import MAIN
 from ...store.store import Store
 from ...store.waiting import TICK_SECONDS, wait_until
 from ..arguments import Arguments
-from ..handler import ToolHandler
+from ..context import ToolContext
 
 #: Seconds: clients give up on a tool after 60 as a rule.
 _USUAL, _MOST = 25, 50
@@ -24,18 +24,18 @@ _USUAL, _MOST = 25, 50
 _SHOWN = 50
 
 
-def _wait_for_events(handler: ToolHandler, arguments: Arguments) -> Any:
+def _wait_for_events(context: ToolContext, arguments: Arguments) -> Any:
     """Return what has ended since a cursor; to a session's own thread, what it was not told of."""
     deadline = time.monotonic() + min(arguments.get("timeout", _USUAL), _MOST)
     since = _cursor(arguments.get("since", ""))
     parent = os.getppid()
 
     def stopped() -> bool:  # the caller is gone: the server must not outlive it by this call
-        dead = handler.client is not None and life_of(handler.client, this_process()) == "dead"
+        dead = context.client is not None and life_of(context.client, this_process()) == "dead"
         return dead or os.getppid() != parent
 
     while not stopped():
-        with handler.service(arguments) as service:
+        with context.service(arguments) as service:
             store, actor = service.catalog.store, service.actor
             if store is not None and actor.agent == MAIN and _is_known(store, actor.session):
                 return _for_session(store, actor.session, deadline, stopped)
@@ -86,4 +86,4 @@ def _cursor(since: str) -> int:
     return int(since)
 
 
-TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {"wait_for_events": _wait_for_events}
+TOOLS: Mapping[str, Callable[[ToolContext, Arguments], Any]] = {"wait_for_events": _wait_for_events}

@@ -17,7 +17,7 @@ from ...tasks.completion import TaskCompletion
 from ...tasks.eligibility import Wanted
 from ...tasks.service import Hold, TaskService
 from ..arguments import Arguments, caller_in, status_in
-from ..handler import ToolHandler
+from ..context import ToolContext
 from .batches import LONGEST
 
 #: The name of a caller that gives none.
@@ -31,27 +31,27 @@ _KEYS = frozenset({"assignee", "priority", "complexity", "project"})
 # ------------------------------------------------------------------------- look
 
 
-def _list_tasks(handler: ToolHandler, arguments: Arguments) -> Any:
+def _list_tasks(context: ToolContext, arguments: Arguments) -> Any:
     for key, known in (("status", TaskStatus), ("complexity", Complexity)):
         if key in arguments and arguments[key] not in list(known):
             raise UsageError(f"list_tasks: {key} must be one of {', '.join(known)}")
     start, limit = arguments.get("offset", 0), min(arguments.get("limit", _LIMIT), _MOST)
-    with handler.service(arguments, _AGENT) as service, service.catalog.view() as view:
+    with context.service(arguments, _AGENT) as service, service.catalog.view() as view:
         found, total = view.listed(asked_of(arguments), limit, start, ready=arguments.get("ready", False))
         return {"tasks": [task_row(service, task) for task in found], "total": total}
 
 
-def _get_task(handler: ToolHandler, arguments: Arguments) -> Any:
-    with handler.service(arguments, _AGENT) as service:
+def _get_task(context: ToolContext, arguments: Arguments) -> Any:
+    with context.service(arguments, _AGENT) as service:
         row = task_details(service, service.find(arguments["id"]))
     _cut(row)
     return row
 
 
-def _preflight(handler: ToolHandler, arguments: Arguments) -> Any:
+def _preflight(context: ToolContext, arguments: Arguments) -> Any:
     if "ids" in arguments and not arguments["ids"]:
         raise UsageError("preflight: ids is an empty list; leave it away for all tasks")
-    with handler.service(arguments, _AGENT) as service:
+    with context.service(arguments, _AGENT) as service:
         with service.catalog.view() as view:
             made, _ = view.plan(arguments.get("ids", ()), arguments.get("parent", ""))
         answer = {
@@ -67,31 +67,31 @@ def _preflight(handler: ToolHandler, arguments: Arguments) -> Any:
     return answer
 
 
-def _get_index_stats(handler: ToolHandler, arguments: Arguments) -> Any:
-    with handler.service(arguments, _AGENT) as service:
+def _get_index_stats(context: ToolContext, arguments: Arguments) -> Any:
+    with context.service(arguments, _AGENT) as service:
         return index_stats(service.catalog, projects=arguments.get("include_projects", False))
 
 
 # ------------------------------------------------------------------------ claim
 
 
-def _claim_task(handler: ToolHandler, arguments: Arguments) -> Any:
-    if assigned := handler.assigned:
+def _claim_task(context: ToolContext, arguments: Arguments) -> Any:
+    if assigned := context.assigned:
         assigned.require(arguments["id"])
-        return _assigned(handler, arguments, assigned)
-    with handler.service(arguments, caller_in(arguments["caller"])) as service:
-        return _claimed(handler, service, *service.claim(arguments["id"]))
+        return _assigned(context, arguments, assigned)
+    with context.service(arguments, caller_in(arguments["caller"])) as service:
+        return _claimed(context, service, *service.claim(arguments["id"]))
 
 
-def _claim_next_task(handler: ToolHandler, arguments: Arguments) -> Any:
-    if assigned := handler.assigned:
-        return _assigned(handler, arguments, assigned)
+def _claim_next_task(context: ToolContext, arguments: Arguments) -> Any:
+    if assigned := context.assigned:
+        return _assigned(context, arguments, assigned)
     name, complexity = caller_in(arguments["caller"]), arguments.get("complexity")
     if complexity and complexity not in list(Complexity):
         raise UsageError(f"claim_next_task: complexity must be one of {', '.join(Complexity)}")
     among = number = None
     if arguments.get("batch"):
-        with open_named(handler.project, arguments["batch"]) as batch:
+        with open_named(context.project, arguments["batch"]) as batch:
             number = batch.number
             items = batch.store.batches.items(number)
             among = frozenset(batch.ref_of(item.work).path for item in items)
@@ -101,71 +101,71 @@ def _claim_next_task(handler: ToolHandler, arguments: Arguments) -> Any:
         among=among,
         has=frozenset(arguments.get("needs", ())),
     )
-    with handler.service(arguments, name, number) as service:
+    with context.service(arguments, name, number) as service:
         taken = service.claim_next(wanted)
         if isinstance(taken, str):
             return {"task": None, "reason": taken}
-        return _claimed(handler, service, *taken)
+        return _claimed(context, service, *taken)
 
 
-def _assigned(handler: ToolHandler, arguments: Arguments, assigned: AssignedTask) -> Any:
+def _assigned(context: ToolContext, arguments: Arguments, assigned: AssignedTask) -> Any:
     """Return the coordinator's claim."""
-    with handler.service(arguments, _AGENT) as service:
-        return _answer(handler, service, *service.assigned(assigned))
+    with context.service(arguments, _AGENT) as service:
+        return _answer(context, service, *service.assigned(assigned))
 
 
-def _claimed(handler: ToolHandler, service: TaskService, task: Task, hold: Hold) -> Any:
+def _claimed(context: ToolContext, service: TaskService, task: Task, hold: Hold) -> Any:
     if not service.actor.agent:
-        handler.given[task.path] = hold.attempt
-    return _answer(handler, service, task, hold)
+        context.given[task.path] = hold.attempt
+    return _answer(context, service, task, hold)
 
 
-def _answer(handler: ToolHandler, service: TaskService, task: Task, hold: Hold) -> Any:
+def _answer(context: ToolContext, service: TaskService, task: Task, hold: Hold) -> Any:
     answer = claim_answer(service, task, hold)
     _cut(answer["task"])
-    if handler.assigned:  # such an agent has that in its prompt
+    if context.assigned:  # such an agent has that in its prompt
         return answer
-    branch = branch_of_task(task, service.project, handler.environ)
+    branch = branch_of_task(task, service.project, context.environ)
     shared = shared_context(service, task, branch).strip()
     return answer | {"from_others": shared} if shared else answer
 
 
-def _attempt(handler: ToolHandler, service: TaskService, arguments: Arguments) -> int | None:
+def _attempt(context: ToolContext, service: TaskService, arguments: Arguments) -> int | None:
     """Return which claim is meant: the one that is named, else the one that this server gave out."""
     if "attempt" in arguments or service.actor.agent:
         number: int | None = arguments.get("attempt")
         return number
-    return handler.given.get(service.find(arguments["id"]).path)
+    return context.given.get(service.find(arguments["id"]).path)
 
 
 # -------------------------------------------------------------------------- end
 
 
-def _complete_task(handler: ToolHandler, arguments: Arguments) -> Any:
-    return _finish(handler, arguments, TaskCompletion(
+def _complete_task(context: ToolContext, arguments: Arguments) -> Any:
+    return _finish(context, arguments, TaskCompletion(
         outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text=arguments["outcome"],
         commit=arguments.get("commit", ""), evidence=arguments.get("evidence", ""),
     ))  # fmt: skip
 
 
-def _finish(handler: ToolHandler, arguments: Arguments, completion: TaskCompletion) -> Any:
-    with handler.service(arguments) as service:
-        if assigned := handler.assigned:
+def _finish(context: ToolContext, arguments: Arguments, completion: TaskCompletion) -> Any:
+    with context.service(arguments) as service:
+        if assigned := context.assigned:
             assigned.require(arguments["id"])
             service.forget_assigned()
             return reported(service, assigned, completion)
-        attempt = _attempt(handler, service, arguments)
+        attempt = _attempt(context, service, arguments)
         result = service.finish(arguments["id"], completion, attempt, unclaimed=False)
         return {"task": task_row(service, service.find(arguments["id"])), "result": result["status"]}
 
 
-def _release_task(handler: ToolHandler, arguments: Arguments) -> Any:
-    with handler.service(arguments) as service:
-        if assigned := handler.assigned:
+def _release_task(context: ToolContext, arguments: Arguments) -> Any:
+    with context.service(arguments) as service:
+        if assigned := context.assigned:
             assigned.require(arguments["id"])
             service.forget_assigned()
             return reported(service, assigned, arguments["reason"])
-        attempt = _attempt(handler, service, arguments)
+        attempt = _attempt(context, service, arguments)
         task = service.release(arguments["id"], arguments["reason"], attempt)
         return {"task": task_row(service, task)}
 
@@ -173,7 +173,7 @@ def _release_task(handler: ToolHandler, arguments: Arguments) -> Any:
 # ----------------------------------------------------------------------- change
 
 
-def _update_task(handler: ToolHandler, arguments: Arguments) -> Any:
+def _update_task(context: ToolContext, arguments: Arguments) -> Any:
     status, body = status_in(arguments), arguments.get("body", "")
     # With a claim the assignee changes by itself.
     keys = _KEYS - {"assignee"} if status is TaskStatus.IN_PROGRESS else _KEYS
@@ -184,39 +184,39 @@ def _update_task(handler: ToolHandler, arguments: Arguments) -> Any:
     # Before anything is written: a refused call changes nothing.
     if status is TaskStatus.DONE:
         raise UsageError("update_task: call complete_task(id, outcome), which says what was done")
-    with handler.service(arguments) as service:
+    with context.service(arguments) as service:
         if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
             if not (arguments.get("reason") or body).strip():
                 raise UsageError(f"update_task: status {status} needs a reason")
-            if not handler.assigned:
-                service.require_held(arguments["id"], _attempt(handler, service, arguments))
+            if not context.assigned:
+                service.require_held(arguments["id"], _attempt(context, service, arguments))
         notes = []
         if values or body:
             notes = service.update(arguments["id"], values, body, arguments.get("attempt"))
-        answer = _move(handler, arguments, status) if status else None
+        answer = _move(context, arguments, status) if status else None
         answer = answer or {"task": task_row(service, service.find(arguments["id"]))}
     return answer | {"not_changed": notes} if notes else answer
 
 
-def _move(handler: ToolHandler, arguments: Arguments, status: TaskStatus) -> Any:
+def _move(context: ToolContext, arguments: Arguments, status: TaskStatus) -> Any:
     reason = arguments.get("reason") or arguments.get("body", "")
     if status is TaskStatus.IN_PROGRESS:
-        return _claim_task(handler, {**arguments, "caller": arguments.get("assignee", _AGENT)})
+        return _claim_task(context, {**arguments, "caller": arguments.get("assignee", _AGENT)})
     if status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
-        return _finish(handler, arguments, TaskCompletion(
+        return _finish(context, arguments, TaskCompletion(
             outcome=Outcome.BLOCKED, status=status, text=reason.strip(),
             evidence=arguments.get("evidence", ""), next_step=arguments.get("next_step", ""),
         ))  # fmt: skip
-    with handler.service(arguments, _AGENT) as service:
+    with context.service(arguments, _AGENT) as service:
         if status is TaskStatus.CANCELLED:
             service.cancel(arguments["id"], reason)
             return None
         held = service.held(service.find(arguments["id"]))
-        named = _attempt(handler, service, arguments) is not None
+        named = _attempt(context, service, arguments) is not None
         if held is None or not (named or service.actor.holds(held.worker)):
             service.move(arguments["id"], status)
             return None
-    return _release_task(handler, {**arguments, "reason": reason or f"set to {status}"})
+    return _release_task(context, {**arguments, "reason": reason or f"set to {status}"})
 
 
 def _cut(row: dict[str, Any]) -> None:
@@ -225,7 +225,7 @@ def _cut(row: dict[str, Any]) -> None:
         row["cut"] = f"the body is longer; read {row['path']}"
 
 
-TOOLS: Mapping[str, Callable[[ToolHandler, Arguments], Any]] = {
+TOOLS: Mapping[str, Callable[[ToolContext, Arguments], Any]] = {
     "list_tasks": _list_tasks,
     "get_task": _get_task,
     "preflight": _preflight,
