@@ -253,7 +253,7 @@ def _begin(
     folder: str, path: str, separator: str, cwd: str, claims: Mapping[str, Any] | None, *, write: bool
 ) -> Batch:
     source = QueueSource(path, SEPARATORS[separator])
-    home = _first_home(source, folder, cwd)
+    home = _project_of_batch(folder) or _first_home(source, folder, cwd)
     base = _find_base(source, [cwd, folder, os.path.dirname(folder)])
     options = BatchOptions(base=base, queue=os.path.relpath(path, folder), separator=separator)
     temporary = None if write else _thrown_away()
@@ -270,6 +270,14 @@ def _begin(
 
 def _thrown_away() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="hypervisor-", ignore_cleanup_errors=True)
+
+
+def _project_of_batch(folder: str) -> Project | None:
+    """Return the project in whose state folder a batch lies, if it lies in one."""
+    batches, state = os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))
+    if os.path.basename(batches) == "batches" and os.path.isfile(os.path.join(state, ".gitignore")):
+        return Project(Path(os.path.dirname(state)), Path(state))
+    return None
 
 
 def _first_home(source: QueueSource, folder: str, cwd: str) -> Project | None:

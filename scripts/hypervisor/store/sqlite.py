@@ -45,6 +45,10 @@ _OLDEST_SQLITE = (3, 51, 3)
 #: For what takes the database's own lock without the gate: recovery after a crash, a checkpoint, a person
 #: with the sqlite3 shell. Milliseconds.
 _BUSY_MS = 30_000
+#: What a full disk is called where the log or its index is to grow.
+_WANT_ROOM = frozenset({apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_WRITE})
+#: A disk with less than this is full: the index of the log alone takes 32 KiB.
+_ROOM_BYTES = 64 << 10
 #: The WAL file is cut back to this size once all of it is checkpointed, in bytes.
 _WAL_BYTES = 64 << 20
 
@@ -252,6 +256,13 @@ def _as_os_errors(path: str) -> Iterator[None]:
         raise _meaning(error, path) from error
 
 
+def _no_room(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        found = os.statvfs(os.path.dirname(path))
+        return found.f_bavail * found.f_frsize < _ROOM_BYTES
+    return False
+
+
 def _meaning(error: apsw.Error, path: str) -> Exception:
     """Return what is to be raised instead of *error*."""
     if isinstance(error, apsw.FullError):
@@ -264,7 +275,8 @@ def _meaning(error: apsw.Error, path: str) -> Exception:
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return OSError(errno.EAGAIN, f"the database was locked for {_BUSY_MS // 1000} s", path)
     if isinstance(error, apsw.IOError):
-        return OSError(errno.EIO, os.strerror(errno.EIO), path)
+        code = errno.ENOSPC if error.extendedresult in _WANT_ROOM and _no_room(path) else errno.EIO
+        return OSError(code, os.strerror(code), path)
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return StoreDamaged(
             f"{path}: the database is damaged ({error}); move it away together with {Path(path).name}-wal and "

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from commands import PATIENCE, ROOT, eventually, script
+from commands import PATIENCE, ROOT, Gate, eventually, script
 from hypervisor.core.machine import this_process
 from hypervisor.core.model import Outcome, Report
 from hypervisor.queue.batch import Batch
@@ -332,6 +333,40 @@ def test_a_full_disk_is_waited_for_and_told_once(folder: Path, monkeypatch: pyte
     assert work_on(folder, runner, tell=lambda event: told.append(event.kind)).processed == 30
     assert (full, told.count("trouble")) == ([], 1)
     assert len(runner.items) == 30, "no item is done again for it"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a file system of 2 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_what_was_done_while_the_disk_was_full_is_kept(small_disk: Path, tmp_path: Path) -> None:
+    queue(small_disk, 3)
+    gate = Gate(tmp_path, "gate")
+    command = script(tmp_path, "wait", gate.words)
+    words = [sys.executable, str(ROOT / "scripts/batch_worker.py"), "--dir", str(small_disk), "--all"]
+    worker = subprocess.Popen([*words, "--exec", command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    gate.wait()
+    with contextlib.suppress(OSError), open(small_disk / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 512)
+    gate.open(3)
+    assert worker.stderr is not None
+    assert b"No space left on device" in worker.stderr.readline()
+    (small_disk / "filler").unlink()
+    _, complaint = worker.communicate(timeout=PATIENCE)
+    assert (worker.returncode, complaint) == (0, b"")
+    gate.close()
+    with open_folder(small_disk, cwd="/") as batch:
+        assert take_census(batch).of("success") == 3
+        assert numbers(batch) == [[1]] * 3
 
 
 # ------------------------------------------------------------ heartbeat and stop
