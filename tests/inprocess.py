@@ -37,6 +37,7 @@ class InProcess(Shell):
         words: list[str],
         cwd: Path | None,
         stdin: bytes = b"",
+        **_: Any,
     ) -> Ended:
         batch._project_above.cache_clear()  # a process looks once where projects are
         out, err = io.BytesIO(), io.BytesIO()

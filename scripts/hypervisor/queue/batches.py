@@ -244,7 +244,7 @@ def _candidates(folder: str, queue: str, cwd: str) -> Iterator[Project]:
             seen.add(state)
             yield Project(state.parent, state)
     with contextlib.suppress(OSError):
-        home = _first_home(QueueSource(queue), folder, cwd)
+        home = _first_home(QueueSource(queue), folder, cwd) if os.path.isfile(queue) else None
         if home is not None and home.state not in seen:
             yield home
 

@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreography import World, taken
-from hypervisor.core.keys import (
-    canonical,
-    generation_name,
-    item_key,
-    life_key,
-    split_generation,
-    split_life,
-)
+from hypervisor.core.keys import attempt_name, canonical, item_key, resolve, task_key
 
 _NAME = re.compile(r"[a-z0-9]+(-+[a-z0-9]+)*")
 
@@ -153,13 +145,10 @@ def test_a_project_may_be_moved_and_keeps_its_keys(tmp_path: Path) -> None:
         "*?<>|",
     ],
 )
-def test_any_line_has_a_key_that_a_disk_can_bear(world: World, base: str, item: str) -> None:
+def test_any_line_has_a_key_that_a_disk_can_bear(tmp_path: Path, base: str, item: str) -> None:
     key = item_key(canonical(item, base))
-    store = world.open()
-    for _ in range(11):  # generation names of two figures
-        store.release(taken(store, life_key(key, 12)), "x")
-    store.complete(taken(store, life_key(key, 12)), {"item": item, "status": "success"})
-    assert (store.result(life_key(key, 12)) or {})["item"] == item
+    (tmp_path / f"{attempt_name(key, 12)}.out").touch()
+    (tmp_path / key).mkdir()
 
 
 def test_a_key_says_what_it_is_of(base: str) -> None:
@@ -178,7 +167,7 @@ def test_a_key_says_what_it_is_of(base: str) -> None:
 def test_a_key_is_a_plain_name_of_bounded_length(line: str) -> None:
     key = item_key(canonical(line, "/base"))
     assert _NAME.fullmatch(key)
-    longest = f"{generation_name(life_key(key, 10**6), 10**6)}.{'0' * 16}.json"
+    longest = f".{attempt_name(key, 10**6)}.out.99.{'0' * 16}.tmp"
     assert len(os.fsencode(longest)) <= 255
 
 
@@ -199,18 +188,27 @@ def test_what_a_form_names_is_the_form_itself(line: str) -> None:
             assert canonical(absolute, "/base") == form
 
 
-@given(st.from_regex(_NAME, fullmatch=True), st.integers(1, 10**6), st.integers(1, 10**6))
-def test_lives_and_generations_are_read_back(key: str, life: int, generation: int) -> None:
-    name = generation_name(life_key(key, life), generation)
-    assert split_generation(name) == (life_key(key, life), generation)
-    assert split_life(life_key(key, life)) == (key, life)
+@given(lines, st.sampled_from(["/base", "/", "/a/b"]))
+def test_the_short_way_says_what_resolving_says(line: str, base: str) -> None:
+    form = canonical(line, base)
+    if form.startswith("path:"):
+        below = base.rstrip("/") + "/"
+        assert form == f"path:{resolve(line, base).removeprefix(below)}"
 
 
-@given(
-    st.lists(
-        st.tuples(st.from_regex(r"[a-z0-9]{1,3}", fullmatch=True), st.integers(1, 20), st.integers(1, 20)),
-        unique=True,
-    )
-)
-def test_no_path_serves_twice(all_: list[tuple[str, int, int]]) -> None:
-    assert len({generation_name(life_key(k, n), g) for k, n, g in all_}) == len(all_)
+def test_a_salt_keeps_the_items_of_two_batches_apart(base: str) -> None:
+    form = canonical("a", base)
+    assert len({item_key(form), item_key(form, "one"), item_key(form, "two")}) == 3
+    assert item_key(form, "one").startswith("a-")
+
+
+def test_a_task_has_one_key_by_whatever_path(tmp_path: Path) -> None:
+    (tmp_path / "project/tasks").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("project")
+    real = task_key(tmp_path / "project", tmp_path / "project/tasks/t-1.md")
+    assert task_key(tmp_path / "link", tmp_path / "link/tasks/../tasks/t-1.md") == real
+    assert real == item_key("path:tasks/t-1.md")
+
+
+def test_each_attempt_has_a_name_of_its_own() -> None:
+    assert [attempt_name("k", number) for number in (1, 2, 10)] == ["k", "k~2", "k~10"]
