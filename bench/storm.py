@@ -1,51 +1,50 @@
-"""Real workers, killed and stopped without end, and what must hold all the same.
+"""Real workers over one store, killed and stopped without end, and what must hold all the same.
 
 ::
 
     uv run bench/storm.py --items 10000 --workers 32 --kill-every 0.2 --seed 1
-    uv run bench/storm.py --items 10000 --workers 32 --disk-full 5     # as root: mounts a tmpfs
-    uv run bench/storm.py --items 10000 --workers 32 --skew 3600       # clocks an hour apart; libfaketime
+    uv run bench/storm.py --engine postgres --items 10000 --workers 32 --kill-every 0.2
     uv run bench/storm.py --items 1000000 --workers 64 --kill-every 0.5 --stop-every 2 \
-        --calm-after 600 --deadline 3600                               # half an hour, and 5 GB
+        --work 0.001 --calm-after 600 --deadline 3600
 
-Half of the workers are plain processes, a quarter holds by lease, a quarter seems to be on
-machines of its own. Exit 0: every invariant held; 1: one did not, each on a line of its own.
+Half of the workers are processes whose death is seen at once; the others hold by lease, on PostgreSQL half of them
+on what seems to be another machine. With ``--files`` each result is also published into a file. Exit 0: every invariant
+held; 1: one did not, each on a line of its own.
+
+Workers are forked from this process, which has no database open while it does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
+import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, os.environ.get("STORM_SCRIPTS") or str(Path(__file__).resolve().parents[1] / "scripts"))
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT), str(ROOT / "tests")]
 
-from bench.storm_disk import fill, ground
-from bench.storm_scene import Scene, Told, Wound, digest, recovery
+from bench.storm_worker import BATCH, Place, StormWorker
 
-from hypervisor.core.keys import canonical, item_key
-from hypervisor.queue.queue import SEGMENT
+from hypervisor.store.records import Item
+from hypervisor.store.store import Store
 
-WORKER = str(Path(__file__).resolve().with_name("storm_worker.py"))
-KINDS = ("local", "lease", "local", "foreign")
-_TICK = 0.01
-#: As Debian's package faketime installs it.
-_FAKETIME = f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketime.so.1"
-_SAMPLE = 0.2
+#: On SQLite there are no other machines.
+KINDS = {"sqlite": ("process", "lease"), "postgres": ("process", "lease", "process", "foreign")}
+_TICK = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,232 +56,260 @@ class Plan:
     kill_every: float = 0.2
     stop_every: float = 1.0
     lease: float = 2.0
+    block: int = 8
+    work: float = 0.05
+    files: bool = False
     seed: str = "1"
-    deadline: float = 600.0
-    disk_full: float = 0.0
-    #: After so long nobody is killed or stopped any more; 0: until the queue is drained.
+    deadline: float = 900.0
+    #: After so long nobody is killed or stopped any more; 0: until all items have their results.
     calm_after: float = 0.0
-    #: By so much the clocks of every third and every fourth worker are ahead, and behind.
-    skew: float = 0.0
 
 
+@dataclass(slots=True)
 class Storm:
-    """One storm over *folder*, new or empty; *logs* lie elsewhere, as the folder's disk may be full."""
+    """One storm in *folder*, over SQLite or the PostgreSQL at *url*."""
 
-    def __init__(self, plan: Plan, folder: str, logs: str) -> None:
-        self.plan, self.scene, self.logs = plan, Scene(folder), logs
-        self.chance = random.Random(plan.seed)
-        #: What it came to; and each invariant that did not hold.
-        self.table: dict[str, Any] = {}
-        self.broken: list[str] = []
-        self.counts: Counter[str] = Counter()
-        self.wounds: list[Wound] = []
-        #: A digest of each result as it was when it was first seen.
-        self.results: dict[str, bytes] = {}
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.stopped: dict[str, float] = {}
-        self.over = threading.Event()
-        #: For each line of the queue the item's key, and where the line starts.
-        self.lines: list[tuple[str, int]] = []
-        self._started = 0
+    plan: Plan
+    folder: str
+    url: str = ""
+    #: What it came to; and each invariant that did not hold.
+    table: dict[str, Any] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    #: For each living worker its name; for each stopped one when it goes on; for each killed one when it died.
+    running: dict[int, str] = field(default_factory=dict)
+    stopped: dict[int, float] = field(default_factory=dict)
+    killed: dict[str, float] = field(default_factory=dict)
+    _started: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        plan = self.plan
+        return Place(
+            folder=self.folder,
+            url=self.url,
+            lease=plan.lease,
+            block=plan.block,
+            work=plan.work,
+            files=plan.files,
+        )
 
     def run(self) -> None:
-        """Let it blow until the queue is drained or the time is up; look at everything after it."""
-        self._lay_out()
+        """Let it blow until every item has its result or the time is up; look at everything after it."""
+        for name in ("logs", "files"):
+            os.makedirs(os.path.join(self.folder, name))
+        with self.place.open() as store:
+            batch = store.batches.create("storm", self.folder, {})
+            for first in range(0, self.plan.items, 5000):
+                numbers = range(first, min(first + 5000, self.plan.items))
+                store.batches.add(batch.id, [Item(key=f"item-{n:07}", text=f"item-{n}") for n in numbers])
         begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        threads = [threading.Thread(target=act, daemon=True) for act in (self._sample, self._fill)]
-        for thread in threads:
-            thread.start()
         try:
-            for number in range(self.plan.workers):
-                self._start(KINDS[number % len(KINDS)])
+            for _ in range(self.plan.workers):
+                self._start()
             self._blow(begun)
         finally:
-            for process in self.running.values():
-                process.kill()
-                process.wait()
-            self.over.set()
-            for thread in threads:
-                thread.join()
+            for pid in self.running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         wall, used = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-        self.check()
         cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-        self.table |= {**recovery(self.wounds), "wall s": round(wall, 1), "CPU s": round(cpu, 1)}
+        with self.place.open() as store:
+            self.check(store)
+        self.table |= {"wall s": round(wall, 1), "CPU s": round(cpu, 1)}
 
-    def _lay_out(self) -> None:
-        os.makedirs(self.scene.folder, exist_ok=True)
-        os.makedirs(self.logs, exist_ok=True)
-        items = [f"work/item-{number:06d}" for number in range(self.plan.items)]
-        items += [item.replace("/", "/./") for item in items[::100]]  # a second spelling of some
-        with open(os.path.join(self.scene.folder, "queue.txt"), "wb") as queue:
-            for item in items:
-                self.lines.append((item_key(canonical(item, self.scene.folder)), queue.tell()))
-                queue.write(f"{item}\n".encode())
-
-    def _start(self, kind: str) -> None:
+    def _start(self, kind: str = "") -> None:
+        kinds = KINDS["postgres" if self.url else "sqlite"]
+        kind = kind or kinds[self._started % len(kinds)]
+        name = f"{kind}-{self._started:05}"
         self._started += 1
-        name = f"{kind}-{self._started:05d}"
-        words = [sys.executable, "-I", WORKER, self.scene.folder, "--logs", self.logs, "--id", name]
-        words += ["--kind", kind, "--lease", str(self.plan.lease), "--seed", self.plan.seed]
-        environment = {**os.environ, **self._clock()}
-        with open(os.path.join(self.logs, f"{name}.err"), "wb") as errors:
-            self.running[name] = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stderr=errors, env=environment
-            )
-
-    def _clock(self) -> dict[str, str]:
-        """Return what makes the next worker's time of day another one; its files keep the machine's."""
-        skew = {2: self.plan.skew, 3: -self.plan.skew}.get(self._started % 4, 0.0)
-        if not skew:
-            return {}
-        return {
-            "LD_PRELOAD": _FAKETIME, "FAKETIME": f"{skew:+.0f}s", "NO_FAKE_STAT": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }  # fmt: skip
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                StormWorker(self.place, kind, name, self.plan.seed).run()
+                code = 0
+            except BaseException:
+                Path(self.folder, "logs", f"{name}.err").write_text(traceback.format_exc(), "utf-8")
+            finally:
+                os._exit(code)
+        self.running[pid] = name
 
     def _blow(self, begun: float) -> None:
-        kill_at, stop_at = (begun + every for every in (self.plan.kill_every, self.plan.stop_every))
+        plan, chance = self.plan, random.Random(self.plan.seed)
+        kill_at, stop_at = begun + plan.kill_every, begun + plan.stop_every
         while self.running:
             now = time.monotonic()
-            if now > begun + self.plan.deadline:
-                self.broken.append(f"not drained within {self.plan.deadline:g} s")
+            if now > begun + plan.deadline:
+                self.broken.append(f"not done within {plan.deadline:g} s")
                 return
-            calm = 0 < self.plan.calm_after < now - begun or len(self.results) >= self.plan.items
-            for name, at in list(self.stopped.items()):
+            calm = 0 < plan.calm_after < now - begun
+            for pid, at in list(self.stopped.items()):
                 if calm or now >= at:
-                    del self.stopped[name]
-                    self.running[name].send_signal(signal.SIGCONT)
-            self._bury()
-            if not calm and self.plan.kill_every and now >= kill_at:
-                kill_at += self.plan.kill_every
-                self._kill(self.chance.choice(sorted(self.running)))
+                    del self.stopped[pid]
+                    os.kill(pid, signal.SIGCONT)
+            calm = self._bury() or calm
+            if not calm and plan.kill_every and now >= kill_at:
+                kill_at = max(kill_at + plan.kill_every, now)  # those that were missed are not made up for
+                awake = sorted(
+                    set(self.running) - set(self.stopped)
+                )  # those that stand still shall come back
+                self._kill(chance.choice(awake or sorted(self.running)))
             able = sorted(set(self.running) - set(self.stopped))
-            if not calm and able and self.plan.stop_every and now >= stop_at:
-                stop_at += self.plan.stop_every
-                self.running[name := self.chance.choice(able)].send_signal(signal.SIGSTOP)
-                self.stopped[name] = now + self.chance.uniform(1.5, 2.5) * self.plan.lease
+            if able and not calm and plan.stop_every and now >= stop_at:
+                stop_at = max(stop_at + plan.stop_every, now)
+                os.kill(pid := chance.choice(able), signal.SIGSTOP)
+                self.stopped[pid] = now + chance.uniform(1.5, 2.5) * plan.lease
                 self.counts["stops"] += 1
-            for wound in self.wounds:
-                wound.look(self.scene)
             time.sleep(_TICK)
 
-    def _bury(self) -> None:
-        """See who ended by itself, which none may do before the queue is drained."""
-        for name, process in list(self.running.items()):
-            if process.poll() is None:
+    def _bury(self) -> bool:
+        """Look who ended by itself; return whether any did as it found that every item has its result."""
+        for pid in list(self.running):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if not found:
                 continue
-            del self.running[name]
-            self.stopped.pop(name, None)
-            missing = self.plan.items - len(self.scene.finished())
-            if process.returncode or missing:
-                last = Path(self.logs, f"{name}.err").read_text("utf-8", "replace").strip()[-300:]
-                how = f"exit {process.returncode}, {missing} items open"
-                self.broken.append(f"{name} ended by itself ({how}): {last}")
-            if missing:
+            name = self.running.pop(pid)
+            self.stopped.pop(pid, None)
+            if status == 0:
+                self.counts["ended"] += 1
+            else:
+                error = Path(self.folder, "logs", f"{name}.err").read_text("utf-8")
+                self.broken.append(f"{name} failed: {error[-2000:]}")
                 self._start(name.partition("-")[0])
+        return self.counts["ended"] > 0
 
-    def _kill(self, name: str) -> None:
-        """Kill one worker; hold it still before, for as long as it takes to see what it holds."""
-        process = self.running[name]
-        process.send_signal(signal.SIGSTOP)
-        if process.returncode is not None:
-            return  # it had ended by itself: `_bury` sees to it
-        patience = time.monotonic() + 0.1  # it stops once its system call is through
-        while _state(process.pid) not in "TZX" and time.monotonic() < patience:
-            time.sleep(0.0005)
-        late, held = self.scene.cursor()[0] > self.lines[-1][1], list(self.scene.claims_of(name))
-        process.kill()
-        killed = time.monotonic()
-        process.wait()
-        del self.running[name]
-        self.stopped.pop(name, None)
-        kind = name.partition("-")[0]
-        self.wounds += [Wound(kind + how, key, generation, killed, late) for key, generation, how in held]
+    def _kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        name = self.running.pop(pid)
+        self.killed[name] = time.time() * 1000
+        os.waitpid(pid, 0)
+        self.stopped.pop(pid, None)
         self.counts["kills"] += 1
-        self._start(kind)
+        self._start(name.partition("-")[0])
 
-    def _sample(self) -> None:
-        """Read each result once, soon after it has appeared; hold that what is settled has results."""
-        took, known = 0.0, set[int]()
-        try:
-            while not self.over.wait(max(_SAMPLE, 4 * took)):  # it must not be what most of the time goes to
-                begun = time.monotonic()
-                settled = self.scene.cursor()[1] - known
-                known |= settled
-                finished = self.scene.finished()
-                for key in finished - self.results.keys():
-                    self.results[key] = digest(self.scene.result(key).read_bytes())
-                keys = [key for key, start in self.lines if start // SEGMENT in settled] if settled else []
-                self.broken += [f"settled, and open: {key}" for key in keys if key not in finished]
-                took = time.monotonic() - begun
-        except OSError as error:
-            self.broken.append(f"the sampler failed: {error}")
-
-    def _fill(self) -> None:
-        """Fill the disk once a third is done, if it is to be full."""
-        while len(self.results) < self.plan.items / 3 and not self.over.wait(_TICK):
-            pass
-        if self.plan.disk_full and not self.over.is_set():
-            filler = Path(self.scene.folder).parent / "filler"
-            fill(filler, self.plan.disk_full, lambda: len(self.scene.finished()), self.over, self.counts)
-
-    def check(self) -> None:
-        """Compare what lies on the disk with what the workers were told, and count."""
-        for wound in self.wounds:
-            wound.look(self.scene)
-        left = {folder: len(self.scene.names(folder)) for folder in ("locks", "trash", "workers")}
-        left["drafts"] = sum(name[0] == "." for place in (".", "workers") for name in self.scene.names(place))
-        told, keys, records = Told.read(self.logs), {key for key, _ in self.lines}, dict[str, Any]()
-        self.broken += self.scene.faults(keys, self.results, records)
-        self.broken += told.contradictions(records)
-        winners = {(key, record.get("token")) for key, record in records.items()}
-        done = len(records.keys() & keys)
+    def check(self, store: Store) -> None:
+        """Compare what the store holds with what the workers were told, and count."""
+        told = Told.read(os.path.join(self.folder, "logs"))
+        items = {item.work.key: item.work for item in store.batches.items(BATCH)}
+        census = store.batches.census(BATCH)
+        self.broken += store.violations()
+        missing = [key for key, work in items.items() if work.result is None]
+        torn = [key for key, work in items.items() if work.result and work.result.get("key") != key]
+        winners = Counter(told.accepted.values())
+        doubles = [key for key, count in winners.items() if count > 1]
+        for attempt, key in told.accepted.items():
+            if items[key].result not in (None, told.results[attempt]):
+                self.broken.append(
+                    f"{key}: attempt {attempt} was told accepted, the result is {items[key].result}"
+                )
+        for key in told.lost & told.accepted.keys():
+            self.broken.append(f"attempt {key} was told lost, and accepted")
+        for key, work in items.items() if self.plan.files else ():
+            file = Path(self.folder, "files", key)
+            if not work.published or not file.exists() or file.read_text("utf-8") != json.dumps(work.result):
+                torn.append(key)
+        self.broken += [f"no result: {key}" for key in missing] + [f"torn: {key}" for key in torn]
+        self.broken += [f"accepted twice: {key}" for key in doubles]
+        executed = len(told.ran)
         self.table = {
+            "engine": store.engine.dialect,
             "items": self.plan.items,
-            "accepted": done,
-            "doubles": sum(n > 1 for n in Counter(key for key, _ in told.accepted).values()),
-            "lost": self.plan.items - done,
-            "stuck": sum(wound.healed is None for wound in self.wounds),
-            "torn": sum(": torn" in line for line in self.broken),
-            "executions": told.ran.total(),
-            "of them repeated": told.ran.total() - len({key for key, _ in told.ran}),
+            "accepted": sum(work.result is not None for work in items.values()),
+            "doubles": len(doubles),
+            "lost": len(missing) + self.plan.items - len(items),
+            "stuck": census["running"] + census["ready"],
+            "torn": len(torn),
+            "executions": executed,
+            "of them repeated": executed - len(set(told.ran.values())),
             "told ClaimLost": len(told.lost),
-            "winners whose beat was refused": len(winners & told.silenced.keys()),
-            "waits for room": len(told.trouble),
-            "generations max": max((generation for _, generation in told.ran), default=0),
-            "claims whose worker was killed": len(self.wounds),
-            "left before the last tidying": left,
-            **self.counts,
+            **{name: self.counts[name] for name in ("kills", "stops")},
+            **self._recovery(store, told),
+        }
+
+    def _recovery(self, store: Store, told: Told) -> dict[str, str]:
+        """Return for each kind of worker the seconds from a kill until its claims could be claimed again."""
+        rows = store.engine.read("SELECT worker, ended_at FROM attempt WHERE outcome = 'revoked'")
+        seconds: dict[str, list[float]] = {}
+        for worker, ended in rows:
+            name = told.workers.get(worker, "")
+            if name in self.killed:
+                late = (ended - self.killed[name]) / 1000
+                seconds.setdefault(name.partition("-")[0], []).append(max(0.0, late))
+        return {
+            f"recovery s, {kind}": f"p50 {_quantile(found, 0.5):.2f}, p99 {_quantile(found, 0.99):.2f} of {len(found)}"
+            for kind, found in sorted(seconds.items())
         }
 
 
-def _state(pid: int) -> str:
-    stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")  # there, as nobody waited for it
-    return stat[stat.rindex(")") + 2]
+@dataclass(slots=True)
+class Told:
+    """What the workers logged."""
+
+    #: For each attempt that ran, and that was told accepted, its item; for each accepted one the result.
+    ran: dict[int, str] = field(default_factory=dict)
+    accepted: dict[int, str] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
+    #: For each worker's id its name.
+    workers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str) -> Told:
+        """Read all logs."""
+        told = cls()
+        for path in Path(folder).glob("*.log"):
+            for line in path.read_text("utf-8").splitlines():
+                words = json.loads(line)
+                if "ran" in words:
+                    told.ran[words["ran"]] = words["key"]
+                elif "accepted" in words:
+                    told.accepted[words["accepted"]] = words["key"]
+                    told.results[words["accepted"]] = words["result"]
+                elif "lost" in words:
+                    told.lost.add(words["lost"])
+                else:
+                    told.workers[words["worker"]] = path.stem
+        return told
+
+
+def _quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+@contextlib.contextmanager
+def server(engine: str, url: str) -> Iterator[str]:
+    """Yield the URL of a database server: *url*, or one that is started for the storm; "" for SQLite."""
+    if engine == "sqlite" or url:
+        yield url
+        return
+    from postgres import start_server  # noqa: PLC0415 - of the tests; only where it is used
+
+    with start_server() as started:
+        yield started
 
 
 def main() -> int:
     """Run a storm as the command line says; tell by the exit whether all invariants held."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name, default in asdict(Plan()).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
+        if isinstance(default, bool):
+            parser.add_argument("--" + name, action="store_true")
+        else:
+            parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
+    parser.add_argument("--engine", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--url", default="", help="a PostgreSQL server; one is started if it is missing")
     parser.add_argument("--folder", help="an empty folder to storm in; it is kept")
     parser.add_argument("--json", action="store_true")
     words = vars(parser.parse_args())
-    folder, as_json = words.pop("folder"), words.pop("json")
-    plan = Plan(**words)
-    if plan.disk_full and os.geteuid() != 0:
-        print("storm.py: --disk-full mounts a small disk, which only root may; start it as root")
-        return 2
-    if plan.skew and not os.path.exists(_FAKETIME):
-        print("storm.py: --skew needs libfaketime: apt-get install faketime")
-        return 2
+    engine, url, folder, as_json = (words.pop(name) for name in ("engine", "url", "folder", "json"))
     scratch = folder or tempfile.mkdtemp(prefix="storm-")
-    with ground(plan.items, os.path.join(scratch, "store"), small=bool(plan.disk_full)) as place:
-        storm = Storm(plan, place, os.path.join(scratch, "side"))
+    with server(engine, url) as found:
+        storm = Storm(Plan(**words), scratch, found)
         storm.run()
     if as_json:
-        print(json.dumps({"plan": asdict(plan), "table": storm.table, "broken": storm.broken}, indent=1))
+        print(json.dumps({"plan": words, "table": storm.table, "broken": storm.broken}, indent=1))
     else:
         width = max(map(len, storm.table))
         lines = [f"{name:{width}}  {value}" for name, value in storm.table.items()]

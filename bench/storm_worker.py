@@ -1,137 +1,159 @@
-"""One worker of the storm: a real process over the public classes.
+"""One worker of a storm, in a process of its own: claims, works for a moment, completes, and logs what it was told.
 
-It logs, one `write` a line, what it ran and what it was told, so that this can be compared with
-what lies on the disk (`storm_scene`)::
-
-    ran       key generation worker         the runner was given this claim
-    accepted  key generation worker token   `complete` returned
-    lost      key generation worker token   `complete` raised ClaimLost
-    silenced  key generation worker token   a heartbeat raised ClaimLost
-    trouble   -   0          worker text    the worker waits for the machine
+Its log has a line of JSON for each execution and each answer. The storm compares it with the store.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import random
-import sys
-import threading
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+import secrets
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
-sys.path.insert(0, os.environ.get("STORM_SCRIPTS") or str(Path(__file__).parents[1] / "scripts"))
-
-from hypervisor.claims.directory import DirectoryStore, Policy
-from hypervisor.claims.port import Claim, Holder, HolderKind, Payload
 from hypervisor.core.errors import ClaimLost
-from hypervisor.core.keys import split_generation
 from hypervisor.core.machine import this_process
-from hypervisor.core.model import Outcome, Report
-from hypervisor.queue.batches import open_folder
-from hypervisor.queue.heart import Stop
-from hypervisor.queue.worker import Orders, Worker
-from hypervisor.runners.port import Work
+from hypervisor.store.base import Engine
+from hypervisor.store.liveness import WorkerLock, new_worker_id
+from hypervisor.store.records import Accepted, Claim, Completion, Worker, WorkerKind
+from hypervisor.store.sqlite import FILE, SqliteEngine
+from hypervisor.store.store import Store
 
-#: So many that no item is given up because its workers were killed.
-ATTEMPTS = 50
-#: The longest that an item takes, in seconds.
-LONGEST = 0.003
-
-
-class Log:
-    """The side log of one worker."""
-
-    def __init__(self, folder: str, worker: str) -> None:
-        self.worker = worker
-        path = os.path.join(folder, f"{worker}.log")
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-
-    def add(self, word: str, key: str = "-", generation: int = 0, text: str = "") -> None:
-        """Append one line, in one call."""
-        fields = (word, key, str(generation), self.worker, text.replace("\n", " "))
-        os.write(self._descriptor, ("\t".join(fields) + "\n").encode())
+BATCH = 1
+#: How often a worker looks again while others have what is left.
+_PAUSE = 0.05
 
 
-class LoggingStore(DirectoryStore):
-    """A store that logs what it told its worker."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the storm is."""
 
-    def __init__(self, *arguments: Any, log: Log, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._log = log
+    folder: str
+    #: A libpq connection string; "" for SQLite.
+    url: str = ""
+    lease: float = 2.0
+    #: Items claimed, and completed, together.
+    block: int = 8
+    #: Seconds that an item takes on the average.
+    work: float = 0.1
+    #: Whether results are published into a file an item, as those of tasks are.
+    files: bool = False
 
-    def complete(self, claim: Claim, payload: Payload) -> Mapping[str, Any]:
-        """Complete, and log what came of it."""
+    def open(self) -> Store:
+        """Open the store; no item is ever given up."""
+        settings = {"claims": {"attempts": 1_000_000, "lease_seconds": self.lease}}
+        return Store(self._engine(), self.folder, settings)
+
+    def _engine(self) -> Engine:
+        if not self.url:
+            return SqliteEngine(os.path.join(self.folder, FILE))
+        from hypervisor.store.postgres import PostgresEngine  # noqa: PLC0415 - only where it is used
+
+        return PostgresEngine(self.url, "storm")
+
+
+class StormWorker:
+    """Works until every item has its result.
+
+    Args:
+        place: Where.
+        kind: ``process``: its death is seen by its lock; ``lease``: by its silence; ``foreign``: a process on
+            another machine, so by its silence too.
+        name: Names its log.
+        seed: Of its choices.
+    """
+
+    def __init__(self, place: Place, kind: str, name: str, seed: str) -> None:
+        self.place, self.chance = place, random.Random(f"{seed}-{name}")
+        process = this_process()
+        if kind == "foreign":
+            process = replace(process, host=f"host-{name}", boot=f"boot-{name}")
+        self.worker = Worker(
+            id=new_worker_id(name, os.getpid()),
+            kind=WorkerKind.LEASE if kind == "lease" else WorkerKind.PROCESS,
+            name=name,
+            process=process,
+        )
+        path = os.path.join(place.folder, "logs", f"{name}.log")
+        self.log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def tell(self, **words: Any) -> None:
+        """Append a line to the log, whole or not at all."""
+        os.write(self.log, json.dumps(words).encode() + b"\n")
+
+    def run(self) -> None:
+        """Work."""
+        with self.place.open() as store:
+            lock = WorkerLock(store.workers, self.worker.id)
+            self.tell(worker=self.worker.id)
+            store.claims.add_worker(self.worker)
+            while True:
+                store.rescuer.rescue_now_and_then()
+                self.publish(store)
+                if claims := store.claims.claim_next(self.worker, BATCH, self.place.block):
+                    self.work(store, claims)
+                elif store.batches.ready_in(BATCH) is None and not store.batches.any_running(BATCH):
+                    break
+                else:
+                    time.sleep(_PAUSE)
+            self.publish(store)
+            lock.close()
+
+    def work(self, store: Store, claims: list[Claim]) -> None:
+        """Execute a block of items; end them one by one, or together."""
+        together = self.chance.random() < 0.5
+        ended: list[Completion] = []
+        for number, claim in enumerate(claims):
+            lost = store.claims.renew([one.attempt for one in claims[number:]])
+            if claim.attempt in lost:
+                continue
+            self.tell(ran=claim.attempt, key=claim.key)
+            time.sleep(self.chance.uniform(0, 2 * self.place.work))
+            if self.chance.random() < 0.02:
+                self._give_back(store, claim)
+                continue
+            result = {
+                "status": "success",
+                "key": claim.key,
+                "attempt": claim.attempt,
+                "nonce": secrets.token_hex(8),
+            }
+            ended.append(
+                Completion(
+                    attempt=claim.attempt, status="success", result=result, published=not self.place.files
+                )
+            )
+            if not together:
+                self._complete(store, ended)
+                ended = []
+        if ended:
+            self._complete(store, ended)
+
+    def _give_back(self, store: Store, claim: Claim) -> None:
         try:
-            result = super().complete(claim, payload)
+            store.claims.fail(claim, "a failure", counted=self.chance.random() < 0.5)
         except ClaimLost:
-            self._log.add("lost", claim.key, claim.generation, claim.token)
-            raise
-        self._log.add("accepted", claim.key, claim.generation, claim.token)
-        return result
+            self.tell(lost=claim.attempt)
 
-    def beat(self, claim: Claim) -> None:
-        """Renew, and log a loss."""
-        try:
-            super().beat(claim)
-        except ClaimLost:
-            self._log.add("silenced", claim.key, claim.generation, claim.token)
-            raise
+    def _complete(self, store: Store, ended: list[Completion]) -> None:
+        for one, answer in zip(ended, store.claims.complete(ended), strict=True):
+            if isinstance(answer, Accepted):
+                self.tell(accepted=one.attempt, key=one.result["key"], result=one.result)
+            else:
+                self.tell(lost=one.attempt)
 
-
-class NoopRunner:
-    """Takes up to three milliseconds, and logs that it ran."""
-
-    name = "noop"
-
-    def __init__(self, log: Log, chance: random.Random) -> None:
-        self._log = log
-        self._chance = chance
-
-    def run(self, work: Work) -> Report:
-        """Do nothing for a moment."""
-        key, generation = split_generation(os.path.basename(work.log))
-        self._log.add("ran", key, generation)
-        # Not `time.sleep`, which libfaketime breaks where it leaves the monotonic clock alone.
-        threading.Event().wait(self._chance.uniform(0, LONGEST))
-        return Report(status=Outcome.SUCCESS, outcome="nothing was to be done")
-
-
-def main() -> int:
-    """Drain the folder; tell by the exit whether the worker came to its own end."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("folder")
-    parser.add_argument("--logs", required=True)
-    parser.add_argument("--id", required=True)
-    parser.add_argument("--kind", choices=("local", "lease", "foreign"), required=True)
-    parser.add_argument("--lease", type=float, required=True)
-    parser.add_argument("--seed", required=True)
-    told = parser.parse_args()
-    log = Log(told.logs, told.id)
-    here = this_process()
-    if told.kind == "foreign":  # a machine that only this worker runs on: nobody sees it die
-        here = replace(here, host=f"host-of-{told.id}", boot=f"boot-of-{told.id}")
-    worker = Worker(
-        open_folder(told.folder, cwd=told.folder),
-        NoopRunner(log, random.Random(f"{told.seed} {told.id}")),
-        Holder(
-            id=told.id,
-            kind=HolderKind.LEASE if told.kind == "lease" else HolderKind.PROCESS,
-            name=f"storm-{told.kind}",
-            lease_seconds=told.lease,
-        ),
-        policy=Policy(attempts=ATTEMPTS, lease_seconds=told.lease),
-        orders=Orders(beat_seconds=told.lease / 4, poll_seconds=0.05),
-        tell=lambda event: log.add(event.kind, text=event.text) if event.kind == "trouble" else None,
-        stop=Stop(),
-        open_store=partial(LoggingStore, here=here, log=log),
-    )
-    worker.run()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    def publish(self, store: Store) -> None:
+        """Write what results imply into files, each whole or not at all; then note that it is done."""
+        if not self.place.files:
+            return
+        for work, result in store.claims.unpublished(50):
+            path = os.path.join(self.place.folder, "files", work.key)
+            temporary = f"{path}.{self.worker.id}"
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(result, file)  # as the store returns it, its keys sorted
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+            store.claims.set_published([work.id])

@@ -61,16 +61,35 @@ def _own(binaries: str) -> None:
     def run(program: str, *words: str) -> None:
         command = [os.path.join(binaries, program), "-D", data, *words]
         done = subprocess.run(
-            command, cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **account
+            command,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            **account,
         )
         if done.returncode:
             log = Path(home, "log")
             sys.exit(done.stdout + done.stderr + (log.read_text() if log.exists() else ""))
 
     try:
-        run("initdb", "-U", _USER, f"--pwfile={secret}", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "-N")
+        run(
+            "initdb",
+            "-U",
+            _USER,
+            f"--pwfile={secret}",
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+        )
         port = _free_port()
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=200"
+        options = (
+            f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=200"
+        )
         # The log goes to a file: pg_ctl's output would stay open in the server.
         run("pg_ctl", "-w", "-l", os.path.join(home, "log"), "-o", options, "start")
         try:

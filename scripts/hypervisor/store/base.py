@@ -18,13 +18,14 @@ T = TypeVar("T")
 Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
 Parameters = Mapping[str, Any]
+NO_PARAMETERS: Parameters = {}
 
 
 class Transaction(ABC):
     """An open write transaction. Valid only inside the body that `Engine.write` calls."""
 
     @abstractmethod
-    def run(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+    def run(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """Execute *statement* and return all its rows (empty for a statement without `RETURNING`)."""
 
     @abstractmethod
@@ -45,7 +46,7 @@ class Engine(ABC):
     dialect: Dialect
 
     @abstractmethod
-    def read(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+    def read(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """Return all rows of a query as of one moment. Leaves no cursor open.
 
         Raises:
@@ -78,6 +79,10 @@ class Engine(ABC):
         Cheap (microseconds on SQLite) and only a hint: poll it to know when to query again. Take a
         baseline before the first query.
         """
+
+    def state(self) -> tuple[int, int]:
+        """Return what differs after anybody, this process too, has changed the database. Cheap like `version`."""
+        return self.version(), 0
 
     @abstractmethod
     def close(self) -> None:

@@ -180,7 +180,6 @@ class Claims:
         Raises:
             OSError: Undecided; call again.
         """
-
         # Outside the transaction, in which others wait.
         texts = [_text(one.result) for one in completions]
         ids = json.dumps([one.attempt for one in completions])
@@ -259,7 +258,7 @@ class Claims:
             "tokens": tokens, "cost_usd": cost_usd, "log": log,
         }  # fmt: skip
 
-        def body(tx: Transaction) -> Decided | None | Loss:
+        def body(tx: Transaction) -> Decided | Loss | None:
             if not tx.run(SQL.end_attempt, parameters):
                 return _loss(tx, claim.attempt)
             gave_up = self._give_back(tx, claim.work, counted=counted, limit=limit, delay=delay)
@@ -329,7 +328,7 @@ class Claims:
         """
         return self._engine.write(lambda tx: self._revoke(tx, attempt, why, counted=counted))
 
-    def cancel(  # noqa: PLR0913 - what is kept of it
+    def cancel(
         self,
         key: str,
         text: str,
@@ -371,7 +370,9 @@ class Claims:
                 )  # fmt: skip
                 if done:
                     tx.run(SQL.not_ready, {"ids": json.dumps([work.id])})
-                    tx.run(SQL.add_event, _event("cancelled", work.id, None, plain(result.get("outcome", ""))))
+                    tx.run(
+                        SQL.add_event, _event("cancelled", work.id, None, plain(result.get("outcome", "")))
+                    )
                     return work_of(tx.run(SQL.work, {"work": work.id})[0])
             raise RuntimeError(f"work {work.id} ({work.key}) changed hands {_TRIES} times at one moment")
 

@@ -23,7 +23,7 @@ import psycopg
 from psycopg import sql
 
 from ..core.errors import StoreNewer, StoreUnusable
-from .base import Engine, Parameters, Row, Transaction
+from .base import NO_PARAMETERS, Engine, Parameters, Row, Transaction
 from .sqlite import SCHEMA
 from .statements import render, schema_script
 
@@ -61,7 +61,7 @@ class PostgresEngine(Engine):
             self._connection.close()
             raise
 
-    def read(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+    def read(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Engine.read`."""
         with self._lock, self._as_os_errors():
             return _fetch(self._live().execute(render(statement, "postgres"), parameters))  # type: ignore[arg-type]
@@ -123,7 +123,9 @@ class PostgresEngine(Engine):
         """Make the tables where there are none, whoever of many comes first; return the schema's version."""
         run = self._connection.execute
         with self._as_os_errors():
-            if found := self._schema_found():  # so that who may only use the tables needs no right to make any
+            if (
+                found := self._schema_found()
+            ):  # so that who may only use the tables needs no right to make any
                 return found
             with self._connection.transaction():
                 run("SELECT pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
@@ -152,7 +154,9 @@ class PostgresEngine(Engine):
         except psycopg.errors.InsufficientPrivilege as error:
             raise StoreUnusable(f"the database refuses this user: {error.diag.message_primary}") from error
         except psycopg.OperationalError as error:
-            reason = " ".join(str(error).split())[:200] if not self._url or self._url not in str(error) else ""
+            reason = (
+                " ".join(str(error).split())[:200] if not self._url or self._url not in str(error) else ""
+            )
             raise OSError(errno.ECONNREFUSED, f"the database server cannot be reached: {reason}") from error
 
 
@@ -160,7 +164,7 @@ class _PostgresTransaction(Transaction):
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self._connection = connection
 
-    def run(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+    def run(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Transaction.run`."""
         return _fetch(self._connection.execute(render(statement, "postgres"), parameters))  # type: ignore[arg-type]
 

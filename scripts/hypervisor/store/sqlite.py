@@ -31,7 +31,7 @@ import apsw
 
 from ..core.errors import StoreDamaged, StoreNewer, StoreUnusable
 from ..core.machine import network_file_system
-from .base import Engine, Parameters, Row, Transaction
+from .base import NO_PARAMETERS, Engine, Parameters, Row, Transaction
 from .statements import render, schema_script
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ class SqliteEngine(Engine):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._durable = False
+        self._writes = 0
         if not create and not os.path.exists(self.path):
             raise FileNotFoundError(errno.ENOENT, "no database", self.path)
         _refuse_old_library()
@@ -87,7 +88,9 @@ class SqliteEngine(Engine):
             self._gate = os.open(self.path + "-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             undo.callback(os.close, self._gate)
             flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-            self._connection = apsw.Connection(self.path, flags=flags, vfs=vfs or None, statementcachesize=200)
+            self._connection = apsw.Connection(
+                self.path, flags=flags, vfs=vfs or None, statementcachesize=200
+            )
             undo.callback(self._connection.close)
             self._set_up()
             self.schema = self._make_schema()
@@ -95,7 +98,7 @@ class SqliteEngine(Engine):
             self._transaction = _SqliteTransaction(self._connection)
             undo.pop_all()
 
-    def read(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+    def read(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Engine.read`."""
         self._require_own_process()
         with self._lock, _as_os_errors(self.path):
@@ -121,6 +124,7 @@ class SqliteEngine(Engine):
                 try:
                     answer = body(self._transaction)
                     run("COMMIT")
+                    self._writes += 1
                 except BaseException:
                     if self._connection.in_transaction:
                         run("ROLLBACK")
@@ -136,6 +140,10 @@ class SqliteEngine(Engine):
         self._require_own_process()
         with self._lock, _as_os_errors(self.path):
             return int(self._connection.pragma("data_version"))
+
+    def state(self) -> tuple[int, int]:
+        """See `Engine.state`."""
+        return self.version(), self._writes
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -223,7 +231,7 @@ class _SqliteTransaction(Transaction):
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
 
-    def run(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+    def run(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Transaction.run`."""
         return self._connection.execute(render(statement, "sqlite"), _with_clocks(parameters)).fetchall()
 

@@ -256,7 +256,9 @@ def abandon(store: Store) -> None:
         pass
 
 
-def test_a_completion_is_synced_before_it_is_answered_and_a_claim_is_not(prepared: Path, tmp_path: Path) -> None:
+def test_a_completion_is_synced_before_it_is_answered_and_a_claim_is_not(
+    prepared: Path, tmp_path: Path
+) -> None:
     folder, disk = tmp_path / "state", Disk()
     shutil.copytree(prepared, folder)
     with open_store(folder, disk) as store:

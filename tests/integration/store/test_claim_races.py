@@ -14,7 +14,7 @@ import pytest
 from commands import eventually
 from hypervisor.core.errors import ClaimLost, Loss
 from hypervisor.store import batches, claims, events
-from hypervisor.store.base import Parameters, Row, Transaction
+from hypervisor.store.base import NO_PARAMETERS, Parameters, Row, Transaction
 from hypervisor.store.records import Accepted, Claim, Item
 from hypervisor.store.store import Store
 from stores import Database, a_worker, done, fill, kinds, rows, take
@@ -24,7 +24,7 @@ class _Watched(Transaction):
     def __init__(self, tx: Transaction, before: Callable[[str], None]) -> None:
         self._tx, self._before = tx, before
 
-    def run(self, statement: str, parameters: Parameters = {}) -> list[Row]:
+    def run(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         self._before(statement)
         return self._tx.run(statement, parameters)
 
@@ -209,7 +209,9 @@ def test_the_version_changes_when_another_session_has_written(db: Database) -> N
     changed = store.engine.version()
     assert changed != baseline
     other.batches.all()
-    if db.engine == "sqlite":  # elsewhere it is a hint: anything in the server's other databases changes it too
+    if (
+        db.engine == "sqlite"
+    ):  # elsewhere it is a hint: anything in the server's other databases changes it too
         assert store.engine.version() == changed
 
 

@@ -29,7 +29,10 @@ def test_items_are_claimed_by_priority_and_then_in_the_order_of_the_queue(store:
     batch = fill(store)
     store.batches.add(
         batch,
-        [Item(key=key, text=key, priority=priority) for key, priority in zip("abcd", (2, 0, 2, 0), strict=True)],
+        [
+            Item(key=key, text=key, priority=priority)
+            for key, priority in zip("abcd", (2, 0, 2, 0), strict=True)
+        ],
     )
     worker = a_worker()
     store.claims.add_worker(worker)
@@ -42,7 +45,13 @@ def test_a_claim_bears_the_items_text_and_its_first_number(store: Store) -> None
     batch, worker = fill(store, "a"), a_worker()
     store.claims.add_worker(worker)
     claim = take(store, worker, batch)
-    assert (claim.key, claim.text, claim.cycle, claim.number, claim.worker) == ("a", "path/a", 1, 1, worker.id)
+    assert (claim.key, claim.text, claim.cycle, claim.number, claim.worker) == (
+        "a",
+        "path/a",
+        1,
+        1,
+        worker.id,
+    )
 
 
 def test_text_that_is_not_unicode_comes_back_as_it_was(store: Store) -> None:
@@ -143,7 +152,9 @@ def test_an_ended_attempt_changes_nothing(store: Store) -> None:
     store.claims.add_worker(worker)
     ended = take(store, worker, batch)
     store.claims.release(ended, "not mine")
-    before = [rows(store, f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("work", "attempt", "batch_item")]
+    before = [
+        rows(store, f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("work", "attempt", "batch_item")
+    ]
     for act in (
         lambda: store.claims.complete_one(done(ended)),
         lambda: store.claims.fail(ended, "again"),
@@ -156,7 +167,9 @@ def test_an_ended_attempt_changes_nothing(store: Store) -> None:
         assert (caught.value.loss.reason, caught.value.loss.detail) == ("released", "not mine")
     assert store.claims.renew([ended.attempt]) == {ended.attempt}
     assert store.claims.revoke(ended.attempt, "late") is None
-    after = [rows(store, f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("work", "attempt", "batch_item")]
+    after = [
+        rows(store, f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("work", "attempt", "batch_item")
+    ]
     assert after == before
 
 

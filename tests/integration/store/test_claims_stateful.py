@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from hypervisor.core.errors import ClaimLost
 from hypervisor.store.records import Accepted, Claim, Completion, Decided, Held, Item
@@ -212,7 +219,11 @@ class Machine(RuleBasedStateMachine):
     @rule(on=connections, of=workers_)
     def worker_dies(self, on: int, of: int) -> None:
         """Take over what a worker holds."""
-        held = [attempt for attempt, (_, by) in self.model.attempts.items() if by == of and self.model.is_open(attempt)]
+        held = [
+            attempt
+            for attempt, (_, by) in self.model.attempts.items()
+            if by == of and self.model.is_open(attempt)
+        ]
         revoked = self.stores[on].claims.revoke_worker(self.workers[of].id, "dead")
         assert sorted(one.attempt for one in revoked) == sorted(held)
         for attempt in held:

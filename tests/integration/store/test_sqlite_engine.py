@@ -60,7 +60,16 @@ def test_claiming_costs_the_same_at_any_length_of_the_queue(full: Store) -> None
         (claims.SQL.latest, "sqlite_autoindex_work_1"),
         (batches.SQL.any_ready, "batch_item_ready"),
     ],
-    ids=["expired", "holders", "open_of_worker", "holder", "open_attempt_of", "unpublished", "latest", "any_ready"],
+    ids=[
+        "expired",
+        "holders",
+        "open_of_worker",
+        "holder",
+        "open_attempt_of",
+        "unpublished",
+        "latest",
+        "any_ready",
+    ],
 )
 def test_a_look_costs_by_what_is_open_and_not_by_what_was(full: Store, statement: str, index: str) -> None:
     found = plan(full, statement, worker="w", work=1, key="k", batch=1, after=0, limit=5)
@@ -69,7 +78,9 @@ def test_a_look_costs_by_what_is_open_and_not_by_what_was(full: Store, statement
     assert "SCAN attempt\n" not in found + "\n"
 
 
-@pytest.mark.parametrize("name", ["complete_attempt", "end_attempt", "decide", "give_back", "renew", "claim_works"])
+@pytest.mark.parametrize(
+    "name", ["complete_attempt", "end_attempt", "decide", "give_back", "renew", "claim_works"]
+)
 def test_a_transition_finds_its_rows_by_their_ids(full: Store, name: str) -> None:
     words = dict.fromkeys(("attempt", "work", "counted", "limit", "delay", "published", "lease"), 1)
     texts = dict.fromkeys(("outcome", "detail", "tokens", "cost_usd", "log", "state", "result", "gave_up"))

@@ -16,15 +16,16 @@ from commands import eventually
 from hypervisor.core.errors import ClaimLost
 from hypervisor.core.machine import WORKER_MARK, life_of, this_process
 from hypervisor.store.liveness import LivenessChecker, Rescuer, WorkerLock, forget_dead, lock_state
-from hypervisor.store.records import Worker, WorkerKind
-from hypervisor.store.store import Store
+from hypervisor.store.records import WorkerKind
 from stores import Database, a_worker, done, fill, take
 
 
 class Child:
     """A worker process with the lock of its life, and the claims that it has made."""
 
-    def __init__(self, db: Database, batch: int, claims: int, begun: Callable[[WorkerLock, list[int]], None]) -> None:
+    def __init__(
+        self, db: Database, batch: int, claims: int, begun: Callable[[WorkerLock, list[int]], None]
+    ) -> None:
         told, tell = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -188,7 +189,9 @@ def test_two_that_rescue_at_once_revoke_each_claim_once(db: Database) -> None:
     stores[0].claims.add_worker(dead)
     stores[0].claims.claim_next(dead, batch, 6)
     with ThreadPoolExecutor(4) as pool:
-        revoked = [one.attempt for found in pool.map(lambda store: store.rescuer.rescue(), stores) for one in found]
+        revoked = [
+            one.attempt for found in pool.map(lambda store: store.rescuer.rescue(), stores) for one in found
+        ]
     assert len(revoked) == len(set(revoked)) == 6
 
 
@@ -211,7 +214,6 @@ def test_a_lock_is_never_seen_free_while_its_worker_lives(sqlite_db: Database) -
     assert lock_state(store.workers, "w-1") == "free"
     assert forget_dead(store.workers) == 1
     assert lock_state(store.workers, "w-1") == "missing"
-
 
 
 def test_whoever_dies_every_item_gets_its_result(db: Database) -> None:
