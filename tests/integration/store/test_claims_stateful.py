@@ -240,23 +240,33 @@ class Machine(RuleBasedStateMachine):
         if done is not None:
             cycle.state, cycle.result, cycle.published, cycle.attempt = "skipped", dict(result), True, None
 
-    @rule(on=connections, item=items, batch=st.one_of(st.none(), which))
-    def reopen(self, on: int, item: int, batch: int | None) -> None:
-        """Begin the next cycle of an item."""
+    @rule(on=connections, item=items)
+    def reopen(self, on: int, item: int) -> None:
+        """Begin the next cycle of an item, for no batch."""
         key, store = self.key(item), self.stores[on]
         latest = store.claims.latest(key)
         if latest is None:
             assert key not in self.model.cycles
             return
         old = self.model.latest(key)
-        id_ = None if batch is None else self.batch_ids[batch]
-        fresh = store.claims.reopen(latest.id, id_)
+        fresh = store.claims.reopen(latest.id)
         assert (fresh is not None) == (old.result is not None and old.published)
+        self.model.latest(key, reopen=fresh is not None)
+
+    @rule(on=connections, batch=which, place=st.integers(0, 4))
+    def reopen_in_a_batch(self, on: int, batch: int, place: int) -> None:
+        """Let a batch go on with the next cycle of one of its items, which others may have begun."""
+        id_, store = self.batch_ids[batch], self.stores[on]
+        items = self.model.batches[id_]
+        if place >= len(items):
+            return
+        priority, old = items[place]
+        work = list(store.batches.items(id_))[place].work
+        latest = self.model.latest(old.key)
+        fresh = store.claims.reopen(work.id, id_)
+        assert (fresh is not None) == (old.result is not None and (latest.result is None or latest.published))
         if fresh is not None:
-            new = self.model.latest(key, reopen=True)
-            if id_ is not None:
-                items = self.model.batches[id_]
-                self.model.batches[id_] = [(priority, new if one is old else one) for priority, one in items]
+            items[place] = (priority, self.model.latest(old.key, reopen=True))
 
     @rule(on=connections, item=items)
     def publish(self, on: int, item: int) -> None:
