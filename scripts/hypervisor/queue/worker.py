@@ -201,10 +201,7 @@ class QueueWorker:
         self._heart.hold(lost)
         try:
             while not self._ended() and (claim := self._block.next()) is not None:
-                begun = time.monotonic()
                 self._process(claim, lost[claim.attempt])
-                took = time.monotonic() - begun
-                self._pace = took if self._pace is None else 0.7 * self._pace + 0.3 * took
                 if self._block.fault is not None:
                     raise self._block.fault
         finally:
@@ -226,6 +223,7 @@ class QueueWorker:
             self._restore(claim)
         report = self._patiently(lambda: self._run(work))
         seconds = time.monotonic() - begun
+        self._pace = seconds if self._pace is None else 0.7 * self._pace + 0.3 * seconds
         try:
             if self._stop.now.is_set():
                 self._claims.release(claim, "stopped by the user")

@@ -237,9 +237,11 @@ class _SqliteTransaction(Transaction):
 
     def each(self, statement: str, parameters: Iterable[Parameters]) -> list[Row]:
         """See `Transaction.each`."""
-        clocks = _with_clocks({})
-        rows = ({**clocks, **one} for one in parameters)
-        return self._connection.executemany(render(statement, "sqlite"), rows).fetchall()
+        text = render(statement, "sqlite")
+        if ":now" in text or ":lease_now" in text:
+            clocks = _with_clocks({})
+            parameters = ({**clocks, **one} for one in parameters)
+        return self._connection.executemany(text, parameters).fetchall()
 
 
 def _with_clocks(parameters: Parameters) -> dict[str, object]:
