@@ -1,95 +1,113 @@
-"""`hypervisor`: what a person types to look at batches and tasks, and to put things right."""
+"""The ``hypervisor`` command: groups of subcommands, each in a module that is imported when it is typed."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+import sys
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 
-from .console import Parser
+from .. import __version__
+from .console import EXIT_USAGE, Parser, run
 
-EXAMPLES = """examples:
-  hypervisor preflight --all              what would run, and what is skipped and why
-  hypervisor task list --ready            the tasks that an agent may claim now
+#: What ``hypervisor --help`` lists: headings, commands and what each one does.
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "Run": {
+        "preflight": "list what would run, and what is skipped and why",
+        "run": "run agents on tasks, each in its own git worktree",
+        "spawn": "turn texts into tasks and run an agent on each, in the background",
+        "merge": "merge and verify what workers of a session have committed",
+        "drain": "let the workers of a batch finish what is running, and start nothing more",
+    },
+    "Look": {
+        "status": "show the batches, claims and tasks of the project, or one batch",
+        "watch": "follow a batch in the terminal; keys drain or cancel it",
+        "summary": "show the result of each item, and the items that need attention",
+        "report": "write a batch as one HTML page that works offline",
+        "serve": "serve the same page live, to browsers on this machine",
+        "events": "print what happened, one event per line; --follow continues",
+        "wait": "wait until an item, a task or a whole batch has ended",
+        "stats": "show running and queued agents, and the zone of the machine",
+    },
+    "Recover": {
+        "retry": "reopen failed or blocked items",
+        "reap": "reclaim at once what dead and silent workers hold",
+        "cancel": "give items without a result the result `skipped`",
+        "undo": "restore the task files that a batch changed",
+        "clean": "remove leftovers of runs, and compress old outputs",
+        "doctor": "check machine, programs and project, with a fix for each finding",
+    },
+    "Tasks": {
+        "task": "list, show, claim, update, complete, block or release tasks",
+    },
+    "Review": {
+        "chunk": "split tasks, files or records into chunks, and process them in waves",
+        "checkpoint": "inspect a wave of chunks; approve it, revise it or stop",
+        "receipts": "check the records of irreversible actions",
+    },
+    "Learn": {
+        "hive": "share findings between agents, and search them",
+        "learn": "show or record how much each type of task gains from parallelism",
+    },
+}
+#: The module of a command, where it is not called like the command.
+MODULES: Mapping[str, str] = {
+    **dict.fromkeys(("reap", "retry", "cancel", "undo"), "operations"),
+    "merge": "run",
+    "stats": "spawn",
+    "drain": "watch",
+    "serve": "report",
+    "checkpoint": "chunk",
+}
+
+_DESCRIPTION = "Process a queue with many coding agents in parallel, and inspect and recover batches."
+_EPILOG = """Queues of lines (paths, ids, any text) are processed by `batch_worker.py`; see its --help.
+
+examples:
+  hypervisor preflight --all
+  hypervisor run --all -j 4 --budget-usd 20
+  hypervisor watch
+  hypervisor summary --dir work
   hypervisor task claim t-12 --caller claude
   hypervisor task complete t-12 --outcome "added the field" --commit 3f2c1ab --caller claude
-  hypervisor status                       batches, claims and tasks of this project
-  hypervisor watch                        the newest batch, live; keys drain or cancel it
-  hypervisor report --html batch.html     the same as one page that works offline; `serve`: live
-  hypervisor summary --dir work           per-item results, and items that need attention
-  hypervisor retry --dir work --failed    open what failed again
-  hypervisor undo 20260301T120000-a1b2c3  put back what that batch changed in task files
 
-exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to do
+exit codes: 0 done, 1 refused or some item failed, 2 usage, 3 nothing to do
+`hypervisor COMMAND --help` describes a command; every command takes --json.
 """
 
 
-#: The modules that have commands, and what each command is for: a command loads its own module only,
-#: as loading all of them takes longer than most commands.
-GROUPS: Mapping[str, Mapping[str, str]] = {
-    "status": {"status": "show the project's batches, claims and tasks; or one batch"},
-    "events": {"events": "print what happened, a line each; with --follow as it happens"},
-    "summary": {"summary": "show the result of each item of a batch, and items that need attention"},
-    "operations": {
-        "reap": "free at once what dead and silent workers hold",
-        "retry": "reopen finished items",
-        "cancel": "give items that have no result yet the result `skipped`",
-        "undo": "put back what a batch changed in task files",
-    },
-    "task": {"task": "list, show, claim, update, complete, block, release, receipt"},
-    "preflight": {"preflight": "show what would run; what is skipped, and why"},
-    "run": {
-        "run": "run agents on tasks, each in a worktree of its own",
-        "merge": "merge what workers in a session have committed",
-    },
-    "wait": {
-        "wait": "wait until something has ended: of a batch; without one, of this session or project",
-    },
-    "watch": {
-        "watch": "show a batch live: workers, pace, tokens, last failures; keys drain or cancel it",
-        "drain": "let the workers of a batch finish their running items, and start nothing more",
-    },
-    "report": {
-        "report": "write a batch as one page that works offline: items that need attention, curves, items, failures",
-        "serve": "show the same page live, in browsers on this machine",
-    },
-    "chunk": {
-        "chunk": "cut tasks, files or records into chunks: one worker's work, one person's review",
-        "checkpoint": "look at what a wave of chunks came to, and say whether it goes on",
-    },
-    "receipts": {"receipts": "compare receipts with what else is known of the work"},
-    "clean": {"clean": "remove what runs have left, and compress the outputs of batches that are over"},
-    "doctor": {"doctor": "check the machine, the programs and the project; name what is wrong and the fix"},
-    "spawn": {
-        "spawn": "make tasks of free text and run an agent on each, in the background",
-        "stats": "show what runs, what is queued, and the machine's zone",
-    },
-    "hive": {"hive": "share findings between agents, and search them"},
-    "learn": {"learn": "show or add what is known of running tasks of each type in parallel"},
-}
-
-
 def parser(only: str | None = None) -> ArgumentParser:
-    """Return the parser of the command and all that stands below it.
+    """Return the parser of the command and of its subcommands.
+
+    Importing the modules of all commands takes longer than most commands run.
 
     Args:
-        only: A command: the parser need not know the others. Another word: no command takes anything yet,
-            which is enough to name them.
+        only: The command that was typed; only its module is imported. For any other word no module is, and
+            the parser knows the names of the commands only.
     """
     made = Parser(
         prog="hypervisor",
-        description="Look at queues of work and put things right. `batch_worker.py` does the work.",
-        epilog=EXAMPLES,
+        usage="hypervisor COMMAND [OPTIONS]",
+        description=f"{_DESCRIPTION}\n\n{_listed()}",
+        epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    below = made.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    made.add_argument("--version", action="version", version=f"hypervisor {__version__}")
+    below = made.add_subparsers(
+        dest="command",
+        metavar="COMMAND",
+        required=True,
+        parser_class=Parser,
+        prog="hypervisor",
+        help=SUPPRESS,
+    )
     known = any(only in commands for commands in GROUPS.values())
-    for module, commands in GROUPS.items():
+    for module, commands in _by_module().items():
         if known and only not in commands:
             continue
         added = {
-            name: below.add_parser(name, help=text, description=text, allow_abbrev=False)
+            name: below.add_parser(name, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
             for name, text in commands.items()
         }
         if known or only is None:
@@ -98,7 +116,27 @@ def parser(only: str | None = None) -> ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return its exit code."""
-    options = parser(arguments[0] if arguments else "").parse_args(arguments)
-    code: int = options.action(options)
-    return code
+    """Run the command that *arguments* name; return its exit code."""
+    if not arguments:
+        parser("").print_help(sys.stderr)
+        return EXIT_USAGE
+    options = parser(arguments[0]).parse_args(arguments)
+    return run(lambda _: int(options.action(options)), arguments, name=options.typed)
+
+
+def _by_module() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for commands in GROUPS.values():
+        for name, text in commands.items():
+            found.setdefault(MODULES.get(name, name), {})[name] = text
+    return found
+
+
+def _listed() -> str:
+    def lines() -> Iterator[str]:
+        for heading, commands in GROUPS.items():
+            yield f"{heading}:"
+            yield from (f"  {name:11} {text}" for name, text in commands.items())
+            yield ""
+
+    return "\n".join(lines()).rstrip()

@@ -1,4 +1,4 @@
-"""How commands end and speak: exit codes, one-line errors, lines, a progress bar, JSON."""
+"""What all commands share: exit codes, one-line errors, progress, JSON output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from ..core.errors import HypervisorError, NothingToDo, UsageError, advice_for
@@ -18,50 +18,91 @@ EXIT_REFUSED = 1  #: refused, or some item failed
 EXIT_USAGE = 2
 EXIT_NOTHING = 3  #: nothing to do
 
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line that begins with the command that was typed.
+
+    The parsed options have the words of that command, such as ``hypervisor task show``, as ``typed``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_defaults(typed=self.prog)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the words stand, and exit 2."""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        """Print what is wrong, and exit 2."""
+        then = "" if message.endswith("?") else f"; see `{self.prog} --help`"
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}{then}\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse *args*; what is left over is an error of this command, and not of the one above it."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            name = rest[0].partition("=")[0]
+            if name.startswith("-"):
+                self.error(f"unknown option {shown(name)}{_did_you_mean(name, self._option_string_actions)}")
+            self.error(f"unexpected argument {shown(rest[0])!r}")
+        return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        near = _did_you_mean(str(value), action.choices)
+        if isinstance(action, argparse._SubParsersAction):
+            self.error(f"unknown command {shown(str(value))!r}{near}")
+        words = ", ".join(map(str, action.choices))
+        raise argparse.ArgumentError(action, f"{shown(str(value))!r} is not one of {words}{near}")
 
 
-def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command; turn everything that can go wrong into one line and an exit code."""
+def _did_you_mean(word: str, known: Iterable[Any]) -> str:
+    import difflib  # noqa: PLC0415, needed after a typing error only
+
+    near = difflib.get_close_matches(word, list(map(str, known)), 1)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], name: str = "hypervisor") -> int:
+    """Run a command; turn everything that can go wrong into one line and an exit code.
+
+    Args:
+        command: Takes the arguments, and returns an exit code.
+        arguments: What was typed after the command's name.
+        name: What the line begins with: the command that was typed.
+    """
     try:
         try:
             return command(arguments)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # now, while it can be told that nobody takes it
+                sys.stdout.flush()  # now, while a closed pipe can still be handled
     except NothingToDo as error:
-        return _say(str(error), EXIT_NOTHING)
+        return _say(name, str(error), EXIT_NOTHING)
     except UsageError as error:
-        return _say(str(error), EXIT_USAGE)
+        return _say(name, str(error), EXIT_USAGE)
     except HypervisorError as error:
-        return _say(str(error), EXIT_REFUSED)
+        return _say(name, str(error), EXIT_REFUSED)
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`): not an error, and nothing more to say.
+        # The reader of our output has exited (`| head`): not an error.
         _drop_output()
         return EXIT_REFUSED
     except KeyboardInterrupt:
-        return _say("interrupted", EXIT_REFUSED)
+        return _say(name, "interrupted", EXIT_REFUSED)
     except OSError as error:
         try:
             sys.stdout.flush()
         except OSError:
             _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        return _say(f"{where}{error.strerror or error}; {advice_for(error)}", EXIT_REFUSED)
+        return _say(name, f"{where}{error.strerror or error}; {advice_for(error)}", EXIT_REFUSED)
 
 
 def _drop_output() -> None:
-    # What could not be written is tried again when Python ends, and would be told a second time.
+    # Python retries the write at exit, and would report it a second time.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _say(text: str, code: int) -> int:
-    print(f"hypervisor: {text}", file=sys.stderr)
+def _say(name: str, text: str, code: int) -> int:
+    print(f"{name}: {text}", file=sys.stderr)
     return code
 
 

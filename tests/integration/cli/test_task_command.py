@@ -85,7 +85,9 @@ def test_a_task_is_claimed_released_and_completed(root: Path, task: Command) -> 
 def test_what_is_refused_says_what_to_do(task: Command) -> None:
     task("claim", "t-1", "--caller", "claude")
     held = task("claim", "t-1", "--caller", "gemini")
-    assert held == Said(1, "", "hypervisor: t-1 is held by claude (attempt 1); take another, or wait\n")
+    assert held == Said(
+        1, "", "hypervisor task claim: t-1 is held by claude (attempt 1); take another, or wait\n"
+    )
     other = task("complete", "t-1", "--outcome", "x", "--caller", "gemini")
     assert (other.code, "pass the attempt (1) to act on that claim" in other.err) == (1, True)
     stale = task("complete", "t-1", "--outcome", "x", "--caller", "claude", "--attempt", "7")
