@@ -1,14 +1,10 @@
-"""What every test stands on: no settings of the user's, and a store of its own."""
+"""What every test stands on: no settings of the user's."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-from choreography import World
 
 
 @pytest.fixture(autouse=True)
@@ -20,10 +16,3 @@ def _nobody_in_particular(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyt
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A claim store in a folder, and the workers that a test opens on it."""
-    with World(str(tmp_path / "store")) as made:
-        yield made

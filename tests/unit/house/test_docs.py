@@ -167,11 +167,19 @@ def test_every_class_that_the_glossary_names_exists() -> None:
     assert told - _classes() == set()
 
 
-def test_every_race_on_the_claims_page_has_its_test() -> None:
-    races = ROOT / "tests/test_races.py"
-    if not races.exists():
-        pytest.skip("no races to compare with")
-    told = set(re.findall(r"^\| R(\d+) \|", (ROOT / "docs/claims.md").read_text("utf-8"), re.MULTILINE))
-    tested = {str(int(n)) for n in re.findall(r"def test_r(\d+)_", races.read_text("utf-8"))}
-    assert told == {str(number) for number in range(1, 18)}
-    assert told - tested == set(), "told, but without a test"
+def test_every_test_that_the_page_on_the_store_names_exists() -> None:
+    told = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/store.md").read_text("utf-8")))
+    assert told
+    there = "".join(path.read_text("utf-8") for path in (ROOT / "tests/integration/store").glob("test_*.py"))
+    assert told - set(re.findall(r"^def (test_\w+)", there, re.MULTILINE)) == set()
+
+
+def test_every_invariant_on_the_page_on_the_store_has_its_test() -> None:
+    rows = re.findall(r"^\| (I\d+) \|.*$", (ROOT / "docs/store.md").read_text("utf-8"), re.MULTILINE)
+    lines = [
+        line
+        for line in (ROOT / "docs/store.md").read_text("utf-8").splitlines()
+        if re.match(r"\| I\d+ \|", line)
+    ]
+    assert len(rows) == len(lines) >= 9
+    assert [line for line in lines if "`test_" not in line] == []

@@ -1,1 +1,0 @@
-"""Who holds an item: the store port and its implementations."""
