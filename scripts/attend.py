@@ -1,11 +1,11 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0"]
+# dependencies = ["python-frontmatter>=1.1", "pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0"]
 # ///
 """Wakes a session whose own thread rests when one of its workers or runs has ended.
 
-With "monitor" as the second argument: a line, or several at once, whenever something has ended, until the
+With "monitor": a line, or several at once, whenever something has ended, until the
 client is gone. Else a hook of the client: its `Stop` as JSON on standard input. Exit code 2: something has
 ended, which stands on standard error and wakes the client; 0 otherwise.
 """
@@ -19,6 +19,6 @@ if __name__ == "__main__":
     require(__file__)
     from hypervisor.hooks import waker
 
-    if sys.argv[2:] == ["monitor"]:
+    if sys.argv[1:] == ["monitor"]:
         sys.exit(waker.monitor(os.environ, sys.stdout))
     sys.exit(waker.wake_at_stop(sys.stdin.buffer, os.environ))

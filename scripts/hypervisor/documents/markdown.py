@@ -1,4 +1,4 @@
-r"""What a markdown body says outside code: headings, sections, prose. Pure; no I/O.
+r"""Where a markdown file's body begins, and what it says outside code: headings, sections. Pure; no I/O.
 
 A line ends with ``\n``, ``\r\n`` or a lone ``\r`` (CommonMark 0.31, section 2.1), and with
 nothing else: ``str.splitlines`` would also split at U+2028 or a form feed. Only what the
@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ..core.errors import Unreadable
+
+#: The line that begins the frontmatter, with its end.
+OPENING = re.compile(r"\ufeff?---[ \t]*(?P<end>\r\n|\r|\n)")
+_CLOSING = re.compile(r"(?<=[\r\n])(?:---|\.\.\.)[ \t]*(?:\r\n|\r|\n|\Z)")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _BLANK_LINE = re.compile(r"(?:\r\n|\r|\n)[ \t]*(?=[\r\n]|\Z)")
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#*)?[ \t]*$")
@@ -66,6 +71,43 @@ class Section:
     level: int
     title: str
     text: str
+
+
+# ------------------------------------------------------------------- frontmatter
+
+
+def body_start(data: bytes, path: str) -> int:
+    """Return the index of the first character (of the decoded text) after the frontmatter.
+
+    0 where there is none; the frontmatter need not be YAML.
+
+    Raises:
+        Unreadable: The file is not UTF-8.
+    """
+    place = split(decode(data, path))
+    return place[2] if place else 0
+
+
+def decode(data: bytes, path: str) -> str:
+    """Return a file's text.
+
+    Raises:
+        Unreadable: It is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Unreadable(path, "not utf-8", f"byte {error.start}") from error
+
+
+def split(text: str) -> tuple[int, int, int] | None:
+    """Return where the frontmatter begins, its closing line and the body; None if there is none."""
+    opening = OPENING.match(text)
+    closing = _CLOSING.search(text, opening.end()) if opening else None
+    return (opening.end(), closing.start(), closing.end()) if opening and closing else None
+
+
+# -------------------------------------------------------------------------- body
 
 
 def lines(body: str) -> list[str]:

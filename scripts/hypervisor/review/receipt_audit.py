@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import Refused, Unreadable
 from ..core.model import Outcome, TaskHead
-from ..documents import delimiters
+from ..documents import markdown
 from ..store.receipts import Receipt
 from ..store.store import Store
 from ..tasks.receipts import missing, receipts_in, write_receipts
@@ -95,7 +95,7 @@ def audit_task(
         if mend or any(not one.written for one in kept):
             write_receipts(store, key, path, removed=mend)
         data = path.read_bytes()
-        body = receipts_in(data.decode("utf-8"), delimiters.body_start(data, str(path)))
+        body = receipts_in(data.decode("utf-8"), markdown.body_start(data, str(path)))
     except (OSError, UnicodeDecodeError, Unreadable) as error:
         audit.add(task.id, "unreadable", str(error))
         return

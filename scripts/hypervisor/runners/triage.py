@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import Unreadable
 from ..core.model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
-from ..documents import frontmatter, markdown
+from ..documents import markdown, yaml_edit
 from ..tasks.tasks import edit_key, open_task, status_word
 from ..triage.triage import Rules, compile_rules, triage
 from .port import Work
@@ -53,7 +53,7 @@ class TriageRunner:
 
 
 def plan_edit(
-    task: Task, document: frontmatter.Document, decisions: tuple[Decision, ...], settings: Mapping[str, Any]
+    task: Task, document: yaml_edit.Document, decisions: tuple[Decision, ...], settings: Mapping[str, Any]
 ) -> FileEdit:
     """Return what *decisions* change in the file, byte by byte.
 
@@ -76,7 +76,7 @@ def plan_edit(
     return FileEdit(path=task.path, keys=tuple(keys), lines=tuple(lines))
 
 
-def _link(document: frontmatter.Document, link: str) -> LineEdit:
+def _link(document: yaml_edit.Document, link: str) -> LineEdit:
     """Return the link as a paragraph of its own after the first heading, or at the body's start."""
     end = document.newline
     heading = next(markdown.headings(document.body), None)

@@ -16,11 +16,11 @@ from .editing import rewrite
 from .tasks import edit_key, status_word
 
 if TYPE_CHECKING:
-    from ..documents import frontmatter
+    from ..documents import yaml_edit
 
 
 def claim_edit(
-    task: Task, document: frontmatter.Document, name: str, settings: Mapping[str, Any]
+    task: Task, document: yaml_edit.Document, name: str, settings: Mapping[str, Any]
 ) -> FileEdit:
     """Return the edit that a claim in the name of *name* makes; its inverse is `Held.revert`. Pure.
 
@@ -46,10 +46,10 @@ def apply_claim_edit(edit: FileEdit) -> bytes | None:
         Refused: Another process keeps it locked.
         OSError: The disk said no.
     """
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
 
     def whole(data: bytes) -> tuple[bytes, list[str]]:
-        changed, conflicts = frontmatter.apply(data, edit)
+        changed, conflicts = yaml_edit.apply(data, edit)
         return (data, conflicts) if conflicts else (changed, [])
 
     answer = rewrite(Path(edit.path), whole)
@@ -67,7 +67,7 @@ def revert_claim_edit(store: Store, held: Held) -> None:
     """
     if not held.revert:
         return
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
 
     edit = FileEdit.from_json(held.revert)
 
@@ -76,10 +76,10 @@ def revert_claim_edit(store: Store, held: Held) -> None:
         return now is not None and now.attempt == held.attempt
 
     with contextlib.suppress(Unreadable):  # gone, or no task any more: its owner's
-        rewrite(Path(edit.path), lambda data: (frontmatter.revert(data, edit)[0], []), still_open)
+        rewrite(Path(edit.path), lambda data: (yaml_edit.revert(data, edit)[0], []), still_open)
 
 
-def revert_keys(document: frontmatter.Document, held: Held | None) -> tuple[KeyEdit, ...]:
+def revert_keys(document: yaml_edit.Document, held: Held | None) -> tuple[KeyEdit, ...]:
     """Return the edits that take back what still stands of a claim, but for the status. Pure."""
     if held is None or not held.revert:
         return ()

@@ -13,7 +13,7 @@ from ..core.model import MOVES, FileEdit, KeyEdit, Outcome, Task, TaskStatus
 from .tasks import completion_report, edit_key, status_word
 
 if TYPE_CHECKING:
-    from ..documents import frontmatter
+    from ..documents import yaml_edit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class CompletedBy:
 
 def result_of(  # noqa: PLR0913 - what a result is made of
     task: Task,
-    document: frontmatter.Document,
+    document: yaml_edit.Document,
     item: str,
     completion: TaskCompletion,
     by: CompletedBy,

@@ -149,12 +149,12 @@ def _is_unpublished(store: Store, work: int) -> bool:
 
 def _change_of(store: Store, work: Work) -> tuple[Path, Change] | None:
     """Return which file a result changes, and how; None for none."""
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader: only where there is an edit
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader: only where there is an edit
 
     result = work.result or {}
     if result.get("edit"):
         edit = FileEdit.from_json(result["edit"])
-        return Path(edit.path), lambda data: frontmatter.apply(data, edit)
+        return Path(edit.path), lambda data: yaml_edit.apply(data, edit)
     if not result.get("gave_up"):
         return None
     # The sweep that gave the item up knows no files: what it means for one is worked out here.
@@ -170,7 +170,7 @@ def _blocked(
     data: bytes, path: str, reverts: Sequence[FileEdit], settings: Mapping[str, Any]
 ) -> tuple[bytes, list[str]]:
     """Return a task file as it was before these claims, and blocked: for a person to look at. Pure."""
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
     from .tasks import edit_key, parse_task, status_word  # noqa: PLC0415
 
     data, _ = _reverted(data, reverts)
@@ -178,7 +178,7 @@ def _blocked(
     if task.status in CLOSED:  # by hand, meanwhile
         return data, []
     status = edit_key(document, "status", status_word(task, TaskStatus.BLOCKED, settings), settings)
-    return frontmatter.apply(data, FileEdit(path=path, keys=(status,)))
+    return yaml_edit.apply(data, FileEdit(path=path, keys=(status,)))
 
 
 # ----------------------------------------------------------------------- claims
@@ -257,10 +257,10 @@ def _is_ready(store: Store, work: int) -> bool:
 
 def _reverted(data: bytes, edits: Sequence[FileEdit]) -> tuple[bytes, list[str]]:
     """Return a task file as it was before these claims; what was changed since is left. Pure."""
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
 
     for edit in reversed(edits):
-        data, _ = frontmatter.revert(data, edit)
+        data, _ = yaml_edit.revert(data, edit)
     return data, []
 
 
@@ -297,20 +297,20 @@ def _edits(attempts: Sequence[Attempt], result: Result) -> list[FileEdit]:
 
 
 def _taken_back(data: bytes, edits: Sequence[FileEdit], work: Work, store: Store) -> tuple[bytes, list[str]]:
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
 
     if (work.result or {}).get("gave_up"):
         return _unblocked(data, edits[0], store.settings)
     conflicts: list[str] = []
     for edit in reversed(edits):
-        data, left = frontmatter.revert(data, edit)
+        data, left = yaml_edit.revert(data, edit)
         conflicts += left
     return data, conflicts
 
 
 def _unblocked(data: bytes, first: FileEdit, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
     """Return the file of a given-up task with the status that it had before its first claim."""
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
     from .tasks import parse_task  # noqa: PLC0415
 
     task, document = parse_task(Path(first.path), data, settings)
@@ -321,4 +321,4 @@ def _unblocked(data: bytes, first: FileEdit, settings: Mapping[str, Any]) -> tup
     if old is None:
         return data, []
     edit = KeyEdit(key=name, old=document.source(name), new=old)
-    return frontmatter.apply(data, FileEdit(path=first.path, keys=(edit,)))
+    return yaml_edit.apply(data, FileEdit(path=first.path, keys=(edit,)))

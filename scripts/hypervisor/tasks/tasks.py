@@ -13,7 +13,7 @@ from .finding import find_task_files, task_paths
 from .vocabulary import priority_of, spelling, status_of, status_word
 
 if TYPE_CHECKING:
-    from ..documents import frontmatter
+    from ..documents import yaml_edit
 
 __all__ = [
     "change_text",
@@ -41,7 +41,7 @@ def read_task(path: Path, settings: Mapping[str, Any]) -> Task:
     return open_task(path, settings)[0]
 
 
-def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, frontmatter.Document]:
+def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, yaml_edit.Document]:
     """Read a task file; return the task, and the document that edits of it are made from.
 
     Raises:
@@ -50,19 +50,19 @@ def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, frontmatte
     return parse_task(path, read_file(path, settings["tasks"]["max_bytes"]), settings)
 
 
-def parse_task(path: Path, data: bytes, settings: Mapping[str, Any]) -> tuple[Task, frontmatter.Document]:
+def parse_task(path: Path, data: bytes, settings: Mapping[str, Any]) -> tuple[Task, yaml_edit.Document]:
     """Return the task that a file with this content is, and the document.
 
     Raises:
         Unreadable: It is no task; see the reason.
     """
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader, which not every command needs
 
-    document = frontmatter.parse(data, str(path))
+    document = yaml_edit.parse(data, str(path))
     return _task(path, document, settings), document
 
 
-def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any]) -> Task:
+def _task(path: Path, document: yaml_edit.Document, settings: Mapping[str, Any]) -> Task:
     from ..documents.markdown import headings  # noqa: PLC0415 - with the file's text only
 
     values, words = document.values, document.words
@@ -108,7 +108,7 @@ def _task(path: Path, document: frontmatter.Document, settings: Mapping[str, Any
 
 
 def edit_key(
-    document: frontmatter.Document, key: str, value: str | None, settings: Mapping[str, Any]
+    document: yaml_edit.Document, key: str, value: str | None, settings: Mapping[str, Any]
 ) -> KeyEdit:
     """Return the edit that gives *key* the *value*, under the name and in the shape the file uses.
 
@@ -138,17 +138,17 @@ def edit_file(path: Path, edit: FileEdit, *, guard: Callable[[], bool] | None = 
         Unreadable: The file cannot be read or edited; it stays as it was.
         Refused: Another process keeps the file locked.
     """
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader, which not every command needs
 
-    return list(rewrite(path, lambda data: frontmatter.apply(data, edit), guard).conflicts)
+    return list(rewrite(path, lambda data: yaml_edit.apply(data, edit), guard).conflicts)
 
 
 def revert_file(path: Path, edit: FileEdit) -> list[str]:
     """Take *edit* back; see `edit_file`. A file that is gone stays gone, and is reported."""
-    from ..documents import frontmatter  # noqa: PLC0415 - the YAML loader, which not every command needs
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader, which not every command needs
 
     try:
-        return list(rewrite(path, lambda data: frontmatter.revert(data, edit)).conflicts)
+        return list(rewrite(path, lambda data: yaml_edit.revert(data, edit)).conflicts)
     except Unreadable as error:
         return [str(error)]
 
@@ -162,10 +162,10 @@ def change_text(path: Path, change: Callable[[str, int], str]) -> None:
         Unreadable: The file cannot be read.
         Refused: Another process keeps the file locked.
     """
-    from ..documents import delimiters  # noqa: PLC0415 - with a file's text only
+    from ..documents import markdown  # noqa: PLC0415 - with a file's text only
 
     def changed(data: bytes) -> tuple[bytes, list[str]]:
-        start = delimiters.body_start(data, str(path))
+        start = markdown.body_start(data, str(path))
         return change(data.decode("utf-8"), start).encode("utf-8"), []
 
     rewrite(path, changed)

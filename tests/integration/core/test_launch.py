@@ -162,7 +162,7 @@ def test_a_python_that_misses_packages_without_a_way_to_get_them_is_told_of_once
     assert time.monotonic() - begun < 30
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "hypervisor_cli.py: needs apsw, filelock, psutil, pyyaml, rich; start it with: uv run " in done.stderr
+    assert "hypervisor_cli.py: needs apsw, filelock, psutil, python-frontmatter, pyyaml, rich; start it with: uv run " in done.stderr
 
 
 @pytest.mark.acceptance

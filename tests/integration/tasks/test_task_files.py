@@ -18,7 +18,7 @@ from commands import ROOT
 from hypervisor.core import config, durable
 from hypervisor.core.errors import Refused, Unreadable
 from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
-from hypervisor.documents import frontmatter
+from hypervisor.documents import yaml_edit
 from hypervisor.tasks import editing
 from hypervisor.tasks.editing import Rewrite, rewrite_all
 from hypervisor.tasks.receipts import as_receipt, with_receipt
@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def change(path: Path, key: str, value: str | None) -> FileEdit:
-    document = frontmatter.parse(path.read_bytes(), str(path))
+    document = yaml_edit.parse(path.read_bytes(), str(path))
     return FileEdit(path=str(path), keys=(document.edit(key, value),))
 
 
@@ -243,7 +243,7 @@ def test_the_file_behind_a_link_is_the_one_that_changes(file: Path, tmp_path: Pa
 
 
 def test_what_an_editor_saves_in_the_middle_is_not_lost(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit, real, saves = change(file, "status", "Done"), frontmatter.apply, [1, 2, 3]
+    edit, real, saves = change(file, "status", "Done"), yaml_edit.apply, [1, 2, 3]
 
     def apply_slowly(data: bytes, wanted: FileEdit) -> tuple[bytes, list[str]]:
         result = real(data, wanted)
@@ -251,19 +251,19 @@ def test_what_an_editor_saves_in_the_middle_is_not_lost(file: Path, monkeypatch:
             file.write_bytes(data + b"saved %d\n" % saves.pop())
         return result
 
-    monkeypatch.setattr(frontmatter, "apply", apply_slowly)
+    monkeypatch.setattr(yaml_edit, "apply", apply_slowly)
     assert edit_file(file, edit) == []
     assert file.read_bytes() == b"---\nid: t-1\nstatus: Done  # c\n---\n# T\nsaved 3\nsaved 2\nsaved 1\n"
 
 
 def test_a_file_that_never_rests_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit, real = change(file, "status", "Done"), frontmatter.apply
+    edit, real = change(file, "status", "Done"), yaml_edit.apply
 
     def apply_slowly(data: bytes, wanted: FileEdit) -> tuple[bytes, list[str]]:
         file.write_bytes(data + b"x\n")
         return real(data, wanted)
 
-    monkeypatch.setattr(frontmatter, "apply", apply_slowly)
+    monkeypatch.setattr(yaml_edit, "apply", apply_slowly)
     with pytest.raises(Refused, match="another program"):
         edit_file(file, edit)
     assert b"To Do" in file.read_bytes()
@@ -457,13 +457,13 @@ def test_of_eight_processes_receipts_none_is_lost(file: Path) -> None:
 
 EDITS = """
 import sys; from pathlib import Path
-from hypervisor.documents import frontmatter
+from hypervisor.documents import yaml_edit
 from hypervisor.core.model import FileEdit
 from hypervisor.tasks.tasks import edit_file
 path = Path(sys.argv[1])
 while True:
     for word in ("Done", "To Do"):
-        document = frontmatter.parse(path.read_bytes(), str(path))
+        document = yaml_edit.parse(path.read_bytes(), str(path))
         edit_file(path, FileEdit(path=str(path), keys=(document.edit("status", word),)))
         print(word, flush=True)
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from hypervisor.core.errors import Unreadable
 from hypervisor.core.model import FileEdit, LineEdit
-from hypervisor.documents import frontmatter, yamltext
-from hypervisor.documents.frontmatter import Value, apply, parse, revert
+from hypervisor.documents import yaml_edit, yaml_nodes
+from hypervisor.documents.yaml_edit import Value, apply, parse, revert
+from made_documents import KEYS, LINES, NEW_VALUES, documents
 
 
 def edited(text: str, key: str, value: Value) -> str:
@@ -146,12 +148,12 @@ def test_a_trap_is_refused(trap: str) -> None:
 def test_deep_nesting_does_not_end_the_process() -> None:
     # The C loader alone dies of it, so it is tried where that would be seen.
     code = (
-        "import sys; from hypervisor.documents import frontmatter; from hypervisor.core import errors\n"
+        "import sys; from hypervisor.documents import reader; from hypervisor.core import errors\n"
         "for data in (b'['*10**6, b'- '*10**6, b'{a: '*10**5):\n"
-        "  try: frontmatter.parse(b'---\\na: ' + data + b'\\n---\\n', 'x')\n"
+        "  try: reader.read(b'---\\na: ' + data + b'\\n---\\n', 'x')\n"
         "  except errors.Unreadable: print('refused')\n"
     )
-    scripts = Path(frontmatter.__file__).parents[2]
+    scripts = Path(yaml_edit.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=scripts, capture_output=True, text=True, check=True
     )
@@ -167,11 +169,14 @@ def test_a_few_aliases_and_merge_keys_are_read() -> None:
 def test_it_works_without_the_c_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml, "CSafeLoader", None)
     monkeypatch.delattr(yaml, "CSafeLoader")
-    source = Path(yamltext.__file__).read_text("utf-8")
-    space: dict[str, object] = {"__name__": "hypervisor.documents.yamltext_plain"}
-    exec(compile(source, "yamltext_plain", "exec"), space)
-    monkeypatch.setattr(yamltext, "_Loader", space["_Loader"])
-    assert yaml.SafeLoader in yamltext._Loader.__mro__
+    spec = importlib.util.spec_from_file_location("hypervisor.documents.nodes_plain", yaml_nodes.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    plain = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, plain)
+    spec.loader.exec_module(plain)
+    monkeypatch.setattr(yaml_nodes, "_Loader", plain._Loader)
+    assert yaml.SafeLoader in yaml_nodes._Loader.__mro__
     text = "---\r\na: 😀  # c\r\nl:\r\n  - x\r\n\r\n# c\r\nb: |\r\n  # y\r\nz: \u2028\r\n---\r\n"
     assert edited(text, "b", "no") == text.replace("|\r\n  # y", "'no'")
     assert edited(text, "l", ["w", "z"]) == text.replace("  - x\r\n", "  - w\r\n  - z\r\n")
@@ -414,71 +419,6 @@ def test_an_edit_outlives_json() -> None:
 
 # --------------------------------------------------------------------- any document
 
-KEYS = ["id", "status", "assignee", "title", "Ümlaut", "a b", "x-y", "no"]
-WORDS = st.sampled_from(
-    ["a", "To Do", "007", "1.10", "no", "~", "2025-01-01", "é😀", "a#b", "x: y", "@nic", "it's", ""]
-)
-ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-COMMENT = st.sampled_from(["", "", " # c", "  #", "\t# 😀: [x"])
-BETWEEN = st.lists(st.sampled_from(["# c", "", "   ", "  # status: x", "#"]), max_size=2)
-
-
-def quoted(word: str) -> st.SearchStrategy[str]:
-    single, double = "'" + word.replace("'", "''") + "'", '"' + word + '"'
-    return st.sampled_from([yamltext.spell(word, flow=True), single, double])
-
-
-ITEM = WORDS.flatmap(quoted)
-ITEMS = st.lists(ITEM, max_size=3)
-
-
-@st.composite
-def values(draw: st.DrawFn) -> str:
-    kind = draw(st.integers(0, 7))
-    comment = draw(COMMENT)
-    if kind <= 1:
-        return " " + draw(ITEM) + comment
-    if kind == 2:
-        return comment
-    if kind == 3:
-        return " [" + ", ".join(draw(ITEMS)) + "]" + comment
-    if kind == 4:
-        lead = draw(st.sampled_from(["- ", "  - ", "    -   "]))
-        return comment + "".join(f"\n{lead}{item}{draw(COMMENT)}" for item in draw(ITEMS.filter(bool)))
-    if kind == 5:
-        return " " + draw(st.sampled_from(["|", ">-", "|+", ">"])) + "\n  one\n  # two\n\n   three"
-    if kind == 6:
-        return " one\n  two" + comment
-    return "\n  k: v" + comment + "\n  l: [1, {m: 2}]"
-
-
-@st.composite
-def documents(draw: st.DrawFn) -> bytes:
-    lines = []
-    indent = draw(st.sampled_from(["", "", "  "]))
-    for key in draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=5)):
-        lines += draw(BETWEEN)
-        name = draw(st.sampled_from([yamltext.spell(key), f"'{key}'", f'"{key}"']))
-        lines.append(f"{indent}{name}:" + draw(values()).replace("\n", "\n" + indent))
-    lines += draw(BETWEEN)
-    closing = draw(st.sampled_from(["---", "...", "---  "]))
-    body = draw(
-        st.lists(st.sampled_from(["# T", "T", "===", "```", "", "text", "---", "<!-- c", "-->", "😀"]))
-    )
-    text = "\n".join(["---", *lines, closing, *body]) + draw(st.sampled_from(["", "\n", "\n\n"]))
-    bom, newline = draw(st.sampled_from(["", "\ufeff"])), draw(st.sampled_from(["\n", "\r\n", "\r"]))
-    return (bom + text.replace("\n", newline)).encode()
-
-
-NEW_VALUES = st.one_of(ANY, WORDS, st.none(), st.lists(st.one_of(ANY, WORDS), max_size=3))
-LINES = st.lists(
-    st.tuples(
-        st.sampled_from(["[[p]]\n", "\n## Completion\n\n- x: y\n", "[[q]]\r\n", "[[r]]"]),
-        st.sampled_from([None, "", "# T", "===", "---", "text", "gone"]),
-    ),
-    max_size=3,
-    unique_by=lambda pair: pair[0],
-).map(lambda pairs: tuple(LineEdit(text=text, after=after) for text, after in pairs))
 MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -533,7 +473,7 @@ def test_any_edit_can_be_done_twice_and_undone_to_the_byte(
 @MANY
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.booleans())
 def test_any_string_is_spelt_so_that_it_is_read_back(value: str, flow: bool) -> None:
-    source = yamltext.spell(value, flow=flow)
+    source = yaml_edit.spell(value, flow=flow)
     assert not set("\r\n") & set(source)
     line = f"k: [{source}] # c\n" if flow else f"k: {source} # c\n"
     assert parse(front(line).encode(), "t.md").values == {"k": [value] if flow else value}

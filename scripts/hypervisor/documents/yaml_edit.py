@@ -1,50 +1,50 @@
-"""Markdown files with YAML frontmatter: read, and edited without touching what stays.
+"""Edits of frontmatter that change the bytes of what they have to, and no byte more.
 
 Bytes in, bytes out: no I/O, no clock. An edit replaces the source text of a value and
-nothing else; what it made is parsed again, and refused if it says anything but what was
+nothing else; what it made is read again, and refused if it says anything but what was
 asked. So a layout that this module does not foresee costs an error, never a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import yaml
 
 from ..core.errors import Unreadable
 from ..core.model import FileEdit, KeyEdit
-from . import bodytext, yamltext
-from .delimiters import OPENING, decode, split
-from .entries import CannotEdit, Entry, read_entries, respell, spell_new
+from . import body
+from .markdown import decode, split
+from .reader import ParsedFile, read_text
+from .yaml_nodes import LINE_END, KeyPlace, line_start
 
 #: Parts the three texts in the `old` of a removal: no YAML can hold it.
 _PART = "\x1e"
 
 Value = str | Sequence[str] | None
 
+_ESCAPED = re.compile('[\x00-\x1f\x7f-\xa0\u2028\u2029\ufeff\ufdd0-\ufdd2\ufffe\uffff"\\\\]')
+_SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+_RESOLVER: Any = yaml.resolver.Resolver()
+_NOT_FIRST = frozenset("-?:,[]{}#&*!|>'\"%@`=<")
+#: Words that some YAML reader or other takes for something else than a string: booleans and
+#: nulls of YAML 1.1, numbers of YAML 1.2 that PyYAML does not know.
+_LOADED_WORD = re.compile(
+    r"(?i:y|n|yes|no|on|off|true|false|null|~)|\.(?:inf|nan)"
+    r"|[-+]?(?:0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+|[0-9][0-9_,.:]*(?:[eE][-+]?[0-9]+)?)"
+)
+
+
+class CannotEdit(Exception):
+    """Raised when a value cannot be respelt without loss."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A file as read; `text` is all of it."""
-
-    path: str
-    text: str
-    #: All after the frontmatter.
-    body: str
-    #: Every key as the file spells it, with its plain value, merged keys too.
-    values: Mapping[str, Any]
-    #: The text of each value that is one word or phrase, without quotes: ``007``, ``no``.
-    words: Mapping[str, str]
-    #: The line end in use.
-    newline: str
-    entries: Mapping[str, Entry] = field(repr=False)
-    #: Where the frontmatter's first line begins, its closing line, and the body.
-    top: int
-    bottom: int
-    body_start: int
-    #: How far the keys are indented; -1 if they stand in ``{}``.
-    indent: int
+class Document(ParsedFile):
+    """A file as read, to be edited."""
 
     def source(self, key: str) -> str | None:
         """Return the source text of the value of *key*, or None if the key is absent."""
@@ -100,7 +100,7 @@ class Document:
         if entry and entry.fixed:
             raise _refusal(self, key, entry.fixed)
 
-    def _entry_source(self, key: str, entry: Entry) -> str:
+    def _entry_source(self, key: str, entry: KeyPlace) -> str:
         # A removed entry must come back to the byte and to its place: after which entry it
         # stood, the comments between the two, and its lines.
         names = list(self.entries)
@@ -121,7 +121,7 @@ def parse(data: bytes, path: str) -> Document:
         Unreadable: It is not UTF-8, has no frontmatter, or one that is no mapping or no YAML;
             the detail says where, as ``line:column`` of the file.
     """
-    return _parse_text(decode(data, path), path)
+    return _parsed(decode(data, path), path)
 
 
 def apply(data: bytes, edit: FileEdit) -> tuple[bytes, list[str]]:
@@ -142,7 +142,7 @@ def apply(data: bytes, edit: FileEdit) -> tuple[bytes, list[str]]:
     for key in edit.keys:
         document = _step(document, key, conflicts)
     for line in edit.lines:
-        text = bodytext.insert(document.text, document.body_start, line, document.newline)
+        text = body.insert(document.text, document.body_start, line, document.newline)
         document = _with_body(document, text)
     return document.text.encode(), conflicts
 
@@ -162,7 +162,7 @@ def revert(data: bytes, edit: FileEdit) -> tuple[bytes, list[str]]:
     document = parse(data, edit.path)
     conflicts: list[str] = []
     for line in reversed(edit.lines):
-        text = bodytext.remove(document.text, document.body_start, line, document.newline)
+        text = body.remove(document.text, document.body_start, line, document.newline)
         if text is None:
             conflicts.append(f"{edit.path}: the lines put in are no longer there as they were")
         else:
@@ -196,7 +196,7 @@ def _step(document: Document, edit: KeyEdit, conflicts: list[str]) -> Document:
         conflicts.append(conflict)
     if text == document.text:
         return document
-    after = _parse_text(text, document.path)
+    after = _parsed(text, document.path)
     if _others(document, edit.key) != _others(after, edit.key):
         raise _refusal(document, edit.key, "the edit would change other keys")
     source = after.source(edit.key)
@@ -225,7 +225,7 @@ def _apply_key(document: Document, edit: KeyEdit) -> tuple[str, str]:
             return _put_in(document, edit.key, new), ""
         return text, f"{document.path}: `{edit.key}` was removed since; left out"
     if new is None:
-        own_lines = own_lines or f"{' ' * document.indent}{yamltext.spell(edit.key)}: {old}{document.newline}"
+        own_lines = own_lines or f"{' ' * document.indent}{spell(edit.key)}: {old}{document.newline}"
         if _lines(document, edit.key) != own_lines:
             return text, f"{document.path}: `{edit.key}` was changed since; left as it is"
         document._refuse_fixed(edit.key)
@@ -256,43 +256,119 @@ def _put_in(document: Document, key: str, new: str) -> str:
             at += len(gap) if text.startswith(gap, at) else 0
         return text[:at] + lines + text[at:]
     document._refuse_fixed(key)
-    line = f"{' ' * document.indent}{yamltext.spell(key)}: {new}{document.newline}"
+    line = f"{' ' * document.indent}{spell(key)}: {new}{document.newline}"
     return text[:at] + line + text[at:]
 
 
-# An edit is tried out when it is made, and carried out later: most of its texts are read twice.
-@lru_cache(maxsize=8)
-def _parse_text(text: str, path: str) -> Document:
-    opening = OPENING.match(text)
-    if opening is None:
-        raise Unreadable(path, "no frontmatter", "the first line is not ---")
-    place = split(text)
-    if place is None:
-        raise Unreadable(path, "no frontmatter", "no line --- ends it")
-    top, bottom, start = place
-    try:
-        root, loader = yamltext.load(text[top:bottom])
-        if root is not None and root.id != "mapping":
-            raise Unreadable(
-                path, "not a mapping", f"{root.id} at {_position(text, top + root.start_mark.index)}"
-            )
-        entries = read_entries(root, text, top) if root is not None else {}
-        words = {name: e.node.value for name, e in entries.items() if isinstance(e.node.value, str)}
-        values = yamltext.construct(loader, root) if root is not None else {}
-    except yamltext.YamlFault as error:
-        raise Unreadable(path, "bad yaml", f"{_position(text, top + error.at)} {error}") from error
-    indent = 0 if root is None else -1 if root.flow_style else root.start_mark.column
-    return Document(
-        path=path, text=text, body=text[start:], values=values, words=words, newline=opening["end"],
-        entries=entries, top=top, bottom=bottom, body_start=start, indent=indent,
-    )  # fmt: skip
-
-
-def _position(text: str, at: int) -> str:
-    column = at - max(text.rfind("\n", 0, at), text.rfind("\r", 0, at))
-    return f"{yamltext.line_of(text, at)}:{column}"
+def _parsed(text: str, path: str) -> Document:
+    parsed = read_text(text, path)
+    return Document(**{one.name: getattr(parsed, one.name) for one in fields(ParsedFile)})
 
 
 def _refusal(document: Document, key: str, why: str) -> Unreadable:
     what = f"`{key}` cannot be edited" if key else "cannot be edited"
     return Unreadable(document.path, "bad yaml", f"{what}: {why}; edit it by hand")
+
+
+# ---------------------------------------------------------------- spelling
+
+
+def respell(text: str, entry: KeyPlace, value: str | Sequence[str]) -> str:
+    """Return the source of *value* in the shape of the value that *entry* has now.
+
+    Raises:
+        CannotEdit: A comment or something else that is not the value's would be lost.
+    """
+    old = text[entry.start : entry.end]
+    items = [] if isinstance(value, str) else list(value)
+    nodes = entry.node.value if isinstance(entry.node, yaml.SequenceNode) else []
+    if items and nodes:
+        return _respell_list(text, entry, items, nodes)
+    # Below the first line of a block scalar, what looks like a comment is its text.
+    first = old.splitlines()[:1] if old[:1] in ("|", ">") else [old]
+    if old[:1] in tuple("|>[{\r\n") and "#" in "".join(first):
+        raise CannotEdit("a comment may stand inside the value")
+    if isinstance(value, str):
+        return spell(value, _quote(old))
+    return spell_new(value)
+
+
+def spell_new(value: str | Sequence[str]) -> str:
+    """Return the source of a *value* that no shape is given for."""
+    if isinstance(value, str):
+        return spell(value)
+    return "[" + ", ".join(spell(item, flow=True) for item in value) + "]"
+
+
+def _respell_list(text: str, entry: KeyPlace, items: list[str], nodes: list[Any]) -> str:
+    # Item by item, so that what stands between them stays: comments, blanks, indents.
+    spans = [_item_span(text, entry, node) for node in nodes]
+    block = text[entry.start] in "\r\n"
+    pieces, at = [], entry.start
+    for (start, end), node, item in zip(spans, nodes, items, strict=False):
+        now = text[start:end]
+        same = node.tag.endswith(":str") and node.value == item
+        pieces += [text[at:start], now if same else spell(item, _quote(now), flow=not block)]
+        at = end
+    if len(items) < len(nodes):
+        if not block:
+            if "#" in text[at : entry.end]:
+                raise CannotEdit("a comment may stand inside the value")
+            return "".join([*pieces, text[spans[-1][1] : entry.end]])
+        # A comment on the line of the last item that stays is that item's.
+        line_end = LINE_END.search(text, at)
+        return "".join([*pieces, text[at : line_end.start() if line_end else at]])
+    style, more = _quote(text[spans[0][0] : spans[0][1]]), items[len(nodes) :]
+    if block:
+        lead = _bullet(text, spans[0][0], entry)
+        return "".join([*pieces, text[at : entry.end], *(lead + spell(item, style) for item in more)])
+    return "".join([*pieces, *(", " + spell(m, style, flow=True) for m in more), text[at : entry.end]])
+
+
+def _bullet(text: str, first: int, entry: KeyPlace) -> str:
+    line = line_start(text, first)
+    newline = "\r\n" if text.startswith("\r\n", entry.start) else text[entry.start]
+    return newline + text[line:first]
+
+
+def _item_span(text: str, entry: KeyPlace, node: Any) -> tuple[int, int]:
+    start, end = entry.shift + node.start_mark.index, entry.shift + node.end_mark.index
+    plain = isinstance(node, yaml.ScalarNode) and entry.start <= start
+    if not plain or text[start:end][:1] in ("", "&", "!", "|", ">"):
+        raise CannotEdit("the list holds more than words")
+    return start, end
+
+
+def _quote(source: str) -> str:
+    return source[0] if source[:1] in ("'", '"') else ""
+
+
+def spell(value: str, style: str = "", *, flow: bool = False) -> str:
+    """Return *value* as YAML on one line, which every reader takes for that string.
+
+    Args:
+        value: Any string.
+        style: ``'`` or ``"`` to quote so, if it can be; else plain, if it can be.
+        flow: Whether it is to stand inside a flow list.
+    """
+    if style == '"' or _ESCAPED.search(value.replace('"', "").replace("\\", "")):
+        return '"' + _ESCAPED.sub(_escape, value) + '"'
+    if style == "'" or not _plain(value, flow=flow):
+        return "'" + value.replace("'", "''") + "'"
+    return value
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return _SHORT_ESCAPES.get(char) or (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}")
+
+
+def _plain(value: str, *, flow: bool) -> bool:
+    if not value or value != value.strip() or value[0] in _NOT_FIRST or value.startswith("..."):
+        return False
+    if ": " in value or " #" in value or value.endswith(":") or _LOADED_WORD.fullmatch(value):
+        return False
+    if flow and re.search(r"[,\[\]{}:]", value):
+        return False
+    tag: str = _RESOLVER.resolve(yaml.ScalarNode, value, (True, False))
+    return tag == "tag:yaml.org,2002:str"

@@ -1,13 +1,13 @@
-"""YAML as text: nodes with their places, values, and how a value is spelt. Pure; no I/O.
+"""YAML as nodes with their places, and their values: PyYAML's C loader, with a guard. Pure; no I/O.
 
-Under the frontmatter editor. The C loader is used where PyYAML has it; it needs a guard,
-as it recurses in C and a few kilobytes of ``[`` would end the whole process.
+The guard is needed: the loader recurses in C, and a few kilobytes of ``[`` would end the whole process.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -26,16 +26,13 @@ _UNBREAKS = {ord(stand_in): chr(char) for char, stand_in in _BREAKS.items()}
 _HAS_BREAK = re.compile("[\x85\u2028\u2029]")
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ESCAPED = re.compile('[\x00-\x1f\x7f-\xa0\u2028\u2029\ufeff\ufdd0-\ufdd2\ufffe\uffff"\\\\]')
-_SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
-_RESOLVER: Any = yaml.resolver.Resolver()
-_NOT_FIRST = frozenset("-?:,[]{}#&*!|>'\"%@`=<")
-#: Words that some YAML reader or other takes for something else than a string: booleans and
-#: nulls of YAML 1.1, numbers of YAML 1.2 that PyYAML does not know.
-_LOADED_WORD = re.compile(
-    r"(?i:y|n|yes|no|on|off|true|false|null|~)|\.(?:inf|nan)"
-    r"|[-+]?(?:0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+|[0-9][0-9_,.:]*(?:[eE][-+]?[0-9]+)?)"
-)
+
+_COLON = re.compile(r"[ \t]*:(?=[ \t\r\n]|\Z)[ \t]*")
+_ALIAS = re.compile(r"\*[^\s,\[\]{}]+")
+_REST = re.compile(r"[ \t]*(?:(?<=[ \t])#[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
+_NO_CONTENT = re.compile(r"[ \t]*(?:#.*)?")
+#: The end of a line, or of the text.
+LINE_END = re.compile(r"\r\n|\r|\n|\Z")
 
 
 class YamlFault(Exception):
@@ -194,32 +191,111 @@ def line_of(text: str, at: int) -> int:
     return 1 + above.count("\n") + above.count("\r") - above.count("\r\n")
 
 
-def spell(value: str, style: str = "", *, flow: bool = False) -> str:
-    """Return *value* as YAML on one line, which every reader takes for that string.
+# ------------------------------------------------------------------ places
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPlace:
+    """Where one key of the frontmatter stands; places are indexes into the file's text."""
+
+    #: Where its first line begins, and where the line below its last one does.
+    top: int
+    bottom: int
+    #: The span of the value's source: of a block value from the line end above its first
+    #: line to the end of its last; else the value itself, which may be empty.
+    start: int
+    end: int
+    node: Any
+    #: How far `node`'s own marks are from indexes into the text.
+    shift: int
+    #: Why it cannot be edited, or "".
+    fixed: str
+
+
+def read_entries(root: Any, text: str, shift: int) -> dict[str, KeyPlace]:
+    """Return the entries of the mapping *root*, by their keys' words.
 
     Args:
-        value: Any string.
-        style: ``'`` or ``"`` to quote so, if it can be; else plain, if it can be.
-        flow: Whether it is to stand inside a flow list.
+        root: A mapping node, before merge keys are resolved.
+        text: The whole file.
+        shift: Where in *text* the YAML begins.
+
+    Raises:
+        YamlFault: A key is no plain word, or two keys have the same one.
     """
-    if style == '"' or _ESCAPED.search(value.replace('"', "").replace("\\", "")):
-        return '"' + _ESCAPED.sub(_escape, value) + '"'
-    if style == "'" or not _plain(value, flow=flow):
-        return "'" + value.replace("'", "''") + "'"
-    return value
+    entries: dict[str, KeyPlace] = {}
+    reached = shift
+    for key, value in root.value:
+        start = shift + key.start_mark.index
+        if not isinstance(key, yaml.ScalarNode) or start < reached:
+            raise YamlFault(key.start_mark.index, "key that is not a word")
+        if key.value in entries:
+            raise YamlFault(key.start_mark.index, f"key `{key.value}` stands twice")
+        entry = _entry(key, value, text, shift)
+        entries[key.value] = entry
+        reached = entry.end
+    return entries
 
 
-def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    return _SHORT_ESCAPES.get(char) or (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}")
+def _entry(key: Any, value: Any, text: str, shift: int) -> KeyPlace:
+    key_start, key_end = shift + key.start_mark.index, shift + key.end_mark.index
+    top = line_start(text, key_start)
+    start, end = shift + value.start_mark.index, shift + value.end_mark.index
+    colon = _COLON.match(text, key_end)
+    fixed = "" if colon and not text[top:key_start].strip() else "it does not begin a line of its own"
+    if start < key_end:
+        # An alias is the very node that it points to, with that one's place.
+        alias = _ALIAS.match(text, colon.end()) if colon else None
+        start, end = alias.span() if alias else (key_end, key_end)
+        fixed = fixed or "it is an alias"
+    elif text[start : start + 1] in ("&", "!") and end > start:
+        fixed = fixed or "it has an anchor or a tag"
+        end = start + len(text[start:end].rstrip())
+    elif isinstance(value, yaml.ScalarNode):
+        if value.style in ("|", ">"):
+            end = start + len(text[start:end].rstrip())
+    elif not value.flow_style:
+        end = _block_end(value, text, shift)
+        line = line_start(text, start)
+        fixed = fixed or ("it begins on a line with others" if text[line:start].strip() else "")
+        start = line - (2 if text[:line].endswith("\r\n") else 1)
+    rest = _REST.match(text, end)
+    fixed = fixed or ("" if rest else "more stands on its line")
+    return KeyPlace(
+        top=top,
+        bottom=rest.end() if rest else end,
+        start=start,
+        end=end,
+        node=value,
+        shift=shift,
+        fixed=fixed,
+    )
 
 
-def _plain(value: str, *, flow: bool) -> bool:
-    if not value or value != value.strip() or value[0] in _NOT_FIRST or value.startswith("..."):
-        return False
-    if ": " in value or " #" in value or value.endswith(":") or _LOADED_WORD.fullmatch(value):
-        return False
-    if flow and re.search(r"[,\[\]{}:]", value):
-        return False
-    tag: str = _RESOLVER.resolve(yaml.ScalarNode, value, (True, False))
-    return tag == "tag:yaml.org,2002:str"
+def _block_end(node: Any, text: str, shift: int) -> int:
+    """Return where the last line of a block value ends, a comment on it included.
+
+    The loaders' mark is the next key, below blank lines and comments that are not its own.
+    """
+    start, end = shift + node.start_mark.index, shift + node.end_mark.index
+    last = node
+    while isinstance(last, yaml.CollectionNode) and last.value and not last.flow_style:
+        child = last.value[-1]
+        last = child[1] if isinstance(child, tuple) else child
+    # Of a block scalar, lines that look like comments are content.
+    leaf = shift + last.end_mark.index
+    floor = (
+        start + len(text[start:leaf].rstrip()) if isinstance(last, yaml.ScalarNode) and leaf <= end else start
+    )
+    while end > floor:
+        line = line_start(text, end)
+        if line <= start or not _NO_CONTENT.fullmatch(text[line:end]):
+            break
+        end = line - (2 if text[:line].endswith("\r\n") else 1)
+    match = LINE_END.search(text, max(end, floor))
+    return match.start() if match else end
+
+
+def line_start(text: str, at: int) -> int:
+    """Return where the line begins in which index *at* stands."""
+    return max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1
