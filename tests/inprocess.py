@@ -46,9 +46,8 @@ class InProcess(Shell):
                 code = run(main, words[1:])
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 0
-        return Ended(
-            code, *(part.getvalue().decode("utf-8", "replace") for part in (out, err)), out.getvalue()
-        )
+        said, complained = (part.getvalue().decode("utf-8", "replace") for part in (out, err))
+        return Ended(code, said, complained, out.getvalue())
 
     @contextlib.contextmanager
     def _as_user(

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import settings_of
-from ..core.errors import UsageError
+from ..core.errors import UsageError, advice_for
 from ..core.paths import Project, find_project
-from ..orchestrator.run import remove_worktrees
+from ..orchestrator.run import remove_folders
 from ..queue import leftovers, retention
 from ..queue.batches import open_folder
 from ..queue.retention import Kept, Rule, in_words_of_size
 from ..runners import outputs
 from ..tasks.finding import find_task_files
-from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, advice_for, print_json, shown
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
 _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -78,11 +78,11 @@ def _clean(options: Namespace) -> int:
     return _tell(options, rows, rule)
 
 
-def _remains(project: Project, settings: dict[str, Any], *, dry_run: bool) -> Iterator[Row]:
-    """Remove worktrees with nothing in them, and what the dead have left; yield what was done."""
-    for one in remove_worktrees(project, dry_run=dry_run):
-        held = _bytes_below(project.root / one["worktree"]) if dry_run else 0
-        yield {"kind": "worktree", "name": one["worktree"], "what": one["what"], "why": one["why"],
+def _remains(project: Project, settings: Mapping[str, Any], *, dry_run: bool) -> Iterator[Row]:
+    """Remove agents' folders with nothing in them, and what the dead have left; yield what was done."""
+    for one in remove_folders(project, dry_run=dry_run):
+        held = _bytes_below(project.root / one["folder"]) if dry_run else 0
+        yield {"kind": one["kind"], "name": one["folder"], "what": one["what"], "why": one["why"],
                "bytes": held}  # fmt: skip
     folders = {str(path.parent) for path in find_task_files(project.root, settings)}
     for path in leftovers.find(project.state, folders):
@@ -97,7 +97,7 @@ def _remains(project: Project, settings: dict[str, Any], *, dry_run: bool) -> It
         yield row
 
 
-def _outputs(found: list[Kept], rule: Rule, settings: dict[str, Any], *, dry_run: bool) -> Iterator[Row]:
+def _outputs(found: list[Kept], rule: Rule, settings: Mapping[str, Any], *, dry_run: bool) -> Iterator[Row]:
     """Remove what the rule says, then compress what is left and may be; yield what was done."""
     known: dict[str, str] = {}
 

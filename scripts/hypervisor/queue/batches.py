@@ -212,11 +212,10 @@ def store_of(project: Project) -> Iterator[Store | None]:
 def _find(folder: str, queue: str, cwd: str, claims: Mapping[str, Any] | None) -> Batch | None:
     """Return the batch that was begun in *folder*; None if there is none."""
     if os.path.exists(os.path.join(folder, FILE)):
-        store = Store.open(folder, _settings(None, claims))
-        records = store.batches.all()
-        if records:
-            return Batch(store, records[0], folder)
-        store.close()  # its maker died before the batch was in it
+        own = Store.open(folder, _settings(None, claims))
+        if records := own.batches.all():
+            return Batch(own, records[0], folder)
+        own.close()  # its maker died before the batch was in it
         return None
     for project in _candidates(folder, queue, cwd):
         store = _store_of(project.state, claims)
