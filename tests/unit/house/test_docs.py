@@ -18,7 +18,8 @@ from hypervisor.cli import batch_worker
 from hypervisor.core import config
 
 ROOT = Path(__file__).resolve().parents[3]
-DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+_TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md")]
+DOCS = [*_TOP, *sorted((ROOT / "docs").glob("*.md"))]
 #: Documents that tell of today; the changelog may name what is gone.
 TODAY = [path for path in DOCS if path.name != "CHANGELOG.md"]
 #: From this line on, up to the next heading, a document tells of what is not there yet.
@@ -90,6 +91,17 @@ def test_every_command_exists(path: Path) -> None:
         for word in words:
             if re.match(r"--[a-z]", word):
                 assert word.partition("=")[0] in _flags(parser), f"{code!r}: no flag {word}"
+
+
+@pytest.mark.parametrize("path", TODAY, ids=_name)
+def test_every_module_that_is_named_exists(path: Path) -> None:
+    package = ROOT / "scripts/hypervisor"
+    folders = "|".join(sorted(one.name for one in package.iterdir() if (one / "__init__.py").exists()))
+    for name in re.findall(rf"`((?:{folders})/[\w/]+(?:\.\w+)?)`", path.read_text("utf-8")):
+        if "NAME" in name or "NOUN" in name:
+            continue
+        places = [package / name, package / f"{name}.py", ROOT / name]
+        assert any(place.exists() for place in places), f"{_name(path)}: {name}"
 
 
 @pytest.mark.parametrize("path", DOCS, ids=_name)
