@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from hypervisor.core.machine import this_process
+from hypervisor.core.process import this_process
 from hypervisor.store.base import Engine
 from hypervisor.store.liveness import WorkerLock, new_worker_id
 from hypervisor.store.records import Completion, Item, Worker, WorkerKind

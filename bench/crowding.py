@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-from hypervisor.core import config
 from hypervisor.core.model import Outcome
+from hypervisor.core.settings import default_settings
 from hypervisor.orchestrator.coordinator import LONGEST_DELAY
 from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start
 from hypervisor.orchestrator.scheduler import Scheduler
@@ -112,7 +112,7 @@ class World:
 
 
 def measure(options: argparse.Namespace, limit: int, seed: int, *, adapts: bool) -> World:
-    settings = config.defaults()
+    settings = default_settings()
     machine, chance = settings["machine"], random.Random(seed)
     rules = Rules(
         limit=limit, random=chance.random,

@@ -38,9 +38,9 @@ from acceptance.api import Reply, ScriptedApi, Turn, calls, say, use, wait_for  
 from acceptance.client import Client, find_client  # noqa: E402
 from acceptance.product import RULES, Tasks, claim, done, worker  # noqa: E402
 from commands import Running, eventually, shell, write_task  # noqa: E402
-from hypervisor.core import config  # noqa: E402
 from hypervisor.core.model import Outcome, TaskStatus  # noqa: E402
-from hypervisor.core.paths import Project  # noqa: E402
+from hypervisor.core.project import Project  # noqa: E402
+from hypervisor.core.settings import load_settings  # noqa: E402
 from hypervisor.tasks.actor import Actor  # noqa: E402
 from hypervisor.tasks.completion import TaskCompletion  # noqa: E402
 from hypervisor.tasks.service import TaskService  # noqa: E402
@@ -257,7 +257,7 @@ def _one_wait(folder: Path, form: str) -> float:
     project = Project(root, root / ".hypervisor")
     name = "s-1" if "session" in form else ""
     actor = Actor(name="claude", session=name, agent="a1" if name else "")
-    service = TaskService(project, config.load(project.state), actor)
+    service = TaskService(project, load_settings(project.state), actor)
     service.claim("t-1")
     with shell(folder) as user:
         user.cwd = root

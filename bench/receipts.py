@@ -34,8 +34,8 @@ HEAD = "---\nid: t-1\ntitle: archive\nstatus: active\n---\n# archive\n\nArchive 
 ACTOR = """
 import os, sys
 from pathlib import Path
-from hypervisor.core.config import settings_of
-from hypervisor.core.paths import Project
+from hypervisor.core.settings import settings_of
+from hypervisor.core.project import Project
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.service import TaskService
 root, done, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

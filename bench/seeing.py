@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.append(str(ROOT / "tests"))
 
 from chromium import Browser, find_chromium  # noqa: E402
-from hypervisor.core.machine import this_process  # noqa: E402
+from hypervisor.core.process import this_process  # noqa: E402
 from hypervisor.queue.batch import Batch  # noqa: E402
 from hypervisor.queue.batches import open_folder  # noqa: E402
 from hypervisor.report.page import page  # noqa: E402

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hypervisor.core.errors import ClaimLost
-from hypervisor.core.machine import this_process
+from hypervisor.core.process import this_process
 from hypervisor.store.base import Engine
 from hypervisor.store.liveness import WorkerLock, new_worker_id
 from hypervisor.store.records import Accepted, Claim, Completion, Worker, WorkerKind

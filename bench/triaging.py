@@ -93,14 +93,14 @@ def triage(where: Path, runs: int, count: int, say: Say) -> list[Row]:
 def _floor(path: str) -> None:
     import yaml  # noqa: PLC0415 - the naive one loads it in its own way
 
-    from hypervisor.core import durable  # noqa: PLC0415 - found only now
+    from hypervisor.core.files import replace_file  # noqa: PLC0415 - found only now
 
     with open(path, encoding="utf-8") as file:
         text = file.read()
     _, head, body = text.split("---\n", 2)
     fields = yaml.load(head, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     line = f"status: {'active' if fields['status'] == 'inbox' else fields['status']}\n"
-    durable.replace(Path(path), f"---\n{line}{head}---\n{body}".encode())
+    replace_file(Path(path), f"---\n{line}{head}---\n{body}".encode())
 
 
 def _naive(path: str) -> None:

@@ -13,7 +13,7 @@ ended, which stands on standard error and wakes the client; 0 otherwise.
 import os
 import sys
 
-from hypervisor.core.launch import require
+from hypervisor.core.bootstrap import require
 
 if __name__ == "__main__":
     require(__file__)

@@ -10,7 +10,7 @@ import sys
 
 gc.set_threshold(50_000)  # most commands end before there is anything to collect
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
-from hypervisor.core.launch import require  # noqa: E402
+from hypervisor.core.bootstrap import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)

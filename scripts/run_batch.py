@@ -10,7 +10,7 @@ What a session spawns is run by this, in a process of its own. It needs no more 
 
 import sys
 
-from hypervisor.core.launch import require
+from hypervisor.core.bootstrap import require
 
 if __name__ == "__main__":
     require(__file__)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hypervisor.core.machine import this_process
+from hypervisor.core.process import this_process
 from hypervisor.queue.batch import Batch
 from hypervisor.queue.batches import open_folder
 from hypervisor.store.liveness import new_worker_id

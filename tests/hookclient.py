@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor.core import config
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import load_settings
 from hypervisor.hooks import handler, heartbeat
 from hypervisor.store.sessions import MAIN
 from hypervisor.store.store import Store
@@ -115,14 +115,14 @@ def reason(answer: Any) -> str:
 
 def open_store(project: Project) -> Store:
     """Open the project's store, which must be closed."""
-    return Store.open(project.state, config.load(project.state))
+    return Store.open(project.state, load_settings(project.state))
 
 
 def service(project: Project, agent: str = "", session: str = "s-1", name: str = "claude") -> TaskService:
     """Return the project's tasks, for an agent or a person."""
     actor = Actor(name=name, session=session if agent else "", agent=agent)
     project.prepare()
-    return TaskService(project, config.load(project.state), actor)
+    return TaskService(project, load_settings(project.state), actor)
 
 
 def task_file(project: Project, name: str = "t-1", **keys: str) -> Path:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from commands import PATIENCE, ROOT, eventually
-from hypervisor.core.config import settings_of
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import settings_of
 from hypervisor.store.events import RunEvent
 from hypervisor.store.store import Store
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hypervisor.core.machine import Identity, this_process
+from hypervisor.core.process import Identity, this_process
 from hypervisor.store.base import Engine
 from hypervisor.store.records import Claim, Completion, Item, Worker, WorkerKind
 from hypervisor.store.sqlite import FILE, SqliteEngine

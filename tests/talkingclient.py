@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.hooks import handler
 from hypervisor.store.sessions import MAIN
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from commands import write_task
-from hypervisor.core import config
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import load_settings
 from hypervisor.store.records import Attempt, Result
 from hypervisor.store.store import Store
 from hypervisor.tasks.actor import Actor
@@ -34,7 +34,7 @@ class TaskPlace:
 
     def store(self) -> Store:
         """Open the store, to look."""
-        return Store.open(self.project.state, config.load(self.project.state), create=False)
+        return Store.open(self.project.state, load_settings(self.project.state), create=False)
 
     def fall_silent(self) -> None:
         """Let every lease be over."""
@@ -61,5 +61,5 @@ class TaskPlace:
 
     def key(self, name: str) -> str:
         """Return a task's key."""
-        service = TaskService(self.project, config.load(self.project.state), Actor(name=""))
+        service = TaskService(self.project, load_settings(self.project.state), Actor(name=""))
         return service.key(service.find(name))

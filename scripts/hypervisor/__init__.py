@@ -6,9 +6,9 @@ The floors of this package, from the ground up, stand in ``docs/architecture.md`
 
 import sys
 
-from .core import bytecode
+from .core.bootstrap import use_compiled_cache
 
 __version__ = "0.4.0"
 
 if sys.dont_write_bytecode:  # as each of our scripts says, before anything of the package is written
-    bytecode.use_cache()
+    use_compiled_cache()

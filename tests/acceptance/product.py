@@ -10,8 +10,8 @@ from typing import Any
 from acceptance.api import Use, use
 from acceptance.client import Client
 from commands import ROOT, eventually, write_task
-from hypervisor.core.config import load
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import load_settings
 from hypervisor.mcp.schema import PREFIX
 from hypervisor.store.store import Store
 from hypervisor.tasks.actor import Actor
@@ -71,7 +71,7 @@ class Tasks:
     def events(self) -> list[dict[str, Any]]:
         """The project's events."""
         try:
-            store = Store.open(self.root / ".hypervisor", load(None), create=False)
+            store = Store.open(self.root / ".hypervisor", load_settings(None), create=False)
         except FileNotFoundError:
             return []
         with store:
@@ -90,7 +90,9 @@ class Tasks:
 
     def service(self, name: str) -> TaskService:
         """Return the tasks as somebody outside of the session uses them."""
-        return TaskService(Project(self.root, self.root / ".hypervisor"), load(None), Actor(name=name))
+        return TaskService(
+            Project(self.root, self.root / ".hypervisor"), load_settings(None), Actor(name=name)
+        )
 
     def free_after(self, look: Callable[[], bool], begun: float) -> float:
         """Return how many seconds after *begun* it was that *look* came true."""

@@ -16,7 +16,7 @@ from acceptance.gemini import MODEL, GeminiClient
 from acceptance.gemini_api import GeminiApi
 from acceptance.test_gemini_run import Runs as GeminiRuns
 from acceptance.test_run import Runs
-from hypervisor.core.config import load
+from hypervisor.core.settings import load_settings
 from hypervisor.store.store import Store
 
 BUDGET, ANSWER = 100_000, 5_000
@@ -66,7 +66,7 @@ def test_a_budget_of_100000_tokens_holds_under_adversarial_spawning(
     sent = api.served.input_tokens + api.served.output_tokens
     print(f"{sent} tokens at the stop")
     assert BUDGET / 4 < sent <= BUDGET  # sixty at once are stopped before they are paid for
-    with Store.open(runs.project / ".hypervisor", load(None), create=False) as store:
+    with Store.open(runs.project / ".hypervisor", load_settings(None), create=False) as store:
         stops = [event.data for event in store.events.since(0) if event.kind == "overseen"]
     assert stops
     assert all((data["act"], data["measure"]) == ("stop", "budget") for data in stops)

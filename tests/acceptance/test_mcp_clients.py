@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.mcp.handler import ToolHandler
 from hypervisor.mcp.schema import TOOLS
 from mcp_wire import CALLS, SERVER, Wire, spawned_is_over, spawning

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import UsageError
-from ..core.paths import find_project, state_above
+from ..core.project import find_project, state_above
+from ..core.settings import settings_of
 from ..queue.batch import Batch
 from ..queue.block import LARGEST
 from ..queue.counts import RunCounts

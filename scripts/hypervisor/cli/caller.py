@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.config import settings_of
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
 
 if TYPE_CHECKING:
     from ..tasks.actor import Actor

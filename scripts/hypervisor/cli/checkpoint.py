@@ -8,8 +8,8 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 
-from ..core import clock
 from ..core.errors import Refused, UsageError
+from ..core.text import time_text
 from ..queue.summary import take_census
 from ..review.checkpoint import in_lines, review
 from ..review.plan import ChunkedBatch
@@ -142,7 +142,7 @@ def _show(options: Namespace, made: ChunkedBatch) -> int:
     decided = wave.decided
     if options.json:
         said = decided and {
-            "verdict": decided.verdict, "by": decided.by, "at": clock.text_of(decided.at / 1000)
+            "verdict": decided.verdict, "by": decided.by, "at": time_text(decided.at / 1000)
         }  # fmt: skip
         print_json({"standing": at.what, "decided": said, **report})
     else:

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import clock
-from ..core.config import settings_of
 from ..core.errors import NothingToDo, UsageError
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
+from ..core.text import now_text
 from ..review.approvals import begin_dry_run, require_approved, require_shown
 from ..review.notes import add_notes, read_noted, write_note_files
 from ..review.plan import PLAN, ChunkedBatch, ChunkPlan, chunks_data, make_chunked
@@ -208,7 +208,7 @@ def _destination(options: Namespace) -> Path | None:
     if found is None:
         project = find_project(Path.cwd(), os.environ)
         project.prepare()
-        stamp = clock.now_text()[:19].replace("-", "").replace(":", "")
+        stamp = now_text()[:19].replace("-", "").replace(":", "")
         found = project.batches / f"{stamp}-{os.urandom(3).hex()}-batch-{options.task}"
     return found.resolve()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..core.errors import UsageError
-from ..core.paths import find_project
+from ..core.project import find_project
 from ..review.plan import PLAN, ChunkedBatch, open_chunked
 
 _TASK_ID = re.compile(r"[^/\0]{1,200}$")

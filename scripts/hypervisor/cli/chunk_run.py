@@ -11,9 +11,9 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import UsageError
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
 from ..queue.stop import Stop
 from ..queue.summary import write_summary
 from ..review.checkpoint import review

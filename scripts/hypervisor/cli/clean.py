@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import UsageError, advice_for
-from ..core.paths import Project, find_project
+from ..core.project import Project, find_project
+from ..core.settings import settings_of
 from ..orchestrator.run import remove_folders
 from ..queue import leftovers, retention
 from ..queue.batches import open_folder

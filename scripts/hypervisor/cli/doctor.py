@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core.paths import Project, find_project
+from ..core.project import Project, find_project
 from . import doctor_place, doctor_programs, doctor_project, doctor_store
 from .checkup import Finding
 from .console import EXIT_DONE, EXIT_REFUSED, print_json, shown

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core import config
 from ..core.errors import ConfigError, StoreUnusable
-from ..core.machine import file_system_of, on_network
-from ..core.paths import Project
+from ..core.process import file_system_of, on_network
+from ..core.project import Project
+from ..core.settings import CONFIG_FILE, load_settings
 from ..queue.leftovers import TRIAL
 from ..store.sqlite import FILE, SqliteEngine
 from .checkup import Finding, failure, found, warning
@@ -41,9 +41,9 @@ def examine(project: Project) -> Iterator[Finding]:
 
 
 def _settings(project: Project) -> Finding:
-    path = project.state / config.FILE
+    path = project.state / CONFIG_FILE
     try:
-        config.load(project.state)
+        load_settings(project.state)
     except ConfigError as error:
         return failure("settings", str(error), f"edit {path}")
     except OSError as error:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..core.paths import Project
+from ..core.project import Project
 from .checkup import Finding, failure, found, warning
 
 #: The first that lists worktrees with NUL between them, as their names may hold anything.

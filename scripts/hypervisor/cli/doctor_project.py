@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import HypervisorError
-from ..core.paths import Project
+from ..core.project import Project
+from ..core.settings import settings_of
 from ..git.git import Git, GitError
 from ..queue import leftovers, retention
 from ..tasks.finding import find_task_files

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.config import settings_of
 from ..core.errors import ConfigError, StoreDamaged, StoreUnusable
-from ..core.machine import network_file_system
-from ..core.paths import Project
+from ..core.process import network_file_system
+from ..core.project import Project
+from ..core.settings import settings_of
 from ..store.directories import LockDirectories
 from ..store.sqlite import FILE, SCHEMA, SqliteEngine
 from ..store.store import Store

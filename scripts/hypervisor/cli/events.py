@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import UsageError
-from ..core.paths import Project, find_project
+from ..core.project import Project, find_project
+from ..core.settings import settings_of
 from ..queue.batches import begun_since
 from ..report.ends import EventReader, event_line
 from ..store.store import Store

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..core.assignment import BATCH, TASK
-from ..core.config import settings_of
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
 from ..learning.hive import Hive, to_json
 from ..report.workload import current_branch
 from ..store.hive import Finding

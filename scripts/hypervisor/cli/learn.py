@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import UsageError
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
 from ..learning.lessons import Lessons
 from ..orchestrator.concurrency import capacity_of
 from ..store.lessons import Lesson

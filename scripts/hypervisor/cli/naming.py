@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..core.errors import UsageError
-from ..core.paths import find_project
+from ..core.project import find_project
 from ..queue.batch import Batch
 from ..queue.batches import has_batches, open_folder, open_named
 

@@ -12,11 +12,10 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import NothingToDo, Unreadable, UsageError
-from ..core.keys import task_key
 from ..core.model import Priority
-from ..core.paths import Project
+from ..core.project import Project, task_key
+from ..core.settings import settings_of
 from ..queue.batch import Batch
 from ..queue.batches import (
     create_of_tasks,

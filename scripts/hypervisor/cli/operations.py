@@ -7,9 +7,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core.config import settings_of
 from ..core.errors import UsageError
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 from .naming import batch_of, names_batch
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core.config import settings_of
 from ..core.errors import NothingToDo, Refused, UsageError
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
 from ..queue.batch import Batch
 from ..queue.batches import open_named
 from ..review.plan import ChunkedBatch, open_chunked

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from ..core import durable
 from ..core.errors import UsageError
+from ..core.files import replace_file
 from ..report.activity import MachineLook
 from ..report.page import page
 from ..report.report import ReportBuilder
@@ -48,7 +48,7 @@ def _report(options: Namespace) -> int:
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise UsageError(f"--html {path}: name a file in a folder that is there")
         document = page(report).encode()
-        durable.replace(path, document)
+        replace_file(path, document)
         print(f"{path}: {len(report['rows'])} items, {len(document) / 2**20:.1f} MiB", file=sys.stderr)
     if options.json:
         print_json(report)

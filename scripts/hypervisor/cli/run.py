@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core.config import settings_of
 from ..core.errors import NothingToDo, UsageError
-from ..core.paths import Project, find_project
+from ..core.project import Project, find_project
+from ..core.settings import settings_of
 from ..git.merging import Integration
 from ..learning.hive import checked_name
 from ..orchestrator.collect import collect

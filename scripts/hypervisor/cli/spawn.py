@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.assignment import AssignedTask
-from ..core.config import settings_of
 from ..core.errors import Refused, UsageError
 from ..core.model import Priority
-from ..core.paths import find_project
+from ..core.project import find_project
+from ..core.settings import settings_of
 from ..orchestrator.options import STRATEGIES
 from ..orchestrator.spawn import PATTERNS, make, options_for, read_requests, start
 from ..report.workload import current_branch, workload

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.config import settings_of
-from ..core.paths import Project, find_project
+from ..core.project import Project, find_project
+from ..core.settings import settings_of
 from ..report.listing import dependency_faults, index_stats
 from ..store.store import Store
 from ..tasks.actor import Actor

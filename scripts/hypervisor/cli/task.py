@@ -166,7 +166,7 @@ def _claim(options: Namespace) -> int:
 
 def _wanted(options: Namespace) -> tuple[Wanted, int | None]:
     """Return which task is asked for, and the batch that it is to be of."""
-    from ..core.paths import find_project  # noqa: PLC0415
+    from ..core.project import find_project  # noqa: PLC0415
     from ..queue.batches import open_named  # noqa: PLC0415
     from ..tasks.eligibility import Wanted  # noqa: PLC0415
 

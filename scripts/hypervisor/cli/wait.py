@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import NothingToDo, UsageError
-from ..core.paths import Project, find_project
+from ..core.project import Project, find_project
+from ..core.settings import settings_of
 from ..hooks.delivery import deliver
 from ..queue.batch import Batch
 from ..queue.batches import open_named, open_record

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import printable
 from ..core.errors import HypervisorError, UsageError
+from ..core.text import printable_line
 from ..queue import operations
 from ..queue.batch import Batch
 from ..queue.batches import open_folder
@@ -178,7 +178,7 @@ class _Screen:
 
         style = "bold" if self.asks else "blocked" if self.said else "dim"
         # What is said may name a folder, and a command to type is no use cut off.
-        said = textwrap.wrap(printable.line(self.said, 500), max(8, width), break_on_hyphens=False)
+        said = textwrap.wrap(printable_line(self.said, 500), max(8, width), break_on_hyphens=False)
         foot = said[: max(1, height // 4)] or [_KEYS]
         room = max(0, height - 1 - len(foot))
         lines = frame(self._head, self.builder.failures(height), width, room)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ..core.globs import matches_any
-from ..core.paths import Project
+from ..core.files import matches_any
+from ..core.project import Project
 from .checkout import Snapshot, changed
 from .git import locked
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.globs import matches_any
-from ..core.paths import STATE
+from ..core.files import matches_any
+from ..core.project import STATE
 from .git import Entry, Git, from_top
 
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..core.durable import write_once
 from ..core.errors import Refused
-from ..core.paths import STATE
+from ..core.files import write_once
+from ..core.project import STATE
 from .git import Git, GitError, from_top, locked, main_checkout, prefix_of, shown
 from .work import Gathered, Tree, Work, commit_files, committed, own_commits, ref_changes
 

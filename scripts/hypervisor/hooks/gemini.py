@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from ..core.assignment import TASK
 from ..core.errors import HypervisorError
-from ..core.paths import Project, session_project
+from ..core.project import Project, session_project
 from ..git.oversight import is_ours
 from ..orchestrator.checks import run_check
 from ..orchestrator.verdict import Failed

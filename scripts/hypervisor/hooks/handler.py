@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
-from ..core import clock
-from ..core.config import defaults, settings_of
 from ..core.errors import HypervisorError, UsageError
-from ..core.paths import Project, session_project
+from ..core.project import Project, session_project
+from ..core.settings import default_settings, settings_of
+from ..core.text import now_text
 from ..store.sessions import MAIN, AgentClaim
 from ..store.store import Store
 from . import decisions
@@ -56,7 +56,7 @@ def _fault(call: Call, environ: Mapping[str, str], error: Exception) -> Answer |
     print(text, file=sys.stderr)
     try:
         # With the defaults, as the project's settings may be what is wrong.
-        with Store.open(session_project(environ).state, defaults(), create=False) as store:
+        with Store.open(session_project(environ).state, default_settings(), create=False) as store:
             ours = os.path.exists(store.sessions.file(call.session))
             return {"systemMessage": text} if ours and store.sessions.first(call.session, "fault") else None
     except (OSError, HypervisorError):
@@ -242,7 +242,7 @@ class HookHandler:
         return self.store.sessions.beat(self.call.session, self.call.agent)
 
     def _receipts(self) -> None:
-        when = clock.now_text()
+        when = now_text()
         claims = self.store.sessions.open_claims(self.call.session, self.call.agent) if self.store else []
         for one in claims:
             line = decisions.receipt(self.call, one, when)

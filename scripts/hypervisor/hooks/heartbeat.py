@@ -43,8 +43,8 @@ def is_all(data: bytes, state: str = "") -> bool:
 
 def _beat(state: str, session: str, agent: str) -> bool:
     # Here, as the packages may not be there: the script says so then.
-    from ..core.config import settings_of  # noqa: PLC0415
     from ..core.errors import HypervisorError  # noqa: PLC0415
+    from ..core.settings import settings_of  # noqa: PLC0415
     from ..store.heartbeat import beat  # noqa: PLC0415
     from ..store.sqlite import FILE, SqliteEngine  # noqa: PLC0415
 

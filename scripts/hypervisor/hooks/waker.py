@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, TypeVar
 
-from ..core.config import settings_of
 from ..core.errors import HypervisorError
-from ..core.machine import identity_of, life_of, this_process
-from ..core.paths import Project, session_project
+from ..core.process import identity_of, life_of, this_process
+from ..core.project import Project, session_project
+from ..core.settings import settings_of
 from ..store.sessions import MAIN
 from ..store.store import Store
 from . import transcript

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..core import clock
 from ..core.errors import UsageError
+from ..core.text import time_text
 from ..store.columns import plain
 from ..store.hive import Finding, Findings, words_of
 
@@ -103,7 +103,7 @@ class Hive:
 def to_json(finding: Finding) -> dict[str, Any]:
     """Return a finding as answers and summaries show it, without what is empty."""
     shown = {
-        "id": finding.id, "at": clock.text_of(finding.at / 1000), "branch_id": finding.branch,
+        "id": finding.id, "at": time_text(finding.at / 1000), "branch_id": finding.branch,
         "task_id": finding.task, "batch_id": finding.batch, "by": finding.author, "text": finding.text,
     }  # fmt: skip
     return {key: value for key, value in shown.items() if value != ""}

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..core import clock
 from ..core.errors import UsageError
+from ..core.text import time_text
 from ..store.columns import plain
 from ..store.lessons import Lesson, LessonTable, SampleRecord
 from .advice import Capacity, advise
@@ -135,6 +135,6 @@ def _row(task_class: TaskClass, stats: ClassStats, capacity: Capacity) -> dict[s
 def _said(lesson: Lesson) -> dict[str, Any]:
     said = {
         "benefit": lesson.benefit, "notes": lesson.notes, "cpu": lesson.cpu, "ram": lesson.ram_mb,
-        "by": lesson.author, "at": clock.text_of(lesson.at / 1000),
+        "by": lesson.author, "at": time_text(lesson.at / 1000),
     }  # fmt: skip
     return {key: value for key, value in said.items() if value not in (None, "")}

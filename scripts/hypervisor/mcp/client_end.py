@@ -15,7 +15,7 @@ def end_of_client(context: ToolContext) -> None:
 
     Its own hooks had no say if it was killed; while it lives, its session may go on with another server.
     """
-    from ..core.machine import life_of, this_process  # noqa: PLC0415
+    from ..core.process import life_of, this_process  # noqa: PLC0415
 
     client, session = context.client, context.session
     if client is None or not session or not context.project.state.is_dir():

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core import durable
 from ..core.assignment import AssignedTask
-from ..core.config import settings_of
-from ..core.machine import Identity
-from ..core.paths import Project, session_project
+from ..core.files import file_identity
+from ..core.process import Identity
+from ..core.project import Project, session_project
+from ..core.settings import settings_of
 from ..store.sqlite import FILE
 from ..store.store import Store
 from ..tasks.actor import Actor
@@ -104,7 +104,7 @@ class ToolContext:
     def _store(self, project: Project, settings: Mapping[str, Any]) -> Store | None:
         """Return the project's store, kept open between calls; None while there is none."""
         with self._lock:
-            file = durable.identity(str(Path(project.state, FILE)))
+            file = file_identity(str(Path(project.state, FILE)))
             kept = self._open
             if kept is not None and kept.is_for(project, file, settings):
                 return kept.store

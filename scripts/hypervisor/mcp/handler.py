@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import UsageError
-from ..core.machine import Identity
+from ..core.process import Identity
 from ..tasks.live import LiveIndex
 from .arguments import Arguments, read_arguments
 from .context import ToolContext

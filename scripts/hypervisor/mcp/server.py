@@ -23,7 +23,7 @@ from mcp.types import Tool as WireTool
 
 from .. import __version__
 from ..core.errors import HypervisorError, advice_for
-from ..core.machine import Identity, identity_of
+from ..core.process import Identity, identity_of
 from ..tasks.live import LiveIndex
 from .client_end import end_of_client
 from .handler import ToolHandler

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core.machine import LINUX
+from ..core.process import LINUX
 from ..store.events import RunEvent
 from .overseer import Action, Enforcement, Overseer, Sample
 from .process_tree import ProcessTree

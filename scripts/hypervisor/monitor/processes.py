@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..core.machine import LINUX, start_time
+from ..core.process import LINUX, start_time
 
 #: prctl(2): orphans below us become our children, and not those of init.
 _SET_CHILD_SUBREAPER = 36

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.globs import matches_any
+from ..core.files import matches_any
 from ..core.model import Outcome, Task
-from ..core.paths import Project
+from ..core.project import Project
 from ..git.git import Git
 from ..git.merging import Conflict, Integration, Unverified
 from ..git.trailers import merge_message

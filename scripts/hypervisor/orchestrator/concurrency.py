@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..core.errors import HypervisorError
-from ..core.paths import Project
+from ..core.project import Project
 from ..learning.advice import Advice, Capacity, ConcurrencyPolicy
 from ..learning.lessons import Lessons
 from ..learning.patterns import patterns_of

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core.clock import text_of
 from ..core.model import Outcome
+from ..core.text import time_text
 from ..learning.stats import TaskClass
 from ..queue.counts import ItemEvent, RunCounts
 from ..queue.heartbeat import Heartbeat
@@ -161,7 +161,7 @@ class Coordinator:
         now = time.time()
         if isinstance(how, AttemptEnd) and how.pause_until is not None and not self._rests(how):
             scheduler.pause(how.pause_until, how.text)
-            run.tell(RunEvent.PAUSED, task, until=text_of(how.pause_until), why=how.text)
+            run.tell(RunEvent.PAUSED, task, until=time_text(how.pause_until), why=how.text)
             self.tell(ItemEvent(kind="again", item=task, text=how.text))
         if isinstance(how, AttemptEnd) and how.crowded:
             scheduler.shrink(now)

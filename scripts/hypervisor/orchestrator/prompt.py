@@ -15,8 +15,8 @@ from typing import Any
 
 from ..core.assignment import ATTEMPT, BATCH, REPORT, TASK, read_report
 from ..core.errors import HypervisorError
-from ..core.machine import WORKER_MARK
 from ..core.model import Task, TaskHead
+from ..core.process import WORKER_MARK
 from ..git.work import Tree
 from ..learning.hive import Hive
 from ..store.hive import Finding

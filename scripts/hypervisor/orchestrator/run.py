@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Refused, UsageError
-from ..core.globs import matches_any
-from ..core.paths import Project
+from ..core.files import matches_any
+from ..core.project import Project
 from ..git.git import Git
 from ..git.merging import FastForward, Integration, Merged
 from ..git.oversight import checkout_lock

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.machine import this_process
 from ..core.model import Task
-from ..core.paths import Project
+from ..core.process import this_process
+from ..core.project import Project
 from ..git.checkout import Snapshot
 from ..git.merging import Integration
 from ..git.oversight import changed_since, is_ours

@@ -20,11 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core import assignment, durable
+from ..core import assignment
 from ..core.errors import Refused, UsageError
-from ..core.machine import WORKER_MARK
+from ..core.files import sync_directory, write_new
 from ..core.model import Priority
-from ..core.paths import Project
+from ..core.process import WORKER_MARK
+from ..core.project import Project
 from ..learning.hive import checked_name
 from ..learning.patterns import MAP_REDUCE, PIPELINE, arranged
 from ..learning.stats import INDEPENDENT
@@ -145,11 +146,11 @@ def make(project: Project, requests: Sequence[Request], pattern: str, options: R
     os.makedirs(place.parent, exist_ok=True)
     for request, task, others in zip(requests, ids, waits, strict=True):
         text = _file(request, task, [ids[at] for at in others], options.branch)
-        durable.write_new(draft / f"{task}.md", text.encode())
-    durable.sync_directory(draft)
+        write_new(draft / f"{task}.md", text.encode())
+    sync_directory(draft)
     os.symlink(os.path.relpath(place, folder), folder / "tasks")
     os.rename(draft, place)  # from here on they are tasks of the project
-    durable.sync_directory(place.parent)
+    sync_directory(place.parent)
     items = [os.path.relpath(place / f"{task}.md", project.root) for task in ids]
     batch = create(project, items, task_options(project), name, **{KEY: asdict(options)})
     return Spawned(batch=batch, tasks=tuple(ids), options=options)

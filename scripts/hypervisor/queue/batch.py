@@ -15,11 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from ..core.config import settings_of
 from ..core.errors import Refused
-from ..core.globs import matches_any
-from ..core.keys import attempt_name, canonical, item_key, resolve, task_key
-from ..core.paths import Project, state_above
+from ..core.files import matches_any
+from ..core.project import Project, attempt_name, canonical, item_key, resolve, state_above, task_key
+from ..core.settings import settings_of
 from ..store.directories import LockDirectories
 from ..store.records import BatchRecord, Item, Work
 from ..store.store import Store

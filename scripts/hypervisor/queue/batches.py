@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import clock, durable
-from ..core.config import SPAWNED, settings_of
 from ..core.errors import UsageError
-from ..core.paths import Project, state_above
+from ..core.files import sync_directory, write_once
+from ..core.project import Project, state_above
+from ..core.settings import SPAWNED, settings_of
+from ..core.text import now_text
 from ..store.records import BatchRecord
 from ..store.sqlite import FILE
 from ..store.store import Store
@@ -96,8 +97,8 @@ def create(
     folder = project.batches / name
     folder.mkdir(parents=True, exist_ok=True)
     separator = SEPARATORS[options.separator]
-    durable.write_once(folder / options.queue, b"".join(os.fsencode(item) + separator for item in items))
-    durable.sync_directory(folder.parent)
+    write_once(folder / options.queue, b"".join(os.fsencode(item) + separator for item in items))
+    sync_directory(folder.parent)
     store = Store.open(project.state, settings_of(project.state))
     try:
         record = store.batches.create(name, _folder_text(folder, project), _row_of(options, project) | kept)
@@ -144,7 +145,7 @@ def task_options(project: Project, skipped: Iterable[tuple[str, str]] = ()) -> B
 
 def new_batch_name() -> str:
     """Return a batch's id that no other bears; those made later come later."""
-    return f"{clock.now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
+    return f"{now_text()[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
 
 
 def spawned_folder(project: Project, batch: str) -> Path:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core import clock
 from ..core.errors import Refused, Unreadable
 from ..core.model import FileEdit, KeyEdit, Outcome, TaskStatus
+from ..core.text import now_text
 from ..store.records import Held, Work
 from .batch import Batch, ItemRef
 from .locks import BatchLocks
@@ -89,7 +89,7 @@ def cancel(batch: Batch, items: list[str]) -> list[str]:
     locks = BatchLocks(batch)
     cancelled = []
     for entry in chosen(batch, items, lambda entry: entry.state in ("waiting", "running")):
-        ref, now = entry.ref, clock.now_text()
+        ref, now = entry.ref, now_text()
         result: dict[str, Any] = {
             "item": ref.item, "status": Outcome.SKIPPED.value, "outcome": "cancelled", "batch": batch.id,
             "started": now, "finished": now,

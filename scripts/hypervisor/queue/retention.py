@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import HypervisorError
-from ..core.paths import Project
+from ..core.project import Project
 from ..runners import outputs
 from .batch import Batch
 from .batches import all_of, open_folder, store_of

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core import clock, durable, printable
+from ..core.files import replace_file
 from ..core.model import Outcome
+from ..core.text import printable_line, seconds_between
 from ..store.batches import Spent
 from ..store.records import Work
 from .batch import Batch, ItemRef
@@ -157,7 +158,7 @@ def finding_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return what a batch's agents have found as a person reads it, a line each."""
     found = summary.get("findings", [])
     told = [f"{one.get('task_id', '-')}: {one['text']}" for one in found[:_SHOWN]]
-    lines = [f"found: {printable.line(one, 300)}" for one in told]
+    lines = [f"found: {printable_line(one, 300)}" for one in told]
     if len(found) > _SHOWN:
         lines.append(f"found: {len(found) - _SHOWN} more; `hypervisor hive search`")
     return lines
@@ -204,7 +205,7 @@ def _runtime(rows: list[dict[str, Any]]) -> float | None:
     ends = [row["finished"] for row in rows if row.get("finished")]
     if not starts or not ends:
         return None
-    return clock.seconds_between(min(starts), max(ends))
+    return seconds_between(min(starts), max(ends))
 
 
 def _total(rows: list[dict[str, Any]], key: str) -> float | None:
@@ -215,7 +216,7 @@ def _total(rows: list[dict[str, Any]], key: str) -> float | None:
 def write_summary(batch: Batch) -> tuple[dict[str, Any], Census]:
     """Write ``summary.json`` into the batch's folder, and return what it says, and its census."""
     summary, census = summarise(batch)
-    durable.replace(
+    replace_file(
         Path(batch.folder, "summary.json"),
         json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "replace"),
     )

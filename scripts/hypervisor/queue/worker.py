@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ..core import clock
 from ..core.errors import ClaimLost, Loss, Refused
-from ..core.machine import this_process
 from ..core.model import Outcome, Report
+from ..core.process import this_process
+from ..core.text import now_text
 from ..runners.port import Runner, Work
 from ..store.directories import ResultFiles
 from ..store.liveness import WorkerLock, new_worker_id
@@ -216,7 +216,7 @@ class QueueWorker:
             self._say(ref.item, "lost", f"{claim.text}: taken by another worker before it was begun")
             return
         self._lock.note(claim.attempt)
-        begun, started = time.monotonic(), clock.now_text()
+        begun, started = time.monotonic(), now_text()
         work = work_of(self._batch, ref, claim, (self._lock.descriptor,), lost)
         self._stop.in_hand = lost
         if ref.task and claim.number > 1:
@@ -257,7 +257,7 @@ class QueueWorker:
         result = {
             **result_of(ref, report),
             "runner": self._runner.name, "batch": self._batch.id, "worker": self.worker.id,
-            "attempt": claim.number, "started": started, "finished": clock.now_text(),
+            "attempt": claim.number, "started": started, "finished": now_text(),
             "seconds": round(seconds, 3),
         }  # fmt: skip
         published = not report.edit and not any(folder.used for folder in self._results)

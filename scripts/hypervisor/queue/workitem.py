@@ -6,8 +6,8 @@ import os
 import threading
 from typing import Any
 
-from ..core.machine import WORKER_MARK
 from ..core.model import Report
+from ..core.process import WORKER_MARK
 from ..runners.port import Work
 from ..store.records import Claim
 from .batch import Batch, ItemRef

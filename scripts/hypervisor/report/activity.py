@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import printable
-from ..core.config import settings_of
+from ..core.settings import settings_of
+from ..core.text import printable_line
 from ..monitor.readings import Sampler
 from ..monitor.zones import Bounds, ZoneTracker
 from ..queue.batch import Batch
@@ -78,8 +78,8 @@ def _written(stem: str) -> Iterator[float]:
 def worker_label(worker: str, name: str, agent: str = "") -> str:
     """Return what people call a worker: a process of `batch_worker.py` by its id, an agent by its name."""
     if worker.startswith(_PROCESS) or not name:
-        return printable.line(worker, 80)
-    return f"{printable.line(name, 80)} {printable.line(agent, 12)}".strip()
+        return printable_line(worker, 80)
+    return f"{printable_line(name, 80)} {printable_line(agent, 12)}".strip()
 
 
 def idle_workers(store: Store, batch: int, busy: Collection[str]) -> list[str]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import clock
 from ..core.assignment import AssignedTask, ReportKind
-from ..core.config import settings_of
 from ..core.errors import UsageError
 from ..core.model import Complexity, Priority, Task, TaskHead, TaskStatus
+from ..core.settings import settings_of
+from ..core.text import time_text
 from ..queue.batch import Batch
 from ..queue.summary import take_census
 from ..store.batches import Running
@@ -55,9 +55,9 @@ def task_details(service: TaskService, task: TaskHead) -> dict[str, Any]:
 
 
 def _attempt_row(one: Attempt) -> dict[str, Any]:
-    ended = {} if one.ended_at is None else {"ended": clock.text_of(one.ended_at / 1000)}
+    ended = {} if one.ended_at is None else {"ended": time_text(one.ended_at / 1000)}
     row = {
-        "attempt": one.number, "by": one.name or one.worker, "claimed": clock.text_of(one.claimed_at / 1000),
+        "attempt": one.number, "by": one.name or one.worker, "claimed": time_text(one.claimed_at / 1000),
         **ended, "outcome": one.outcome, "why": one.detail, "tokens": one.tokens, "cost_usd": one.cost_usd,
         "log": one.log,
     }  # fmt: skip

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ..core import printable
 from ..core.model import Outcome
+from ..core.text import printable_line
 
 #: What differs from one failure to the next of a kind: figures, ids, hashes.
 _VARIES = re.compile(r"0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]{7,}\b|\d+")
@@ -65,16 +65,16 @@ def group_by_reason(troubled: Iterable[TroubledItem], batch: str) -> list[Attent
 
 @lru_cache(maxsize=8192)  # the same reasons come again with every look at a batch
 def _alike(reason: str) -> str:
-    return _VARIES.sub("#", printable.line(reason, _ALIKE))
+    return _VARIES.sub("#", printable_line(reason, _ALIKE))
 
 
 def _attention(group: list[TroubledItem], batch: str) -> Attention:
     first = group[0]
-    reason = printable.line(first.reason, 300) or "no reason was given"
+    reason = printable_line(first.reason, 300) or "no reason was given"
     if len({item.reason for item in group}) > 1:
         reason += " (or similar)"
     return Attention(
-        state=first.state, reason=reason, next=printable.line(first.next, 300), type=_command(group, batch),
+        state=first.state, reason=reason, next=printable_line(first.next, 300), type=_command(group, batch),
         items=[item.number for item in group],
     )  # fmt: skip
 
@@ -82,10 +82,10 @@ def _attention(group: list[TroubledItem], batch: str) -> Attention:
 def _command(group: list[TroubledItem], batch: str) -> str:
     first = group[0]
     if first.task:
-        names = [item.name for item in group if printable.line(item.name) == item.name]
+        names = [item.name for item in group if printable_line(item.name) == item.name]
         return f"hypervisor task update {shlex.quote(names[0])} --status active" if names else ""
     flag = "--blocked" if first.state == Outcome.BLOCKED else "--failed"
     # A name that cannot be typed is not offered for typing.
-    if len(group) == 1 and printable.line(first.item, 120) == first.item:
+    if len(group) == 1 and printable_line(first.item, 120) == first.item:
         return f"hypervisor retry {batch} --item {shlex.quote(first.item)}"
     return f"hypervisor retry {batch} {flag}"

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import clock, printable
-from ..core.config import settings_of
 from ..core.errors import HypervisorError
-from ..core.paths import Project
+from ..core.project import Project
+from ..core.settings import settings_of
+from ..core.text import printable_line, seconds_of_text, time_text
 from ..store.events import ENDS, Event, TaskEvent
 from ..store.store import Store
 from ..tasks.actor import Actor
@@ -66,7 +66,7 @@ class EventReader:
             yield event
 
     def _row(self, event: Event) -> dict[str, Any]:
-        row: dict[str, Any] = {"id": event.id, "at": clock.text_of(event.at / 1000), "event": event.kind}
+        row: dict[str, Any] = {"id": event.id, "at": time_text(event.at / 1000), "event": event.kind}
         if event.batch_name:
             row["batch"] = event.batch_name
         if event.kind not in frozenset(TaskEvent):
@@ -79,14 +79,14 @@ class EventReader:
             why = ""
         said = {
             "task": self._name(event), "attempt": event.number, "by": event.worker,
-            "why": printable.line(why, 500), "session": event.session, "agent": event.agent,
+            "why": printable_line(why, 500), "session": event.session, "agent": event.agent,
         }  # fmt: skip
         return row | {key: value for key, value in said.items() if value not in (None, "")}
 
     def _name(self, event: Event) -> str:
         """Return the id of the task that an item is, else its line."""
         if event.text not in self._names:
-            self._names[event.text] = self._id_of(event.text) or printable.line(event.text, 500)
+            self._names[event.text] = self._id_of(event.text) or printable_line(event.text, 500)
         return self._names[event.text]
 
     def _id_of(self, text: str) -> str:
@@ -109,7 +109,7 @@ def end_line(row: Mapping[str, Any]) -> str:
 
 def event_line(row: Mapping[str, Any]) -> str:
     """Return an event as people read it: when, what happened to what, in which attempt, by whom, and why."""
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clock.seconds_of(row["at"])))
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds_of_text(row["at"])))
     attempt = f" (attempt {row['attempt']})" if row.get("attempt") else ""
     by = f" by {row['by']}" if row.get("by") else ""
     why = f": {row['why']}" if row.get("why") else ""

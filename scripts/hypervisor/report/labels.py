@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import clock, printable
-from ..core.config import settings_of
 from ..core.errors import HypervisorError
+from ..core.settings import settings_of
+from ..core.text import printable_line, time_text
 from ..queue.batch import Batch, ItemRef
 from ..review.plan import ChunkedBatch
 from ..review.waves import state_of
@@ -79,8 +79,8 @@ def names_of(batch: Batch) -> dict[str, Any]:
         go_on = f"hypervisor run {'--resume' if 'run' in batch.record.options else '--batch'} {by}"
     created = batch.record.created_at
     return {
-        "id": printable.line(batch.id), "folder": printable.line(batch.folder, 1000),
-        "created": clock.text_of(created / 1000) if created else None, "called": by, "go_on": go_on,
+        "id": printable_line(batch.id), "folder": printable_line(batch.folder, 1000),
+        "created": time_text(created / 1000) if created else None, "called": by, "go_on": go_on,
     }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def checkpoints_of(batch: Batch) -> Iterator[Attention]:
     with contextlib.suppress(*_FAULTS):
         state = state_of(made, made.plan()) if made.exists() else None
         if state is not None and state.wave is not None and state.what in ("open", "stopped"):
-            chunks = printable.line(", ".join(state.wave.chunks), 200) or "the dry run of what acts in bulk"
+            chunks = printable_line(", ".join(state.wave.chunks), 200) or "the dry run of what acts in bulk"
             said = "waits for your decision" if state.what == "open" else "was stopped"
             yield Attention(
                 state="blocked", reason=f"checkpoint {state.wave.number} {said}: {chunks}",

@@ -7,7 +7,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from ..core import printable
+from ..core.text import printable_lines
 
 #: The most that is shown of one log.
 LINES = 60
@@ -72,7 +72,7 @@ def _tail(path: str, most: int) -> Tail | None:
         return None
     finally:
         os.close(descriptor)
-    text = printable.block(data, LINES)
+    text = printable_lines(data, LINES)
     return Tail(name=os.path.basename(path), text=text, cut=cut or data.rstrip(b"\n").count(b"\n") >= LINES)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from ..core import printable
 from ..core.model import Outcome
+from ..core.text import printable_data, printable_line
 from ..queue.batch import Batch
 from ..queue.batches import begun_since
 from ..queue.summary import Census, next_step, take_census
@@ -151,7 +151,7 @@ class ReportBuilder:
             "rows": [[row.number, *self._row(row)] for row in items if row.version > since],
             "workers": list(self._workers),
             "left_out": [
-                [printable.line(skip.get("item"), 500), printable.line(skip.get("reason"), 500)]
+                [printable_line(skip.get("item"), 500), printable_line(skip.get("reason"), 500)]
                 for skip in self.batch.options.skipped
             ],
             "needs_attention": [
@@ -212,7 +212,7 @@ class ReportBuilder:
     @staticmethod
     def _name(result: Mapping[str, Any], item: str, task: str) -> str:
         """Return what people call an item: its task's id, or its line; printable."""
-        return printable.line(result.get("task_id") or task or item, 500)
+        return printable_line(result.get("task_id") or task or item, 500)
 
     def name(self, row: FollowedItem) -> str:
         """Return what people call an item."""
@@ -224,7 +224,7 @@ class ReportBuilder:
 
     def _row(self, row: FollowedItem) -> list[Any]:
         result, name = row.result, self.name(row)
-        item, attempts = printable.line(row.ref.item, 500), row.item.attempts
+        item, attempts = printable_line(row.ref.item, 500), row.item.attempts
         ended = [one for one in attempts if one.ended_at is not None]
         started, finished = row.started, row.finished
         seconds = number(result.get("seconds"))
@@ -233,7 +233,7 @@ class ReportBuilder:
         return [
             name,
             item if item != name else None,
-            printable.line(self.names.of(row.ref)[1], 200) or None,
+            printable_line(self.names.of(row.ref)[1], 200) or None,
             row.state,
             _reason(result),
             self._worker(row),
@@ -243,10 +243,10 @@ class ReportBuilder:
             seconds,
             _total(one.tokens for one in ended),
             _total(one.cost_usd for one in ended),
-            printable.line(result.get("commit") or "", 64) or None,
-            printable.line(result.get("branch") or "", 200) or None,
-            printable.data(result.get("evidence") or None, _EVIDENCE),
-            printable.line(self._next(row), 300) if row.state in _TROUBLE else None,
+            printable_line(result.get("commit") or "", 64) or None,
+            printable_line(result.get("branch") or "", 200) or None,
+            printable_data(result.get("evidence") or None, _EVIDENCE),
+            printable_line(self._next(row), 300) if row.state in _TROUBLE else None,
         ]
 
     def _worker(self, row: FollowedItem) -> int | None:
@@ -283,7 +283,7 @@ class ReportBuilder:
 
 def _reason(result: Mapping[str, Any]) -> str:
     """Return why an item failed, or what became of it; printable."""
-    return printable.line(result.get("outcome", ""), 1000)
+    return printable_line(result.get("outcome", ""), 1000)
 
 
 def _total(values: Iterable[float | None]) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import printable
+from ..core.text import printable_line
 from ..store.events import Event, RunEvent
 from ..store.progress import ItemAttempt
 
@@ -64,34 +64,34 @@ class Timeline:
         at, data = event.at / 1000, event.data
         self._note_state(event)
         if event.kind in _MARKS:
-            text = printable.line(data.get("why") or "", 300)
+            text = printable_line(data.get("why") or "", 300)
             if event.kind == RunEvent.PAUSED:
-                text = f"until {printable.line(data.get('until'), 40)}: {text}"
+                text = f"until {printable_line(data.get('until'), 40)}: {text}"
             elif event.kind == RunEvent.LEVEL:
-                text = f"{printable.line(data.get('level'), 20)}: {text}"
+                text = f"{printable_line(data.get('level'), 20)}: {text}"
             elif event.kind == RunEvent.OVERSEEN:
                 said = (data.get(key) for key in ("task", "act", "measure", "figure", "limit"))
-                text = printable.line(" ".join(str(one) for one in said if one is not None), 200)
+                text = printable_line(" ".join(str(one) for one in said if one is not None), 200)
             self.marks = [*self.marks[1 - _MOST_MARKS :], (at, _MARKS[RunEvent(event.kind)], text)]
         self._note_machine(at, event)
 
     def _note_state(self, event: Event) -> None:
         kind, data = event.kind, event.data
-        why = printable.line(data.get("why") or "", 300)
+        why = printable_line(data.get("why") or "", 300)
         if kind in (RunEvent.STARTED, RunEvent.FINISHED):
             self.held_up, self.overseen = "", {}
             self.level = "ideal" if kind == RunEvent.STARTED else ""
             self.coordinator = str(data.get("worker", "")) if kind == RunEvent.STARTED else ""
         elif kind == RunEvent.OVERSEEN and event.attempt is not None:
-            self.overseen[event.attempt] = f"{printable.line(data.get('act'), 20)}: {why}"
+            self.overseen[event.attempt] = f"{printable_line(data.get('act'), 20)}: {why}"
         elif kind == RunEvent.LEVEL:
-            self.level = printable.line(data.get("level"), 20)
-            room = printable.line(data.get("room"), 20)
+            self.level = printable_line(data.get("level"), 20)
+            room = printable_line(data.get("room"), 20)
             self.held_up = "" if self.level == "ideal" else f"{self.level}, {room} at once: {why}"
         elif kind == RunEvent.PAUSED:
-            self.held_up = f"paused until {printable.line(data.get('until'), 40)}: {why}"
+            self.held_up = f"paused until {printable_line(data.get('until'), 40)}: {why}"
         elif kind == RunEvent.LOWERED:
-            self.held_up = f"at most {printable.line(data.get('limit'), 20)} at once: {why}"
+            self.held_up = f"at most {printable_line(data.get('limit'), 20)} at once: {why}"
         elif kind == RunEvent.HALTED:
             self.held_up = f"starts nothing more: {why}"
 
@@ -100,11 +100,11 @@ class Timeline:
         kind, data = event.kind, event.data
         figures = [number(data.get(name)) for name in FIGURES]
         self._read = self._read or kind == RunEvent.READING
-        zone = printable.line(data.get("zone") or (not self._read and data.get("level")) or "", 20)
+        zone = printable_line(data.get("zone") or (not self._read and data.get("level")) or "", 20)
         if zone or any(figure is not None for figure in figures):
             self.readings.append((at, figures, zone))
         if zone:
-            self.zone, self.zone_why, self.zone_at = zone, printable.line(data.get("why") or "", 200), at
+            self.zone, self.zone_why, self.zone_at = zone, printable_line(data.get("why") or "", 200), at
             if kind == RunEvent.LEVEL:
                 self.zone_at = None
         elif kind in (RunEvent.STARTED, RunEvent.FINISHED) and self.zone_at is None:
@@ -153,7 +153,7 @@ def earlier_attempts(attempts: Sequence[ItemAttempt], final: ItemAttempt | None)
 def how_ended(attempt: ItemAttempt) -> str:
     """Return how an attempt ended, as people read it."""
     word = {"again": "given back"}.get(attempt.outcome or "", attempt.outcome or "open")
-    said = printable.line(attempt.detail, 100)
+    said = printable_line(attempt.detail, 100)
     return f"{word}: {said}" if said and attempt.outcome in ("again", "revoked") else word
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..core.assignment import BRANCH
-from ..core.config import settings_of
 from ..core.errors import HypervisorError, UsageError
 from ..core.model import Task
-from ..core.paths import Project
+from ..core.project import Project
+from ..core.settings import settings_of
 from ..git.git import Git
 from ..monitor.readings import Sampler
 from ..monitor.zones import Bounds, ZoneTracker

@@ -11,8 +11,8 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..core import durable
 from ..core.errors import Refused, UsageError
+from ..core.files import replace_file
 from ..store.review_records import Note
 from .plan import ChunkedBatch
 from .records import Record, RecordReading
@@ -95,7 +95,7 @@ def write_note_files(made: ChunkedBatch, chunk: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for path, data in note_files(made, chunk).items():
             if content_of(path) != data:
-                durable.replace(path, data)
+                replace_file(path, data)
 
 
 def note_files(made: ChunkedBatch, chunk: str) -> dict[Path, bytes]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core import durable
 from ..core.errors import Refused, UsageError
-from ..core.paths import Project
+from ..core.files import path_exists, replace_file, write_once
+from ..core.project import Project
 from ..queue.batch import Batch, BatchOptions
 from ..queue.batches import create, open_folder
 from ..store.records import Item
@@ -124,7 +124,7 @@ def make_chunked(folder: Path, bulk: Sequence[str] = ()) -> ChunkedBatch:
     folder = folder.resolve()
     project = _project_of(folder)
     if not _begun(folder):
-        if durable.exists(folder / _QUEUE):
+        if path_exists(folder / _QUEUE):
             raise UsageError(f"{folder}: holds a batch that is not cut into chunks; name another folder")
         (folder / "chunks").mkdir(parents=True, exist_ok=True)
         if project is not None:
@@ -185,7 +185,7 @@ class ChunkedBatch:
         if found == wanted:
             return stored
         if found is None or _hash(found) == kept.outdated:  # whoever stored the plan died, or lost it since
-            durable.replace(self.folder / PLAN, wanted)
+            replace_file(self.folder / PLAN, wanted)
             self.review.set_plan_written(self.number, kept.version)
             return stored
         return self._edited(found, kept, stored)
@@ -212,7 +212,7 @@ class ChunkedBatch:
             raise Refused(f"{self.folder / PLAN}: another changed the plan this moment; look, and try again")
         stored = replace(plan, version=plan.version + 1 if plan.version else 1, edited=False)
         if write:
-            durable.replace(self.folder / PLAN, plan.to_file())
+            replace_file(self.folder / PLAN, plan.to_file())
             self.review.set_plan_written(self.number, stored.version)
         return stored
 
@@ -304,19 +304,19 @@ class ChunkedBatch:
 
     def write_chunk(self, chunk: str) -> None:
         """Write the file with the items of a chunk that has begun, if it is not there."""
-        if durable.exists(self.path(chunk)):
+        if path_exists(self.path(chunk)):
             return
         self.chunks.mkdir(exist_ok=True)
         known = self.review.items(self.number)
         lines = [Record(id=item, fields=known[item].fields).to_line() for item in self.begun_items(chunk)]
-        durable.replace(self.path(chunk), b"".join(lines))
+        replace_file(self.path(chunk), b"".join(lines))
 
     def write_criteria(self, wave: Wave) -> Path:
         """Write the file with a wave's criteria, if it is not there; return it."""
         path = self.folder / "waves" / f"{wave.number:04d}.criteria.md"
-        if not durable.exists(path):
+        if not path_exists(path):
             path.parent.mkdir(exist_ok=True)
-            durable.replace(path, wave.criteria.encode("utf-8", "surrogateescape"))
+            replace_file(path, wave.criteria.encode("utf-8", "surrogateescape"))
         return path
 
 
@@ -345,12 +345,12 @@ def _plan_from(data: Mapping[str, Any]) -> ChunkPlan:
 
 def _begun(folder: Path) -> bool:
     """Return whether the folder is, or is about to become, a chunked batch's."""
-    return durable.exists(folder / PLAN) or (folder / "chunks").is_dir()
+    return path_exists(folder / PLAN) or (folder / "chunks").is_dir()
 
 
 def _open(folder: Path, claims: Mapping[str, Any] | None = None) -> ChunkedBatch:
     # Whoever opens a batch expects a queue; what is to be done here is in the plan.
-    durable.write_once(folder / _QUEUE, b"")
+    write_once(folder / _QUEUE, b"")
     # The folder that items are relative to: a chunk's id is nothing but that, wherever commands run.
     return ChunkedBatch(open_folder(folder, cwd=str(folder / "chunks"), claims=claims))
 

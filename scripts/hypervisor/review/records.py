@@ -18,9 +18,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ..core.config import settings_of
 from ..core.errors import Unreadable, UsageError
-from ..core.paths import Project
+from ..core.project import Project
+from ..core.settings import settings_of
 from ..queue.batch import SEPARATORS
 from ..queue.source import QueueSource
 from .split import SplitItem

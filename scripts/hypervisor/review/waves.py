@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from ..core import clock
 from ..core.errors import Refused, UsageError
+from ..core.text import time_text
 from ..store.review_records import Verdict, Wave, WaveDecision
 from .plan import PLAN, ChunkedBatch, ChunkPlan
 
@@ -160,5 +160,5 @@ def _require_not_begun_again(waves: Sequence[Wave], results: Container[str]) -> 
 def _decided_already(wave: Wave, before: WaveDecision) -> Refused:
     return Refused(
         f"checkpoint {wave.number}: {before.by} has decided already ({before.verdict}, "
-        f"{clock.text_of(before.at / 1000)[:19]}); `hypervisor chunk run` goes on"
+        f"{time_text(before.at / 1000)[:19]}); `hypervisor chunk run` goes on"
     )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.machine import LINUX, end_group, start_time
+from ..core.process import LINUX, end_group, start_time
 from .agent import Assignment, Usage
 from .program import EndedBy, wait_for_end
 from .pump import LINE_BYTES, PART_BYTES, OnLine, Pump, Sink

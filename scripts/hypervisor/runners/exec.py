@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.config import load
 from ..core.errors import Unreadable
-from ..core.machine import WORKER_MARK, end_group, end_orphans
 from ..core.model import Outcome, Report
-from ..core.paths import state_above
+from ..core.process import WORKER_MARK, end_group, end_orphans
+from ..core.project import state_above
+from ..core.settings import load_settings
 from .outputs import begin
 from .port import Work
 from .program import last_line, wait_for_end
@@ -115,7 +115,7 @@ def _task_environment(work: Work) -> dict[str, str]:
 
     environment = {"HYPERVISOR_TASK_FILE": work.path}
     with contextlib.suppress(Unreadable):  # the command may still know what to do with it
-        settings = load(state_above(Path(work.path).parent))
+        settings = load_settings(state_above(Path(work.path).parent))
         environment["HYPERVISOR_TASK_ID"] = read_task(Path(work.path), settings).id
     return environment
 

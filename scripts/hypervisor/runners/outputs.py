@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from ..core import durable
+from ..core.files import path_exists, sync_directory
 
 #: What a file system gives to any file: a smaller one does not shrink.
 _BLOCK = 4096
@@ -193,11 +193,11 @@ def _compress_one(folder: str, name: str, packed: Packed) -> None:
     target = path + _ENDING
     with _alone(path) as descriptor:
         if descriptor is None:
-            if durable.exists(path):
+            if path_exists(path):
                 packed.left[name] = "is being written"
             return
         before = os.fstat(descriptor)
-        if durable.exists(target):
+        if path_exists(target):
             # Of a compression that was cut short; anything else is the user's to look at.
             if not _same(path, target):
                 packed.left[name] = f"differs from {name}{_ENDING}; look at both"
@@ -237,7 +237,7 @@ def _write(source: int, before: os.stat_result, folder: str, name: str) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
-    durable.sync_directory(folder)
+    sync_directory(folder)
     return True
 
 

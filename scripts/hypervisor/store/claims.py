@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.errors import ClaimLost, Loss
-from ..core.machine import Identity
+from ..core.process import Identity
 from . import statements
 from .base import Engine, Row, Transaction
 from .columns import from_column, plain, to_column

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import durable
+from ..core.files import sync_directory, write_new
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class ResultFiles:
             data = json.dumps(result, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-            durable.write_new(temporary, data)
+            write_new(temporary, data)
             os.rename(temporary, os.path.join(self.path, f"{key}.json"))
         if results:
-            durable.sync_directory(self.path)
+            sync_directory(self.path)

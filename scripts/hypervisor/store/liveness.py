@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core.machine import Identity, end_orphans, life_of
+from ..core.process import Identity, end_orphans, life_of
 from .claims import Claims
 from .records import Revoked, Worker, WorkerKind
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..core.errors import Loss
-from ..core.machine import Identity
+from ..core.process import Identity
 
 Result = Mapping[str, Any]
 

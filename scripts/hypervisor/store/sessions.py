@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..core.machine import Identity, life_of, this_process
+from ..core.process import Identity, life_of, this_process
 from . import statements
 from .base import Engine, Row, Transaction
 from .claims import Claims, add_agent_claim

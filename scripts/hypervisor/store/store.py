@@ -159,7 +159,7 @@ class Store:
     @cached_property
     def rescuer(self) -> Rescuer:
         """Takes over what dead and silent workers held."""
-        from ..core.machine import this_process
+        from ..core.process import this_process
         from .liveness import LivenessChecker, Rescuer
 
         checker = LivenessChecker(self.workers, this_process(), self.engine.dialect == "sqlite")

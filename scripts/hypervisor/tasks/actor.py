@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from ..core.machine import Identity, this_process
+from ..core.process import Identity, this_process
 from ..store.columns import plain
 from ..store.records import Attempt, Worker, WorkerKind
 from ..store.sessions import MAIN

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..core import clock
 from ..core.errors import ClaimLost, Loss, Refused
 from ..core.model import TaskHead
+from ..core.text import time_text
 from ..store.records import Claim, Held, Result, Work, Worker
 from ..store.store import Store
 from .catalog import TaskCatalog
@@ -131,7 +131,7 @@ class ActorClaims:
         """
         actor, own = self.catalog.actor, self.own_worker
         worker = held.worker if held is not None else own or actor.worker
-        started = clock.text_of(held.claimed_at / 1000) if held is not None else ""
+        started = time_text(held.claimed_at / 1000) if held is not None else ""
         if held is None or (actor.name and not actor.holds(worker) and worker != own):
             return CompletedBy(
                 name=actor.name or "somebody",

@@ -9,9 +9,9 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
-from ..core import durable
-from ..core.machine import on_network
-from ..core.paths import Project
+from ..core.files import file_identity
+from ..core.process import on_network
+from ..core.project import Project
 from . import rows
 from .finding import stamp_of
 
@@ -82,7 +82,7 @@ class CacheFile:
         if not self.path:
             return
         with self.locked():  # else another's new one might go
-            if self._opened not in (None, durable.identity(self.path)):
+            if self._opened not in (None, file_identity(self.path)):
                 return
             for tail in ("", "-wal", "-shm", "-journal"):
                 with contextlib.suppress(FileNotFoundError):
@@ -93,7 +93,7 @@ class CacheFile:
         if not self.path or self._database is None:
             return None
         try:
-            return f"{durable.identity(self.path)} {rows.get(self._database, 'nonce')}"
+            return f"{file_identity(self.path)} {rows.get(self._database, 'nonce')}"
         except sqlite3.DatabaseError:
             return None
 
@@ -120,7 +120,7 @@ class CacheFile:
             self._project.prepare()
         database = _connected(self.path or ":memory:")
         try:
-            self._opened = durable.identity(self.path)
+            self._opened = file_identity(self.path)
             database.execute("PRAGMA synchronous = OFF")  # a cache: after a power loss it is made anew
             if _version(database) != rows.VERSION:
                 with self.locked():

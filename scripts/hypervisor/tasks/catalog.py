@@ -9,9 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..core.errors import UsageError
-from ..core.keys import task_key
 from ..core.model import TaskHead, TaskStatus
-from ..core.paths import Project
+from ..core.project import Project, task_key
 from ..store.directories import LockDirectories
 from ..store.records import Held
 from ..store.store import Store

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..core import clock
 from ..core.errors import Refused
 from ..core.model import MOVES, FileEdit, KeyEdit, Outcome, Task, TaskStatus
+from ..core.text import now_text, seconds_between
 from .tasks import completion_report, edit_key, status_word
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def result_of(  # noqa: PLR0913 - what a result is made of
     if completion.status not in MOVES[task.status or TaskStatus.ACTIVE]:
         raise Refused(f"{task.id} is {task.status}: it cannot become {completion.status}")
     edit = edit_key(document, "status", status_word(task, completion.status, settings), settings)
-    now = clock.now_text()
+    now = now_text()
     report = completion_report(
         outcome=f"{completion.outcome.value}: {completion.text}",
         commit=completion.commit,
@@ -98,7 +98,7 @@ def result_of(  # noqa: PLR0913 - what a result is made of
         "attempt": by.attempt,
         "started": by.started or now,
         "finished": now,
-        "seconds": clock.seconds_between(by.started, now) if by.started else None,
+        "seconds": seconds_between(by.started, now) if by.started else None,
         "edit": FileEdit(path=path, keys=(edit, *restored), lines=(report,)).to_json(),
     }
     for key in ("commit", "evidence", "next_step"):

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import durable
 from ..core.errors import Refused, Unreadable, UnreadableReason
-from ..core.paths import file_lock_path
+from ..core.files import sync_directory
+from ..core.project import file_lock_path
 
 #: Takes a file's content; returns the new one, and what was left out, a line each.
 Change = Callable[[bytes], tuple[bytes, list[str]]]
@@ -154,7 +154,7 @@ def _try_once(rewrites: Sequence[Rewrite], indexes: Sequence[int], answers: list
                 answers[draft.index] = Rewritten(error=error)
         for folder, changed in folders.items():
             try:
-                durable.sync_directory(folder)
+                sync_directory(folder)
             except OSError as error:
                 for index in changed:
                     answers[index] = Rewritten(error=error)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.globs import matches_any
+from ..core.files import matches_any
 
 #: Folders that hold no tasks of a project: state, history, other checkouts, other people's code.
 PASSED_OVER = frozenset({".hypervisor", ".git", ".claude", "node_modules", ".venv", "__pycache__"})

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.errors import Unreadable
 from ..core.model import TaskHead
-from ..core.paths import Project
+from ..core.project import Project
 from . import rows
 from .cachefile import CacheFile, Stuck, is_whole
 from .finding import fixed_parts

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.globs import matches_any
-from ..core.machine import file_system_of
-from ..core.paths import Project
+from ..core.files import matches_any
+from ..core.process import file_system_of
+from ..core.project import Project
 from .finding import PASSED_OVER, folders
 from .index import Index
 from .inotify import Lost, Watch, can_watch

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Unreadable
-from ..core.globs import matches_any
-from ..core.keys import canonical, item_key
-from ..core.paths import Project
+from ..core.files import matches_any
+from ..core.project import Project, canonical, item_key
 from . import rows
 from .finding import Stamp, stamp_of, stamps
 

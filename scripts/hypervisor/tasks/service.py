@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..core.assignment import AssignedTask
 from ..core.errors import Refused
 from ..core.model import MOVES, FileEdit, LineEdit, Task, TaskHead, TaskStatus
-from ..core.paths import Project
+from ..core.project import Project
 from ..store.records import Held, Result, Worker
 from ..store.sessions import AgentClaim
 from ..store.store import Store

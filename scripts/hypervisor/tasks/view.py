@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal, Protocol
 
-from ..core.keys import task_key
 from ..core.model import TaskHead
-from ..core.paths import Project
+from ..core.project import Project, task_key
 from . import queries
 from .actor import Actor
 from .eligibility import SPREAD, Dependencies, Eligibility, Plan, Wanted, plan

@@ -16,10 +16,10 @@ import pytest
 
 from commands import HYPERVISOR, ROOT, Shell, script, shell, tree, write_task
 from hypervisor.cli import doctor_place, doctor_project, doctor_store
-from hypervisor.core import machine
-from hypervisor.core.config import defaults
-from hypervisor.core.machine import identity_of, this_process
-from hypervisor.core.paths import Project
+from hypervisor.core import process as machine
+from hypervisor.core.process import identity_of, this_process
+from hypervisor.core.project import Project
+from hypervisor.core.settings import default_settings
 from hypervisor.queue.batches import create_of_tasks
 from hypervisor.store.liveness import WorkerLock
 from hypervisor.store.records import Claim, Worker, WorkerKind
@@ -401,7 +401,7 @@ def test_client_settings_that_cannot_be_read_are_none(tmp_path: Path, content: s
 
 def begin(state: Path) -> Store:
     """Make the store of a project, and open it."""
-    return Store.open(state, defaults())
+    return Store.open(state, default_settings())
 
 
 def test_a_store_in_which_all_is_well(user: Shell) -> None:
@@ -482,7 +482,9 @@ def test_claims_of_the_dead_are_freed_by_what_it_says(user: Shell) -> None:
 
 def test_silent_workers_are_as_dead(user: Shell) -> None:
     state = project(user)
-    with Store.open(state, {**defaults(), "claims": {**defaults()["claims"], "lease_seconds": 0.0}}) as store:
+    with Store.open(
+        state, {**default_settings(), "claims": {**default_settings()["claims"], "lease_seconds": 0.0}}
+    ) as store:
         store.claims.claim(a_worker(kind=WorkerKind.LEASE), "a", "a")
     assert look(user)["claims held"]["text"].startswith("0; 1 more of dead or silent workers")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from commands import Running, Shell, shell, write_task
-from hypervisor.core.config import settings_of
-from hypervisor.core.machine import this_process
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.core.paths import Project
+from hypervisor.core.process import this_process
+from hypervisor.core.project import Project
+from hypervisor.core.settings import settings_of
 from hypervisor.queue.batches import create_of_tasks
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.completion import TaskCompletion

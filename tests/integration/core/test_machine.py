@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from commands import PATIENCE
-from hypervisor.core import machine
-from hypervisor.core.machine import (
+from hypervisor.core import process as machine
+from hypervisor.core.process import (
     WORKER_MARK,
     Identity,
     end_group,

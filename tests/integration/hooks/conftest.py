@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hookclient import Client
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 
 
 @pytest.fixture

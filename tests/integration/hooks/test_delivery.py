@@ -12,7 +12,7 @@ import pytest
 
 from commands import ROOT
 from hookclient import BLOCKED, WORKER, cancel, finish, held, hold, open_store, release, take_away
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.hooks import delivery
 from hypervisor.store.sessions import MAIN
 from stores import a_worker, done, fill
@@ -318,7 +318,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hookclient import BLOCKED, DONE, service
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.store.sqlite import SqliteEngine
 root, when, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 write = SqliteEngine.write

@@ -12,7 +12,7 @@ import pytest
 
 from commands import ROOT, write_task
 from hookclient import DONE, service
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.hooks import gemini
 from hypervisor.runners.gemini_events import PREFIX
 

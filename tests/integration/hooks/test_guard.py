@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor.core.paths import session_project
+from hypervisor.core.project import session_project
 from hypervisor.hooks import decisions
 from hypervisor.hooks.decisions import PREFIX
 

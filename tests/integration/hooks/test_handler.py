@@ -32,7 +32,7 @@ from hookclient import (
     task_file,
     workers,
 )
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.hooks import heartbeat
 from hypervisor.hooks.decisions import PREFIX
 from hypervisor.store.sessions import MAIN

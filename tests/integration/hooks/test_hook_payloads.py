@@ -28,7 +28,7 @@ from hookclient import (
     text_of,
     without_notices,
 )
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.hooks import delivery
 from hypervisor.hooks.decisions import PREFIX
 from hypervisor.store.sessions import MAIN

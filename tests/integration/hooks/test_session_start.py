@@ -12,7 +12,7 @@ import pytest
 
 from commands import tree
 from hookclient import Client, age, cancel, held, hold, open_store, service, set_config, task_file
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.store.sessions import Sessions
 
 

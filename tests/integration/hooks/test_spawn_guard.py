@@ -25,7 +25,7 @@ from hookclient import (
     task_file,
     workers,
 )
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.hooks import handler
 
 

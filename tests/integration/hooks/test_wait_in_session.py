@@ -10,7 +10,7 @@ import pytest
 
 from commands import Running, Shell, eventually, shell, write_task
 from hookclient import BLOCKED, cancel, finish, hold, open_store
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from talkingclient import TalkingClient
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from commands import ROOT, Running, Shell, eventually, shell
 from hookclient import WORKER, age, finish, held, hold, open_store
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.hooks import delivery
 from hypervisor.hooks.call import Call
 from hypervisor.hooks.waker import SessionWaker

@@ -19,7 +19,7 @@ from hypervisor.store.store import Store
 WRITER = """
 import os, signal, sys
 sys.path.insert(0, {scripts!r})
-from hypervisor.core.config import settings_of
+from hypervisor.core.settings import settings_of
 from hypervisor.learning.hive import Hive
 from hypervisor.store.store import Store
 from pathlib import Path

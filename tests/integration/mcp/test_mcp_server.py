@@ -19,10 +19,10 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from commands import tree, write_task
-from hypervisor.core import config
 from hypervisor.core.errors import UsageError
-from hypervisor.core.machine import identity_of
-from hypervisor.core.paths import Project
+from hypervisor.core.process import identity_of
+from hypervisor.core.project import Project
+from hypervisor.core.settings import default_settings
 from hypervisor.mcp import schema
 from hypervisor.mcp.handler import ToolHandler
 from hypervisor.mcp.schema import TOOLS
@@ -375,7 +375,7 @@ class Fuzz:
 
 def whole(project: Project) -> None:
     """Hold that every task file can be read, and bears the id that it had."""
-    settings = config.defaults()
+    settings = default_settings()
     for number in range(FUZZ_TASKS):
         task = read_task(project.root / f"tasks/f-{number}.md", settings)
         assert (task.id, task.title) == (f"f-{number}", f"Task f-{number}")

@@ -13,8 +13,8 @@ import pytest
 
 from commands import tree, write_task
 from hypervisor.core.errors import ClaimLost, HypervisorError, Refused, UsageError
-from hypervisor.core.machine import Identity, identity_of, this_process
-from hypervisor.core.paths import Project
+from hypervisor.core.process import Identity, identity_of, this_process
+from hypervisor.core.project import Project
 from hypervisor.mcp.client_end import end_of_client
 from hypervisor.mcp.handler import ToolHandler
 from hypervisor.mcp.schema import BY_NAME, TOOLS

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from commands import HYPERVISOR, Gate, Shell, eventually, gone, script, shell, write_task
-from hypervisor.core import config
+from hypervisor.core.settings import default_settings
 from hypervisor.store.events import RunEvent
 from hypervisor.store.store import Store
 
@@ -46,7 +46,7 @@ def words(user: Shell, text: str, *more: str) -> list[str]:
 
 
 def events(user: Shell, what: RunEvent) -> list[Mapping[str, Any]]:
-    with Store.open(user.cwd / ".hypervisor", config.defaults(), create=False) as store:
+    with Store.open(user.cwd / ".hypervisor", default_settings(), create=False) as store:
         return [event.data for event in store.events.since(0) if event.kind == what]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from commands import ROOT, Gate, Shell, alive, eventually, gone, script, shell, write_task
-from hypervisor.core import config
+from hypervisor.core.settings import default_settings
 from hypervisor.store.events import RunEvent
 from hypervisor.store.store import Store
 
@@ -77,7 +77,7 @@ def row(user: Shell, name: str) -> dict[str, Any]:
 
 
 def happened(user: Shell, what: RunEvent) -> bool:
-    with Store.open(user.cwd / ".hypervisor", config.defaults(), create=False) as store:
+    with Store.open(user.cwd / ".hypervisor", default_settings(), create=False) as store:
         return any(event.kind == what for event in store.events.since(0))
 
 

@@ -17,7 +17,7 @@ import pytest
 from commands import ROOT, eventually, gone, script
 from hypervisor.core import assignment
 from hypervisor.core.errors import HypervisorError
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.mcp.handler import ToolHandler
 from hypervisor.tasks.live import LiveIndex
 
@@ -279,8 +279,8 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
 @pytest.mark.parametrize(
     "where",
     [
-        "durable.write_new = die",
-        "durable.write_new = lambda *a, w=durable.write_new, **k: (w(*a, **k), die())",
+        "spawn.write_new = die",
+        "spawn.write_new = lambda *a, w=write_new, **k: (w(*a, **k), die())",
         "os.symlink = die",
         "os.rename = lambda a, b, r=os.rename: die() if 'draft' in str(a) else r(a, b)",
         "os.rename = lambda a, b, r=os.rename: (r(a, b), die() if 'draft' in str(a) else None)",
@@ -293,7 +293,7 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
 def test_whoever_is_killed_as_he_spawns_leaves_whole_tasks_or_none(place: Place, where: str) -> None:
     killed = place.other_process(
         "import os, signal\n"
-        "from hypervisor.core import durable; from hypervisor.orchestrator import spawn\n"
+        "from hypervisor.core.files import write_new; from hypervisor.orchestrator import spawn\n"
         "def die(*arguments, **options):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         f'{where}\nbox.call("spawn_parallel_tasks", {{"tasks": ["first", "second"]}})\n'
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from commands import Gate, Shell, eventually, script, write_task
-from hypervisor.core.machine import this_process
+from hypervisor.core.process import this_process
 from hypervisor.queue import batch as batch_module
 from hypervisor.queue.batches import open_folder
 from hypervisor.store.liveness import WorkerLock, new_worker_id

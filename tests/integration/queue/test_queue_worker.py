@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from commands import PATIENCE, ROOT, Gate, eventually, script
-from hypervisor.core.machine import this_process
 from hypervisor.core.model import Outcome, Report
+from hypervisor.core.process import this_process
 from hypervisor.queue.batch import Batch
 from hypervisor.queue.batches import open_folder
 from hypervisor.queue.counts import ItemEvent, RunCounts

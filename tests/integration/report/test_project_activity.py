@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from commands import write_task
-from hypervisor.core.config import settings_of
-from hypervisor.core.machine import this_process
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.core.paths import Project
+from hypervisor.core.process import this_process
+from hypervisor.core.project import Project
+from hypervisor.core.settings import settings_of
 from hypervisor.queue.batch import Batch
 from hypervisor.queue.batches import create_of_tasks
 from hypervisor.report.answers import batch_status, task_details

@@ -12,9 +12,9 @@ import pytest
 
 from chunk_place import Chunks
 from commands import write_task
-from hypervisor.core.config import settings_of
 from hypervisor.core.errors import Refused
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import settings_of
 from hypervisor.review.approvals import begin_dry_run, require_approved, require_shown, shut_for_tool
 from hypervisor.review.waves import decide
 from hypervisor.store.review_records import ApprovalGate

@@ -164,7 +164,7 @@ def test_a_crash_between_plan_and_file_is_no_edit(chunks: Chunks, monkeypatch: p
     plan = chunks.cut(2)
     more = json.loads(plan.to_file())
     with monkeypatch.context() as patched:
-        patched.setattr("hypervisor.core.durable.replace", _dies)
+        patched.setattr("hypervisor.review.plan.replace_file", _dies)
         with pytest.raises(KeyboardInterrupt):
             chunks.made.keep(_without_last(plan))
     assert json.loads((chunks.folder / "chunks.json").read_bytes()) == more

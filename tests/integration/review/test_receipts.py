@@ -14,10 +14,10 @@ import pytest
 
 import hypervisor
 from commands import eventually, write_task
-from hypervisor.core.config import settings_of
 from hypervisor.core.errors import Unreadable
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import settings_of
 from hypervisor.review.receipt_audit import Audit, Mismatch, audit_task
 from hypervisor.store.store import Store
 from hypervisor.tasks.actor import Actor
@@ -167,7 +167,7 @@ def test_a_task_that_ended_in_doubt_or_without_the_receipts_it_asks_for_is_named
 ACTOR = """
 import os, sys
 from pathlib import Path
-from hypervisor.core.config import settings_of
+from hypervisor.core.settings import settings_of
 from hypervisor.store.store import Store
 from hypervisor.tasks.receipts import append_receipt
 root, done, count, key = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.core.machine import this_process
+from hypervisor.core.process import this_process
 from hypervisor.store import heartbeat
 from hypervisor.store.records import AgentTask, Claim, WorkerKind
 from hypervisor.store.sessions import MAIN, Sessions

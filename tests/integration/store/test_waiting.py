@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.core.machine import identity_of
+from hypervisor.core.process import identity_of
 from hypervisor.store.store import Store
 from hypervisor.store.waiting import wait_until
 from stores import Database, a_worker, done, fill, take

@@ -14,7 +14,7 @@ import pytest
 
 from commands import eventually
 from hypervisor.core.errors import ClaimLost
-from hypervisor.core.machine import WORKER_MARK, life_of, this_process
+from hypervisor.core.process import WORKER_MARK, life_of, this_process
 from hypervisor.store.liveness import LivenessChecker, Rescuer, WorkerLock, forget_dead, lock_state
 from hypervisor.store.records import WorkerKind
 from stores import Database, a_worker, done, fill, take
@@ -158,7 +158,7 @@ def test_an_agents_claims_end_with_its_client(db: Database) -> None:
     batch = fill(store, "a", "b")
     client = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     try:
-        from hypervisor.core.machine import identity_of  # noqa: PLC0415 - of this test alone
+        from hypervisor.core.process import identity_of  # noqa: PLC0415 - of this test alone
 
         agent = a_worker("agent", WorkerKind.SESSION, identity_of(client.pid), session="s", agent="1")
         store.claims.add_worker(agent)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.core import config
+from hypervisor.core.settings import load_settings
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.service import TaskService
 from task_place import TaskPlace
@@ -26,7 +26,7 @@ def service(place: TaskPlace) -> Iterator[Callable[..., TaskService]]:
 
     def open_service(name: str = "claude", **rest: str) -> TaskService:
         actor = Actor(name=name, **rest)  # type: ignore[arg-type]
-        opened.append(TaskService(place.project, config.load(place.project.state), actor))
+        opened.append(TaskService(place.project, load_settings(place.project.state), actor))
         return opened[-1]
 
     yield open_service

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from commands import ROOT, write_task
-from hypervisor.core import config
 from hypervisor.core.model import Task
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import load_settings
 from hypervisor.tasks import rows, tasks
 from hypervisor.tasks.index import Index
 from hypervisor.tasks.tasks import read_task
@@ -36,7 +36,7 @@ def task(project: Project, name: str, **keys: str) -> Path:
 
 def look(project: Project) -> dict[str, str]:
     """Return what the index says of each task's status after a refresh."""
-    opened = Index(project, config.load(project.state))
+    opened = Index(project, load_settings(project.state))
     try:
         opened.refresh()
         return {head.id: str(head.status) for head in opened.heads()}
@@ -128,15 +128,15 @@ _LOOKER = """
 import sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor.core import config
+from hypervisor.core.settings import load_settings
 from hypervisor.tasks.index import Index
 from hypervisor.core.model import Task
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.tasks.tasks import read_task
 root = Path({root!r})
 project = Project(root, root / ".hypervisor")
 for _ in range(40):
-    index = Index(project, config.load(project.state))
+    index = Index(project, load_settings(project.state))
     index.refresh()
     found = {{head.id: str(head.status) for head in index.heads()}}
     index.close()
@@ -210,7 +210,7 @@ def test_where_the_disk_is_full_the_answer_is_right_and_the_cache_stays(project:
     for number in range(20, 300):
         task(project, f"t-{number}", title="x" * 300)
     task(project, "t-3", status="done")
-    full = Index(project, config.load(project.state))
+    full = Index(project, load_settings(project.state))
     pages = full.database.execute("PRAGMA page_count").fetchone()[0]
     full.database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says then what it says on a full disk
     full.refresh()
@@ -227,7 +227,7 @@ def test_a_damaged_cache_that_another_has_made_anew_is_left_to_him(project: Proj
     task(project, "a")
     look(project)
     path = project.state / "index.db"
-    index = Index(project, config.load(project.state))
+    index = Index(project, load_settings(project.state))
     assert index.database
     for tail in ("", "-wal", "-shm"):
         Path(f"{path}{tail}").unlink(missing_ok=True)
@@ -243,11 +243,11 @@ def test_a_damaged_cache_that_another_has_made_anew_is_left_to_him(project: Proj
 
 def test_a_cache_that_was_emptied_and_whose_filler_died_is_told_from_the_one_before(project: Project) -> None:
     task(project, "a")
-    index = Index(project, config.load(project.state))
+    index = Index(project, load_settings(project.state))
     index.refresh()
     before = index.identity()
     assert before is not None
-    other = Index(project, config.load(project.state))
+    other = Index(project, load_settings(project.state))
     rows.clear(other.database, "other words")
     rows.clear(other.database, index.words)  # and no row is put in
     other.close()

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from commands import ROOT, eventually, write_task
-from hypervisor.core import config
 from hypervisor.core.errors import HypervisorError, Unreadable
 from hypervisor.core.model import Complexity, TaskHead, TaskStatus
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
+from hypervisor.core.settings import settings_of
 from hypervisor.report.listing import index_stats
 from hypervisor.tasks import cachefile, live, rows
 from hypervisor.tasks.actor import Actor
@@ -58,11 +58,11 @@ def kept() -> Iterator[LiveIndex]:
 
 
 def catalog_of(project: Project, kept: LiveIndex | None = None) -> TaskCatalog:
-    return TaskCatalog(project, config.settings_of(project.state), Actor(name="claude"), live=kept)
+    return TaskCatalog(project, settings_of(project.state), Actor(name="claude"), live=kept)
 
 
 def service_of(project: Project, kept: LiveIndex | None = None, name: str = "claude") -> TaskService:
-    return TaskService(project, config.settings_of(project.state), Actor(name=name), live=kept)
+    return TaskService(project, settings_of(project.state), Actor(name=name), live=kept)
 
 
 # --------------------------------------------------------------------- the same
@@ -265,7 +265,7 @@ def statuses(project: Project, kept: LiveIndex) -> dict[str, str]:
 
 def looks(kept: LiveIndex, project: Project) -> int:
     """Return how often all files have been looked at."""
-    with kept.opened(project, config.settings_of(project.state), refreshed=False) as index:
+    with kept.opened(project, settings_of(project.state), refreshed=False) as index:
         return int(rows.get(index.database, "begun") or 0)
 
 
@@ -365,7 +365,7 @@ def test_a_cache_that_another_process_replaces_is_not_believed(
     if how in ("gone", "made anew"):
         for tail in ("", "-wal", "-shm"):
             Path(f"{path}{tail}").unlink(missing_ok=True)
-    settings = config.settings_of(project.state)
+    settings = settings_of(project.state)
     if how == "made anew":
         other = Index(project, settings)
         assert other.database  # no row in it yet
@@ -459,7 +459,7 @@ def test_tasks_made_of_free_text_are_seen_whatever_the_globs(
 def test_of_many_who_find_it_stale_at_once_one_looks_for_all(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config.settings_of(project.state)
+    settings = settings_of(project.state)
     for number in range(20):
         write_task(project.root / f"tasks/t-{number}.md")
     first = Index(project, settings)
@@ -501,7 +501,7 @@ def test_whoever_is_stopped_while_he_refreshes_keeps_nobody_waiting_for_ever(
     monkeypatch.setattr(cachefile, "_STUCK_SECONDS", 0.1)
     with (project.state / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        index = Index(project, config.settings_of(project.state))
+        index = Index(project, settings_of(project.state))
         index.refresh()
         assert [head.id for head in index.heads()] == ["a"]
         assert not index.kept

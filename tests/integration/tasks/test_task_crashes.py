@@ -14,7 +14,7 @@ import pytest
 from commands import ROOT
 from hypervisor.core.errors import Refused
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.core.paths import file_lock_path
+from hypervisor.core.project import file_lock_path
 from hypervisor.tasks import claimer, editing, publication
 from hypervisor.tasks.claim_edit import apply_claim_edit
 from hypervisor.tasks.completion import TaskCompletion
@@ -30,9 +30,9 @@ _DIES = """
 import os, sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor.core import config
+from hypervisor.core.settings import load_settings
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.store.claims import Claims
 from hypervisor.tasks import claimer, editing, finisher, publication, service
 from hypervisor.tasks.actor import Actor
@@ -50,7 +50,7 @@ def then_die(call):
 what, _, step = {step!r}.partition(": ")
 root = Path({root!r})
 project = Project(root, root / ".hypervisor")
-mine = service.TaskService(project, config.load(project.state), Actor(name="claude"))
+mine = service.TaskService(project, load_settings(project.state), Actor(name="claude"))
 if what == "claim":
     if step == "committed":
         claimer.apply_claim_edit = die
@@ -297,14 +297,14 @@ _CLAIM_ALL = """
 import sys
 sys.path.insert(0, {scripts!r})
 from pathlib import Path
-from hypervisor.core import config
+from hypervisor.core.settings import load_settings
 from hypervisor.core.errors import Refused
-from hypervisor.core.paths import Project
+from hypervisor.core.project import Project
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.service import TaskService
 root = Path({root!r})
 number = int(sys.argv[1])
-mine = TaskService(Project(root, root / ".hypervisor"), config.load(None), Actor(name=f"w{{number}}-agent"))
+mine = TaskService(Project(root, root / ".hypervisor"), load_settings(None), Actor(name=f"w{{number}}-agent"))
 sys.stdin.readline()
 for name in [f"t-{{(number * 5 + n) % 40}}" for n in range(40)]:
     try:

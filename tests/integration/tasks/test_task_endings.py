@@ -10,8 +10,8 @@ import pytest
 
 from hypervisor.core.assignment import AssignedTask
 from hypervisor.core.errors import ClaimLost, Refused
-from hypervisor.core.machine import this_process
 from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.core.process import this_process
 from hypervisor.store.records import Completion, Worker, WorkerKind
 from hypervisor.tasks.completion import CompletedBy, TaskCompletion, result_of
 from hypervisor.tasks.publication import publish, take_back

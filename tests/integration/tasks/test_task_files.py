@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from commands import ROOT
-from hypervisor.core import config, durable
 from hypervisor.core.errors import Refused, Unreadable
+from hypervisor.core.files import sync_directory
 from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
+from hypervisor.core.settings import default_settings
 from hypervisor.documents import yaml_edit
 from hypervisor.tasks import editing
 from hypervisor.tasks.editing import Rewrite, rewrite_all
@@ -32,7 +33,7 @@ from hypervisor.tasks.tasks import (
     status_word,
 )
 
-SETTINGS = config.defaults()
+SETTINGS = default_settings()
 SCRIPTS = ROOT / "scripts"
 
 
@@ -281,7 +282,7 @@ def test_a_file_that_is_gone_is_told(file: Path) -> None:
 def test_a_lock_that_is_held_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editing, "_LOCK_SECONDS", 0.05)
     code = (
-        "import os, sys, filelock; from hypervisor.core.paths import file_lock_path\n"
+        "import os, sys, filelock; from hypervisor.core.project import file_lock_path\n"
         "with filelock.FileLock(file_lock_path(sys.argv[1], os.environ)):\n"
         "  print('held', flush=True); sys.stdin.read()"
     )
@@ -326,8 +327,8 @@ def test_many_files_are_changed_together_each_folder_synced_once(
 ) -> None:
     files = [write(tmp_path / f"tasks/{number % 2}/t-{number}.md", f"old {number}") for number in range(8)]
     folders: list[Path] = []
-    sync = durable.sync_directory
-    monkeypatch.setattr(durable, "sync_directory", lambda folder: (folders.append(folder), sync(folder)))
+    sync = sync_directory
+    monkeypatch.setattr(editing, "sync_directory", lambda folder: (folders.append(folder), sync(folder)))
     answers = rewrite_all([
         Rewrite(path=path, change=lambda data: (data.replace(b"old", b"new"), [])) for path in files
     ])  # fmt: skip

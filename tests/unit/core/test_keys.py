@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor.core.keys import attempt_name, canonical, item_key, resolve, task_key
+from hypervisor.core.project import attempt_name, canonical, item_key, resolve, task_key
 
 _NAME = re.compile(r"[a-z0-9]+(-+[a-z0-9]+)*")
 

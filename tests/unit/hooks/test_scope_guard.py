@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.core import config
+from hypervisor.core.settings import default_settings
 from hypervisor.git.oversight import is_ours
 from hypervisor.hooks.scope_guard import Bounds, first_refusal
 
 
 def bounds(folder: Path, *files: str, verify: str = "") -> Bounds:
-    settings = config.defaults()
+    settings = default_settings()
     return Bounds(
         task="t-1", folder=str(folder), root=str(folder), files=files, verify=verify,
         secrets=tuple(settings["agents"]["secrets"]),

@@ -15,7 +15,7 @@ import pytest
 
 import hypervisor
 from hypervisor.cli import batch_worker
-from hypervisor.core import config
+from hypervisor.core.settings import OPEN_TABLES, default_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 _TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md")]
@@ -137,7 +137,7 @@ def test_the_settings_page_and_the_settings_are_the_same() -> None:
     known = dict(_keys(defaults))
     assert told - set(known) == set(), "on the page, but no setting"
     # A table of the user's own words may be told of as one, or key by key.
-    open_tables = {name for name in config.OPEN_TABLES if name in told}
+    open_tables = {name for name in OPEN_TABLES if name in told}
     silent = {
         name
         for name, value in known.items()
@@ -151,7 +151,7 @@ def test_the_settings_page_and_the_settings_are_the_same() -> None:
 def test_the_default_of_each_plain_setting_is_told_right() -> None:
     page = (ROOT / "docs/settings.md").read_text("utf-8")
     for name, told in re.findall(r"^\| `([a-z_0-9.-]+)` \| `([^`]+)` \|", page, re.MULTILINE):
-        value: Any = config.defaults()
+        value: Any = default_settings()
         for part in name.split("."):
             value = value[part]
         assert tomllib.loads(f"value = {told}")["value"] == value, name

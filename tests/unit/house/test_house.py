@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import hypervisor
-from hypervisor.core import launch
+from hypervisor.core.bootstrap import dependencies, require
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -70,8 +70,8 @@ def test_a_script_asks_for_what_the_project_asks_for(script: Path) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
 def test_a_script_checks_for_each_dependency_of_its_header(script: Path) -> None:
-    if "launch" in script.read_text("utf-8"):
-        assert launch.dependencies(str(script)) == list(_by_name(_header(script)["dependencies"]))
+    if "bootstrap" in script.read_text("utf-8"):
+        assert dependencies(str(script)) == list(_by_name(_header(script)["dependencies"]))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
@@ -120,7 +120,7 @@ def test_the_licence_is_there() -> None:
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if "launch" in s.read_text("utf-8")], ids=_name)
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if "bootstrap" in s.read_text("utf-8")], ids=_name)
 def test_a_bare_python_without_the_dependencies_is_told_in_one_line_what_to_type(script: Path) -> None:
     # -S leaves out site-packages, -E and env={} all that could bring them back.
     words = [os.path.realpath(sys.executable), "-S", "-E", str(script), "--stats"]
@@ -128,7 +128,7 @@ def test_a_bare_python_without_the_dependencies_is_told_in_one_line_what_to_type
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        f"{script.name}: needs {', '.join(sorted(launch.dependencies(str(script))))}; "
+        f"{script.name}: needs {', '.join(sorted(dependencies(str(script))))}; "
         f"start it with: uv run scripts/{script.name} ...\n"
     )
 
@@ -139,7 +139,7 @@ def test_an_old_python_is_told_so_in_one_line(
     monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
-        launch.require(str(ROOT / "scripts/batch_worker.py"))
+        require(str(ROOT / "scripts/batch_worker.py"))
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         "batch_worker.py: needs Python 3.11 or later, this is 3.9; "

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor.core import config
 from hypervisor.core.errors import ConfigError
+from hypervisor.core.settings import default_settings
 from hypervisor.monitor.budget import SCOPES, Caps, caps_of, no_more, reached, short_of
 from hypervisor.monitor.budget_tracker import BudgetTracker
 from hypervisor.store.spend import Spend
 
 
 def test_a_budget_below_nothing_is_refused() -> None:
-    settings = config.defaults()
+    settings = default_settings()
     settings["budget"]["project"]["usd"] = -1
     with pytest.raises(ConfigError, match=r"budget\.project\.usd"):
         caps_of(settings["budget"])
@@ -120,7 +120,7 @@ def test_answers_on_their_way_to_an_agent_that_is_ended_are_paid_for() -> None:
 
 
 def test_caps_are_those_of_the_settings_in_minutes() -> None:
-    table = config.defaults()["budget"]
+    table = default_settings()["budget"]
     assert not any(caps.any for caps in caps_of(table).values())
     table["batch"]["minutes"] = 2
     assert caps_of(table)["batch"] == Caps(seconds=120.0)

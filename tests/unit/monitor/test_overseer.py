@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor.core import config
 from hypervisor.core.errors import ConfigError
+from hypervisor.core.settings import default_settings
 from hypervisor.monitor.overseer import Action, Enforcement, Limits, Overseer, Sample
 from hypervisor.monitor.process_tree import OURS, WITHIN, ProcessTree
 from hypervisor.monitor.processes import Process
@@ -155,7 +155,7 @@ def test_nothing_is_ended_without_a_figure_and_kill_comes_after_term_or_in_want_
     [("overseer", "rss_percent", -1), ("machine", "stagger_seconds", -0.5)],
 )
 def test_limits_below_nothing_are_refused(table: str, key: str, value: float) -> None:
-    settings = config.defaults()
+    settings = default_settings()
     settings[table] = {**settings[table], key: value}
     with pytest.raises(ConfigError, match=f"{table}.{key}"):
         check_settings(settings)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor.core import config
 from hypervisor.core.errors import ConfigError
 from hypervisor.core.model import Outcome
+from hypervisor.core.settings import default_settings
 from hypervisor.monitor.readings import Reading
 from hypervisor.monitor.zones import Bounds, MachineState, Zone, ZoneTracker
 from hypervisor.orchestrator.admission import Admission, Level, Throttle
@@ -134,13 +134,13 @@ def test_one_busy_moment_is_no_danger() -> None:
     [("safe_cpu_percent", 90, "danger_cpu_percent"), ("safe_ram_percent", 0, "more than 0")],
 )
 def test_bounds_in_no_order_are_refused(key: str, value: float, word: str) -> None:
-    table = {**config.defaults()["machine"], key: value}
+    table = {**default_settings()["machine"], key: value}
     with pytest.raises(ConfigError, match=word):
         Bounds.of(table, cpu=True)
 
 
 def test_the_defaults_are_those_of_the_settings() -> None:
-    assert Bounds.of(config.defaults()["machine"], cpu=True) == Bounds(danger_disk=512.0 * MIB)
+    assert Bounds.of(default_settings()["machine"], cpu=True) == Bounds(danger_disk=512.0 * MIB)
 
 
 # ---------------------------------------------------------------------- levels

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from commands import script
-from hypervisor.core import config
 from hypervisor.core.errors import ConfigError, UsageError
 from hypervisor.core.model import TaskHead
+from hypervisor.core.settings import default_settings
 from hypervisor.orchestrator.options import RunOptions
 from hypervisor.orchestrator.router import (
     AgentRouter,
@@ -31,7 +31,7 @@ NOW = 1_800_000_000.0
 def task(tmp_path: Path, *lines: str) -> TaskHead:
     path = tmp_path / "t-1.md"
     path.write_text("\n".join(["---", "id: t-1", "title: One", "status: active", *lines, "---", "Do it."]))
-    return read_task(path, config.defaults())
+    return read_task(path, default_settings())
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def chosen(router: AgentRouter, head: TaskHead) -> str:
 def test_the_rules_that_ship_give_what_is_mechanical_to_gemini(
     tmp_path: Path, programs: Path, lines: list[str], agent: str
 ) -> None:
-    router = router_of(RunOptions(agent="auto"), config.defaults())
+    router = router_of(RunOptions(agent="auto"), default_settings())
     assert chosen(router, task(tmp_path, *lines)) == agent
 
 
@@ -96,7 +96,7 @@ def test_a_rule_holds_if_all_of_it_does(
 
 
 def test_an_agent_that_cannot_work_is_passed_over_until_it_can(tmp_path: Path, programs: Path) -> None:
-    router = router_of(RunOptions(agent="auto"), config.defaults())
+    router = router_of(RunOptions(agent="auto"), default_settings())
     head = task(tmp_path, "complexity: mechanical")
     assert router.rest("gemini", NOW + 60, "the day's requests")
     assert chosen(router, head) == "claude"
@@ -167,7 +167,7 @@ def test_orders_that_cannot_be_carried_out_are_refused_before_the_start(
     for name in gone:
         (programs / name).unlink()
     with pytest.raises(UsageError) as told:
-        require_runnable(RunOptions(**options), config.defaults())
+        require_runnable(RunOptions(**options), default_settings())
     assert text in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -175,19 +175,19 @@ def test_orders_that_cannot_be_carried_out_are_refused_before_the_start(
 def test_with_auto_an_agent_that_is_not_there_is_named_and_the_other_works(programs: Path) -> None:
     (programs / "gemini").unlink()
     options = RunOptions(agent="auto", allowed=("claude:Bash(ls)", "gemini:glob"))
-    require_runnable(options, config.defaults())
-    router = router_of(options, config.defaults())
+    require_runnable(options, default_settings())
+    router = router_of(options, default_settings())
     assert name_of(router) == "hypervisor"
     assert "gemini no such program on PATH; claude may" in permissions_of(router)
     assert options.allowed_for("gemini") == ("glob",)
-    assert name_of(router_of(RunOptions(agent="gemini"), config.defaults())) == "gemini"
+    assert name_of(router_of(RunOptions(agent="gemini"), default_settings())) == "gemini"
 
 
 def test_a_sandbox_that_is_there_is_taken(programs: Path) -> None:
     script(programs, "podman", "exit 9")
     options = RunOptions(agent="gemini", sandbox=True)
-    require_runnable(options, config.defaults())
-    (agent,) = router_of(options, config.defaults()).agents()
+    require_runnable(options, default_settings())
+    (agent,) = router_of(options, default_settings()).agents()
     assert isinstance(agent, GeminiAgent)
     assert agent.words()[-1] == "--sandbox"
     assert "in a container" in agent.permissions
@@ -195,7 +195,7 @@ def test_a_sandbox_that_is_there_is_taken(programs: Path) -> None:
 
 def test_everything_is_allowed_only_when_asked() -> None:
     def words(options: RunOptions) -> str:
-        agents: list[Agent] = router_of(options, config.defaults()).agents()
+        agents: list[Agent] = router_of(options, default_settings()).agents()
         assert isinstance(agents[0], GeminiAgent)
         return " ".join(agents[0].words())
 

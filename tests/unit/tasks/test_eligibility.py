@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hypervisor.core import config
 from hypervisor.core.model import Complexity, Priority, Task, TaskStatus
+from hypervisor.core.settings import default_settings
 from hypervisor.tasks.eligibility import (
     Eligibility,
     Wanted,
@@ -19,7 +19,7 @@ from hypervisor.tasks.eligibility import (
 )
 from hypervisor.tasks.graph import graph_of
 
-SETTINGS = config.defaults()
+SETTINGS = default_settings()
 
 
 def task(**changed: Any) -> Task:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor.core.globs import matches_any
+from hypervisor.core.files import matches_any
 from hypervisor.tasks.scopes import Scopes, overlap
 
 OVERLAPPING = [

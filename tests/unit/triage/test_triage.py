@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor.core import config
 from hypervisor.core.errors import ConfigError
 from hypervisor.core.model import Complexity, Priority, Task, TaskStatus
+from hypervisor.core.settings import default_settings, load_settings
 from hypervisor.triage.triage import Triage, compile_rules, triage
 
-RULES = compile_rules(config.defaults())
+RULES = compile_rules(default_settings())
 PEOPLE = frozenset({Complexity.REQUIRES_JUDGMENT, Complexity.BLOCKED_HUMAN})
 
 
@@ -45,7 +45,7 @@ def applied(task: Task, decided: Triage) -> Task:
 
 
 def own(**triage_table: Any) -> Any:
-    settings = config.defaults()
+    settings = default_settings()
     return compile_rules({**settings, "triage": {**settings["triage"], **triage_table}})
 
 
@@ -377,7 +377,7 @@ def test_a_link_is_inserted_only_where_none_stands(project: str, body: str, link
 
 
 def test_an_empty_list_switches_a_rule_off() -> None:
-    table = config.defaults()["triage"]["rules"]
+    table = default_settings()["triage"]["rules"]
     table["title-asks-for-a-decision"]["patterns"] = []
     assert triage(make("Decide on venue"), own(rules=table)).complexity is Complexity.MULTI_STEP
 
@@ -388,7 +388,7 @@ def test_a_project_may_add_rules_of_its_own(tmp_path: Path) -> None:
         'patterns = ["press"]\n'
         '[triage.words]\nrole = "(?:the )?mayor"\n'
     )
-    rules = compile_rules(config.load(tmp_path))
+    rules = compile_rules(load_settings(tmp_path))
     assert triage(make(tags=("press",)), rules).complexity is Complexity.BLOCKED_HUMAN
     assert triage(make("Waiting on the mayor"), rules).complexity is Complexity.BLOCKED_HUMAN
 

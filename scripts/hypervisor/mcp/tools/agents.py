@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...core.assignment import BATCH
-from ...core.config import settings_of
 from ...core.errors import HypervisorError, Refused, UsageError
-from ...core.paths import Project
+from ...core.project import Project
+from ...core.settings import settings_of
 from ...learning.hive import Hive, to_json
 from ...learning.lessons import Lessons
 from ...orchestrator.concurrency import capacity_of

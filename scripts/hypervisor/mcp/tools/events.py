@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...core.errors import UsageError
-from ...core.machine import life_of, this_process
-from ...core.paths import Project
+from ...core.process import life_of, this_process
+from ...core.project import Project
 from ...hooks.delivery import deliver
 from ...report.ends import EventReader
 from ...store.sessions import MAIN

@@ -12,7 +12,7 @@ from typing import Any
 from .errors import ConfigError
 
 #: A project's own settings, in its state folder.
-FILE = "config.toml"
+CONFIG_FILE = "config.toml"
 #: Where the tasks of free text are, a folder a batch, in the state folder.
 SPAWNED = "tasks"
 
@@ -46,12 +46,12 @@ def _defaults() -> Mapping[str, Any]:
     return tomllib.loads(text)
 
 
-def defaults() -> dict[str, Any]:
+def default_settings() -> dict[str, Any]:
     """Return the settings of a project that has no config file, as nested tables."""
     return _merge(_defaults(), {}, "", Path("defaults.toml"))
 
 
-def load(state: Path | None) -> dict[str, Any]:
+def load_settings(state: Path | None) -> dict[str, Any]:
     """Return the settings of the project whose state folder is *state*.
 
     Args:
@@ -61,12 +61,12 @@ def load(state: Path | None) -> dict[str, Any]:
         ConfigError: ``config.toml`` is not TOML, or names a key that does not exist.
     """
     if state is None:
-        return defaults()
-    path = state / FILE
+        return default_settings()
+    path = state / CONFIG_FILE
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        return defaults()
+        return default_settings()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     try:
@@ -79,7 +79,7 @@ def load(state: Path | None) -> dict[str, Any]:
 def settings_of(state: Path | None) -> dict[str, Any]:
     """Return the settings of the project with this state folder, as its file says now."""
     try:
-        stat = os.stat(state / FILE) if state else None
+        stat = os.stat(state / CONFIG_FILE) if state else None
     except OSError:
         stat = None
     return _settings(state, stat and (stat.st_mtime_ns, stat.st_size))
@@ -87,7 +87,7 @@ def settings_of(state: Path | None) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _settings(state: Path | None, _as_of: tuple[int, int] | None) -> dict[str, Any]:
-    settings = load(state)
+    settings = load_settings(state)
     if state is not None:  # what was spawned is listed like any other task, whatever globs the user has
         globs = [*settings["tasks"]["globs"], f"{state.name}/{SPAWNED}/*/*.md"]
         settings["tasks"] = {**settings["tasks"], "globs": globs}

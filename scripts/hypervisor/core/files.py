@@ -1,14 +1,17 @@
-"""Files that are whole or absent, also after a power loss."""
+"""Files that are whole or absent, also after a power loss; and which paths a glob means."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 
-def exists(path: str | Path) -> bool:
+def path_exists(path: str | Path) -> bool:
     """Tell whether *path* is there, following links; raise OSError where that is not known.
 
     ``os.path.exists`` says "no" to an I/O error or a missing permission as well, and here
@@ -69,7 +72,7 @@ def write_once(path: Path, data: bytes) -> bool:
     return True
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """Put *data* in the place of the file at *path*: whole, durable, same permissions.
 
     A link is followed, so that the file it points to is the one replaced. The temporary
@@ -92,36 +95,48 @@ def replace(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def append_lines(path: str | Path, data: bytes) -> int:
-    """Append whole lines to a file, which is made if missing; durable on return.
-
-    What a dead writer left of a line is ended first, so that it spoils no other. Callers keep each
-    other out.
-
-    Returns:
-        The file's size.
-    """
-    there = exists(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        if data and size and os.pread(descriptor, 1, size - 1) != b"\n":
-            data = b"\n" + data
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-        size = os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-    if not there:
-        sync_directory(os.path.dirname(os.path.abspath(path)))
-    return size
-
-
-def identity(path: str) -> tuple[int, int] | None:
+def file_identity(path: str) -> tuple[int, int] | None:
     """Return what tells the file at *path* from another that takes its name; None where there is none."""
     try:
         found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+# ----------------------------------------------------------------------- globs
+
+
+def matches_any(relative: str, globs: Iterable[str]) -> bool:
+    """Tell whether the path *relative* (to the project root) is meant by one of *globs*.
+
+    ``*`` and ``?`` stand within a name, ``**`` for any number of folders.
+    """
+    return any(_compiled(glob).fullmatch(relative) for glob in globs)
+
+
+@lru_cache(maxsize=256)
+def _compiled(glob: str) -> re.Pattern[str]:
+    out = []
+    at = 0
+    while at < len(glob):
+        if glob.startswith("**/", at):
+            out.append("(?:[^/]+/)*")
+            at += 3
+        elif glob.startswith("**", at):
+            out.append(".*")
+            at += 2
+        elif glob[at] == "*":
+            out.append("[^/]*")
+            at += 1
+        elif glob[at] == "?":
+            out.append("[^/]")
+            at += 1
+        elif glob[at] == "[" and (close := glob.find("]", at + 2)) > 0:
+            body = glob[at + 1 : close].replace("\\", "\\\\")
+            out.append(f"[{'^' + body[1:] if body[0] in '!^' else body}]")
+            at = close + 1
+        else:
+            out.append(re.escape(glob[at]))
+            at += 1
+    return re.compile("".join(out), re.DOTALL)

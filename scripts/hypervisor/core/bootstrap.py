@@ -1,17 +1,31 @@
-"""What a script checks before anything else: the Python, and that its dependencies are there.
+"""What a script does before anything else: where compiled code goes, whether Python and dependencies are there.
+
+Python keeps what it has compiled of us in the user's cache folder, never beside the source: that may be a
+plugin's, which is read-only, or is compared with what was installed. Without any place each hook and each
+command would be compiled anew, which takes longer than what it does.
 
 Imports nothing but the standard library and nothing slow. Its syntax stays old, so that a Python
 which is too old for the rest still gets as far as saying so.
 """
 
 import os
-import re
 import sys
 
 #: Dependencies that are imported under another name than their own.
 IMPORTED_AS = {"pyyaml": "yaml", "python-frontmatter": "frontmatter"}
 EXIT_USAGE = 2
 _PYTHON = (3, 11)
+
+
+def use_compiled_cache():
+    # type: () -> None
+    """Compile what is imported from here on into the cache folder; other programs are told nothing."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    if sys.flags.dont_write_bytecode or not os.path.isabs(cache):
+        return
+    # What the user has named counts (PYTHONPYCACHEPREFIX).
+    sys.pycache_prefix = sys.pycache_prefix or os.path.join(cache, "hypervisor", "compiled")
+    sys.dont_write_bytecode = False
 
 
 def require(script):
@@ -30,6 +44,8 @@ def require(script):
 def dependencies(script):
     # type: (str) -> list[str]
     """Return the names of the packages that the header of *script* (PEP 723) asks for."""
+    import re  # noqa: PLC0415 - each hook imports this module, and few come this far
+
     with open(script) as file:
         line = re.search(r"^# dependencies = \[(.*)\]$", file.read(), re.MULTILINE)
     return re.findall(r'"([\w-]+)', line.group(1)) if line else []

@@ -1,4 +1,4 @@
-"""Which process this is, whether another still lives, and how to end what it left behind."""
+"""Which process this is, whether another still lives, how to end what it left behind, and where it runs."""
 
 from __future__ import annotations
 
@@ -140,6 +140,19 @@ def life_of(other: Identity, here: Identity) -> Life:
     if other.pid_namespace != here.pid_namespace:
         return "unknown"
     return "alive" if other.start and start_time(other.pid) == other.start else "dead"
+
+
+def suspended_seconds() -> float:
+    """Return for how long this machine has slept since it booted.
+
+    On Linux that is CLOCK_BOOTTIME, which goes on while the machine sleeps, less
+    CLOCK_MONOTONIC, which does not (clock_gettime(2)). Elsewhere it is not known, and 0.0
+    is returned: a silent claim may then expire while the machine sleeps.
+    """
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    if boottime is None:
+        return 0.0
+    return max(0.0, time.clock_gettime(boottime) - time.clock_gettime(time.CLOCK_MONOTONIC))
 
 
 def file_system_of(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Text of strangers made safe to look at: what items, commands and agents have said. Pure.
+"""Text for people: what strangers have said, made safe to look at, and times. Pure.
 
 A log may hold colours, cursor moves, half of a character, a line of a megabyte, or letters that turn
 the direction of what follows. What is shown is plain: such marks are taken out or spelt out.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 #: Depth and number of values to which data is shown.
@@ -21,7 +23,7 @@ _ESCAPES = re.compile(
 _BLANKS = re.compile(r"\s+")
 
 
-def line(text: object, length: int = 200) -> str:
+def printable_line(text: object, length: int = 200) -> str:
     """Return *text* as one printable line of at most *length* characters."""
     # Cut first: of a megabyte only the beginning is ever shown.
     raw = _ESCAPES.sub("", str(text)[: 8 * length + 64])
@@ -29,7 +31,7 @@ def line(text: object, length: int = 200) -> str:
     return made if len(made) <= length else f"{made[: length - 1]}…"
 
 
-def block(data: bytes, lines: int, width: int = 2000) -> str:
+def printable_lines(data: bytes, lines: int, width: int = 2000) -> str:
     """Return the last *lines* lines of *data* as printable text.
 
     Of a line that was written over with carriage returns (a progress bar) the last state is shown.
@@ -44,7 +46,7 @@ def block(data: bytes, lines: int, width: int = 2000) -> str:
     return "\n".join(_cut(_row(row), width) for row in rows)
 
 
-def data(value: object, length: int) -> Any:
+def printable_data(value: object, length: int) -> Any:
     """Return JSON-able data with every text in it printable; of what is long the beginning of its text.
 
     Args:
@@ -59,13 +61,13 @@ def data(value: object, length: int) -> Any:
 def _plain(value: object, depth: int) -> Any:
     if isinstance(value, Mapping) and depth:
         some = list(value.items())[:_MANY]
-        return {line(key, 100): _plain(one, depth - 1) for key, one in some}
+        return {printable_line(key, 100): _plain(one, depth - 1) for key, one in some}
     if isinstance(value, list | tuple) and depth:
         return [_plain(one, depth - 1) for one in value[:_MANY]]
     if value is None or isinstance(value, bool):
         return value
     is_number = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e15
-    return value if is_number else line(value, 1000)
+    return value if is_number else printable_line(value, 1000)
 
 
 def _row(row: str) -> str:
@@ -88,3 +90,28 @@ def _name(char: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8 (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
     return char.encode("unicode_escape").decode()
+
+
+# ------------------------------------------------------------------------ time
+
+
+def now_text() -> str:
+    """Return the time of day in UTC, as in ``2026-03-01T12:00:00.123Z``."""
+    return time_text(time.time())
+
+
+def time_text(seconds: float) -> str:
+    """Return a time, in seconds since the epoch, as `now_text` does."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_of_text(text: str) -> float:
+    """Return what `now_text` said as seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def seconds_between(start: str, end: str) -> float:
+    """Return the seconds from one `now_text` to another, 0 if they lie the other way round."""
+    span = datetime.fromisoformat(end) - datetime.fromisoformat(start)
+    return round(max(0.0, span.total_seconds()), 3)
