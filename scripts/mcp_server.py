@@ -1,9 +1,12 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0", "mcp>=2,<3"]
+# dependencies = ["python-frontmatter>=1.1", "pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0"]
 # ///
-"""The MCP server `task_manager`: JSON-RPC on standard input and output, until the input ends."""
+"""The MCP server `task_manager`: JSON-RPC on standard input and output, until the input ends.
+
+With "end": what is done once its client is gone (`mcp.client_end`).
+"""
 
 import gc
 import sys
@@ -14,7 +17,7 @@ from hypervisor.core.bootstrap import require  # noqa: E402
 
 if __name__ == "__main__":
     require(__file__)
-    from hypervisor.mcp.server import main
+    from hypervisor.mcp import client_end, server
 
     gc.enable()
-    sys.exit(main())
+    sys.exit(client_end.main(sys.argv[2:]) if sys.argv[1:2] == ["end"] else server.main())

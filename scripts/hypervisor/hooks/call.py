@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from ..store.sessions import MAIN
 
 #: Characters that are kept of a reason.
 _REASON = 120
+#: Fields that are no texts.
+_OBJECTS = {"tool_input", "tool_response", "background_tasks"}
 #: PATH_MAX of Linux.
 _LONGEST_PATH = 4096
 
@@ -70,6 +73,23 @@ def read_call(data: object) -> Call | None:
         transcript=_path(given, "transcript_path"),
         prompt_id=text_of(given, "prompt_id"),
     )
+
+
+def call_of_tool(given: Mapping[str, Any]) -> Call | None:
+    """Return the call in the arguments of our hidden tool, None if there is none.
+
+    They are the fields of a command hook's input, as the client puts them into texts: an object is its JSON,
+    and what the event lacks is "".
+    """
+    data = {key: value for key, value in given.items() if value != ""}
+    for key in _OBJECTS & data.keys():
+        if isinstance(data[key], str):
+            try:
+                data[key] = json.loads(data[key])
+            except (ValueError, RecursionError):
+                del data[key]
+    data["stop_hook_active"] = data.get("stop_hook_active") in (True, "true")
+    return read_call(data)
 
 
 def text_of(data: Mapping[Any, Any], key: str) -> str:

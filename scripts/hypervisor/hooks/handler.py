@@ -7,7 +7,6 @@ imported where it is.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -45,19 +44,20 @@ def main(source: IO[bytes], environ: Mapping[str, str]) -> int:
         with HookHandler(call, session_project(environ)) as handler:
             answer = handler.answer()
     except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the user's work
-        answer = _fault(call, environ, error)
+        answer = fault(call, environ, error)
     if answer:
         print(json.dumps(answer))
     return 0
 
 
-def _fault(call: Call, environ: Mapping[str, str], error: Exception) -> Answer | None:
+def fault(call: Call, environ: Mapping[str, str], error: Exception) -> Answer | None:
+    """Return what is said of a fault of ours, which lets the call pass; None if that was said before."""
     text = f"hypervisor: a hook failed at {call.event} and let it pass ({type(error).__name__}: {error})"
     print(text, file=sys.stderr)
     try:
         # With the defaults, as the project's settings may be what is wrong.
         with Store.open(session_project(environ).state, default_settings(), create=False) as store:
-            ours = os.path.exists(store.sessions.file(call.session))
+            ours = store.sessions.is_known(call.session)
             return {"systemMessage": text} if ours and store.sessions.first(call.session, "fault") else None
     except (OSError, HypervisorError):
         return None
@@ -70,12 +70,20 @@ class HookHandler:
         call: The call.
         project: The session's project.
         store: The project's store, if it is open already; it is not closed then.
+        due: Asked for a session and an agent whether its claims are to be renewed; without it they always are.
     """
 
-    def __init__(self, call: Call, project: Project, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        project: Project,
+        store: Store | None = None,
+        due: Callable[[str, str], bool] = lambda _session, _agent: True,
+    ) -> None:
         self.call = call
         self.project = project
         self._given = store
+        self._due = due
 
     def __enter__(self) -> HookHandler:
         return self
@@ -159,8 +167,7 @@ class HookHandler:
                 service.end_session(self.call.session, why)
         else:
             self.store.sessions.end(self.call.session, why)
-        self.store.sessions.hide(self.call.session)  # what it was not told is told when it is resumed
-        return None
+        return None  # what it was not told is told when it is resumed
 
     # ------------------------------------------------------------------ tools
 
@@ -200,7 +207,6 @@ class HookHandler:
             full = sessions.ask(self.call.session, self.call.use, room.cap)
             if full is not None:  # others were quicker
                 return decisions.spawn(self.call, replace(room, running=full))
-            sessions.show(self.call.session)
         return answer
 
     def _refusal(self, task: str) -> str | None:
@@ -236,10 +242,13 @@ class HookHandler:
         return decisions.spoken(call.event, decisions.lost(lost)) if lost else None
 
     def _lost_after_beat(self) -> list[AgentClaim]:
-        """Renew what this agent holds; return the claims that were taken from it."""
+        """Renew what this agent holds, if that is due; return the claims that were taken from it."""
         if self.store is None:
             return []
-        return self.store.sessions.beat(self.call.session, self.call.agent)
+        session, agent = self.call.session, self.call.agent
+        if not self._due(session, agent):
+            return self.store.sessions.lost_claims(session, agent)
+        return self.store.sessions.beat(session, agent)
 
     def _receipts(self) -> None:
         when = now_text()
@@ -265,19 +274,15 @@ class HookHandler:
         if self.store is None:
             return answer
         sessions, session = self.store.sessions, self.call.session
+        if is_quiet(self.store, session):
+            return answer
         if self.call.event != "Stop":
             sessions.set_went_on(session, went_on=False)
         sessions.open_runs(session)  # notes those that died
         text = deliver_at_hook(self.store.notices(session), self.call, sessions.workers(session))
         answer = decisions.with_notices(self.call, answer, text)
-        if text:
-            sessions.show(session)  # whether it arrives is seen at later calls
         if self.call.event == "Stop" and answer:
             sessions.set_went_on(session, went_on=True)
-        elif self.call.event == "Stop":
-            queue = self.store.notices(session)
-            if sessions.is_idle(session) and not (queue.offered() or queue.pending()):
-                sessions.hide(session)
         return answer
 
     # ----------------------------------------------------------------- agents
@@ -286,7 +291,6 @@ class HookHandler:
         if self.call.agent_type == decisions.WORKER and self.call.agent != MAIN:
             sessions = self._made().sessions
             sessions.started(self.call.session, self.call.agent)
-            sessions.show(self.call.session)
         return None
 
     def _agent_stop(self) -> Answer | None:
@@ -344,6 +348,14 @@ class HookHandler:
 
         actor = Actor(name="claude", session=self.call.session)
         return TaskService(self.project, self.settings, actor, self.store)
+
+
+def is_quiet(store: Store, session: str) -> bool:
+    """Return whether a session has nothing under way, and was told of all that has ended."""
+    if not store.sessions.is_idle(session):
+        return False
+    queue = store.notices(session)
+    return not (queue.pending() or queue.offered())
 
 
 def _ram_percent() -> float:

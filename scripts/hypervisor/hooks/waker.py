@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -35,6 +36,8 @@ Found = TypeVar("Found")
 WAKE = 2
 #: In the environment of what the guard starts: the client's pid.
 CLIENT_PID = "HYPERVISOR_CLIENT_PID"
+#: A file in the state folder, of which each session's waker locks one byte.
+_LOCKS = "wakers.lock"
 #: For how long others may end as well before one message tells of them.
 _FOLD_SECONDS = 0.5
 #: How long the hook of a worker's end, which knows why it ended, may take after the client's note of it.
@@ -121,16 +124,16 @@ class SessionWaker:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Yield whether nobody else serves the session; nobody will meanwhile.
-
-        Raises:
-            FileNotFoundError: The session has nothing of ours.
-        """
-        descriptor = os.open(self.sessions.file(self.session), os.O_RDWR | os.O_CLOEXEC)
+        """Yield whether nobody else serves the session; nobody will meanwhile."""
+        path = os.path.join(self.store.folder, _LOCKS)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        digest = hashlib.blake2b(self.session.encode("utf-8", "replace"), digest_size=7).digest()
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.lockf(
+                    descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int.from_bytes(digest), os.SEEK_SET
+                )
+            except OSError:
                 yield False
                 return
             yield True

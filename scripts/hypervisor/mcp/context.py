@@ -101,8 +101,12 @@ class ToolContext:
         if self.live is not None:
             self.live.close()
 
-    def _store(self, project: Project, settings: Mapping[str, Any]) -> Store | None:
+    def open_store(self) -> Store | None:
         """Return the project's store, kept open between calls; None while there is none."""
+        project = self.project
+        return self._store(project, settings_of(project.state))
+
+    def _store(self, project: Project, settings: Mapping[str, Any]) -> Store | None:
         with self._lock:
             file = file_identity(str(Path(project.state, FILE)))
             kept = self._open

@@ -66,6 +66,11 @@ class Tool:
         schema: dict[str, Any] = {"type": "object", "properties": dict(self.takes)}
         return schema | {"required": list(self.required)} if self.required else schema
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the tool as it is listed."""
+        row = {"name": self.name, "description": self.description, "inputSchema": self.schema()}
+        return row | {"annotations": {"readOnlyHint": True}} if self.read_only else row
+
 
 _ID = _text("id, or path below the project root")
 _CALLER = _text("your name, e.g. claude; becomes the assignee")

@@ -121,18 +121,18 @@ def settings_for(users: Mapping[str, Any], need: Need) -> dict[str, Any]:
         if isinstance(made.get("mcp"), dict) and isinstance(made["mcp"].get("allowed"), list):
             made["mcp"]["allowed"].append(SERVER)
         hooks = made.setdefault("hooks", {})
-        for event, matcher, when in (
-            ("BeforeTool", f"write_file|replace|run_shell_command|read_.*|grep_search|{PREFIX}.*", "always"),
-            ("AfterTool", ".*", "session"),
+        for event, matcher in (
+            ("BeforeTool", f"write_file|replace|run_shell_command|read_.*|grep_search|{PREFIX}.*"),
+            ("AfterTool", ".*"),
         ):
-            hooks.setdefault(event, []).append(_hook(need, matcher, when))
+            hooks.setdefault(event, []).append(_hook(need, matcher))
     return dict(made)
 
 
-def _hook(need: Need, matcher: str, when: str) -> dict[str, Any]:
+def _hook(need: Need, matcher: str) -> dict[str, Any]:
     told = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(need.environment.items()))
-    guard = shlex.quote(os.path.join(need.plugin, "hooks/guard"))
-    command = f'{told} CLAUDE_CODE_SESSION_ID="$GEMINI_SESSION_ID" sh {guard} {when} gemini_hook.py'.strip()
+    starter = shlex.quote(os.path.join(need.plugin, "scripts/with-uv"))
+    command = f'{told} CLAUDE_CODE_SESSION_ID="$GEMINI_SESSION_ID" sh {starter} gemini_hook.py'.strip()
     one = {"type": "command", "name": "hypervisor", "command": command, "timeout": _HOOK_MS}
     return {"matcher": matcher, "hooks": [one]}
 

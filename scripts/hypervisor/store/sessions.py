@@ -2,19 +2,11 @@
 
 The end of a claim, of a worker or of a run is a row of this store and nothing else: what a session is to be
 told of is a query over those rows (`notices`).
-
-A file ``sessions/<id>`` in the state folder says that a session has something of ours, so that the hooks of a
-session that has nothing start no process. It is advisory: written after the transaction, removed when the
-session is idle; losing it costs a heartbeat or a word, never a claim.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +24,10 @@ SQL = statements.load("sessions")
 
 #: The agent id of a session's own thread.
 MAIN = "main"
-#: The folder of the files that say which sessions have something of ours.
-FOLDER = "sessions"
 #: For how long a request keeps its place before an agent has started for it, in milliseconds.
 _REQUEST_MS = 30_000
 #: After which a session of which nothing was heard is forgotten, in milliseconds.
 _FORGET_MS = 7 * 86_400_000
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +69,12 @@ class Sessions:
     Args:
         engine: The database.
         claims: The claims of the store.
-        folder: The state folder.
         lease_seconds: For how long an agent may be silent.
     """
 
-    def __init__(self, engine: Engine, claims: Claims, folder: str, lease_seconds: float) -> None:
+    def __init__(self, engine: Engine, claims: Claims, lease_seconds: float) -> None:
         self._engine = engine
         self._claims = claims
-        self._folder = os.path.join(folder, FOLDER)
         self._lease = round(lease_seconds * 1000)
 
     # ----------------------------------------------------------------- claims
@@ -280,7 +267,6 @@ class Sessions:
             return int(tx.run(SQL.begin_run, parameters)[0][0])
 
         number = self._engine.write(body)
-        self.show(session)
         try:
             yield run
         finally:
@@ -332,6 +318,10 @@ class Sessions:
         """Return whether no hook of a session has to look: it holds, runs and has lost nothing."""
         return not self._engine.read(SQL.anything, who(session))
 
+    def is_known(self, session: str) -> bool:
+        """Return whether a session has, or had, anything of ours."""
+        return bool(session) and bool(self._engine.read(SQL.known, who(session)))
+
     def forget_old(self) -> int:
         """Forget the sessions of which nothing was heard for a week; return how many."""
         old = [row[0] for row in self._engine.read(SQL.unseen_sessions, {"age": _FORGET_MS})]
@@ -346,30 +336,7 @@ class Sessions:
 
         if old:
             self._engine.write(body)
-        for session in old:
-            self.hide(session)
         return len(old)
-
-    # ------------------------------------------------------------------- file
-
-    def show(self, session: str) -> None:
-        """Make the file that says that a session has something of ours."""
-        if session:
-            with contextlib.suppress(OSError):  # advisory
-                os.makedirs(self._folder, mode=0o700, exist_ok=True)
-                os.close(os.open(self.file(session), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-
-    def hide(self, session: str) -> None:
-        """Remove that file: the session is idle."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.file(session))
-
-    def file(self, session: str) -> str:
-        """Return the path of that file."""
-        if _PLAIN.fullmatch(session):
-            return os.path.join(self._folder, session)
-        digest = hashlib.blake2b(session.encode("utf-8", "replace"), digest_size=16).hexdigest()
-        return os.path.join(self._folder, f"x{digest}")
 
 
 def _claim_of(row: Row) -> AgentClaim:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -137,24 +136,13 @@ class Store:
         """Sessions of clients, and their agents."""
         from .sessions import Sessions
 
-        return Sessions(self.engine, self.claims, self.folder, self.settings["claims"]["lease_seconds"])
+        return Sessions(self.engine, self.claims, self.settings["claims"]["lease_seconds"])
 
     def notices(self, session: str) -> NoticeQueue:
         """Return what a session was told, and what not yet."""
         from .notices import NoticeQueue
 
         return NoticeQueue(self.engine, session)
-
-    def show_bulk(self) -> None:
-        """Make, or remove, the file ``bulk``: while it is there, hooks look at every call of a tool.
-
-        Advisory: call it after an approval gate is added or removed.
-        """
-        path = os.path.join(self.folder, "bulk")
-        with contextlib.suppress(OSError):
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if not self.review.gates():
-                os.unlink(path)
 
     @cached_property
     def rescuer(self) -> Rescuer:

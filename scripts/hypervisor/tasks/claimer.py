@@ -98,7 +98,6 @@ class TaskClaimer:
         if self._actor.session:
             sessions = self._claims.store.sessions
             sessions.assign(self._actor.session, self._actor.agent, held.attempt, _agent_task(fresh))
-            sessions.show(self._actor.session)
         return fresh, self._hold(held.claim)
 
     def _take(self, task: TaskHead) -> tuple[Task, Hold]:
@@ -129,8 +128,6 @@ class TaskClaimer:
                 data = self._begin(task, answer, edit)
                 if data is None:
                     continue
-                if self._actor.session:
-                    store.sessions.show(self._actor.session)
                 return parse_task(Path(task.path), data, self._settings)[0], self._hold(answer)
         raise Refused(f"{task.id}: it keeps changing hands, or its file is being saved; try again")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypervisor.mcp.hook_tool import HookTool
 
 from hookclient import Client
 from hypervisor.core.project import Project
+from hypervisor.mcp.context import ToolContext
 
 
 @pytest.fixture
@@ -18,7 +21,11 @@ def project(tmp_path: Path) -> Project:
     return Project(root, root / ".hypervisor")
 
 
-@pytest.fixture(params=[False, True], ids=["whole", "heartbeat-first"])
-def client(project: Project, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Client:
-    """A session, whose calls come to the handler, or to the heartbeat first."""
-    return Client(project, capsys, heartbeat_first=bool(request.param))
+@pytest.fixture(params=["script", "server"])
+def client(
+    project: Project, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> Iterator[Client]:
+    """A session whose hooks are scripts, or are answered by its server."""
+    context = ToolContext({"CLAUDE_PROJECT_DIR": str(project.root)})
+    yield Client(project, capsys, server=HookTool(context) if request.param == "server" else None)
+    context.close()

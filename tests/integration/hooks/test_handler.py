@@ -33,7 +33,6 @@ from hookclient import (
     workers,
 )
 from hypervisor.core.project import Project
-from hypervisor.hooks import heartbeat
 from hypervisor.hooks.decisions import PREFIX
 from hypervisor.store.sessions import MAIN
 from hypervisor.tasks.completion import TaskCompletion
@@ -53,56 +52,6 @@ def test_every_tool_call_of_the_holder_renews_its_claim_and_no_other(
     assert client.tool(event, "Bash", agent, tool_input={"command": "true"}) is None
     assert expires_in(project, "t-1") > then + 50
     assert expires_in(project, "t-2") <= others
-
-
-@pytest.mark.parametrize("event", ["PreToolUse", "PostToolUse", "PostToolUseFailure"])
-def test_the_heartbeat_is_all_that_a_workers_call_comes_to(
-    project: Project, client: Client, event: str
-) -> None:
-    hold(project, "t-1", "a1")
-    then = age(project, "t-1")
-
-    def beaten(agent: str = "a1", tool: str = "Bash", state: str = "", **fields: Any) -> bool:
-        call = client.payload(event, agent, **{"tool_name": tool, "tool_input": {}, **fields})
-        return heartbeat.is_all(json.dumps(call).encode(), state or str(project.state))
-
-    assert beaten()
-    assert expires_in(project, "t-1") > then + 50
-    assert beaten("a2")  # holds nothing
-    more = [
-        beaten(MAIN), beaten(tool="Agent"), beaten(tool="Task"), beaten(tool=f"{PREFIX}complete_task"),
-        beaten(""), beaten(session_id=""), beaten(session_id=["s-1"]), beaten(state=str(project.root)),
-        beaten(hook_event_name="SubagentStop"), heartbeat.is_all(b"{", str(project.state)),
-        heartbeat.is_all(b"[]"),
-    ]  # fmt: skip
-    assert more == [False] * len(more)
-
-
-@pytest.mark.parametrize("event", ["PreToolUse", "PostToolUse"])
-def test_while_something_acts_in_bulk_a_call_is_looked_at_before_it_is_made(
-    project: Project, client: Client, event: str
-) -> None:
-    hold(project, "t-1", "a1")
-    (project.state / "bulk").touch()
-    call = json.dumps(client.payload(event, "a1", tool_name="Bash", tool_input={})).encode()
-    assert heartbeat.is_all(call, str(project.state)) is (event == "PostToolUse")
-
-
-@pytest.mark.parametrize("wound", ["revoked", "receipts", "settings", "damaged"])
-def test_the_heartbeat_leaves_what_is_not_plain_to_the_handler(
-    project: Project, client: Client, wound: str
-) -> None:
-    hold(project, "t-1", "a1", **({"receipts": "[Bash]"} if wound == "receipts" else {}))
-    match wound:
-        case "revoked":
-            take_away(project, "t-1")
-        case "settings":
-            set_config(project, "[agents\n")
-        case "damaged":
-            for path in project.state.glob("hypervisor.db*"):
-                path.write_bytes(b"no database" * 1000)
-    call = json.dumps(client.payload("PostToolUse", "a1", tool_name="Bash", tool_input={})).encode()
-    assert not heartbeat.is_all(call, str(project.state))
 
 
 def test_nobody_renews_the_claim_of_another_agent_or_session(project: Project, client: Client) -> None:

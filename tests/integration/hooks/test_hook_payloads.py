@@ -234,7 +234,7 @@ def assert_right(payload: Any, out: str, err: str) -> str:
 
 @pytest.fixture
 def client(project: Project, capsys: pytest.CaptureFixture[str]) -> Client:
-    return Client(project, capsys, heartbeat_first=True)
+    return Client(project, capsys)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)

@@ -28,7 +28,8 @@ COMMANDS = sorted(
         ROOT / "examples/try",
         ROOT / "tests/run",
         ROOT / "tests/acceptance/install",
-        ROOT / "hooks/guard",
+        ROOT / "hooks/if-used",
+        ROOT / "hooks/start",
         ROOT / ".ci/run",
     ]
 )

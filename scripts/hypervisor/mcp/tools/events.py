@@ -37,7 +37,7 @@ def _wait_for_events(context: ToolContext, arguments: Arguments) -> Any:
     while not stopped():
         with context.service(arguments) as service:
             store, actor = service.catalog.store, service.actor
-            if store is not None and actor.agent == MAIN and _is_known(store, actor.session):
+            if store is not None and actor.agent == MAIN and store.sessions.is_known(actor.session):
                 return _for_session(store, actor.session, deadline, stopped)
             if store is not None:
                 return _for_project(store, service.project, since, deadline, stopped)
@@ -45,13 +45,6 @@ def _wait_for_events(context: ToolContext, arguments: Arguments) -> Any:
             break
         time.sleep(TICK_SECONDS)
     return {"events": [], "cursor": "0"}
-
-
-def _is_known(store: Store, session: str) -> bool:
-    """Return whether a session has, or had, anything of ours."""
-    return bool(session) and (
-        os.path.exists(store.sessions.file(session)) or bool(store.notices(session).transcript)
-    )
 
 
 def _for_session(store: Store, session: str, deadline: float, stopped: Callable[[], bool]) -> dict[str, Any]:

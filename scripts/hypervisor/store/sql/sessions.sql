@@ -152,3 +152,13 @@ SELECT 1 FROM worker_slot WHERE session = :session AND ended_at IS NULL AND (sta
 UNION ALL
 SELECT 1 FROM background_run WHERE session = :session AND ended_at IS NULL
 LIMIT 1
+
+-- name: known
+SELECT 1 FROM session WHERE id = :session
+UNION ALL
+SELECT 1 FROM agent_claim WHERE session = :session
+UNION ALL
+SELECT 1 FROM worker_slot WHERE session = :session
+UNION ALL
+SELECT 1 FROM background_run WHERE session = :session
+LIMIT 1
