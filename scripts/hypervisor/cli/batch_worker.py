@@ -1,4 +1,4 @@
-"""`batch_worker.py`: drains a queue with one runner, from as many terminals as one likes."""
+"""`batch_worker.py` and `hypervisor batch`: drain a queue with one runner, from any number of terminals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,30 @@ exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to d
 
 
 def parser() -> Parser:
-    """Return the parser of the command."""
-    made = Parser(
-        prog="batch_worker.py",
-        description="Work through a queue: each item once, by as many workers as you start.",
-        epilog=EXAMPLES,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Return the parser of the script."""
+    made = Parser(prog="batch_worker.py", allow_abbrev=False)
+    _add_arguments(made, "batch_worker.py", [])
+    return made
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``batch`` what it takes: all that the script takes."""
+    _add_arguments(commands["batch"], "hypervisor batch", ["batch"])
+    commands["batch"].set_defaults(action=_process)
+
+
+def _add_arguments(made: ArgumentParser, typed: str, verb: list[str]) -> None:
+    """Add what the command takes.
+
+    Args:
+        made: Its parser.
+        typed: What is typed for it.
+        verb: What stands between the program and the options where a pool starts its workers.
+    """
+    made.description = "Work through a queue: each item once, by as many workers as you start."
+    made.epilog = EXAMPLES.replace("batch_worker.py", typed)
+    made.formatter_class = RawDescriptionHelpFormatter
+    made.set_defaults(verb=verb)
     where = made.add_argument_group("the queue")
     where.add_argument("--dir", metavar="D", help="a folder with queue.txt; claims and results go there too")
     where.add_argument("--tasks", metavar="GLOB", help="the task files of this project that GLOB means")
@@ -65,7 +81,7 @@ def parser() -> Parser:
     what.add_argument("--exec", metavar="'CMD {}'", help="run CMD for each item; without it: triage")
     what.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     how = made.add_argument_group("how")
-    how.add_argument("--workers", metavar="W", type=int, default=1, help="worker processes (default 1)")
+    how.add_argument("-j", "--workers", metavar="W", type=int, default=1, help="worker processes (default 1)")
     how.add_argument("--timeout", metavar="S", type=float, help="end a command after S seconds")
     how.add_argument(
         "--retries", metavar="N", type=int, help="try failed commands again, up to N times (default: never; "
@@ -73,12 +89,14 @@ def parser() -> Parser:
     )  # fmt: skip
     how.add_argument("--lease", metavar="S", type=float, help="how long another host may be silent (900)")
     how.add_argument("--json", action="store_true", help="print one JSON document")
-    return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return its exit code."""
-    options = parser().parse_args(arguments)
+    """Run the script; return its exit code."""
+    return _process(parser().parse_args(arguments))
+
+
+def _process(options: Namespace) -> int:
     _check(options)
     stop = Stop()
     member = PoolMember.of_this_process(stop)
@@ -104,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(options: Namespace) -> None:
     if not (options.batch is not None or options.all or options.stats or options.dry_run):
-        raise UsageError("say how much: --batch N, --all or --stats; see `batch_worker.py --help`")
+        raise UsageError(f"say how much: --batch N, --all or --stats; see `{options.typed} --help`")
     if options.dir and options.tasks:
         raise UsageError("--dir and --tasks name two different queues; leave one away")
     for look in ("stats", "dry_run"):
@@ -208,7 +226,7 @@ def _allowance(count: int | None) -> Callable[[int], int]:
 
 
 def _pool(options: Namespace, batch: Batch, stop: Stop, teller: Teller) -> tuple[RunCounts, int]:
-    words = [sys.executable, sys.argv[0], "--dir", batch.folder]
+    words = [sys.executable, sys.argv[0], *options.verb, "--dir", batch.folder]
     # The pool's allowance holds for all; one worker claims at most its half of an equal share at once.
     share = max(1, (options.batch or 0) // (2 * options.workers))
     words += ["--batch", str(share)] if options.batch else ["--all"]

@@ -14,6 +14,7 @@ from .console import EXIT_USAGE, Parser, run
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "Run": {
         "preflight": "list what would run, and what is skipped and why",
+        "batch": "process a queue: triage, or a command for each item",
         "run": "run agents on tasks, each in its own git worktree",
         "spawn": "turn texts into tasks and run an agent on each, in the background",
         "merge": "merge and verify what workers of a session have committed",
@@ -52,6 +53,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
 }
 #: The module of a command, where it is not called like the command.
 MODULES: Mapping[str, str] = {
+    "batch": "batch_worker",
     **dict.fromkeys(("reap", "retry", "cancel", "undo"), "operations"),
     "merge": "run",
     "stats": "spawn",
@@ -61,9 +63,8 @@ MODULES: Mapping[str, str] = {
 }
 
 _DESCRIPTION = "Process a queue with many coding agents in parallel, and inspect and recover batches."
-_EPILOG = """Queues of lines (paths, ids, any text) are processed by `batch_worker.py`; see its --help.
-
-examples:
+_EPILOG = """examples:
+  hypervisor batch --dir work --all --workers 4
   hypervisor preflight --all
   hypervisor run --all -j 4 --budget-usd 20
   hypervisor watch

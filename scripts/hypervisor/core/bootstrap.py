@@ -1,4 +1,4 @@
-"""What a script does before anything else: where compiled code goes, whether Python and dependencies are there.
+"""What a script does first: choose where compiled code goes, check that Python and the packages are there.
 
 Python keeps what it has compiled of us in the user's cache folder, never beside the source: that may be a
 plugin's, which is read-only, or is compared with what was installed. Without any place each hook and each
@@ -15,6 +15,8 @@ import sys
 IMPORTED_AS = {"pyyaml": "yaml", "python-frontmatter": "frontmatter"}
 EXIT_USAGE = 2
 _PYTHON = (3, 11)
+#: Set for a script that was started again: no start leads to another one for ever.
+STARTED_AGAIN = "HYPERVISOR_STARTED_AGAIN"
 
 
 def use_compiled_cache():
@@ -30,15 +32,24 @@ def use_compiled_cache():
 
 def require(script):
     # type: (str) -> None
-    """Return if *script* can run here; else say in one line what to type, and exit 2."""
+    """Return if *script* can run here; else start it again with uv, which has the right Python and packages.
+
+    Where that has not helped, say in one line what to type, and exit 2.
+    """
+    again = os.environ.pop(STARTED_AGAIN, "")
     _leave_uv()
     fault = _fault(script)
-    if fault:
-        short = os.path.relpath(script)
-        path = script if short.startswith(os.pardir) else short
-        name = os.path.basename(script)
-        sys.stderr.write("%s: %s; start it with: uv run %s ...\n" % (name, fault, path))  # noqa: UP031
-        raise SystemExit(EXIT_USAGE)
+    if not fault:
+        return
+    folder, name = os.path.split(os.path.abspath(script))
+    starter = os.path.join(folder, "with-uv")
+    if not again and os.path.exists(starter):
+        os.environ[STARTED_AGAIN] = "1"
+        os.execv("/bin/sh", ["sh", starter, name] + sys.argv[1:])  # noqa: RUF005, S606 - old Pythons read this
+    short = os.path.relpath(script)
+    path = script if short.startswith(os.pardir) else short
+    sys.stderr.write("%s: %s; start it with: uv run %s ...\n" % (name, fault, path))  # noqa: UP031
+    raise SystemExit(EXIT_USAGE)
 
 
 def dependencies(script):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import hypervisor
-from hypervisor.core.bootstrap import dependencies, require
+from hypervisor.core.bootstrap import STARTED_AGAIN, dependencies, require
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -122,10 +122,14 @@ def test_the_licence_is_there() -> None:
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if "bootstrap" in s.read_text("utf-8")], ids=_name)
-def test_a_bare_python_without_the_dependencies_is_told_in_one_line_what_to_type(script: Path) -> None:
-    # -S leaves out site-packages, -E and env={} all that could bring them back.
+def test_a_script_started_again_in_vain_says_in_one_line_what_to_type(
+    script: Path,
+) -> None:
+    # -S leaves out site-packages, -E and the bare environment all that could bring them back.
     words = [os.path.realpath(sys.executable), "-S", "-E", str(script), "--stats"]
-    done = subprocess.run(words, cwd=ROOT, env={}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env={STARTED_AGAIN: "1"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
@@ -134,10 +138,28 @@ def test_a_bare_python_without_the_dependencies_is_told_in_one_line_what_to_type
     )
 
 
+@pytest.mark.acceptance
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if "bootstrap" in s.read_text("utf-8")], ids=_name)
+def test_a_bare_python_starts_a_script_again_with_uv_and_what_was_typed(script: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "uv"
+    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "${STARTED_AGAIN}" "$PWD" "$@"\n', "utf-8")
+    fake.chmod(0o755)
+    words = [os.path.realpath(sys.executable), "-S", "-E", str(script), "--exec", "a {} 'b c'"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    (tmp_path / f".cache/hypervisor/ready{script.parent}").parent.mkdir(parents=True)
+    (tmp_path / f".cache/hypervisor/ready{script.parent}").touch()  # what a server waits for
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert told[:2] == ["1", str(tmp_path)]
+    assert told[-3:] == [str(script), "--exec", "a {} 'b c'"]
+
+
 def test_an_old_python_is_told_so_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
+    monkeypatch.setenv(STARTED_AGAIN, "1")
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
         require(str(ROOT / "scripts/batch_worker.py"))
