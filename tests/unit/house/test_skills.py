@@ -241,12 +241,14 @@ def test_the_manifests_and_the_project_agree() -> None:
         ROOT / ".claude-plugin/plugin.json"
     )
     # The client finds the parts by their places; naming them would replace the places, or load them twice.
-    assert not {"hooks", "agents", "skills", "commands", "mcpServers"} & set(plugin)
+    assert not {"hooks", "agents", "skills", "commands"} & set(plugin)
 
 
 def test_the_server_is_called_as_the_tools_say_and_is_there_from_the_first_request_on() -> None:
-    servers = _json(".mcp.json")["mcpServers"]
+    # In the manifest: a root .mcp.json is also read as the settings of whoever opens this repository.
+    servers = _json(".claude-plugin/plugin.json")["mcpServers"]
     assert list(servers) == [SERVER]
+    assert not (ROOT / ".mcp.json").exists()
     server = servers[SERVER]
     assert server["alwaysLoad"] is True
     assert server["command"] == "sh"
