@@ -15,7 +15,7 @@ from acceptance.api import ScriptedApi, Step, calls, fail, hang, say, use
 from acceptance.client import MODEL, Client
 from acceptance.conftest import NewClient
 from commands import eventually, gone
-from hypervisor.runners.agent import AgentEnd, Assignment, How
+from hypervisor.runners.base import AgentEnd, Assignment, How
 from hypervisor.runners.child import _marked
 from hypervisor.runners.claude import ClaudeAgent, child_environment
 

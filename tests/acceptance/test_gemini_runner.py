@@ -17,7 +17,7 @@ from acceptance.api import Step, calls, fail, hang, say, use
 from acceptance.gemini import MODEL, GeminiClient, said
 from acceptance.gemini_api import GEMINI_PREFIX, GeminiApi, Stream, gemini_tool
 from commands import ROOT, eventually, gone, tree
-from hypervisor.runners.agent import AgentEnd, Assignment, How
+from hypervisor.runners.base import AgentEnd, Assignment, How
 from hypervisor.runners.child import _marked
 from hypervisor.runners.gemini import GeminiAgent
 

@@ -22,8 +22,8 @@ from ..queue.retention import compress_if_over
 from ..queue.stop import Stop
 from ..queue.summary import take_census, write_summary
 from ..queue.worker import QueueWorker, WorkerOptions
+from ..runners.base import Runner
 from ..runners.exec import ExecRunner
-from ..runners.port import Runner
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
 from .looking import dry_run, print_stats
 from .opening import open_batch

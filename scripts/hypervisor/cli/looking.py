@@ -10,8 +10,8 @@ from typing import Any
 
 from ..queue.batch import Batch
 from ..queue.summary import entries, stats
+from ..runners.base import Runner, Work
 from ..runners.exec import ExecRunner
-from ..runners.port import Runner, Work
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
 

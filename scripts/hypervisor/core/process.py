@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ LINUX = sys.platform.startswith("linux")
 WORKER_MARK = "HYPERVISOR_WORKER"
 #: How often orphans are looked for again, where there were some, or may be.
 _LOOKS = 5
+#: How often a running program is looked at, in seconds: at least, where the kernel does not tell its
+#: end; and at most, as nothing but a look tells that it has to stop.
+_FIRST_POLL, _LAST_POLL = 0.001, 0.1
 #: The parent of all threads of Linux's own.
 _KERNEL = 2
 
@@ -142,19 +147,6 @@ def life_of(other: Identity, here: Identity) -> Life:
     return "alive" if other.start and start_time(other.pid) == other.start else "dead"
 
 
-def suspended_seconds() -> float:
-    """Return for how long this machine has slept since it booted.
-
-    On Linux that is CLOCK_BOOTTIME, which goes on while the machine sleeps, less
-    CLOCK_MONOTONIC, which does not (clock_gettime(2)). Elsewhere it is not known, and 0.0
-    is returned: a silent claim may then expire while the machine sleeps.
-    """
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    if boottime is None:
-        return 0.0
-    return max(0.0, time.clock_gettime(boottime) - time.clock_gettime(time.CLOCK_MONOTONIC))
-
-
 def file_system_of(path: str) -> str:
     """Return the type of the file system that *path* lies on, or "" where it is not known."""
     real = os.path.realpath(path)
@@ -178,6 +170,60 @@ def network_file_system(path: str) -> str:
 def on_network(path: str) -> bool:
     """Tell whether *path* lies on a network file system, where locks cannot be trusted."""
     return file_system_of(path) in NETWORK_FILE_SYSTEMS
+
+
+EndedBy = Literal["", "stopped", "timed out"]
+
+
+def wait_for_end(pid: int, stopped: threading.Event, timeout: float | None) -> EndedBy:
+    """Wait until a child has ended, or must be ended.
+
+    It is not reaped: it stays a zombie until its group is ended, so that the group's number cannot be
+    given to somebody else's processes meanwhile.
+
+    Args:
+        pid: The child.
+        stopped: Set when it has to stop.
+        timeout: Seconds that it has; None for as long as it takes.
+
+    Returns:
+        "" if it has ended by itself, else why it must be ended.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = _FIRST_POLL
+    with contextlib.ExitStack() as held:
+        end = _end_of(pid, held)
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if stopped.is_set():
+                return "stopped"
+            if deadline is not None and time.monotonic() > deadline:
+                return "timed out"
+            if end is not None:
+                end.poll(1000 * _LAST_POLL)
+            else:
+                stopped.wait(pause)
+                pause = min(pause * 2, _LAST_POLL)
+    return ""
+
+
+def _end_of(pid: int, held: contextlib.ExitStack) -> select.poll | None:
+    """Return what wakes at a child's end, where the kernel has that (Linux 5.3)."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+    held.callback(os.close, descriptor)
+    end = select.poll()
+    end.register(descriptor, select.POLLIN)
+    return end
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's number with its name, where it has one."""
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)
 
 
 def end_group(group: int, grace_seconds: float = 5.0) -> None:

@@ -190,28 +190,6 @@ def _slug(canonical_form: str) -> str:
     return _UNSLUG.sub("-", text.lower()).strip("-")[-SLUG_LENGTH:].strip("-") or "item"
 
 
-def life_key(key: str, life: int) -> str:
-    """Return the key of an item's *life*: 1 is the item's own key, 2 is ``key.r2``."""
-    return key if life == 1 else f"{key}.r{life}"
-
-
-def split_life(name: str) -> tuple[str, int]:
-    """Return item key and number of life of what `life_key` made."""
-    key, mark, life = name.rpartition(".r")
-    return (key, int(life)) if mark and life.isdecimal() else (name, 1)
-
-
 def attempt_name(key: str, number: int) -> str:
     """Return the name of an attempt's outputs: ``key``, ``key~2``, ``key~3`` ..."""
     return key if number == 1 else f"{key}~{number}"
-
-
-def generation_name(key: str, generation: int) -> str:
-    """Return the name of a claim's directory: ``key``, ``key~2``, ``key~3`` ..."""
-    return key if generation == 1 else f"{key}~{generation}"
-
-
-def split_generation(name: str) -> tuple[str, int]:
-    """Return key and generation of what `generation_name` made."""
-    key, mark, generation = name.rpartition("~")
-    return (key, int(generation)) if mark and generation.isdecimal() else (name, 1)

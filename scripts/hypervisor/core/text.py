@@ -46,6 +46,12 @@ def printable_lines(data: bytes, lines: int, width: int = 2000) -> str:
     return "\n".join(_cut(_row(row), width) for row in rows)
 
 
+def last_line(text: str) -> str:
+    """Return the last line of *text* that says something, 500 characters of it at most; "" if none does."""
+    full = [line.strip() for line in text.splitlines() if line.strip()]
+    return full[-1][:500] if full else ""
+
+
 def printable_data(value: object, length: int) -> Any:
     """Return JSON-able data with every text in it printable; of what is long the beginning of its text.
 

@@ -24,7 +24,7 @@ from ..git.merging import Conflict, Unverified
 from ..git.oversight import look
 from ..git.trailers import merge_message
 from ..git.work import Tree
-from ..runners.agent import Agent, AgentEnd, Assignment, How, Usage
+from ..runners.base import Agent, AgentEnd, Assignment, How, Usage
 from ..runners.claude import child_environment
 from ..store.events import RunEvent
 from ..store.records import Claim

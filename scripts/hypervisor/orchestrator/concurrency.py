@@ -19,7 +19,7 @@ from ..learning.patterns import patterns_of
 from ..learning.stats import Sample, TaskClass
 from ..monitor.cgroups import Cgroups
 from ..monitor.readings import Sampler
-from ..runners.agent import Usage
+from ..runners.base import Usage
 from ..store.events import RunEvent
 from .schedule import Entry
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from ..core.errors import ConfigError, UsageError
 from ..core.model import Complexity, TaskHead
-from ..runners.agent import Agent
+from ..runners.base import Agent
 from ..runners.claude import ClaudeAgent
-from ..runners.command import CommandAgent
+from ..runners.exec import CommandAgent
 from ..runners.gemini import SANDBOXES, GeminiAgent
 from ..store.batches import Spent
 from .options import RunOptions

@@ -19,7 +19,7 @@ from ..git.oversight import changed_since, is_ours
 from ..git.work import Tree, in_scope
 from ..git.worktrees import Worktrees
 from ..queue.batch import Batch
-from ..runners.agent import Agent, AgentEnd, How
+from ..runners.base import Agent, AgentEnd, How
 from ..store.events import RunEvent
 from ..store.liveness import WorkerLock, new_worker_id
 from ..store.records import Claim, Worker, WorkerKind

@@ -17,7 +17,7 @@ from ..monitor.process_tree import OURS, WITHIN
 from ..monitor.readings import Sampler
 from ..monitor.zones import Bounds, ZoneTracker
 from ..queue.batch import Batch
-from ..runners.agent import Agent, AgentEnd, Assignment, How
+from ..runners.base import Agent, AgentEnd, Assignment, How
 from ..store.spend import Account
 from .options import RunOptions
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..core.model import Outcome, TaskStatus
-from ..runners.agent import AgentEnd, How
+from ..runners.base import AgentEnd, How
 
 #: How many names a verdict repeats, in its evidence and in its text.
 _FILES, _NAMES = 20, 5

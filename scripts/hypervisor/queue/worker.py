@@ -18,7 +18,7 @@ from ..core.errors import ClaimLost, Loss, Refused
 from ..core.model import Outcome, Report
 from ..core.process import this_process
 from ..core.text import now_text
-from ..runners.port import Runner, Work
+from ..runners.base import Runner, Work
 from ..store.directories import ResultFiles
 from ..store.liveness import WorkerLock, new_worker_id
 from ..store.records import Claim, Completion, Worker, WorkerKind

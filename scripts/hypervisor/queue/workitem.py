@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.model import Report
 from ..core.process import WORKER_MARK
-from ..runners.port import Work
+from ..runners.base import Work
 from ..store.records import Claim
 from .batch import Batch, ItemRef
 

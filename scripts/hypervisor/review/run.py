@@ -15,8 +15,8 @@ from ..queue.batch import Batch
 from ..queue.counts import ItemEvent
 from ..queue.stop import Stop
 from ..queue.worker import QueueWorker, WorkerOptions
+from ..runners.base import Work
 from ..runners.exec import ExecRunner
-from ..runners.port import Work
 from ..store.records import Claim, Decided
 from ..store.review_records import Wave
 from .approvals import begin_dry_run, require_shown

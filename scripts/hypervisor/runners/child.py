@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.process import LINUX, end_group, start_time
-from .agent import Assignment, Usage
-from .program import EndedBy, wait_for_end
+from ..core.process import LINUX, EndedBy, end_group, start_time, wait_for_end
+from .base import Assignment, Usage
 from .pump import LINE_BYTES, PART_BYTES, OnLine, Pump, Sink
 
 #: Seconds that a tree has to end by itself: when we end it (a client tells its hooks of its end, which

@@ -9,11 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .agent import AgentEnd, Assignment, How
+from .base import AgentEnd, Assignment, How
 from .child import run_child
-from .claude_events import Heard
-from .claude_outcome import classify
-from .command import ended_otherwise
+from .claude_events import ClaudeEvents, classify
+from .exec import ended_otherwise
 
 #: What a task needs at least: change files, and commit.
 _ALLOWED = ("Edit", "Write", "Bash(git add *)", "Bash(git commit *)")
@@ -69,7 +68,7 @@ class ClaudeAgent:
 
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run the client to its end; `child_environment` makes the environment that it should be given."""
-        heard = Heard(used=assignment.used)
+        heard = ClaudeEvents(used=assignment.used)
         limited = self
         if assignment.budget_usd is not None:
             most = min(assignment.budget_usd, self.max_budget_usd or float("inf"))

@@ -1,4 +1,4 @@
-"""The `exec` runner: one command an item, never through a shell."""
+"""Any command: one run an item or a task, never through a shell."""
 
 from __future__ import annotations
 
@@ -9,22 +9,36 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import Unreadable
 from ..core.model import Outcome, Report
-from ..core.process import WORKER_MARK, end_group, end_orphans
+from ..core.process import WORKER_MARK, end_group, end_orphans, signal_name, wait_for_end
 from ..core.project import state_above
 from ..core.settings import load_settings
+from ..core.text import last_line
+from .base import AgentEnd, Assignment, How, Work
+from .child import ChildEnd, run_child
 from .outputs import begin
-from .port import Work
-from .program import last_line, wait_for_end
 
+#: In the assignment's environment: what takes the place of ``{}``.
+ITEM = "HYPERVISOR_ITEM"
 #: sysexits.h: "temporary failure; the user is invited to retry".
 EX_TEMPFAIL = 75
 #: sysexits.h: "configuration error"; here: the item waits for something from outside.
 EX_CONFIG = 78
 #: How much of the end of the output is looked at for the last line.
 _TAIL = 8192
+
+
+def arguments_for(command: Sequence[str], item: str) -> list[str]:
+    """Return program and arguments for *item*, which is appended where no word holds ``{}``."""
+    if any("{}" in word for word in command):
+        return [word.replace("{}", item) for word in command]
+    return [*command, item]
+
+
+# ----------------------------------------------------------------------- items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +65,7 @@ class ExecRunner:
         with _output(work.log + ".out") as stdout, _output(work.log + ".err") as stderr:
             try:
                 process = subprocess.Popen(
-                    self.arguments(work.item),
+                    arguments_for(self.command, work.item),
                     cwd=work.base,
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
@@ -64,14 +78,12 @@ class ExecRunner:
                 report = self._not_started(error)
             else:
                 ended_by = self._watch(process, work)
-                report = self._report(process.returncode, ended_by, _last_line(stdout) or _last_line(stderr))
+                report = self._report(process.returncode, ended_by, _end_of(stdout) or _end_of(stderr))
             return report
 
-    def arguments(self, item: str) -> list[str]:
-        """Return program and arguments for *item*."""
-        if any("{}" in word for word in self.command):
-            return [word.replace("{}", item) for word in self.command]
-        return [*self.command, item]
+    def preview(self, work: Work) -> dict[str, Any]:
+        """Return the command that would be run."""
+        return {"command": arguments_for(self.command, work.item)}
 
     def _watch(self, process: subprocess.Popen[bytes], work: Work) -> str:
         """Wait until the command has ended; end it if it must. Return what ended it, "" if itself."""
@@ -93,17 +105,17 @@ class ExecRunner:
         retry = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
         return Report(status=Outcome.FAILED, outcome=outcome, retry=retry)
 
-    def _report(self, code: int, ended_by: str, last_line: str) -> Report:
+    def _report(self, code: int, ended_by: str, word: str) -> Report:
         evidence = {"exit": code}
         if ended_by:
             retry = self.retry_failures and ended_by != "stopped"
             return Report(status=Outcome.FAILED, outcome=ended_by, evidence=evidence, retry=retry)
         if code == 0:
-            return Report(status=Outcome.SUCCESS, outcome=last_line or "exit 0", evidence=evidence)
+            return Report(status=Outcome.SUCCESS, outcome=word or "exit 0", evidence=evidence)
         how = f"exit {code}" if code > 0 else f"killed by signal {-code}"
-        outcome = f"{how}: {last_line}" if last_line else how
+        outcome = f"{how}: {word}" if word else how
         if code == EX_CONFIG:
-            return Report(status=Outcome.BLOCKED, outcome=last_line or how, evidence=evidence)
+            return Report(status=Outcome.BLOCKED, outcome=word or how, evidence=evidence)
         retry = self.retry_failures or code == EX_TEMPFAIL
         return Report(status=Outcome.FAILED, outcome=outcome, evidence=evidence, retry=retry)
 
@@ -132,10 +144,85 @@ def _output(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _last_line(descriptor: int) -> str:
+def _end_of(descriptor: int) -> str:
     size = os.fstat(descriptor).st_size
     return (
         last_line(os.pread(descriptor, _TAIL, max(0, size - _TAIL)).decode("utf-8", "replace"))
         if size
         else ""
     )
+
+
+# ----------------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandAgent:
+    """Runs a command for each task.
+
+    Exit 0 is an end of its own. All else failed; whoever looks at `AgentEnd.exit` can tell 75 (another
+    attempt may help) and 78 (the task is blocked, and the text says on what).
+    """
+
+    #: Program and arguments; each ``{}`` stands for the item, which is appended if there is none.
+    command: Sequence[str]
+    name: str = "exec"
+    briefing: Sequence[str] = ("worker.md",)
+
+    @property
+    def permissions(self) -> str:
+        """Nobody restrains a command."""
+        return "unrestricted (exec)"
+
+    def run(self, assignment: Assignment) -> AgentEnd:
+        """Run the command to its end."""
+        said = [b""]
+
+        def hear(line: bytes) -> None:
+            if line.strip():
+                said[0] = line
+
+        item = assignment.environment.get(ITEM, assignment.task_id)
+        end = run_child(arguments_for(self.command, item), assignment, on_line=hear)
+        word = last_line(said[0].decode("utf-8", "replace")) or last_line(end.stderr)
+        return ended_otherwise(end, assignment, self.command[0]) or AgentEnd(
+            how=How.FAILED if end.code else How.ENDED,
+            text=_text(end.code or 0, word),
+            exit=end.code,
+            survivors=end.survivors,
+        )
+
+
+
+def _text(code: int, word: str) -> str:
+    if code in (0, EX_TEMPFAIL, EX_CONFIG):
+        return word or f"exit {code}"
+    return f"exit {code}: {word}" if word else f"exit {code}"
+
+
+def ended_otherwise(end: ChildEnd, assignment: Assignment, program: str) -> AgentEnd | None:
+    """Return the end of a program that was not started, or that was ended by a signal; None for others."""
+    if end.not_started:
+        error = end.not_started
+        return AgentEnd(how=_not_started(error, assignment, program), text=_why(error, program))
+    if end.ended_by == "stopped":
+        how, text = How.STOPPED, "stopped"
+    elif end.ended_by:
+        how, text = How.TIMEOUT, f"timed out after {assignment.timeout:g} s"
+    elif end.code is not None and end.code < 0:
+        how, text = How.KILLED, f"killed by signal {signal_name(-end.code)}"
+    else:
+        return None
+    return AgentEnd(how=how, text=text, exit=end.code, survivors=end.survivors)
+
+
+def _not_started(error: OSError, assignment: Assignment, program: str) -> How:
+    # A working folder that is gone gives the same error as a missing program, but is one task's fault.
+    missing = error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR)
+    usable = os.path.isdir(assignment.cwd) and os.access(assignment.cwd, os.X_OK)
+    return How.MISSING if missing and usable and program else How.FAILED
+
+
+def _why(error: OSError, program: str) -> str:
+    where = f" ({error.filename})" if error.filename and error.filename != program else ""
+    return f"cannot start {program!r}: {error.strerror}{where}"

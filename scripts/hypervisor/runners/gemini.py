@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import UsageError
-from .agent import AgentEnd, Assignment, How
+from .base import AgentEnd, Assignment, How
 from .child import run_child
-from .command import ended_otherwise
-from .gemini_events import Heard
+from .exec import ended_otherwise
+from .gemini_events import GeminiEvents, classify, metered
 from .gemini_home import Need, make_home, verify_script
-from .gemini_outcome import classify
-from .gemini_tokens import metered
 
 #: What says that a client runs inside another; it must not look like a part of that one.
 _OF_A_SESSION = frozenset(
@@ -86,7 +84,7 @@ class GeminiAgent:
             shutil.rmtree(home, ignore_errors=True)
 
     def _run(self, assignment: Assignment, home: Path) -> AgentEnd:
-        heard = Heard()
+        heard = GeminiEvents()
         with metered(home, heard, assignment.used):
             end = run_child(self.words(), assignment, on_line=heard.line)
         until, other = None, ended_otherwise(end, assignment, self.program)

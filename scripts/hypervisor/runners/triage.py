@@ -12,7 +12,7 @@ from ..core.model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome,
 from ..documents import markdown, yaml_edit
 from ..tasks.tasks import edit_key, open_task, status_word
 from ..triage.triage import Rules, compile_rules, triage
-from .port import Work
+from .base import Work
 
 
 @dataclass(slots=True)

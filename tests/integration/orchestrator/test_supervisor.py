@@ -22,8 +22,8 @@ from hypervisor.monitor.processes import Process, processes, send
 from hypervisor.monitor.readings import Reading, Sampler
 from hypervisor.monitor.zones import Bounds, ZoneTracker
 from hypervisor.orchestrator.supervisor import AgentSupervisor
-from hypervisor.runners.agent import AgentEnd, Assignment, How
-from hypervisor.runners.command import CommandAgent
+from hypervisor.runners.base import AgentEnd, Assignment, How
+from hypervisor.runners.exec import CommandAgent
 from hypervisor.store.events import RunEvent
 from hypervisor.store.spend import Spend
 

@@ -23,7 +23,7 @@ from hypervisor.queue.counts import ItemEvent, RunCounts
 from hypervisor.queue.stop import Stop
 from hypervisor.queue.summary import take_census
 from hypervisor.queue.worker import QueueWorker, WorkerOptions
-from hypervisor.runners.port import Runner, Work
+from hypervisor.runners.base import Runner, Work
 from hypervisor.store.claims import Claims
 from hypervisor.store.liveness import WorkerLock, new_worker_id
 from hypervisor.store.records import Answer, Claim, Completion, Worker, WorkerKind

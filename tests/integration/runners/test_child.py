@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from commands import alive, eventually, gone
-from hypervisor.runners.agent import AgentEnd, Assignment, How
+from hypervisor.runners.base import AgentEnd, Assignment, How
 from hypervisor.runners.child import ChildEnd, _now, _start_of, run_child
-from hypervisor.runners.command import CommandAgent
+from hypervisor.runners.exec import CommandAgent
 
 MIB = 2**20
 #: A grandchild in a session of its own that TERM does not end; it says its pid on standard output.

@@ -15,7 +15,7 @@ from hypervisor.learning.stats import ClassStats, Sample, TaskClass
 from hypervisor.orchestrator import concurrency
 from hypervisor.orchestrator.concurrency import ConcurrencyController, make_controller, with_classes
 from hypervisor.orchestrator.schedule import Entry
-from hypervisor.runners.agent import Usage
+from hypervisor.runners.base import Usage
 from hypervisor.store.events import RunEvent
 from hypervisor.store.lessons import Lesson
 

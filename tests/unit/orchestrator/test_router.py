@@ -20,7 +20,7 @@ from hypervisor.orchestrator.router import (
     router_of,
     rules_in,
 )
-from hypervisor.runners.agent import Agent
+from hypervisor.runners.base import Agent
 from hypervisor.runners.gemini import GeminiAgent
 from hypervisor.store.batches import Spent
 from hypervisor.tasks.tasks import read_task

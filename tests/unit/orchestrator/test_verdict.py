@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.orchestrator.verdict import Evidence, Failed, Passed, Reported, decide_outcome
-from hypervisor.runners.agent import AgentEnd, How
+from hypervisor.runners.base import AgentEnd, How
 
 GOOD = Passed(command="pytest -q", seconds=3.2)
 BAD = Failed(command="pytest -q", code=1, line="1 failed, 3 passed")

@@ -9,10 +9,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from hypervisor.runners.agent import How
+from hypervisor.runners.base import How
 from hypervisor.runners.claude import ClaudeAgent, child_environment
-from hypervisor.runners.claude_events import Heard
-from hypervisor.runners.claude_outcome import classify, reset_time
+from hypervisor.runners.claude_events import ClaudeEvents, classify, reset_time
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC).timestamp()
 
@@ -40,8 +39,8 @@ def failed(text: str, status: int | None, error: str = "") -> list[dict[str, Any
     return [said, result(text, is_error=True, api_error_status=status, modelUsage={})]
 
 
-def heard(*events: Any) -> Heard:
-    made = Heard()
+def heard(*events: Any) -> ClaudeEvents:
+    made = ClaudeEvents()
     for event in events:
         made.line(event if isinstance(event, bytes) else json.dumps(event).encode())
     return made

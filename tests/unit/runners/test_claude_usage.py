@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypervisor.runners.claude_events import Heard
+from hypervisor.runners.claude_events import ClaudeEvents
 
 
 def said(*events: dict[str, Any]) -> list[tuple[int, int, bool]]:
     found: list[tuple[int, int, bool]] = []
-    heard = Heard(used=lambda *what: found.append(what))
+    heard = ClaudeEvents(used=lambda *what: found.append(what))
     for event in events:
         heard.line(json.dumps(event).encode())
     return found

@@ -15,11 +15,10 @@ import pytest
 from commands import ROOT, tree
 from hypervisor.core.errors import UsageError
 from hypervisor.hooks import gemini_hooks
-from hypervisor.runners.agent import How
+from hypervisor.runners.base import How
 from hypervisor.runners.gemini import environment
-from hypervisor.runners.gemini_events import Heard
+from hypervisor.runners.gemini_events import GeminiEvents, classify, reset_time
 from hypervisor.runners.gemini_home import Need, make_home, policy_for, read_settings, settings_for
-from hypervisor.runners.gemini_outcome import classify, reset_time
 
 #: 2026-11-21 20:00 UTC: noon on the coast where the service's days begin.
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC).timestamp()
@@ -115,8 +114,8 @@ def test_a_run_is_no_part_of_a_session(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- how it ended
 
 
-def heard(*events: dict[str, Any], result: dict[str, Any] | None = None) -> Heard:
-    made = Heard()
+def heard(*events: dict[str, Any], result: dict[str, Any] | None = None) -> GeminiEvents:
+    made = GeminiEvents()
     for event in (*events, {"type": "result", **result} if result else {}):
         made.line(json.dumps(event).encode())
     return made
@@ -172,7 +171,7 @@ QUOTA = "You have exhausted your daily quota on this model."
     ],
 )
 def test_how_a_run_ended_is_read_from_its_events(
-    events: Heard, code: int, stderr: str, how: How, text: str
+    events: GeminiEvents, code: int, stderr: str, how: How, text: str
 ) -> None:
     found, told, until = classify(events, code, stderr, NOW)
     assert found is how
@@ -209,7 +208,7 @@ def test_tokens_count_what_was_thought_and_lines_that_are_no_event_are_passed_ov
     ):
         made.line(line)
     assert made.counted() == {"input_tokens": 20, "output_tokens": 10}
-    assert Heard().counted() == {}
+    assert GeminiEvents().counted() == {}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from commands import eventually
-from hypervisor.runners.gemini_events import Heard
-from hypervisor.runners.gemini_tokens import Meter, metered
+from hypervisor.runners.gemini_events import GeminiEvents, Meter, metered
 
 
 def record(home: Path, text: str, name: str = "session-1") -> None:
@@ -46,8 +45,8 @@ def test_what_cannot_be_understood_counts_for_nothing(tmp_path: Path, text: str)
     assert Meter(tmp_path).look() == 3
 
 
-def heard(*events: dict[str, Any]) -> Heard:
-    made = Heard()
+def heard(*events: dict[str, Any]) -> GeminiEvents:
+    made = GeminiEvents()
     for event in events:
         made.line(json.dumps(event).encode())
     return made

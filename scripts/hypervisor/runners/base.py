@@ -1,16 +1,71 @@
-"""The port: how an agent is set to work on one task, and how its end is told.
+"""The two ports of the runners, and the records that go in and out.
 
-An agent's end is only what its process and its output say. Whether the task is done is decided from
-evidence by whoever started it: no word of an agent, and no exit code, is evidence.
+A `Runner` processes an item of a queue, and what it reports is the item's result. An `Agent` works on a task
+of a project, and its end is only what its process and its output say: whether the task is done is decided
+from evidence by whoever started it. No word of an agent, and no exit code, is evidence.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
+
+from ..core.model import Report
+
+# ----------------------------------------------------------------------- items
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One item in hand."""
+
+    item: str
+    #: The path that the item names; for a text, the text.
+    path: str
+    #: Whether it is a task of a project.
+    task: bool = False
+    #: Folder in which commands run and that relative items are relative to.
+    base: str
+    #: Where what a command prints is kept: this path with ``.out`` and ``.err``.
+    log: str
+    #: What a command finds in its environment, beside what is there already.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: Descriptors that a command inherits, so that it is seen to live when its worker died.
+    inherit: tuple[int, ...] = ()
+    #: Set when the work must end at once: the claim is lost, or the user said so twice.
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+class Runner(Protocol):
+    """Processes items, one at a time.
+
+    It reports and changes nothing that another worker could not change as well: what the result
+    changes in a task's file is given back in the report, and written by whoever publishes it.
+    """
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    def run(self, work: Work) -> Report:
+        """Process one item. A fault of the item is a report; an exception is a fault of ours."""
+        ...
+
+
+class QueueRunner(Runner, Protocol):
+    """A runner that can say beforehand what it would do."""
+
+    def preview(self, work: Work) -> Mapping[str, Any]:
+        """Return what would be done with an item; nothing is changed by it."""
+        ...
+
+
+# ----------------------------------------------------------------------- tasks
 
 
 class How(StrEnum):
@@ -138,3 +193,30 @@ class Agent(Protocol):
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run it to its end. Afterwards nothing runs any more of what it has started."""
         ...
+
+
+# -------------------------------------------------- what clients print, read with care
+# It comes from outside, and changes from release to release.
+
+
+def event_of(line: bytes) -> dict[str, Any]:
+    """Return the object that a line is, and an empty one for what is none."""
+    try:
+        return map_of(json.loads(line))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def list_of(value: object) -> list[Any]:
+    """Return a list as it is, and none where there is something else."""
+    return value if isinstance(value, list) else []
+
+
+def map_of(value: object) -> dict[str, Any]:
+    """Return an object's fields, and none where there is something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def number_of(value: object) -> float:
+    """Return a number as it is, and 0 where there is something else."""
+    return value if isinstance(value, int | float) and value == value else 0  # noqa: PLR0124 - not NaN
