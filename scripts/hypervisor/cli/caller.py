@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_caller(command: ArgumentParser, action: Any) -> None:
     """Add ``--caller`` and ``--json`` to a command, which carries out *action*."""
-    command.add_argument("--caller", metavar="NAME", help="in whose name (default: you)")
+    command.add_argument("--caller", metavar="NAME", help="name of the actor (default: you)")
     command.add_argument("--json", action="store_true", help="print one JSON document")
     command.set_defaults(action=action)
 

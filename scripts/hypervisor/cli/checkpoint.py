@@ -21,8 +21,8 @@ from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 
 def add_checkpoint(command: ArgumentParser) -> None:
     """Add to ``checkpoint`` what it takes."""
-    command.add_argument("--dir", metavar="D", help="the batch's folder")
-    command.add_argument("--task", metavar="ID", help="the batch for this task")
+    command.add_argument("--dir", metavar="D", help="folder of a batch")
+    command.add_argument("--task", metavar="ID", help="the batch of this task")
     command.add_argument("--json", action="store_true", help="print one JSON document")
     command.set_defaults(action=on_chunked(_show))
     verbs = command.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
@@ -39,20 +39,26 @@ def add_checkpoint(command: ArgumentParser) -> None:
         verb.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
         verb.set_defaults(action=on_chunked(action))
         if name != "show":
-            verb.add_argument("--by", metavar="NAME", help="who decides (default: you)")
+            verb.add_argument("--by", metavar="NAME", help="name of who decides (default: you)")
         if name == "revise":
-            verb.add_argument("--criteria", default="", metavar="TEXT", help="the new ones; @FILE reads them")
             verb.add_argument(
-                "--chunk", action="append", default=[], metavar="CHUNK", help="only this one; may be repeated"
+                "--criteria", default="", metavar="TEXT", help="new criteria; @FILE reads them from a file"
+            )
+            verb.add_argument(
+                "--chunk",
+                action="append",
+                default=[],
+                metavar="CHUNK",
+                help="only this chunk; may be repeated",
             )
 
 
 def names_chunked(command: ArgumentParser) -> None:
     """Let *command* name a batch that is cut into chunks."""
-    command.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id; without it: the newest")
+    command.add_argument("batch", nargs="?", metavar="BATCH", help="batch id (default: the newest)")
     # Suppressed, or they would overwrite what stands before the verb.
-    command.add_argument("--dir", metavar="D", default=SUPPRESS, help="the batch's folder")
-    command.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch for this task")
+    command.add_argument("--dir", metavar="D", default=SUPPRESS, help="folder of a batch")
+    command.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch of this task")
 
 
 def criteria_of(text: str) -> str:

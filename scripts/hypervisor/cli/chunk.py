@@ -34,34 +34,40 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``chunk`` and ``checkpoint`` what they take."""
     command = commands["chunk"]
     what = command.add_mutually_exclusive_group()
-    what.add_argument("--records", metavar="FILE", help="a .jsonl, .csv or .tsv file; - for JSON lines")
-    what.add_argument("--queue", metavar="FILE", help="a file with an item a line")
+    what.add_argument(
+        "--records",
+        metavar="FILE",
+        help="a .jsonl, .csv or .tsv file; - reads JSON lines from standard input",
+    )
+    what.add_argument("--queue", metavar="FILE", help="a file with one item per line")
     what.add_argument("--tasks", metavar="GLOB", help="task files")
-    what.add_argument("--noted", metavar="D", help="what the workers of that batch have noted")
+    what.add_argument("--noted", metavar="D", help="items that the workers of the batch in D noted")
     command.add_argument("--as", dest="noted_as", action="append", default=[], metavar="CATEGORY",
-                         help="of --noted: only this category; may be repeated")  # fmt: skip
+                         help="with --noted: only this category; may be repeated")  # fmt: skip
     command.add_argument("--bulk", action="append", default=[], metavar="TOOL",
-                         help="this tool acts on the items, and waits for an approval of a dry run: a name "
-                         "with *, or 'Bash(COMMAND *)'; may be repeated")  # fmt: skip
+                         help="tool of a bulk action, denied until its dry run is approved: a name with *, "
+                         "or 'Bash(COMMAND *)'; may be repeated")  # fmt: skip
     command.add_argument("-0", dest="nul", action="store_true", help="items of --queue end with NUL")
     command.add_argument("--by", metavar="BY", help="day:FIELD, week:FIELD, month:FIELD, FIELD or size:N; "
                          "without it: equal parts of at most 50")  # fmt: skip
-    command.add_argument("--max", type=int, metavar="N", help="cut a larger group into equal parts")
-    command.add_argument("--zone", metavar="ZONE", help="whose days count (UTC); `own`: as it is written")
-    command.add_argument("--id", dest="id_field", metavar="FIELD", help="what tells records apart")
-    command.add_argument("--dir", metavar="D", help="keep the plan in this folder; made if missing")
-    command.add_argument("--task", metavar="ID", help="keep it in the folder of the batch for this task")
+    command.add_argument("--max", type=int, metavar="N", help="split larger groups into equal parts")
+    command.add_argument("--zone", metavar="ZONE", help="time zone of days (default: UTC); `own`: as written")
+    command.add_argument("--id", dest="id_field", metavar="FIELD", help="field that identifies a record")
+    command.add_argument("--dir", metavar="D", help="save the plan in this folder; created if missing")
+    command.add_argument("--task", metavar="ID", help="save it in the folder of the batch of this task")
     command.add_argument("--json", action="store_true", help="print one JSON document")
     command.set_defaults(action=_chunk)
     verbs = command.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     chunk_run.add_run(verbs)
     items = _verb(verbs, "items", "the ids of a chunk's items, a line each", _items)
-    items.add_argument("chunk", nargs="?", metavar="CHUNK", help="without it: the worker's own")
-    items.add_argument("--left", action="store_true", help="only those without a note")
-    items.add_argument("-0", dest="nul", action="store_true", help="each ends with NUL")
-    note = _verb(verbs, "note", "say what became of an item", _note)
+    items.add_argument("chunk", nargs="?", metavar="CHUNK", help="default: the worker's own")
+    items.add_argument("--left", action="store_true", help="only items without a note")
+    items.add_argument("-0", dest="nul", action="store_true", help="end each with NUL")
+    note = _verb(verbs, "note", "record the decision on an item", _note)
     note.add_argument("chunk", metavar="CHUNK")
-    note.add_argument("item", metavar="ITEM", help="an id; - reads JSON lines with item, category, rationale")
+    note.add_argument(
+        "item", metavar="ITEM", help="item id; - reads JSON lines with item, category, rationale"
+    )
     note.add_argument("--category", metavar="C")
     note.add_argument("--rationale", default="", metavar="R")
     checkpoint.add_checkpoint(commands["checkpoint"])
@@ -70,8 +76,8 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 def _verb(verbs: Any, name: str, text: str, action: Any) -> ArgumentParser:
     made: ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
     # Suppressed, or they would overwrite what stands before the verb.
-    made.add_argument("--dir", metavar="D", default=SUPPRESS, help="the batch's folder")
-    made.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch for this task")
+    made.add_argument("--dir", metavar="D", default=SUPPRESS, help="folder of a batch")
+    made.add_argument("--task", metavar="ID", default=SUPPRESS, help="the batch of this task")
     made.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
     made.set_defaults(action=on_chunked(action))
     return made

@@ -31,20 +31,26 @@ _LOOK_SECONDS = 0.5
 
 def add_run(verbs: Any) -> None:
     """Add ``run`` to the verbs of ``chunk``."""
-    text = "have a command do the chunks, a wave at a time"
+    text = "run a command on each chunk, in waves"
     run: ArgumentParser = verbs.add_parser("run", help=text, description=text, allow_abbrev=False)
     names_chunked(run)
     run.add_argument(
-        "--exec", metavar="'CMD {}'", help="run CMD for each chunk; {} is the file with its items"
+        "--exec", metavar="'CMD {}'", help="command for each chunk; {} is the file with its items"
     )
-    run.add_argument("-j", "--jobs", type=int, metavar="N", help="how many chunks at once (default 1)")
+    run.add_argument("-j", "--jobs", type=int, metavar="N", help="chunks in parallel (default: 1)")
     run.add_argument(
-        "--checkpoint", choices=list(CheckpointMode), help="after each wave (the default), the first, none"
+        "--checkpoint",
+        choices=list(CheckpointMode),
+        help="stop after each wave (the default), after the first, or never",
     )
-    run.add_argument("--criteria", metavar="TEXT", help="what workers go by; @FILE reads it")
-    run.add_argument("--timeout", type=float, metavar="S", help="end a command after S seconds")
-    run.add_argument("--retries", type=int, metavar="N", help="try failed commands again, up to N times")
-    run.add_argument("--wait", action="store_true", help="without a terminal: wait at a checkpoint")
+    run.add_argument(
+        "--criteria", metavar="TEXT", help="criteria for the workers; @FILE reads them from a file"
+    )
+    run.add_argument("--timeout", type=float, metavar="S", help="time limit of a command in seconds")
+    run.add_argument("--retries", type=int, metavar="N", help="retry failed commands up to N times")
+    run.add_argument(
+        "--wait", action="store_true", help="without a terminal: wait at a checkpoint for a decision"
+    )
     run.add_argument("--json", action="store_true", default=SUPPRESS, help="print one JSON document")
     run.set_defaults(action=on_chunked(_run))
 

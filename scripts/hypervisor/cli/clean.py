@@ -19,7 +19,7 @@ from ..queue import leftovers, retention
 from ..queue.batches import open_folder
 from ..queue.retention import Kept, Rule, in_words_of_size
 from ..runners import outputs
-from ..tasks.finding import find_task_files
+from ..tasks.discovery import find_task_files
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
 _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
@@ -45,15 +45,15 @@ def size(text: str) -> int:
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``clean`` what it takes."""
     clean = commands["clean"]
-    clean.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+    clean.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
     clean.add_argument("--outputs", action="store_true",
-                       help="only what commands and agents have printed; without a rule below, the settings' "
-                       "own: [retention]")  # fmt: skip
+                       help="only outputs of commands and agents; without a rule below, by the settings' "
+                       "[retention]")  # fmt: skip
     clean.add_argument("--older-than", type=age, metavar="AGE",
-                       help="remove outputs of batches that wrote none for so long: 12h, 30d")  # fmt: skip
+                       help="remove outputs of batches that wrote none for this long: 12h, 30d")  # fmt: skip
     clean.add_argument("--larger-than", type=size, metavar="SIZE",
-                       help="remove the oldest batches' outputs until so much is left: 500M, 2G")  # fmt: skip
-    clean.add_argument("--dir", metavar="D", help="the outputs of the batch in this folder")
+                       help="remove outputs of the oldest batches down to this size: 500M, 2G")  # fmt: skip
+    clean.add_argument("--dir", metavar="D", help="outputs of the batch in this folder")
     clean.add_argument("--json", action="store_true", help="print one JSON document")
     clean.set_defaults(action=_clean)
 

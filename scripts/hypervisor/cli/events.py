@@ -26,11 +26,11 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``events`` what it takes."""
     events = commands["events"]
     events.add_argument("batch", nargs="?", metavar="BATCH", help="only events of this batch")
-    events.add_argument("--dir", metavar="D", help="the folder of a batch")
-    events.add_argument("--task", metavar="ID", help="only events of this task, or item")
-    events.add_argument("--since", type=int, metavar="N", help="only events after the one with this id")
-    events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
-    events.add_argument("--json", action="store_true", help="print a JSON document a line")
+    events.add_argument("--dir", metavar="D", help="folder of a batch")
+    events.add_argument("--task", metavar="ID", help="only events of this task or item")
+    events.add_argument("--since", type=int, metavar="N", help="only events after the one with id N")
+    events.add_argument("--follow", action="store_true", help="continue with new events until interrupted")
+    events.add_argument("--json", action="store_true", help="print one JSON document per line")
     events.set_defaults(action=_events)
 
 

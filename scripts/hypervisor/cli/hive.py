@@ -23,7 +23,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Register the verbs of ``hive``."""
     verbs = commands["hive"].add_subparsers(dest="verb", metavar="VERB", required=True)
     add: ArgumentParser = verbs.add_parser("add", help="share a finding")
-    add.add_argument("text", metavar="TEXT", help="what was found, and where; - reads it from standard input")
+    add.add_argument("text", metavar="TEXT", help="what was found, and where; - reads standard input")
     add.add_argument("--branch", default="", help="hive branch (default: your batch's, or the git branch)")
     add.add_argument("--task", default="", metavar="ID", help="the task in which it was found")
     add.add_argument("--caller", default="", metavar="NAME", help="who found it")

@@ -39,11 +39,11 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     )
     add.add_argument("type", metavar="TYPE")
     add.add_argument("--benefit", type=float, metavar="X",
-                     help="0: a further agent adds nothing; 1: as much as the first")  # fmt: skip
+                     help="gain of one more agent: 0 none, 1 as much as the first")  # fmt: skip
     add.add_argument("--notes", default="")
-    add.add_argument("--cpu", type=float, metavar="CORES", help="cores that one agent keeps busy")
+    add.add_argument("--cpu", type=float, metavar="CORES", help="cores that one agent uses")
     add.add_argument("--ram", type=float, metavar="MB", help="memory that one agent needs")
-    add.add_argument("--caller", default="", metavar="NAME", help="who says so")
+    add.add_argument("--caller", default="", metavar="NAME", help="name of the source")
     add.add_argument("--json", action="store_true", help="print one JSON document")
     add.set_defaults(action=_add)
 

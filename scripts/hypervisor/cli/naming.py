@@ -14,8 +14,8 @@ from ..queue.batches import has_batches, open_folder, open_named
 
 def names_batch(command: ArgumentParser) -> None:
     """Let *command* name a batch."""
-    command.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id; without it: the newest")
-    command.add_argument("--dir", metavar="D", help="the folder of a batch")
+    command.add_argument("batch", nargs="?", metavar="BATCH", help="batch id (default: the newest)")
+    command.add_argument("--dir", metavar="D", help="folder of a batch")
 
 
 def batch_of(options: Namespace, *, write: bool = False) -> Batch:

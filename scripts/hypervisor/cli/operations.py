@@ -22,12 +22,12 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     for name in ("retry", "cancel", "undo"):
         names_batch(commands[name])
     reap, retry, cancel = (commands[name] for name in ("reap", "retry", "cancel"))
-    reap.add_argument("--dir", metavar="D", help="the folder of a batch; without it: this project")
+    reap.add_argument("--dir", metavar="D", help="folder of a batch (default: this project)")
     retry.add_argument("--item", action="append", default=[], help="only this item; may be repeated")
-    retry.add_argument("--failed", action="store_true", help="those that failed (the default)")
-    retry.add_argument("--blocked", action="store_true", help="those that are blocked")
+    retry.add_argument("--failed", action="store_true", help="failed items (the default)")
+    retry.add_argument("--blocked", action="store_true", help="blocked items")
     cancel.add_argument("--item", action="append", default=[], help="this item; may be repeated")
-    cancel.add_argument("--all", action="store_true", help="every item that has no result yet")
+    cancel.add_argument("--all", action="store_true", help="every item without a result")
 
 
 def _reap(options: Namespace) -> int:

@@ -12,9 +12,9 @@ from ..core.model import TaskHead
 from ..queue.batches import create_of_tasks
 from ..tasks.catalog import TaskCatalog
 from ..tasks.eligibility import Plan
+from ..tasks.files import read_task
 from ..tasks.independence import Independence, Part, examine, to_json
 from ..tasks.mentions import paths_in
-from ..tasks.tasks import read_task
 from .caller import add_caller, catalog_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 
@@ -26,10 +26,14 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``preflight`` what it takes."""
     command = commands["preflight"]
     command.add_argument("ids", nargs="*", metavar="ID")
-    command.add_argument("--all", action="store_true", help="every task of the project")
-    command.add_argument("--parent", metavar="ID", help="the tasks below this one")
-    command.add_argument("--batch", action="store_true", help="make a batch of what would run")
-    command.add_argument("--waves", action="store_true", help="which may run at once, and why others may not")
+    command.add_argument("--all", action="store_true", help="all tasks of the project")
+    command.add_argument("--parent", metavar="ID", help="all tasks below this one")
+    command.add_argument("--batch", action="store_true", help="create a batch of the tasks that would run")
+    command.add_argument(
+        "--waves",
+        action="store_true",
+        help="also show which tasks may run in parallel, and why others may not",
+    )
     add_caller(command, _preflight)
 
 

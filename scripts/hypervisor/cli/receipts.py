@@ -30,20 +30,16 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     )
     text = "name what does not agree: receipts, bodies and results; of chunks notes and summaries too"
     verify: ArgumentParser = verbs.add_parser("verify", help=text, description=text, allow_abbrev=False)
-    verify.add_argument("name", nargs="?", metavar="BATCH|TASK", help="without it: the newest batch")
+    verify.add_argument("name", nargs="?", metavar="BATCH|TASK", help="default: the newest batch")
     verify.add_argument("--dir", metavar="D", help="the folder of a batch that is cut into chunks")
-    verify.add_argument(
-        "--mend", action="store_true", help="write receipts that were removed from a task again"
-    )
+    verify.add_argument("--mend", action="store_true", help="restore receipts that were removed from a task")
     verify.add_argument("--json", action="store_true", help="print one JSON document")
     verify.set_defaults(action=_verify)
-    text = "before what cannot be undone: may this item be done? Exit 0 go, 3 it has its receipt, 1 in doubt"
+    text = "ask before an irreversible action on an item: exit 0 do it, 3 already done, 1 unknown"
     begin: ArgumentParser = verbs.add_parser("begin", help=text, description=text, allow_abbrev=False)
     begin.add_argument("task", metavar="TASK")
-    begin.add_argument("item", metavar="ITEM", help="what `task receipt --item` will name")
-    begin.add_argument(
-        "--again", action="store_true", help="it was begun, and is known not to have been done"
-    )
+    begin.add_argument("item", metavar="ITEM", help="as in `task receipt --item`")
+    begin.add_argument("--again", action="store_true", help="an earlier begin did not lead to the action")
     begin.add_argument("--json", action="store_true", help="print one JSON document")
     begin.set_defaults(action=_begin)
 

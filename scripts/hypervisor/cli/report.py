@@ -24,12 +24,14 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``report`` and ``serve`` what they take."""
     report, serve = commands["report"], commands["serve"]
     names_batch(report)
-    report.add_argument("--html", metavar="FILE", help="the file to write; - for standard output")
-    report.add_argument("--json", action="store_true", help="print what the page shows as one JSON document")
+    report.add_argument("--html", metavar="FILE", help="file to write; - for standard output")
+    report.add_argument(
+        "--json", action="store_true", help="print the content of the page as one JSON document"
+    )
     report.set_defaults(action=_report)
     names_batch(serve)
     serve.add_argument(
-        "--port", type=int, default=0, metavar="N", help="on 127.0.0.1; without it: a free one"
+        "--port", type=int, default=0, metavar="N", help="port on 127.0.0.1 (default: a free one)"
     )
     serve.add_argument("--json", action="store_true", help="print the address as one JSON document")
     serve.set_defaults(action=_serve)

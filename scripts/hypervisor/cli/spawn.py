@@ -24,22 +24,24 @@ from .console import EXIT_DONE, print_json, shown
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``spawn`` and ``stats`` what they take."""
     spawn, stats = commands["spawn"], commands["stats"]
-    spawn.add_argument("text", nargs="*", metavar="TEXT", help="what is to be done, a task each")
+    spawn.add_argument("text", nargs="*", metavar="TEXT", help="description of a task; one task per TEXT")
     spawn.add_argument("--file", metavar="FILE",
                        help="a JSON list of {description, type, priority, files, verify}; - reads it from "
                        "standard input")  # fmt: skip
-    spawn.add_argument("--type", default="", metavar="WORD", help="of the tasks given as TEXT")
-    spawn.add_argument("--priority", choices=list(Priority), default=Priority.MEDIUM, help="of the same")
-    spawn.add_argument("--verify", default="", metavar="CMD", help="of the same: what shows that one is done")
-    spawn.add_argument("--branch", default="", help="of the hive that they share; without it the git branch")
-    spawn.add_argument("--strategy", choices=STRATEGIES, default="auto", help="as for `run`")
+    spawn.add_argument("--type", default="", metavar="WORD", help="type of these tasks")
+    spawn.add_argument(
+        "--priority", choices=list(Priority), default=Priority.MEDIUM, help="priority of these tasks"
+    )
+    spawn.add_argument("--verify", default="", metavar="CMD", help="verify command of these tasks")
+    spawn.add_argument("--branch", default="", help="hive branch that they share (default: the git branch)")
+    spawn.add_argument("--strategy", choices=STRATEGIES, default="auto", help="as in `run`")
     spawn.add_argument("--pattern", choices=PATTERNS, default=PATTERNS[0],
-                       help="pipeline: each waits for the one before; map-reduce: those of the type "
-                       "`reduce`, or else the last, wait for all others and get their results")  # fmt: skip
-    spawn.add_argument("--agent", default="", metavar="NAME", help="instead of that of the settings")
+                       help="pipeline: each task depends on the one before; map-reduce: tasks of type "
+                       "`reduce`, or else the last, depend on all others")  # fmt: skip
+    spawn.add_argument("--agent", default="", metavar="NAME", help="agent (default: the setting spawn.agent)")
     spawn.add_argument("--exec", metavar="CMD", dest="command", default="", help="with --agent exec")
     spawn.add_argument("--model", default="")
-    spawn.add_argument("-j", "--jobs", type=int, default=0, metavar="N", help="how many at once")
+    spawn.add_argument("-j", "--jobs", type=int, default=0, metavar="N", help="most agents in parallel")
     spawn.add_argument("--json", action="store_true", help="print one JSON document")
     spawn.set_defaults(action=_spawn)
     stats.add_argument("--json", action="store_true", help="print one JSON document")

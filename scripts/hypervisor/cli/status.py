@@ -29,8 +29,8 @@ _FAULTS, _BATCHES, _CLAIMS = 5, 6, 8
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``status`` what it takes."""
     status = commands["status"]
-    status.add_argument("batch", nargs="?", metavar="BATCH", help="a batch's id: who runs what, what waits")
-    status.add_argument("--dir", metavar="D", help="the folder of a batch")
+    status.add_argument("batch", nargs="?", metavar="BATCH", help="batch id: show its progress and workers")
+    status.add_argument("--dir", metavar="D", help="folder of a batch")
     status.add_argument("--json", action="store_true", help="print one JSON document")
     status.set_defaults(action=_status)
 

@@ -30,10 +30,12 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     wait = commands["wait"]
     wait.add_argument("batch", nargs="?", default="", metavar="BATCH")
     what = wait.add_mutually_exclusive_group(required=True)
-    what.add_argument("--any", action="store_true", help="the next end; in a session, one it was not told of")
-    what.add_argument("--all", action="store_true", help="every end")
-    what.add_argument("--task", metavar="ID", help="the end of this task")
-    wait.add_argument("--timeout", type=float, metavar="S", help="seconds; then exit 3")
+    what.add_argument(
+        "--any", action="store_true", help="return at the next end; in a session, one it was not notified of"
+    )
+    what.add_argument("--all", action="store_true", help="return when everything has ended")
+    what.add_argument("--task", metavar="ID", help="return when this task has ended")
+    wait.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds with exit code 3")
     wait.add_argument("--json", action="store_true", help="print one JSON document")
     wait.set_defaults(action=_wait)
 

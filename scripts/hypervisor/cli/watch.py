@@ -44,8 +44,10 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``watch`` and ``drain`` what they take."""
     watch = commands["watch"]
     names_batch(watch)
-    watch.add_argument("--every", type=float, metavar="S", help="seconds between two looks")
-    watch.add_argument("--json", action="store_true", help="print a JSON document a line, until all is done")
+    watch.add_argument("--every", type=float, metavar="S", help="refresh interval in seconds")
+    watch.add_argument(
+        "--json", action="store_true", help="print one JSON document per line until the batch ends"
+    )
     watch.set_defaults(action=_watch)
     made = commands["drain"]
     names_batch(made)
