@@ -22,8 +22,8 @@ from ..queue.retention import compress_if_over
 from ..queue.stop import Stop
 from ..queue.summary import take_census, write_summary
 from ..queue.worker import QueueWorker, WorkerOptions
-from ..runners.base import Runner
-from ..runners.exec import ExecRunner
+from ..runners.base import QueueRunner
+from ..runners.registry import RUNNERS, RunnerOptions
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
 from .looking import dry_run, print_stats
 from .opening import open_batch
@@ -69,25 +69,25 @@ def _add_arguments(made: ArgumentParser, typed: str, verb: list[str]) -> None:
     made.formatter_class = RawDescriptionHelpFormatter
     made.set_defaults(verb=verb)
     where = made.add_argument_group("the queue")
-    where.add_argument("--dir", metavar="D", help="a folder with queue.txt; claims and results go there too")
-    where.add_argument("--tasks", metavar="GLOB", help="the task files of this project that GLOB means")
-    where.add_argument("--queue", metavar="FILE", help="another queue file, or - for standard input")
-    where.add_argument("-0", dest="nul", action="store_true", help="items end with NUL, not with a newline")
+    where.add_argument("--dir", metavar="D", help="folder with queue.txt, and of the batch's state")
+    where.add_argument("--tasks", metavar="GLOB", help="task files of this project that match GLOB")
+    where.add_argument("--queue", metavar="FILE", help="another queue file; - adds standard input to it")
+    where.add_argument("-0", dest="nul", action="store_true", help="items end with NUL instead of a newline")
     what = made.add_argument_group("what to do")
     amount = what.add_mutually_exclusive_group()
-    amount.add_argument("--batch", metavar="N", type=int, help="process up to N items, then end")
-    amount.add_argument("--all", action="store_true", help="go on until every item has its result")
-    amount.add_argument("--stats", action="store_true", help="show where the queue stands")
-    what.add_argument("--exec", metavar="'CMD {}'", help="run CMD for each item; without it: triage")
+    amount.add_argument("--batch", metavar="N", type=int, help="process up to N items")
+    amount.add_argument("--all", action="store_true", help="process until every item has a result")
+    amount.add_argument("--stats", action="store_true", help="count items by state")
+    what.add_argument("--exec", metavar="'CMD {}'", help="command per item; {} is the item (default: triage)")
     what.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     how = made.add_argument_group("how")
     how.add_argument("-j", "--workers", metavar="W", type=int, default=1, help="worker processes (default 1)")
-    how.add_argument("--timeout", metavar="S", type=float, help="end a command after S seconds")
+    how.add_argument("--timeout", metavar="S", type=float, help="time limit of a command in seconds")
     how.add_argument(
-        "--retries", metavar="N", type=int, help="try failed commands again, up to N times (default: never; "
-        "crashes and exit 75 are tried again twice)"
+        "--retries", metavar="N", type=int, help="retry failed commands up to N times (default: never; "
+        "crashes and exit code 75 are retried twice)"
     )  # fmt: skip
-    how.add_argument("--lease", metavar="S", type=float, help="how long another host may be silent (900)")
+    how.add_argument("--lease", metavar="S", type=float, help="reclaim after S silent seconds (900)")
     how.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -169,16 +169,17 @@ def _settings_for(batch: Batch) -> Any:
     return settings_for
 
 
-def _runner(options: Namespace, batch: Batch) -> Runner:
-    if options.exec is not None:
-        return ExecRunner(
-            command=_command(options.exec),
+def _runner(options: Namespace, batch: Batch) -> QueueRunner:
+    make = RUNNERS["triage" if options.exec is None else "exec"].queue_runner
+    assert make is not None  # noqa: S101 - both take queue items
+    return make(
+        RunnerOptions(
+            command=() if options.exec is None else _command(options.exec),
             timeout=options.timeout,
-            retry_failures=options.retries is not None and options.retries > 0,
+            retry_failures=bool(options.retries),
+            settings_for=_settings_for(batch),
         )
-    from ..runners.triage import TriageRunner  # noqa: PLC0415 - the YAML loader
-
-    return TriageRunner(_settings_for(batch))
+    )
 
 
 def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: Any) -> QueueWorker:

@@ -10,8 +10,7 @@ from typing import Any
 
 from ..queue.batch import Batch
 from ..queue.summary import entries, stats
-from ..runners.base import Runner, Work
-from ..runners.exec import ExecRunner
+from ..runners.base import QueueRunner, Work
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
 
@@ -30,20 +29,12 @@ def print_stats(batch: Batch, *, as_json: bool) -> int:
     return EXIT_DONE if data["closes"] else EXIT_REFUSED
 
 
-def dry_run(options: Namespace, batch: Batch, runner: Runner) -> int:
+def dry_run(options: Namespace, batch: Batch, runner: QueueRunner) -> int:
     """Show what would be done; nothing is claimed or written."""
     rows: list[dict[str, Any]] = []
     for item, path in _would(options, batch):
-        if isinstance(runner, ExecRunner):
-            rows.append({"item": item, "command": runner.arguments(item)})
-            continue
-        report = runner.run(Work(item=item, path=path, base=batch.options.base, log=os.devnull))
-        rows.append({
-            "item": item,
-            "status": report.status.value,
-            "outcome": report.outcome,
-            "decisions": [{"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions],
-        })  # fmt: skip
+        work = Work(item=item, path=path, base=batch.options.base, log=os.devnull)
+        rows.append({"item": item, **runner.preview(work)})
     if options.json:
         print_json(rows)
     else:

@@ -11,27 +11,21 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, UsageError
 from ..core.model import Complexity, TaskHead
 from ..runners.base import Agent
-from ..runners.claude import ClaudeAgent
-from ..runners.exec import CommandAgent
-from ..runners.gemini import SANDBOXES, GeminiAgent
+from ..runners.registry import CLIENTS, RUNNERS, RunnerOptions
 from ..store.batches import Spent
 from .options import RunOptions
 
-#: The agents that a rule may name.
-KNOWN = ("claude", "gemini")
 #: Chooses by the rules of the settings.
 AUTO = "auto"
-AGENTS = (*KNOWN, AUTO, "exec")
+#: What a run may be told to use.
+AGENTS = (AUTO, *(name for name, kind in RUNNERS.items() if kind.agent))
 #: In whose name a run with several agents holds its claims.
 _MANY = "hypervisor"
-#: The plugin that headless agents are given.
-_PLUGIN = str(Path(__file__).resolve().parents[3])
 _LISTS = ("complexity", "assignee", "needs", "project", "type", "tags")
 _KEYS = ("agent", "model", "tokens", "usd", *_LISTS)
 
@@ -84,8 +78,8 @@ def rules_in(settings: Mapping[str, Any]) -> list[Rule]:
 
 def _rule(number: int, table: object) -> Rule:
     where = f"agents.rules, rule {number}"
-    if not isinstance(table, Mapping) or table.get("agent") not in KNOWN:
-        raise ConfigError(f"{where}: agent must be one of {', '.join(KNOWN)}")
+    if not isinstance(table, Mapping) or table.get("agent") not in CLIENTS:
+        raise ConfigError(f"{where}: agent must be one of {', '.join(CLIENTS)}")
     for key, value in table.items():
         if key not in _KEYS:
             raise ConfigError(f"{where}: there is no key `{key}`; known here: {', '.join(_KEYS)}")
@@ -204,17 +198,16 @@ def router_of(
     """
 
     def make_agent(rule: Rule) -> Agent:
-        if rule.agent == "exec":
-            return CommandAgent(command=options.command)
-        model = rule.model or options.model or None
-        if rule.agent == "gemini":
-            return GeminiAgent(
-                plugin=_PLUGIN,
-                model=model,
+        make = RUNNERS[rule.agent].agent
+        assert make is not None  # noqa: S101 - neither a rule nor a command line may name another
+        return make(
+            RunnerOptions(
+                command=options.command,
+                model=rule.model or options.model or None,
                 skip_permissions=options.skip_permissions,
                 sandbox=options.sandbox,
             )
-        return ClaudeAgent(plugin=_PLUGIN, model=model, skip_permissions=options.skip_permissions)
+        )
 
     rules = rules_in(settings) if options.agent == AUTO else [Rule(agent=options.agent)]
     router = AgentRouter(rules=rules, make_agent=make_agent)
@@ -256,26 +249,29 @@ def require_runnable(options: RunOptions, settings: Mapping[str, Any]) -> None:
         if options.model:
             raise UsageError("--model: with --agent auto each rule of [[agents.rules]] names its own `model`")
         for rule in options.allowed:
-            if rule.partition(":")[0] not in KNOWN:
-                raise UsageError(f"--allow {rule}: with --agent auto begin it with claude: or gemini:")
+            if rule.partition(":")[0] not in CLIENTS:
+                clients = " or ".join(f"{name}:" for name in CLIENTS)
+                raise UsageError(f"--allow {rule}: with --agent auto begin it with {clients}")
     else:
         program = options.command[0] if options.command else options.agent
         if shutil.which(program) is None:
             raise UsageError(f"{program}: no such program; install it, or put its folder on PATH")
-    if options.agent == "gemini" and options.budget_usd:
-        raise UsageError("--budget-usd: the Gemini CLI tells no money; use --budget-tokens")
+    if options.agent in CLIENTS and options.budget_usd and not RUNNERS[options.agent].tells_cost:
+        raise UsageError(f"--budget-usd: {options.agent} reports no cost; use --budget-tokens")
     if options.sandbox:
         _require_sandbox(router)
 
 
 def _require_sandbox(router: AgentRouter) -> None:
-    if "gemini" not in router.names:
-        raise UsageError("--sandbox: only for Gemini; Claude Code has its own, in its settings")
+    programs = [program for name in router.names for program in RUNNERS[name].sandboxes]
+    if not programs:
+        having = " and ".join(name for name, kind in RUNNERS.items() if kind.sandboxes)
+        raise UsageError(f"--sandbox: only for {having}; Claude Code has its own, in its settings")
     chosen = os.environ.get("GEMINI_SANDBOX", "")
-    wanted = [chosen] if chosen not in ("", "true", "1") else list(SANDBOXES)
+    wanted = [chosen] if chosen not in ("", "true", "1") else programs
     if not any(shutil.which(program) for program in wanted):
         names = " or ".join(wanted)
         raise UsageError(
-            f"--sandbox: the Gemini CLI runs its tools in a container, and there is no {names} on PATH; "
+            f"--sandbox: the agent's tools run in a container, and there is no {names} on PATH; "
             f"install one, or leave --sandbox out"
         )

@@ -18,6 +18,7 @@ from ..monitor.readings import Sampler
 from ..monitor.zones import Bounds, ZoneTracker
 from ..queue.batch import Batch
 from ..runners.base import Agent, AgentEnd, Assignment, How
+from ..runners.registry import RUNNERS
 from ..store.spend import Account
 from .options import RunOptions
 
@@ -119,11 +120,11 @@ def supervisor_of(batch: Batch, options: RunOptions, run: str, tell: Callable[..
     settings = batch.store.settings
     check_settings(settings)
     machine, budget = settings["machine"], settings["budget"]
-    is_command = options.agent == "exec"
+    counts_tokens = options.agent not in RUNNERS or RUNNERS[options.agent].counts_tokens  # auto: clients
     session = os.environ.get("CLAUDE_CODE_SESSION_ID") or os.environ.get(SESSION, "")
     within = tuple(dict.fromkeys(one.split("/")[0] for one in os.environ.get(WITHIN, "").split()))
     account = Account(batch=batch.id, run=run, session=session, within=within)
-    bounds = Bounds.of(machine, cpu=not is_command or machine["exec_cpu"])
+    bounds = Bounds.of(machine, cpu=counts_tokens or machine["exec_cpu"])
     return AgentSupervisor(
         monitor=ResourceMonitor(
             Sampler(batch.folder), ZoneTracker(bounds), Overseer(Limits.of(settings["overseer"])),
@@ -131,7 +132,7 @@ def supervisor_of(batch: Batch, options: RunOptions, run: str, tell: Callable[..
         ),
         budgets=BudgetTracker(
             _caps(options, budget), batch.store.spending(account, 3600.0 * budget["project_hours"]),
-            budget["answer_tokens"], counts=not is_command,
+            budget["answer_tokens"], counts=counts_tokens,
         ),
         session=session,
         per_session=int(machine["per_session"]),

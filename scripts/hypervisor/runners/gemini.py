@@ -26,8 +26,6 @@ _OF_A_SESSION = frozenset(
 )
 #: What our server and our hooks must know begins like this; the client passes on to them what is named.
 _TOLD = "HYPERVISOR_"
-#: What a container is started with, by preference.
-SANDBOXES = ("docker", "podman", "sandbox-exec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

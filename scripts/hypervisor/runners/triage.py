@@ -45,6 +45,15 @@ class TriageRunner:
             status=Outcome.SUCCESS, outcome=outcome, decisions=decisions, edit=edit if edit else None
         )
 
+    def preview(self, work: Work) -> dict[str, Any]:
+        """Return what the rules would decide; a triage writes nothing by itself."""
+        report = self.run(work)
+        return {
+            "status": report.status.value,
+            "outcome": report.outcome,
+            "decisions": [{"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions],
+        }
+
     def _rules_of(self, settings: Mapping[str, Any]) -> Rules:
         # By identity: settings are read once per project and live as long as the process.
         if id(settings) not in self._rules:
