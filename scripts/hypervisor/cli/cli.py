@@ -39,7 +39,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "doctor": "check machine, programs and project, with a fix for each finding",
     },
     "Tasks": {
-        "task": "list, show, claim, update, complete, block or release tasks",
+        "config": "print or change a setting of the project",
+        "task": "list, show, create, claim, update, complete, block or release tasks",
     },
     "Review": {
         "chunk": "split tasks, files or records into chunks, and process them in waves",

@@ -40,21 +40,22 @@ class Parser(argparse.ArgumentParser):
         if rest:
             name = rest[0].partition("=")[0]
             if name.startswith("-"):
-                self.error(f"unknown option {shown(name)}{_did_you_mean(name, self._option_string_actions)}")
+                self.error(f"unknown option {shown(name)}{did_you_mean(name, self._option_string_actions)}")
             self.error(f"unexpected argument {shown(rest[0])!r}")
         return found, rest
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        near = _did_you_mean(str(value), action.choices)
+        near = did_you_mean(str(value), action.choices)
         if isinstance(action, argparse._SubParsersAction):
             self.error(f"unknown command {shown(str(value))!r}{near}")
         words = ", ".join(map(str, action.choices))
         raise argparse.ArgumentError(action, f"{shown(str(value))!r} is not one of {words}{near}")
 
 
-def _did_you_mean(word: str, known: Iterable[Any]) -> str:
+def did_you_mean(word: str, known: Iterable[Any]) -> str:
+    """Return a question about the known word that is nearest to a mistyped one, "" where none is near."""
     import difflib  # noqa: PLC0415, needed after a typing error only
 
     near = difflib.get_close_matches(word, list(map(str, known)), 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import NothingToDo, UsageError
 from ..core.model import Complexity, Outcome, Task, TaskStatus
 from ..report.listing import asked_of, task_row
+from . import task_new
 from .caller import add_caller, catalog_of, service_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
 
@@ -43,37 +44,45 @@ def _task_verbs(verbs: Any) -> None:
     listing.add_argument("--complexity", choices=list(Complexity))
     listing.add_argument("--tag", action="append", default=[])
     listing.add_argument("--parent", metavar="ID")
-    listing.add_argument("--ready", action="store_true", help="only what an agent may claim now")
+    listing.add_argument("--ready", action="store_true", help="only tasks that an agent may claim now")
     listing.add_argument("--limit", type=int)
-    _verb(verbs, "show", "show a task, and who holds it", _show)
-    claim = _verb(verbs, "claim", "take a task; it becomes in_progress", _claim, with_id=False)
-    claim.add_argument("id", nargs="?", metavar="ID", help="a task's id, or its path; or --next")
-    claim.add_argument("--next", action="store_true", help="the most urgent one that is ready")
+    _verb(verbs, "show", "show a task, its holder and its attempts", _show)
+    text = "write a task file"
+    task_new.add_arguments(verbs.add_parser("new", help=text, description=text, allow_abbrev=False))
+    claim = _verb(verbs, "claim", "claim a task; its status becomes in_progress", _claim, with_id=False)
+    claim.add_argument("id", nargs="?", metavar="ID", help="id or path of a task; or --next")
+    claim.add_argument("--next", action="store_true", help="the most urgent ready task")
     claim.add_argument("--project")
     claim.add_argument("--complexity", choices=list(Complexity))
     claim.add_argument("--batch", metavar="BATCH", help="only a task of this batch")
     claim.add_argument(
-        "--has", action="append", default=[], metavar="NEED", help="what you have that tasks need"
+        "--has",
+        action="append",
+        default=[],
+        metavar="NEED",
+        help="a need of tasks that you satisfy, such as mcp:outlook; may be repeated",
     )
-    update = _verb(verbs, "update", "change keys, move the status, append to the body", _update)
+    update = _verb(verbs, "update", "change keys or the status, or append to the body", _update)
     for key in _EDITABLE:
         update.add_argument(f"--{key}")
     update.add_argument("--status", choices=list(TaskStatus))
     update.add_argument("--body", default="", help="text to append")
-    complete = _verb(verbs, "complete", "end your claim: the task is done", _complete, ends=True)
+    complete = _verb(verbs, "complete", "complete a claimed task", _complete, ends=True)
     complete.add_argument("--outcome", required=True, help="one line: what was done")
     complete.add_argument("--commit", default="")
-    complete.add_argument("--evidence", default="", help="what shows that it is done")
-    block = _verb(verbs, "block", "end your claim: the task waits for something", _block, ends=True)
+    complete.add_argument("--evidence", default="", help="what you observed")
+    block = _verb(verbs, "block", "block a claimed task", _block, ends=True)
     block.add_argument("--reason", required=True)
-    block.add_argument("--next", default="", help="what would let it go on")
+    block.add_argument("--next", default="", help="what would unblock it")
     block.add_argument("--evidence", default="")
-    release = _verb(verbs, "release", "give a task back as it was", _release, ends=True)
+    release = _verb(verbs, "release", "release a claim; the task file is restored", _release, ends=True)
     release.add_argument("--reason", required=True)
-    receipt = _verb(verbs, "receipt", "append a line to a task's receipts; needs no claim", _receipt)
+    receipt = _verb(verbs, "receipt", "record an irreversible action in a task; needs no claim", _receipt)
     receipt.add_argument("line", metavar="LINE", help="what was done, in one line")
-    receipt.add_argument("--item", default="", help="what it is for (default: the line); it gets one receipt")
-    receipt.add_argument("--failed", action="store_true", help="the line says why it was not done")
+    receipt.add_argument(
+        "--item", default="", help="the item it is for (default: the line); each gets one receipt"
+    )
+    receipt.add_argument("--failed", action="store_true", help="the action failed; the line says why")
 
 
 def _verb(
@@ -81,9 +90,11 @@ def _verb(
 ) -> ArgumentParser:
     made: ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
     if with_id:
-        made.add_argument("id", metavar="ID", help="a task's id, or its path below the project's root")
+        made.add_argument("id", metavar="ID", help="id of a task, or its path below the project root")
     if ends:
-        made.add_argument("--attempt", type=int, metavar="N", help="of the claim that is meant")
+        made.add_argument(
+            "--attempt", type=int, metavar="N", help="number of the attempt, if the claim is not yours"
+        )
     add_caller(made, action)
     return made
 

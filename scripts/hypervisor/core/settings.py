@@ -69,6 +69,15 @@ def load_settings(state: Path | None) -> dict[str, Any]:
         return default_settings()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    return settings_in(text, path)
+
+
+def settings_in(text: str, path: Path) -> dict[str, Any]:
+    """Return the settings of a project whose config file at *path* has this text.
+
+    Raises:
+        ConfigError: It is not TOML, or names a key that does not exist.
+    """
     try:
         own = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
