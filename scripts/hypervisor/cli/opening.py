@@ -42,7 +42,7 @@ def open_batch(options: Namespace, project: Project) -> Batch:
     if options.tasks:
         if options.stats:
             raise UsageError(
-                "--stats shows a batch: name it with --dir, or leave --tasks away for the newest"
+                "--stats shows a batch: name it with --dir, or omit --tasks for the newest"
             )
         return _from_tasks(options, project)
     if options.dir:
@@ -86,10 +86,10 @@ def _take_in(options: Namespace) -> None:
             if begun.options.separator == "nul" and not options.nul:
                 raise UsageError(f"{folder}: this queue was begun with items that end with NUL; add -0")
             if begun.options.separator != "nul" and options.nul:
-                raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
+                raise UsageError(f"{folder}: this queue was begun with items a line each; omit -0")
             own = os.path.realpath(begun.source.path)
             if own != os.path.realpath(folder / "queue.txt"):
-                raise UsageError(f"{folder}: this batch was begun with the queue {own}; leave --queue away")
+                raise UsageError(f"{folder}: this batch was begun with the queue {own}; omit --queue")
     # Unbuffered: what could not be written must not be tried again when the file is closed.
     with open(folder / "queue.txt", "a+b", buffering=0) as queue:
         pending = b""
@@ -151,8 +151,9 @@ def _from_tasks(options: Namespace, project: Project) -> Batch:
 
 def sorted_tasks(options: Namespace, project: Project) -> tuple[list[str], list[tuple[str, str]]]:
     """Return what is to run, the most urgent first, and what is skipped and why."""
+    from ..tasks.discovery import find_task_files  # noqa: PLC0415
     from ..tasks.eligibility import lock_name, skip_reason  # noqa: PLC0415 - the YAML loader
-    from ..tasks.tasks import find_task_files, read_task  # noqa: PLC0415
+    from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader
 
     settings = dict(settings_of(project.state))
     settings["tasks"] = {**settings["tasks"], "globs": [options.tasks]}

@@ -62,10 +62,10 @@ def open_folder(
         batch = _begin(folder, path, "nul" if nul else "newline", cwd, claims, write=write)
     try:
         if nul and batch.options.separator != "nul":
-            raise UsageError(f"{folder}: this queue was begun with items a line each; leave -0 away")
+            raise UsageError(f"{folder}: this queue was begun with items a line each; omit -0")
         own = os.path.realpath(batch.source.path)
         if queue and own != path:
-            raise UsageError(f"{folder}: this batch was begun with the queue {own}; leave --queue away")
+            raise UsageError(f"{folder}: this batch was begun with the queue {own}; omit --queue")
         if not os.path.isfile(own):
             raise UsageError(f"{own}: the batch's queue is gone; put it back")
     except BaseException:

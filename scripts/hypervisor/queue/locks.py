@@ -122,7 +122,7 @@ def lock_name_of(batch: Batch, key: str, text: str) -> str:
     if not ref.task:
         return key
     from ..tasks.eligibility import lock_name  # noqa: PLC0415 - the YAML loader
-    from ..tasks.tasks import read_task  # noqa: PLC0415
+    from ..tasks.files import read_task  # noqa: PLC0415
 
     try:
         return lock_name(read_task(Path(ref.path), batch.store.settings), key)

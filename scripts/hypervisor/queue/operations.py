@@ -151,7 +151,7 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
 
 
 def _task_id(batch: Batch, ref: ItemRef) -> str:
-    from ..tasks.tasks import read_task  # noqa: PLC0415 - the YAML loader
+    from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader
 
     with contextlib.suppress(Unreadable):
         return read_task(Path(ref.path), batch.store.settings).id
@@ -168,7 +168,7 @@ def _restoring(held: Held) -> FileEdit:
 
 def _activate(batch: Batch, entry: Entry) -> None:
     """Set a task's file to ``active``, if its result has set another status."""
-    from ..tasks.tasks import edit_file, edit_key, open_task, status_word  # noqa: PLC0415 - the YAML loader
+    from ..tasks.files import edit_file, edit_key, open_task, status_word  # noqa: PLC0415 - the YAML loader
 
     if not _sets_status(entry.work):
         return
@@ -183,8 +183,13 @@ def _activate(batch: Batch, entry: Entry) -> None:
 
 def _deactivate(batch: Batch, work: Work) -> None:
     """Set a file that `_activate` changed to the status that the result had set, so that it can be undone."""
-    from ..tasks.tasks import edit_file, edit_key, open_task, status_word  # noqa: PLC0415 - the YAML loader
-    from ..tasks.vocabulary import spelling  # noqa: PLC0415
+    from ..tasks.files import (  # noqa: PLC0415 - the YAML loader
+        edit_file,
+        edit_key,
+        open_task,
+        spelling,
+        status_word,
+    )
 
     if not _sets_status(work):
         return

@@ -402,7 +402,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "stats of tasks": (["--tasks", "*.md", "--stats"], ["--stats shows a batch"]),
     "bad quoting": (["--dir", "work", "--all", "--exec", "cat 'x"], ["No closing quotation; quote it"]),
     "empty command": (["--dir", "work", "--all", "--exec", "  "], ["--exec is empty; name a command"]),
-    "nul for lines": (["--dir", "begun", "--all", "-0"], ["was begun with items a line each; leave -0"]),
+    "nul for lines": (["--dir", "begun", "--all", "-0"], ["was begun with items a line each; omit -0"]),
     "queue is gone": (["--dir", "gone", "--all"], ["gone/queue.txt: the batch's queue is gone; put it back"]),
 }  # fmt: skip
 
@@ -510,14 +510,7 @@ def test_figures_that_make_no_sense_are_refused(user: Shell, settings: str, reas
     user.hypervisor("task", "claim", "t-1", "--caller", "claude").refused(2, reason)
 
 
-# ------------------------------------------------------------ without what it needs
-
-
-def test_without_its_dependencies_a_command_says_what_to_type(user: Shell) -> None:
-    for script in ("batch_worker.py", "hypervisor_cli.py"):
-        path = Path(BATCH_WORKER[1]).parent / script
-        ended = user.run([sys.executable, "-S", str(path), "--all"])
-        ended.refused(2, f"{script}: needs ", "start it with: uv run ")
+# ---------------------------------------------------------- odd files in the folder
 
 
 def test_a_fifo_as_queue_is_no_queue(user: Shell) -> None:

@@ -194,7 +194,9 @@ def test_killed_between_the_new_name_and_the_end_of_the_old_one(tmp_path: Path) 
     assert os.listdir(tmp_path) == [f"{T}~1.out.gz"]
 
 
-@pytest.mark.parametrize("other", [gzip.compress(b"of another run"), b"no gzip at all", b""])
+@pytest.mark.parametrize(
+    "other", [gzip.compress(b"of another run"), b"no gzip at all", b""], ids=["another", "no gzip", "empty"]
+)
 def test_two_that_differ_are_both_left(tmp_path: Path, other: bytes) -> None:
     write(tmp_path / f"{T}~1.out", text(9000))
     write(tmp_path / f"{T}~1.out.gz", other)
@@ -241,7 +243,7 @@ def test_a_full_disk_loses_nothing(user: Shell, small_disk: Path) -> None:
         while True:
             filler.write(b"x" * 4096)
     ended = user.hypervisor("clean", "--dir", ".")
-    ended.refused(1, "No space left on device; make room and start again; nothing is lost")
+    ended.refused(1, "No space left on device; free some space and start again; nothing is lost")
     assert os.listdir(small_disk / "logs") == [plain.name]
     assert plain.read_bytes() == data
     (small_disk / "filler").unlink()
