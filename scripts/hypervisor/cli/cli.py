@@ -23,6 +23,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "Look": {
         "status": "show the batches, claims and tasks of the project, or one batch",
         "watch": "follow a batch in the terminal; keys drain or cancel it",
+        "log": "print what an attempt at an item has printed; -f follows it",
         "summary": "show the result of each item, and the items that need attention",
         "report": "write a batch as one HTML page that works offline",
         "serve": "serve the same page live, to browsers on this machine",

@@ -1,0 +1,137 @@
+"""`hypervisor log`: what an attempt at an item has printed, also while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..core.text import printable_lines
+from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
+from .naming import batch_of
+
+if TYPE_CHECKING:
+    from ..queue.batch import Batch
+    from ..report.attempt_output import AttemptOutput
+
+#: How often is looked for more, in seconds.
+_POLL_SECONDS = 0.2
+#: Runners whose output is a stream of events.
+_AGENTS = ("claude", "gemini")
+#: Characters of a line that a terminal is given.
+_LONGEST = 1 << 20
+
+
+def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
+    """Add to ``log`` what it takes."""
+    log = commands["log"]
+    log.add_argument("item", metavar="ITEM", help="id or path of a task, or a line of a queue")
+    log.add_argument("-f", "--follow", action="store_true", help="go on until the attempt has ended")
+    log.add_argument("--attempt", type=int, metavar="N", help="default: the latest with output")
+    log.add_argument("--raw", action="store_true", help="agents' events as they were printed")
+    log.add_argument("--batch", metavar="BATCH", help="batch id (default: the newest)")
+    log.add_argument("--dir", metavar="D", help="folder of a batch")
+    log.add_argument("--json", action="store_true", help="print one JSON document")
+    log.set_defaults(action=_log)
+
+
+def _log(options: Namespace) -> int:
+    from ..report.attempt_output import find_output  # noqa: PLC0415 - not for the help text
+
+    with batch_of(options) as batch:
+        found = find_output(batch, options.item, options.attempt)
+        if options.json:
+            return _print_json(found)
+        attempt = found.attempt
+        state = "running" if attempt.ended_at is None else attempt.outcome
+        runner = f" by {attempt.runner}" if attempt.runner else ""
+        print(
+            f"{shown(options.item)}: attempt {attempt.number}{runner}, {state}", file=sys.stderr, flush=True
+        )
+        return EXIT_DONE if _copy(batch, found, options) else EXIT_NOTHING
+
+
+def _copy(batch: Batch, found: AttemptOutput, options: Namespace) -> bool:
+    """Copy both streams to ours; return whether there was anything."""
+    from ..report.attempt_output import STREAMS, StreamReader  # noqa: PLC0415
+
+    told = False
+    agent = found.attempt.runner in _AGENTS and not options.raw
+    with contextlib.ExitStack() as stack:
+        pairs = []
+        for ending, target in zip(STREAMS, (sys.stdout, sys.stderr), strict=True):
+            reader = stack.enter_context(contextlib.closing(StreamReader(found.stem, ending)))
+            pairs.append((reader, _Copier(target, events=agent and ending == "out")))
+        over = False
+        while not over:
+            # Asked first: what was printed before the end is read after the answer.
+            over = not options.follow or _ended(batch, found)
+            for reader, copier in pairs:
+                for chunk in reader.read():
+                    told = True
+                    copier.write(chunk)
+            if not over:
+                time.sleep(_POLL_SECONDS)
+        for _, copier in pairs:
+            copier.close()
+    return told
+
+
+def _ended(batch: Batch, found: AttemptOutput) -> bool:
+    return not any(
+        one.id == found.attempt.id and one.ended_at is None for one in batch.store.claims.attempts(found.key)
+    )
+
+
+class _Copier:
+    """Writes one stream of an attempt to one of ours.
+
+    To a terminal only printable text goes; to a file or a pipe every byte, unless it is of *events*.
+    """
+
+    def __init__(self, target: Any, *, events: bool) -> None:
+        self._target, self._events = target, events
+        self._whole = not events and not target.isatty()
+        self._pending = b""
+
+    def write(self, chunk: bytes) -> None:
+        """Write what was read; what is shown by lines waits for the end of its line."""
+        if self._whole:
+            self._target.buffer.write(chunk)
+        else:
+            *lines, self._pending = (self._pending + chunk).split(b"\n")
+            for line in lines:
+                self._line(line)
+        self._target.flush()
+
+    def close(self) -> None:
+        """Write the line that has no end."""
+        if self._pending:
+            self._line(self._pending)
+            self._target.flush()
+
+    def _line(self, line: bytes) -> None:
+        from ..report.attempt_output import event_text  # noqa: PLC0415
+
+        if self._events:
+            text = event_text(line)
+            if text is None:
+                return
+            line = text.encode("utf-8", "replace")
+        self._target.write(printable_lines(line, line.count(b"\n") + 1, _LONGEST) + "\n")
+
+
+def _print_json(found: AttemptOutput) -> int:
+    from ..report.attempt_output import STREAMS, StreamReader  # noqa: PLC0415
+
+    texts = {}
+    for name, ending in zip(("stdout", "stderr"), STREAMS, strict=True):
+        with contextlib.closing(StreamReader(found.stem, ending)) as reader:
+            texts[name] = b"".join(reader.read()).decode("utf-8", "replace")
+    attempt = found.attempt
+    print_json({"attempt": attempt.number, "runner": attempt.runner, "outcome": attempt.outcome,
+                "log": found.stem if found.kept else "", **texts})  # fmt: skip
+    return EXIT_DONE if found.kept else EXIT_NOTHING

@@ -1,0 +1,137 @@
+"""`hypervisor log`: the whole output of an attempt, wherever it is kept, and while it grows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import Gate, Shell, script, write_task
+from hypervisor.report.attempt_output import StreamReader, event_text
+from inprocess import in_process
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[Shell]:
+    with in_process(tmp_path) as made:
+        yield made
+
+
+def begun(user: Shell, *items: str) -> Path:
+    folder = user.cwd / "work"
+    folder.mkdir()
+    (folder / "queue.txt").write_text("".join(f"{item}\n" for item in items))
+    return folder
+
+
+def run(user: Shell, command: str) -> None:
+    user.hypervisor("batch", "--dir", "work", "--all", "--exec", command)
+
+
+def test_both_streams_of_the_latest_attempt_are_printed_where_they_belong(user: Shell) -> None:
+    begun(user, "a", "b")
+    run(user, "sh -c 'echo out of {}; echo err of {} >&2; exit 1'")
+    told = user.hypervisor("log", "a", "--dir", "work").passed()
+    assert told.out == "out of a\n"
+    assert told.err.splitlines() == ["a: attempt 1, failed", "err of a"]
+    found = user.hypervisor("log", "b", "--dir", "work", "--json").passed().json
+    assert (found["attempt"], found["stdout"], found["stderr"]) == (1, "out of b\n", "err of b\n")
+
+
+def test_an_earlier_attempt_is_there_under_its_number(user: Shell) -> None:
+    folder = begun(user, "a")
+    run(user, script(user.home, "once", 'echo "$1"; echo "$HYPERVISOR_ATTEMPT"; exit 1'))
+    user.hypervisor("retry", "--dir", "work", "--failed").passed()
+    run(user, "sh -c 'echo better'")
+    assert user.hypervisor("log", "a", "--dir", "work").passed().out == "better\n"
+    assert user.hypervisor("log", "a", cwd=folder).passed().out == "better\n"
+    assert user.hypervisor("log", "a", "--dir", "work", "--attempt", "1").passed().lines[0] == "a"
+    user.hypervisor("log", "a", "--dir", "work", "--attempt", "9").refused(2, "no attempt 9", "1, 2")
+
+
+def test_compressed_outputs_are_read_like_others(user: Shell) -> None:
+    folder = begun(user, "a")
+    run(user, "sh -c 'seq 1 5000'")
+    assert [path.suffix for path in (folder / "logs").iterdir()] == [".gz"]
+    assert user.hypervisor("log", "a", "--dir", "work").passed().lines == [str(n) for n in range(1, 5001)]
+
+
+def test_a_task_is_named_by_its_id(user: Shell) -> None:
+    write_task(user.cwd / "tasks/t-1.md")
+    user.hypervisor("batch", "--tasks", "tasks/*.md", "--all", "--exec", "sh -c 'echo done {}'").passed()
+    assert user.hypervisor("log", "t-1").passed().out == "done tasks/t-1.md\n"
+    assert user.hypervisor("log", "tasks/t-1.md").passed().out == "done tasks/t-1.md\n"
+
+
+def test_what_has_no_output_says_so(user: Shell) -> None:
+    begun(user, "a", "b")
+    user.hypervisor("log", "a").refused(2, "no batch")
+    user.hypervisor("batch", "--dir", "work", "--batch", "1", "--exec", "true").passed()
+    assert user.hypervisor("log", "a", "--dir", "work").code == 3
+    user.hypervisor("log", "b", "--dir", "work").refused(3, "not started")
+    user.hypervisor("log", "c", "--dir", "work").refused(2, "no such item")
+
+
+def test_following_ends_with_the_attempt_and_loses_nothing(tmp_path: Path, user: Shell) -> None:
+    real = Shell(user.home, user.cwd)
+    folder = tmp_path / "gates"
+    folder.mkdir()
+    gate = Gate(folder, "item")
+    begun(user, "a")
+    with real:
+        worker = real.start(
+            "--dir", "work", "--all", "--exec", f"sh -c 'echo first; {gate.words}; echo last; : {{}}'"
+        )
+        gate.wait()
+        follower = real.start_hypervisor("log", "a", "-f", "--dir", "work")
+        follower.line("first")
+        gate.open()
+        ended = follower.end()
+        assert worker.end().code == 0
+    gate.close()
+    assert ended.passed().out == "first\nlast\n"
+
+
+def test_parts_are_read_in_their_order_and_as_they_appear(tmp_path: Path) -> None:
+    stem = str(tmp_path / "x")
+    reader = StreamReader(stem, "out")
+    assert list(reader.read()) == []
+    Path(f"{stem}.out").write_bytes(b"one ")
+    assert b"".join(reader.read()) == b"one "
+    with open(f"{stem}.out", "ab") as file:
+        file.write(b"two ")
+    Path(f"{stem}.out.2").write_bytes(b"four")
+    Path(f"{stem}.out.1.gz").write_bytes(gzip.compress(b"three "))
+    assert b"".join(reader.read()) == b"two three four"
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ({"type": "system", "subtype": "init"}, None),
+        ({"type": "assistant", "message": {"content": [{"type": "text", "text": "Hello"}]}}, "Hello"),
+        (
+            {
+                "type": "assistant",
+                "message": {"content": [{"type": "tool_use", "name": "Bash", "input": {"c": 1}}]},
+            },
+            '[Bash] {"c": 1}',
+        ),
+        ({"type": "assistant", "message": "odd"}, None),
+        ({"type": "result", "subtype": "success", "result": "Done."}, "[ended: success] Done."),
+        ({"type": "message", "role": "assistant", "content": "Hi"}, "Hi"),
+        ({"type": "tool_use", "tool_name": "shell", "parameters": {}}, "[shell]"),
+        ({"type": "error", "message": "no key"}, "error: no key"),
+    ],
+)
+def test_events_of_agents_are_shown_as_text(event: object, text: str | None) -> None:
+    assert event_text(json.dumps(event).encode()) == text
+
+
+def test_what_is_no_event_is_shown_as_it_is() -> None:
+    assert event_text(b"plain \xff words") == "plain \ufffd words"
+    assert event_text(b"  ") is None
