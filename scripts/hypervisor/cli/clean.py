@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from ..core.project import Project, find_project
 from ..core.settings import settings_of
 from ..orchestrator.run import remove_folders
 from ..queue import leftovers, retention
-from ..queue.batches import open_folder
+from ..queue.batches import open_folder, store_of
 from ..queue.retention import Kept, Rule, in_words_of_size
 from ..runners import outputs
+from ..store.store import Store
 from ..tasks.discovery import find_task_files
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
 _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+#: After which a worker that never worked on anything is forgotten.
+_WORKER_SECONDS = 30 * 86400.0
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 #: What is told of one thing: ``what`` is removed, compressed, would (be), kept or failed.
 Row = dict[str, Any]
@@ -65,8 +68,10 @@ def _clean(options: Namespace) -> int:
     if options.dir:
         with open_folder(options.dir, cwd=str(Path.cwd()), write=False) as batch:
             settings = batch.store.settings
+            own = batch.project is None and not options.outputs
+            rows = list(_leftovers(batch.store, Path(batch.folder), (), dry_run=options.dry_run)) if own else []
         found = retention.survey([(batch.id, batch.folder)])
-        rows = list(_outputs(found, rule, settings, dry_run=options.dry_run))
+        rows += _outputs(found, rule, settings, dry_run=options.dry_run)
     else:
         project = find_project(Path.cwd(), os.environ)
         settings = settings_of(project.state)
@@ -85,8 +90,24 @@ def _remains(project: Project, settings: Mapping[str, Any], *, dry_run: bool) ->
         yield {"kind": one["kind"], "name": one["folder"], "what": one["what"], "why": one["why"],
                "bytes": held}  # fmt: skip
     folders = {str(path.parent) for path in find_task_files(project.root, settings)}
-    for path in leftovers.find(project.state, folders):
-        row: Row = {"kind": "leftover", "name": os.path.relpath(path, project.root), "what": "would",
+    with store_of(project) as store:
+        yield from _leftovers(store, project.state, folders, dry_run=dry_run, shown_from=project.root)
+
+
+def _leftovers(
+    store: Store | None,
+    state: Path,
+    task_folders: Collection[str],
+    *,
+    dry_run: bool,
+    shown_from: Path | None = None,
+) -> Iterator[Row]:
+    """Remove drafts and locks of the dead; yield what was done."""
+    if store is not None and not dry_run:
+        store.rescuer.rescue()  # a dead worker's lock file says which of its claims cost an attempt
+        store.claims.forget_workers(_WORKER_SECONDS)
+    for path in leftovers.find(state, task_folders):
+        row: Row = {"kind": "leftover", "name": os.path.relpath(path, shown_from or state), "what": "would",
                     "why": "nobody has written to it for long", "bytes": _bytes_below(path)}  # fmt: skip
         if not dry_run:
             try:

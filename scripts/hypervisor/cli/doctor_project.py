@@ -16,7 +16,7 @@ from ..core.project import Project
 from ..core.settings import settings_of
 from ..git.git import Git, GitError
 from ..queue import leftovers, retention
-from ..tasks.finding import find_task_files
+from ..tasks.discovery import find_task_files
 from .checkup import Finding, found, warning
 
 #: Beyond this it is worth a word what the outputs of old batches take.

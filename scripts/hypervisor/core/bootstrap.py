@@ -12,7 +12,7 @@ import os
 import sys
 
 #: Dependencies that are imported under another name than their own.
-IMPORTED_AS = {"pyyaml": "yaml", "python-frontmatter": "frontmatter"}
+IMPORTED_AS = {"pyyaml": "yaml", "python-frontmatter": "frontmatter", "inotify-simple": "inotify_simple"}
 EXIT_USAGE = 2
 _PYTHON = (3, 11)
 #: Set for a script that was started again: no start leads to another one for ever.
@@ -76,7 +76,8 @@ def _is_there(package):
     # Not by importing it: that is slow. A package's __init__ may be compiled, as that of apsw is.
     places = [os.path.join(folder, package) for folder in sys.path]
     return any(
-        os.path.exists(os.path.join(place, "__init__.py"))
+        os.path.exists(place + ".py")
+        or os.path.exists(os.path.join(place, "__init__.py"))
         or (os.path.isdir(place) and any(name.startswith("__init__.") for name in os.listdir(place)))
         for place in places
     )

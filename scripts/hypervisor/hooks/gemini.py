@@ -153,7 +153,7 @@ def bounds_of(handler: HookHandler, cwd: str, environ: Mapping[str, str]) -> Ite
     paths = [own] if own else [str(project.root / one.claim.text) for one in held]
     if not paths:
         return
-    from ..tasks.tasks import read_task  # noqa: PLC0415 - the YAML loader
+    from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader
 
     globs = handler.settings["tasks"]["globs"]
     for path in paths:

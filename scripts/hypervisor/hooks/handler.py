@@ -148,7 +148,7 @@ class HookHandler:
 
     def _newcomer(self) -> Answer | None:
         """Name the task files of a project that was never worked on; leave nothing behind in it."""
-        from ..tasks.tasks import find_task_files  # noqa: PLC0415 - the YAML loader
+        from ..tasks.discovery import find_task_files  # noqa: PLC0415
 
         count = sum(1 for _ in find_task_files(self.project.root, self.settings))
         if not count:

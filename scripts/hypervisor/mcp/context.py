@@ -17,7 +17,7 @@ from ..core.settings import settings_of
 from ..store.sqlite import FILE
 from ..store.store import Store
 from ..tasks.actor import Actor
-from ..tasks.live import LiveIndex
+from ..tasks.index_watch import LiveIndex
 from ..tasks.service import TaskService
 from .arguments import Arguments
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.errors import UsageError
 from ..core.process import Identity
-from ..tasks.live import LiveIndex
+from ..tasks.index_watch import LiveIndex
 from .arguments import Arguments, read_arguments
 from .context import ToolContext
 from .schema import BY_NAME

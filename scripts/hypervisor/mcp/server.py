@@ -81,7 +81,7 @@ class Server:
         import gc  # noqa: PLC0415 - as all that follows: the tools are told before
 
         try:
-            from ..tasks.live import LiveIndex  # noqa: PLC0415
+            from ..tasks.index_watch import LiveIndex  # noqa: PLC0415
             from .handler import ToolHandler  # noqa: PLC0415
             from .hook_tool import HookTool  # noqa: PLC0415
 

@@ -15,7 +15,7 @@ from ..git.merging import Conflict, Integration, Unverified
 from ..git.trailers import merge_message
 from ..git.work import in_scope
 from ..queue.batch import Batch
-from ..tasks.tasks import read_task
+from ..tasks.files import read_task
 from .checks import verify
 from .verdict import Failed
 

@@ -18,9 +18,9 @@ from ..store.records import Attempt
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
 from ..tasks.completion import TaskCompletion
-from ..tasks.live import LiveIndex
+from ..tasks.files import read_task
+from ..tasks.index_watch import LiveIndex
 from ..tasks.service import Hold, TaskService
-from ..tasks.tasks import read_task
 from ..tasks.view import CatalogView
 from .activity import active_items
 from .listing import task_row

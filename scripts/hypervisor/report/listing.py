@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.model import Complexity, TaskHead, TaskStatus
-from ..tasks.queries import Asked
+from ..tasks.view import Asked
 
 if TYPE_CHECKING:
     from ..tasks.catalog import TaskCatalog

@@ -242,7 +242,8 @@ def read_tasks(project: Project, glob: str) -> RecordReading:
     Raises:
         UsageError: There is none.
     """
-    from ..tasks.tasks import find_task_files, read_task  # noqa: PLC0415 - the YAML loader
+    from ..tasks.discovery import find_task_files  # noqa: PLC0415
+    from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader
 
     settings = dict(settings_of(project.state))
     settings["tasks"] = {**settings["tasks"], "globs": [glob]}

@@ -123,7 +123,7 @@ class ExecRunner:
 def _task_environment(work: Work) -> dict[str, str]:
     if not work.task:
         return {}
-    from ..tasks.tasks import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
+    from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
 
     environment = {"HYPERVISOR_TASK_FILE": work.path}
     with contextlib.suppress(Unreadable):  # the command may still know what to do with it

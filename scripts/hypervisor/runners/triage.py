@@ -10,7 +10,7 @@ from typing import Any
 from ..core.errors import Unreadable
 from ..core.model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
 from ..documents import markdown, yaml_edit
-from ..tasks.tasks import edit_key, open_task, status_word
+from ..tasks.files import edit_key, open_task, status_word
 from ..triage.triage import Rules, compile_rules, triage
 from .base import Work
 

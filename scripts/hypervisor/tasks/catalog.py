@@ -15,16 +15,15 @@ from ..store.directories import LockDirectories
 from ..store.records import Held
 from ..store.store import Store
 from .actor import Actor
+from .dependencies import Edges, graph_of
+from .discovery import find_task_files
 from .eligibility import Dependencies, Eligibility, Named, claim_refusal, lock_name
-from .graph import graph_of
 from .index import Index
 from .publication import settle
-from .queries import Edges
-from .tasks import find_task_files
 from .view import CatalogView
 
 if TYPE_CHECKING:
-    from .live import LiveIndex
+    from .index_watch import LiveIndex
 
 
 class TaskCatalog:
@@ -98,7 +97,7 @@ class TaskCatalog:
     def tasks(self) -> list[TaskHead]:
         """Return every readable task, in the order of their paths."""
         with self.indexed() as index:
-            return list(index.heads()) if index else []
+            return index.heads() if index else []
 
     @contextlib.contextmanager
     def indexed(self) -> Iterator[Index | None]:

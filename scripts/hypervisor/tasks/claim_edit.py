@@ -12,8 +12,8 @@ from ..core.errors import Unreadable
 from ..core.model import FileEdit, KeyEdit, Task, TaskStatus
 from ..store.records import Held
 from ..store.store import Store
-from .editing import rewrite
-from .tasks import edit_key, status_word
+from .files import edit_key, status_word
+from .rewriting import rewrite
 
 if TYPE_CHECKING:
     from ..documents import yaml_edit

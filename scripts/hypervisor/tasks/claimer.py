@@ -14,8 +14,8 @@ from ..store.sessions import MAIN, AgentClaim
 from .actor_claims import ActorClaims
 from .claim_edit import apply_claim_edit, claim_edit
 from .eligibility import Wanted, in_turn, nothing_ready
+from .files import open_task, parse_task, read_task
 from .publication import restore, settle
-from .tasks import open_task, parse_task, read_task
 
 #: How often a task is looked at anew that is finished, changes hands or is saved under the look.
 _LOOKS = 8

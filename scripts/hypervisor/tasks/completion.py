@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import Refused
 from ..core.model import MOVES, FileEdit, KeyEdit, Outcome, Task, TaskStatus
 from ..core.text import now_text, seconds_between
-from .tasks import completion_report, edit_key, status_word
+from .files import completion_report, edit_key, status_word
 
 if TYPE_CHECKING:
     from ..documents import yaml_edit

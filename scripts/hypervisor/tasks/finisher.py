@@ -13,8 +13,8 @@ from ..store.records import Claim, Completion, Held, Result
 from .actor_claims import ActorClaims
 from .claim_edit import revert_claim_edit, revert_keys
 from .completion import CompletedBy, TaskCompletion, result_of
+from .files import open_task, read_task
 from .publication import publish, publish_pending, settle
-from .tasks import open_task, read_task
 
 #: How often a task is looked at anew that changes hands under the look.
 _LOOKS = 8

@@ -1,150 +1,289 @@
-"""The task index: an SQLite cache over the task files. Deleting it costs one rescan.
+"""The task index: an SQLite cache over the task files.
 
-Rows are written only by whoever holds `index.lock`, from files that were read while it was held. So no
-row is ever replaced by what its file said before.
+A row stands for one file as it was at a modification time and a size; a file that differs is read again.
+File systems stamp times in steps of some milliseconds, so that a file which was changed just before it was
+read may change once more without a sign: such a row is not settled, and is read again as well.
+
+Deleting the cache costs one rescan, and so does damage: it is made anew. Who holds a task is not kept here:
+that is the store's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 from ..core.errors import Unreadable
+from ..core.files import file_identity, matches_any
 from ..core.model import TaskHead
-from ..core.project import Project
-from . import rows
-from .cachefile import CacheFile, Stuck, is_whole
-from .finding import fixed_parts
-from .rereading import Files, Known, stamped, stored
+from ..core.process import on_network
+from ..core.project import Project, canonical, item_key
+from .discovery import Stamp, fixed_parts, stamp_of, stamps
+from .index_rows import HEAD, ONE_OF, PUT, ROW, SCHEMA, VERSION, WAITING, WAITS, head_of, row_of, stored
+
+#: The coarsest step in which a file system in use stamps times, and some more (FAT aside).
+_STEP_NS = 50_000_000
+#: So many files are read, and written in one transaction: whoever else writes waits no longer.
+_AT_ONCE = 500
+_BUSY_SECONDS, _PAUSE = 30.0, 0.001
+#: What SQLite meets in a cache that is whole: there was no room, or no turn.
+_WHOLE = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError, apsw.ReadOnlyError)
 
 
 class Index:
     """The tasks of one project, without their bodies.
 
-    Safe with any number of processes: whoever finds it stale refreshes it, and those who wait for
-    him take what he found, if he began after they came.
+    Safe with any number of processes; one thread at a time. Answers are as of the last refresh. Paths are
+    relative to the project's root unless said otherwise.
+
+    Args:
+        project: Which.
+        settings: What decides which files are tasks, and what they say.
+        kept: False for one in memory, which leaves nothing behind.
     """
 
     def __init__(self, project: Project, settings: Mapping[str, Any], *, kept: bool = True) -> None:
         self.project = project
         self._settings = settings
         self._root = os.path.join(project.root, "")
-        self._files = Files(project, settings)
-        # A project that cannot be written to is read each time.
-        self._cache = CacheFile(project, kept=kept)
+        self._real = os.path.join(os.path.realpath(project.root), "")
+        #: Which files are tasks.
+        self.globs: list[str] = list(settings["tasks"]["globs"])
+        #: The folders at and below which there may be tasks.
+        self.parts = fixed_parts(self.globs)
         #: What rows are made by beside the files.
         self.words = self._words()
+        self._path = str(project.state / "index.db") if kept else ""
+        self._database: apsw.Connection | None = None
+        self._opened: tuple[int, int] | None = None
 
-    def close(self) -> None:
-        """Close the cache file."""
-        self._cache.close()
-
-    @property
-    def database(self) -> sqlite3.Connection:
-        """The cache, to ask; as of the last `refresh`."""
-        return self._cache.database
+    # ------------------------------------------------------------------- file
 
     @property
     def kept(self) -> bool:
         """Whether it is a file, and not only in memory."""
-        return bool(self._cache.path)
+        return bool(self._path)
 
     @property
-    def globs(self) -> list[str]:
-        """Which files are tasks."""
-        return self._files.globs
+    def database(self) -> apsw.Connection:
+        """The cache; opened, and made, if need be."""
+        if self._database is None:
+            if self._path:
+                self.project.prepare()
+            database = _connected(self._path or ":memory:")
+            try:
+                self._opened = file_identity(self._path)
+                self._make(database)
+            except BaseException:
+                database.close()
+                raise
+            self._database = database
+        return self._database
 
-    @property
-    def parts(self) -> list[str]:
-        """The folders at and below which there may be tasks, relative to the root."""
-        return fixed_parts(self.globs)
+    def close(self) -> None:
+        """Close the cache; it opens again when it is asked."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def identity(self) -> str | None:
-        """Return what tells this cache, made by these words, from one that took its place; None for none."""
-        found = self._cache.identity()
-        return found if found and self._noted("words") == self.words else None
+        """Return what tells this cache from one that took its place, or was emptied; None for none."""
+        with contextlib.suppress(apsw.Error):
+            same = self._database is not None and self._opened and self._opened == file_identity(self._path)
+            if same and self.noted("words") == self.words:
+                return f"{self._opened} {self.noted('emptied')}"
+        return None
 
-    def refresh(self) -> None:
-        """Bring the index up to the files as they are now."""
-        self._mended(self._refresh)
+    def noted(self, name: str) -> Any:
+        """Return what is noted under *name*, None for nothing."""
+        row = self.database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
 
-    def look(self) -> None:
-        """Do what `refresh` does, and keep others waiting only while what differs is read."""
-        self._mended(self._look)
+    def note(self, name: str, value: Any) -> None:
+        """Note *value* under *name*."""
+        self.database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
-    def looked(self) -> float | None:
-        """Return the seconds since somebody began to look at all files; None where that is not known."""
-        ago = time.time() - (self._noted("looked") or 0)
-        return ago if ago >= 0 else None
+    def _make(self, database: apsw.Connection) -> None:
+        if database.pragma("user_version") == VERSION:
+            return
+        if self._path:
+            # A write-ahead log needs memory shared between its users, which a network file system
+            # has not (sqlite.org/wal.html).
+            database.pragma("journal_mode", "delete" if on_network(str(self.project.state)) else "wal")
+        with _writing(database):
+            if database.pragma("user_version") == VERSION:  # another was faster
+                return
+            tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+            for (name,) in database.execute(tables).fetchall():
+                database.execute(f'DROP TABLE "{name}"')
+            database.execute(f"{SCHEMA} PRAGMA user_version = {VERSION};")
 
-    def refresh_some(self, folders: Iterable[str], paths: Iterable[str]) -> None:
-        """Bring the index up to what is now at and below *folders*, and at *paths*; all relative."""
-        self._mended(lambda: self._refresh_some(folders, paths))
+    def _mended(self, act: Callable[[], None]) -> None:
+        """Do *act*; a cache that is damaged, or of another program, is made anew, if need be in memory."""
+        try:
+            for mend in (self.close, self._reset):  # another may have made it anew already
+                try:
+                    act()
+                except _WHOLE:
+                    raise
+                except apsw.Error:
+                    mend()
+                else:
+                    return
+            act()
+        except (apsw.Error, OSError) as error:
+            memory = _connected(":memory:")
+            if self._database is not None and isinstance(error, _WHOLE):  # its rows can be believed
+                with memory.backup("main", self._database, "main") as backup:
+                    backup.step()
+            self.close()
+            self._path, self._database = "", memory
+            self._make(memory)
+            act()
 
-    def heads(self) -> Iterator[TaskHead]:
-        """Yield every readable task, in the order of their paths; as of the last `refresh`."""
-        for row in self.database.execute("SELECT * FROM task WHERE error = '' ORDER BY path"):
-            yield self.head(row)
+    def _reset(self) -> None:
+        """Empty the file in its place, whatever it holds: others may have it open."""
+        self.close()
+        if not self._path:
+            return
+        database = _connected(self._path)
+        try:
+            database.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 1)
+            database.execute("VACUUM")
+            database.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 0)
+        finally:
+            database.close()
 
-    def head(self, row: sqlite3.Row) -> TaskHead:
-        """Return the task of a row."""
-        return rows.head_of(row, self._root)
+    # ------------------------------------------------------------------- look
+
+    def heads(self) -> list[TaskHead]:
+        """Return every readable task, in the order of their paths."""
+        return self.select("error = '' ORDER BY path")
+
+    def select(self, where: str, values: Sequence[Any] = ()) -> list[TaskHead]:
+        """Return the tasks of the rows that a condition in SQL means, and maybe an order."""
+        query = f"SELECT {HEAD} FROM task WHERE {where}"  # noqa: S608 - our own words
+        return [head_of(row, self._root) for row in self.database.execute(query, values)]
 
     def at(self, path: str) -> TaskHead | None:
-        """Return the task whose file is at *path* below the root; as of the last `refresh`."""
-        query = "SELECT * FROM task WHERE error = '' AND path = ?"
-        row = self.database.execute(query, (stored(path),)).fetchone()
-        return self.head(row) if row else None
-
-    def by_id(self, name: str) -> list[TaskHead]:
-        """Return the tasks that bear this id, in whatever case; as of the last `refresh`."""
-        query = "SELECT * FROM task WHERE low = ? ORDER BY path"
-        return [self.head(row) for row in self.database.execute(query, (stored(name.lower()),))]
+        """Return the task whose file is at *path*."""
+        return next(iter(self.select("error = '' AND path = ?", (stored(path),))), None)
 
     def named(self, name: str) -> list[TaskHead]:
-        """Return the tasks with this id, or at this path; as of the last `refresh`."""
+        """Return the tasks with this id, in whatever case, or at this path."""
         at = None if "\0" in name else self.at(os.path.relpath(os.path.join(self._root, name), self._root))
-        found = self.by_id(name)
+        found = self.select("low = ? ORDER BY path", (stored(name.lower()),))
         return found if at is None or at in found else [*found, at]
 
     def find(self, name: str) -> TaskHead | None:
         """Return the one task with this id, or at this path, if that can be told from its own file.
 
-        That is the quick way, which looks at one file only; None says to take the long one.
+        That is the quick way, which needs no refresh; None says to take the long one.
         """
-        if not self.kept or not os.path.exists(self._cache.path):
+        if not self.kept or not os.path.exists(self._path):
             return None
-        from .tasks import read_task  # noqa: PLC0415 - the YAML loader
+        from .files import read_task  # noqa: PLC0415 - the YAML loader
 
         try:
             found = self.named(name)
             if len(found) != 1:
                 return None
             task = found[0]
-            path = task.path.removeprefix(self._root)
-            if self._files.as_it_was(self.database, path) and self._noted("words") == self.words:
+            if self._as_it_was(task.path.removeprefix(self._root)) and self.noted("words") == self.words:
                 return task
             fresh = read_task(Path(task.path), self._settings)
-        except (sqlite3.DatabaseError, OSError, ValueError, Unreadable, Stuck):
+        except (apsw.Error, OSError, ValueError, Unreadable):
             return None
         return fresh if fresh.id == task.id else None
+
+    def is_done(self, name: str) -> bool:
+        """Tell whether a task with this id, in whatever case, is done."""
+        query = "SELECT 1 FROM task WHERE low = ? AND status = 'done' LIMIT 1"
+        return self.database.execute(query, (name.lower(),)).fetchone() is not None
+
+    def waiting(self) -> list[tuple[str, str, bool]]:
+        """Return who waits for whom; see `dependencies.graph_of_waiting`."""
+        return [(id_, low, bool(known)) for id_, low, known in self.database.execute(WAITING)]
 
     def unreadable(self) -> list[str]:
         """Return why the files that are no tasks could not be read, a line each."""
         query = "SELECT error FROM task WHERE error != '' ORDER BY path"
-        return [row["error"] for row in self.database.execute(query)]
+        return [row[0] for row in self.database.execute(query)]
 
     def loose(self) -> list[str]:
         """Return the paths of the files that may change without a sign in their folder: links."""
-        return [row["path"] for row in self.database.execute("SELECT path FROM task WHERE NOT plain")]
+        return [row[0] for row in self.database.execute("SELECT path FROM task WHERE NOT plain")]
 
-    # ---------------------------------------------------------------- details
+    # ---------------------------------------------------------------- refresh
+
+    def refresh(self) -> None:
+        """Bring the index up to the files as they are now."""
+        self._mended(lambda: self._bring_up(self._differing(self.parts, "")))
+
+    def refresh_some(self, folders: Iterable[str], paths: Iterable[str]) -> None:
+        """Bring the index up to what is now at and below *folders*, and at *paths*."""
+
+        def act() -> None:
+            if self.noted("words") != self.words:
+                self._bring_up(self._differing(self.parts, ""))
+                return
+            differ = [path for path in paths if not self._as_it_was(path)]
+            for folder in sorted(folders):
+                differ += self._differing([folder], f"{folder}/" if folder else "")
+            self._bring_up(differ)
+
+        self._mended(act)
+
+    def _differing(self, folders: Iterable[str], below: str) -> list[str]:
+        """Return the paths at which files differ from the rows below *below*: changed, new, and gone ones."""
+        self._require_words()
+        query = "SELECT path, mtime_ns, size, settled FROM task WHERE path >= ? AND path < ?"
+        above = f"{below[:-1]}0" if below else "\U0010ffff"
+        known = {row[0]: row[1:] for row in self.database.execute(query, (below, above))}
+        differ = []
+        for folder in folders:
+            for here, files in stamps(self._root + folder if folder else self._root.rstrip("/") or "/"):
+                prefix = here[len(self._root) :]
+                prefix = f"{prefix}/" if prefix else ""
+                for name, stamp in files:
+                    path = prefix + name
+                    row = known.pop(path, None) or known.pop(stored(path), None)
+                    if self._differs(row, path, stamp):
+                        differ.append(path)
+        return differ + list(known)
+
+    def _bring_up(self, paths: Sequence[str]) -> None:
+        """Read the files at *paths* again where they differ from their rows, and write what they say.
+
+        No row is ever replaced by what its file said before: what is written was read in the transaction, or
+        the file has not changed since.
+        """
+        for start in range(0, len(paths), _AT_ONCE):
+            some = [path for path in paths[start : start + _AT_ONCE] if not self._as_it_was(path)]
+            read = {path: self._read(path) for path in some}
+            with _writing(self.database):
+                rows = []
+                for path, row in read.items():
+                    now = stamp_of(self._root + path)
+                    if row is None or not row["settled"] or now is None or now[:2] != _times(row):
+                        row = self._read(path)  # noqa: PLW2901
+                    rows += [row] if row else []
+                self._write(rows, [stored(path) for path in some])
+
+    def _require_words(self) -> None:
+        if self.noted("words") != self.words:
+            with _writing(self.database):
+                self.database.execute("DELETE FROM task; DELETE FROM depends;")
+                self.note("words", self.words)
+                self.note("emptied", (self.noted("emptied") or 0) + 1)  # who has seen the rows looks again
 
     def _words(self) -> str:
         tables: dict[str, Any] = {name: self._settings[name] for name in ("tasks", "status", "priority")}
@@ -153,74 +292,90 @@ class Index:
         tables["folders"] = [os.path.realpath(self._root + part) for part in self.parts]
         return hashlib.blake2b(json.dumps(tables, sort_keys=True).encode(), digest_size=16).hexdigest()
 
-    def _noted(self, name: str) -> Any:
-        return rows.get(self.database, name)
+    def _as_it_was(self, path: str) -> bool:
+        """Tell whether the file at *path* is the one that its row stands for."""
+        query = "SELECT mtime_ns, size, settled FROM task WHERE path = ?"
+        row = self.database.execute(query, (stored(path),)).fetchone()
+        stamp = stamp_of(self._root + path)
+        return row is None if stamp is None else not self._differs(row, path, stamp)
 
-    def _mended(self, act: Callable[[], None]) -> None:
-        """Do *act*; a cache that is damaged, or of another program, is made anew, if need be in memory."""
+    def _differs(self, row: Sequence[Any] | None, path: str, stamp: Stamp) -> bool:
+        """Tell whether the file at *path* has to be read, by its row's times and its stamp."""
+        if row is None:
+            return matches_any(path, self.globs)
+        return not row[2] or row[0] != stamp[0] or row[1] != stamp[1]
+
+    def _read(self, path: str) -> dict[str, Any] | None:
+        """Read a file; return its row, None for no file."""
+        from .files import read_task  # noqa: PLC0415 - the YAML loader
+
+        file, kept_as = self._root + path, stored(path)
+        began, stamp = time.time_ns(), stamp_of(file)
+        if stamp is None:
+            return None
+        row: dict[str, Any] = dict.fromkeys(ROW) | {"path": kept_as, "startable": 0}
+        row |= {"mtime_ns": stamp[0], "size": stamp[1], "plain": int(stamp[2])}
+        row |= {"settled": int(stamp[0] + _STEP_NS < began)}
+        if kept_as != path:
+            return row | {"error": f"{kept_as}: its name is not UTF-8; rename it"}
+        real = os.path.realpath(file)
         try:
-            try:
-                act()
-            except sqlite3.DatabaseError as error:
-                if is_whole(error):
-                    raise
-                self._cache.remove()
-                self._refresh()
-        except (sqlite3.DatabaseError, OSError, Stuck) as error:
-            self._cache.leave(error)
-            self._refresh()
+            if not real.startswith(self._real):
+                raise Unreadable(file, "not a file", "a link that leads out of the project")
+            row |= row_of(read_task(Path(file), self._settings), self._settings)
+        except Unreadable as error:
+            # Whether a file may be read does not show in its time: it is looked at again.
+            return row | {"error": str(error)} | ({"settled": 0} if error.reason == "no access" else {})
+        # Of a key the hash is enough to find the task by.
+        return row | {"key_hash": item_key(canonical(real, str(self.project.root)))[-32:]}
 
-    def _refresh(self) -> None:
-        database = self.database
-        came = self._noted("begun") or 0
-        with self._cache.locked():
-            same = self._noted("words") == self.words
-            if same and (self._noted("ended") or 0) > came:
-                return  # somebody who began after we came has looked at all files
-            number = (self._noted("begun") or 0) + 1
-            rows.put(database, "begun", number)
-            if not same:
-                rows.clear(database, self.words)
-            began = time.time()
-            self._files.bring_up(database, self._known(), self._files.found(self.parts))
-            rows.put(database, "ended", number)
-            rows.put(database, "looked", began)
+    def _write(self, rows: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> None:
+        """Replace the rows of *paths* by *rows*, and what other rows say of what they wait for."""
+        run, among = self.database.execute, (json.dumps(paths),)
+        old = run(f"SELECT low FROM task WHERE low IS NOT NULL AND path IN {ONE_OF}", among)  # noqa: S608
+        # Only of these can it have changed whether they are done.
+        lows = (json.dumps(sorted({row[0] for row in old} | {row["low"] for row in rows if row["low"]})),)
+        query = f"SELECT low FROM task WHERE status = 'done' AND low IN {ONE_OF}"  # noqa: S608
+        done = set(run(query, lows))
+        gone = set(paths) - {row["path"] for row in rows}
+        self.database.executemany("DELETE FROM task WHERE path = ?", [(path,) for path in gone])
+        self.database.executemany(PUT, rows)
+        run(f"DELETE FROM depends WHERE path IN {ONE_OF}", among)  # noqa: S608
+        edges = {(name.lower(), r["path"]) for r in rows for name in json.loads(r["depends_on"] or "[]")}
+        self.database.executemany("INSERT INTO depends VALUES (?, ?)", sorted(edges))
+        flipped = json.dumps([low for (low,) in done ^ set(run(query, lows))])
+        run(
+            f"UPDATE task SET unmet = ({WAITS}) WHERE unmet != ({WAITS}) AND"  # noqa: S608
+            f" path IN (SELECT value FROM json_each(?) UNION SELECT path FROM depends WHERE low IN {ONE_OF})",
+            (*among, flipped),
+        )
 
-    def _look(self) -> None:
-        if self._noted("words") != self.words:
-            self._refresh()
-            return
-        began = time.time()
-        known = self._known()
-        found = self._files.found(self.parts)
-        differ = [path for path, stamp in found if self._files.differs(known.pop(path, None), path, stamp)]
-        self._refresh_some((), [*differ, *known])
-        rows.put(self.database, "looked", began)
 
-    def _known(self) -> Known:
-        query = "SELECT path, mtime_ns, size, settled FROM task"
-        return {path: (mtime, size, ok) for path, mtime, size, ok in self.database.execute(query)}
+def _times(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["mtime_ns"], row["size"]
 
-    def _refresh_some(self, folders: Iterable[str], paths: Iterable[str]) -> None:
-        database = self.database
-        if self._noted("words") != self.words:
-            self._refresh()
-            return
-        changed = [path for path in paths if not self._files.as_it_was(database, path)]
-        folders = sorted(folders)
-        if not changed and not folders:
-            return
-        with self._cache.locked():
-            known: Known = {}
-            for folder in folders:
-                query = "SELECT path, mtime_ns, size, settled FROM task WHERE path > ? AND path < ?"
-                below = (f"{folder}/", f"{folder}0") if folder else ("", "\U0010ffff")
-                known |= {row[0]: tuple(row)[1:] for row in database.execute(query, below)}
-            found = list(self._files.found(folders))
-            for path in changed:
-                row, stamp = stamped(database, path), self._files.stamp(path)
-                if row is not None:
-                    known[stored(path)] = row
-                if stamp is not None:
-                    found.append((path, stamp))
-            self._files.bring_up(database, known, dict(found).items())
+
+def _connected(path: str) -> apsw.Connection:
+    database = apsw.Connection(path)
+    database.set_busy_handler(_wait)
+    database.pragma("synchronous", "off")  # a cache: after a power loss it is made anew
+    return database
+
+
+def _wait(tries: int) -> bool:
+    # SQLite's own pauses grow to a tenth of a second; whoever writes here is done in a few milliseconds.
+    time.sleep(_PAUSE)
+    return tries * _PAUSE < _BUSY_SECONDS
+
+
+@contextlib.contextmanager
+def _writing(database: apsw.Connection) -> Iterator[None]:
+    """Make what is changed within one change: all or nothing."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:  # SQLite itself has rolled back where there was no room
+            database.execute("ROLLBACK")
+        raise

@@ -25,9 +25,9 @@ from ..core.errors import Refused, Unreadable
 from ..core.model import CLOSED, FileEdit, KeyEdit, TaskStatus
 from ..store.records import Abandoned, Attempt, Claim, Result, Revoked, Work
 from ..store.store import Store
-from .editing import Change, Rewrite, Rewritten, rewrite_all
+from .files import spelling
 from .receipts import write_left
-from .vocabulary import spelling
+from .rewriting import Change, Rewrite, Rewritten, rewrite_all
 
 #: Results that are published together.
 _PAGE = 500
@@ -171,7 +171,7 @@ def _blocked(
 ) -> tuple[bytes, list[str]]:
     """Return a task file as it was before these claims, and blocked: for a person to look at. Pure."""
     from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
-    from .tasks import edit_key, parse_task, status_word  # noqa: PLC0415
+    from .files import edit_key, parse_task, status_word  # noqa: PLC0415
 
     data, _ = _reverted(data, reverts)
     task, document = parse_task(Path(path), data, settings)
@@ -311,11 +311,11 @@ def _taken_back(data: bytes, edits: Sequence[FileEdit], work: Work, store: Store
 def _unblocked(data: bytes, first: FileEdit, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
     """Return the file of a given-up task with the status that it had before its first claim."""
     from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
-    from .tasks import parse_task  # noqa: PLC0415
+    from .files import parse_task  # noqa: PLC0415
 
     task, document = parse_task(Path(first.path), data, settings)
     if task.status is not TaskStatus.BLOCKED:
-        return data, [f"{os.path.basename(first.path)}: its status was changed since; left as it is"]
+        return data, [f"{os.path.basename(first.path)}: its status was changed since"]
     name = spelling("status", document.values, settings)
     old = next((key.old for key in first.keys if key.key == name), None)
     if old is None:

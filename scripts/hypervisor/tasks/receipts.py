@@ -73,7 +73,7 @@ def write_receipts(store: Store, key: str, path: Path, *, removed: bool = False)
         Unreadable: The file cannot be read.
         Refused: Another process keeps the file locked.
     """
-    from .tasks import change_text  # noqa: PLC0415 - the YAML loader, which not every command needs
+    from .files import change_text  # noqa: PLC0415 - the YAML loader, which not every command needs
 
     handled: list[int] = []
 

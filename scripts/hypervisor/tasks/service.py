@@ -24,13 +24,13 @@ from .catalog import TaskCatalog
 from .claimer import Hold, TaskClaimer
 from .completion import TaskCompletion
 from .eligibility import Wanted
+from .files import edit_file, edit_key, open_task, status_word
 from .finisher import TaskFinisher
 from .publication import restore, settle
 from .receipts import append_receipt, receipt_lines
-from .tasks import edit_file, edit_key, open_task, status_word
 
 if TYPE_CHECKING:
-    from .live import LiveIndex
+    from .index_watch import LiveIndex
 
 __all__ = ["Hold", "TaskService"]
 

@@ -27,7 +27,7 @@ from hypervisor.mcp import schema
 from hypervisor.mcp.handler import ToolHandler
 from hypervisor.mcp.schema import TOOLS
 from hypervisor.mcp.server import CLIENT_PID, _carry_out, client_of
-from hypervisor.tasks.tasks import read_task
+from hypervisor.tasks.files import read_task
 from mcp_wire import CALLS, SERVER, Wire, request, spawned_is_over, spawning
 
 #: What the tools may cost the context of every session and every worker: 2,500 tokens at the three

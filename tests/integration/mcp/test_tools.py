@@ -20,13 +20,13 @@ from hypervisor.mcp.handler import ToolHandler
 from hypervisor.mcp.schema import BY_NAME, TOOLS
 from hypervisor.queue.batches import open_named
 from hypervisor.store.records import Completion, Worker, WorkerKind
-from hypervisor.tasks.live import LiveIndex
+from hypervisor.tasks.index_watch import LiveIndex
 from task_place import TaskPlace
 
 A1 = {"caller_session": "s-1", "caller_agent": "a1"}
 A2 = {"caller_session": "s-1", "caller_agent": "a2"}
 MAIN = {"caller_session": "s-1", "caller_agent": "main"}
-WHO_MOVES_IT = "its owner sets it to active when it can go on"
+WHO_MOVES_IT = "set it to active to run it"
 #: An answer this long is put before the model as it is; a longer one is put aside into a file.
 LONGEST = 40_000
 

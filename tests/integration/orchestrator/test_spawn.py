@@ -19,7 +19,7 @@ from hypervisor.core import assignment
 from hypervisor.core.errors import HypervisorError
 from hypervisor.core.project import Project
 from hypervisor.mcp.handler import ToolHandler
-from hypervisor.tasks.live import LiveIndex
+from hypervisor.tasks.index_watch import LiveIndex
 
 #: Leaves its prompt and the time at which it came, waits until it may go on, and reports.
 AGENT = """
@@ -34,7 +34,7 @@ CALL = """
 import sys, time
 sys.path.insert(0, {scripts!r})
 import json
-from hypervisor.tasks.live import LiveIndex
+from hypervisor.tasks.index_watch import LiveIndex
 from hypervisor.mcp.handler import ToolHandler
 box = ToolHandler({{"CLAUDE_PROJECT_DIR": {root!r}, "PATH": {path!r}, "HOME": {home!r}}}, None, LiveIndex())
 {act}

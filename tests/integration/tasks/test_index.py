@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import time
@@ -12,15 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from commands import ROOT, write_task
 from hypervisor.core.model import Task
 from hypervisor.core.project import Project
 from hypervisor.core.settings import load_settings
-from hypervisor.tasks import rows, tasks
+from hypervisor.tasks import files
+from hypervisor.tasks.files import read_task
 from hypervisor.tasks.index import Index
-from hypervisor.tasks.tasks import read_task
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_file_that_did_not_change_is_not_read_again(
         read.append(path.stem)
         return read_task(path, settings)
 
-    monkeypatch.setattr(tasks, "read_task", noted)
+    monkeypatch.setattr(files, "read_task", noted)
     look(project)
     assert read == []
     age(task(project, "b", status="done"), 5)
@@ -112,9 +112,9 @@ def test_a_damaged_index_is_made_anew(project: Project, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:5000])
     elif damage in ("another program's", "another version"):
         path.unlink()
-        with sqlite3.connect(path) as other:
-            other.execute("CREATE TABLE task (x)")
-            other.execute(f"PRAGMA user_version = {999 if damage == 'another version' else 0}")
+        other = apsw.Connection(str(path))
+        other.execute("CREATE TABLE task (x)")
+        other.execute(f"PRAGMA user_version = {999 if damage == 'another version' else 0}")
         other.close()
     else:
         path.unlink()
@@ -132,7 +132,7 @@ from hypervisor.core.settings import load_settings
 from hypervisor.tasks.index import Index
 from hypervisor.core.model import Task
 from hypervisor.core.project import Project
-from hypervisor.tasks.tasks import read_task
+from hypervisor.tasks.files import read_task
 root = Path({root!r})
 project = Project(root, root / ".hypervisor")
 for _ in range(40):
@@ -211,7 +211,7 @@ def test_where_the_disk_is_full_the_answer_is_right_and_the_cache_stays(project:
         task(project, f"t-{number}", title="x" * 300)
     task(project, "t-3", status="done")
     full = Index(project, load_settings(project.state))
-    pages = full.database.execute("PRAGMA page_count").fetchone()[0]
+    pages = full.database.pragma("page_count")
     full.database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says then what it says on a full disk
     full.refresh()
     found = {head.id: str(head.status) for head in full.heads()}
@@ -243,14 +243,36 @@ def test_a_damaged_cache_that_another_has_made_anew_is_left_to_him(project: Proj
 
 def test_a_cache_that_was_emptied_and_whose_filler_died_is_told_from_the_one_before(project: Project) -> None:
     task(project, "a")
-    index = Index(project, load_settings(project.state))
+    settings = load_settings(project.state)
+    index = Index(project, settings)
     index.refresh()
     before = index.identity()
     assert before is not None
-    other = Index(project, load_settings(project.state))
-    rows.clear(other.database, "other words")
-    rows.clear(other.database, index.words)  # and no row is put in
-    other.close()
+    for words in ({"parked": "blocked"}, {}):  # other words empty it; then whoever has ours fills nothing in
+        status = settings["status"] | ({"words": words} if words else {})
+        other = Index(project, settings | {"status": status})
+        other.refresh()
+        if not words:
+            other.database.execute("DELETE FROM task")
+        other.close()
     assert index.identity() != before
     index.close()
     assert look(project) == {"a": "active"}
+
+
+def test_a_cache_in_use_that_is_damaged_is_made_anew_for_all_who_have_it_open(project: Project) -> None:
+    task(project, "a")
+    settings = load_settings(project.state)
+    one, other = Index(project, settings), Index(project, settings)
+    one.refresh()
+    other.refresh()
+    one.database.execute("DROP TABLE depends")  # as damage shows: what should be there is not
+    task(project, "b")
+    other.refresh()
+    assert [head.id for head in other.heads()] == ["a", "b"]
+    one.refresh()
+    assert [head.id for head in one.heads()] == ["a", "b"]
+    assert one.kept
+    assert other.kept
+    one.close()
+    other.close()

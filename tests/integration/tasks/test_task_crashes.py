@@ -15,7 +15,7 @@ from commands import ROOT
 from hypervisor.core.errors import Refused
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.project import file_lock_path
-from hypervisor.tasks import claimer, editing, publication
+from hypervisor.tasks import claimer, publication, rewriting
 from hypervisor.tasks.claim_edit import apply_claim_edit
 from hypervisor.tasks.completion import TaskCompletion
 from hypervisor.tasks.eligibility import Wanted
@@ -34,7 +34,7 @@ from hypervisor.core.settings import load_settings
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.project import Project
 from hypervisor.store.claims import Claims
-from hypervisor.tasks import claimer, editing, finisher, publication, service
+from hypervisor.tasks import claimer, finisher, publication, rewriting, service
 from hypervisor.tasks.actor import Actor
 from hypervisor.tasks.completion import TaskCompletion
 
@@ -225,7 +225,7 @@ def test_a_file_that_another_program_keeps_locked_holds_up_its_own_task_only(
     place.task("t-2")
     die_at(place, "complete: decided")
     monkeypatch.setattr(publication, "_PATIENCE", 0.05)
-    monkeypatch.setattr(editing, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(rewriting, "_LOCK_SECONDS", 0.05)
     with filelock.FileLock(file_lock_path(str(path), os.environ)):
         assert service("gemini").claim("t-2")[1].attempt == 1
         with pytest.raises(Refused, match="locked by another process"):

@@ -14,9 +14,9 @@ from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.process import this_process
 from hypervisor.store.records import Completion, Worker, WorkerKind
 from hypervisor.tasks.completion import CompletedBy, TaskCompletion, result_of
+from hypervisor.tasks.files import open_task
 from hypervisor.tasks.publication import publish, take_back
 from hypervisor.tasks.service import TaskService
-from hypervisor.tasks.tasks import open_task
 from task_place import TaskPlace
 
 Services = Callable[..., TaskService]

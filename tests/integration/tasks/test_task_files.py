@@ -20,18 +20,18 @@ from hypervisor.core.files import sync_directory
 from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
 from hypervisor.core.settings import default_settings
 from hypervisor.documents import yaml_edit
-from hypervisor.tasks import editing
-from hypervisor.tasks.editing import Rewrite, rewrite_all
-from hypervisor.tasks.receipts import as_receipt, with_receipt
-from hypervisor.tasks.tasks import (
+from hypervisor.tasks import rewriting
+from hypervisor.tasks.discovery import find_task_files
+from hypervisor.tasks.files import (
     change_text,
     completion_report,
     edit_file,
-    find_task_files,
     read_task,
     revert_file,
     status_word,
 )
+from hypervisor.tasks.receipts import as_receipt, with_receipt
+from hypervisor.tasks.rewriting import Rewrite, rewrite_all
 
 SETTINGS = default_settings()
 SCRIPTS = ROOT / "scripts"
@@ -280,7 +280,7 @@ def test_a_file_that_is_gone_is_told(file: Path) -> None:
 
 
 def test_a_lock_that_is_held_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(editing, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(rewriting, "_LOCK_SECONDS", 0.05)
     code = (
         "import os, sys, filelock; from hypervisor.core.project import file_lock_path\n"
         "with filelock.FileLock(file_lock_path(sys.argv[1], os.environ)):\n"
@@ -328,7 +328,7 @@ def test_many_files_are_changed_together_each_folder_synced_once(
     files = [write(tmp_path / f"tasks/{number % 2}/t-{number}.md", f"old {number}") for number in range(8)]
     folders: list[Path] = []
     sync = sync_directory
-    monkeypatch.setattr(editing, "sync_directory", lambda folder: (folders.append(folder), sync(folder)))
+    monkeypatch.setattr(rewriting, "sync_directory", lambda folder: (folders.append(folder), sync(folder)))
     answers = rewrite_all([
         Rewrite(path=path, change=lambda data: (data.replace(b"old", b"new"), [])) for path in files
     ])  # fmt: skip
@@ -427,7 +427,7 @@ def python(code: str, *arguments: str) -> subprocess.Popen[bytes]:
 RECEIPTS = """
 import sys; from pathlib import Path
 from hypervisor.tasks.receipts import with_receipt
-from hypervisor.tasks.tasks import change_text
+from hypervisor.tasks.files import change_text
 print("ready", flush=True); sys.stdin.readline()
 for number in range(50):
     line = f"- worker {sys.argv[2]} receipt {number}"
@@ -460,7 +460,7 @@ EDITS = """
 import sys; from pathlib import Path
 from hypervisor.documents import yaml_edit
 from hypervisor.core.model import FileEdit
-from hypervisor.tasks.tasks import edit_file
+from hypervisor.tasks.files import edit_file
 path = Path(sys.argv[1])
 while True:
     for word in ("Done", "To Do"):

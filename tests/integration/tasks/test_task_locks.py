@@ -15,8 +15,8 @@ from hypervisor.store.claims import Claims
 from hypervisor.store.directories import LockDirectories
 from hypervisor.tasks.completion import TaskCompletion
 from hypervisor.tasks.eligibility import Wanted
-from hypervisor.tasks.queries import Asked
 from hypervisor.tasks.service import TaskService
+from hypervisor.tasks.view import Asked
 from task_place import TaskPlace
 
 Services = Callable[..., TaskService]

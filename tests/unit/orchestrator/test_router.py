@@ -23,7 +23,7 @@ from hypervisor.orchestrator.router import (
 from hypervisor.runners.base import Agent
 from hypervisor.runners.gemini import GeminiAgent
 from hypervisor.store.batches import Spent
-from hypervisor.tasks.tasks import read_task
+from hypervisor.tasks.files import read_task
 
 NOW = 1_800_000_000.0
 

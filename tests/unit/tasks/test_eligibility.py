@@ -8,6 +8,7 @@ import pytest
 
 from hypervisor.core.model import Complexity, Priority, Task, TaskStatus
 from hypervisor.core.settings import default_settings
+from hypervisor.tasks.dependencies import graph_of
 from hypervisor.tasks.eligibility import (
     Eligibility,
     Wanted,
@@ -17,7 +18,6 @@ from hypervisor.tasks.eligibility import (
     plan,
     skip_reason,
 )
-from hypervisor.tasks.graph import graph_of
 
 SETTINGS = default_settings()
 

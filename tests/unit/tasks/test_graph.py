@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypervisor.core.model import Priority, TaskHead, TaskStatus
-from hypervisor.tasks.graph import Graph, graph_of
+from hypervisor.tasks.dependencies import Graph, graph_of
 
 #: As many tasks as the largest backlog that anybody keeps in one folder, and more than Python recurses.
 MANY = 20_000

@@ -19,7 +19,7 @@ from ...store.lessons import Lesson
 from ...store.store import Store
 from ...tasks.actor import Actor
 from ...tasks.catalog import TaskCatalog
-from ...tasks.tasks import read_task
+from ...tasks.files import read_task
 from ..arguments import Arguments
 from ..context import ToolContext
 

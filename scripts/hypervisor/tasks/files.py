@@ -1,33 +1,20 @@
-"""Task files on disk: found, read, and edited under their lock, whole or not at all."""
+"""Task files: what they say in whatever vocabulary, and edits of it. How a file is replaced: `rewriting`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Unreadable
-from ..core.model import Complexity, FileEdit, KeyEdit, LineEdit, Task
-from .editing import read_file, rewrite
-from .finding import find_task_files, task_paths
-from .vocabulary import priority_of, spelling, status_of, status_word
+from ..core.model import Complexity, FileEdit, KeyEdit, LineEdit, Priority, Task, TaskStatus
+from .rewriting import read_file, rewrite
 
 if TYPE_CHECKING:
-    from ..documents import yaml_edit
-
-__all__ = [
-    "change_text",
-    "completion_report",
-    "edit_file",
-    "edit_key",
-    "find_task_files",
-    "open_task",
-    "parse_task",
-    "read_task",
-    "revert_file",
-    "status_word",
-    "task_paths",
-]  # fmt: skip
+    from ..documents.reader import ParsedFile
+    from ..documents.yaml_edit import Document
 
 # ------------------------------------------------------------------------- read
 
@@ -38,10 +25,13 @@ def read_task(path: Path, settings: Mapping[str, Any]) -> Task:
     Raises:
         Unreadable: It cannot be read, or is no task; see the reason.
     """
-    return open_task(path, settings)[0]
+    from ..documents import reader  # noqa: PLC0415 - the YAML loader, which not every command needs
+
+    data = read_file(path, settings["tasks"]["max_bytes"])
+    return _task(path, reader.read(data, str(path)), settings)
 
 
-def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, yaml_edit.Document]:
+def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, Document]:
     """Read a task file; return the task, and the document that edits of it are made from.
 
     Raises:
@@ -50,7 +40,7 @@ def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, yaml_edit.
     return parse_task(path, read_file(path, settings["tasks"]["max_bytes"]), settings)
 
 
-def parse_task(path: Path, data: bytes, settings: Mapping[str, Any]) -> tuple[Task, yaml_edit.Document]:
+def parse_task(path: Path, data: bytes, settings: Mapping[str, Any]) -> tuple[Task, Document]:
     """Return the task that a file with this content is, and the document.
 
     Raises:
@@ -62,10 +52,10 @@ def parse_task(path: Path, data: bytes, settings: Mapping[str, Any]) -> tuple[Ta
     return _task(path, document, settings), document
 
 
-def _task(path: Path, document: yaml_edit.Document, settings: Mapping[str, Any]) -> Task:
+def _task(path: Path, parsed: ParsedFile, settings: Mapping[str, Any]) -> Task:
     from ..documents.markdown import headings  # noqa: PLC0415 - with the file's text only
 
-    values, words = document.values, document.words
+    values, words = parsed.values, parsed.words
 
     def one(key: str) -> str:
         name = spelling(key, values, settings)
@@ -85,7 +75,7 @@ def _task(path: Path, document: yaml_edit.Document, settings: Mapping[str, Any])
         path=str(path.absolute()),
         id=one("id") or path.stem,
         title=one("title")
-        or next((found.title for found in headings(document.body) if found.title), "")
+        or next((found.title for found in headings(parsed.body) if found.title), "")
         or path.stem,
         status=status_of(status, settings),
         status_word=status,
@@ -103,13 +93,11 @@ def _task(path: Path, document: yaml_edit.Document, settings: Mapping[str, Any])
         receipts_to=one("receipts_to"),
         verify=one("verify"),
         front={str(key).lower(): value for key, value in values.items()},
-        body=document.body,
+        body=parsed.body,
     )
 
 
-def edit_key(
-    document: yaml_edit.Document, key: str, value: str | None, settings: Mapping[str, Any]
-) -> KeyEdit:
+def edit_key(document: Document, key: str, value: str | None, settings: Mapping[str, Any]) -> KeyEdit:
     """Return the edit that gives *key* the *value*, under the name and in the shape the file uses.
 
     Raises:
@@ -180,3 +168,69 @@ def completion_report(  # noqa: PLR0913 - the fields of a report, each by its na
     rows += [("By", who), ("At", when)]
     lines = ["", "## Completion", "", *(f"- {name}: {' '.join(text.split())}" for name, text in rows if text)]
     return LineEdit(text=newline.join(lines) + newline, after=None)
+
+
+# ------------------------------------------------------------------------- words
+
+
+def folded(word: str) -> str:
+    """Return *word* as words are compared: without case, "-" and "_" read as a blank."""
+    return " ".join(word.replace("-", " ").replace("_", " ").casefold().split())
+
+
+def status_of(word: str, settings: Mapping[str, Any]) -> TaskStatus | None:
+    """Return the status that *word* stands for, None if no vocabulary knows it."""
+    return _statuses(_frozen(settings["status"])).get(folded(word))
+
+
+def status_word(task: Task, status: TaskStatus, settings: Mapping[str, Any]) -> str:
+    """Return the word for *status* in the vocabulary that the task's file uses.
+
+    That is the first whose word the file uses, to the letter if there is one; where the vocabulary
+    has no word for the status, the first one's is taken.
+    """
+    vocabularies: list[Mapping[str, str]] = settings["status"]["vocabularies"]
+    exact = [v for v in vocabularies if task.status_word in v.values()]
+    near = [v for v in vocabularies if folded(task.status_word) in {folded(word) for word in v.values()}]
+    for vocabulary in [*exact, *near, *vocabularies]:
+        if status.value in vocabulary:
+            return vocabulary[status.value]
+    return status.value
+
+
+def priority_of(word: str, settings: Mapping[str, Any]) -> Priority:
+    """Return the priority that *word* stands for; medium where it is not known."""
+    wanted = folded(word)
+    for name, words in settings["priority"]["words"].items():
+        if wanted == name or wanted in words:
+            return Priority(name)
+    return Priority.MEDIUM
+
+
+def spelling(key: str, used: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Return how a file with the keys *used* spells *key*; the key itself where it has none."""
+    by_folded = _by_folded(tuple(used))
+    for candidate in (key, *settings["tasks"]["aliases"].get(key, ())):
+        if candidate in by_folded:
+            return by_folded[candidate]
+    return key
+
+
+@lru_cache(maxsize=64)  # a project's files bear the same few sets of keys, and each is asked for all of ours
+def _by_folded(names: tuple[str, ...]) -> Mapping[str, str]:
+    return {name.lower().replace("-", "_"): name for name in names}
+
+
+def _frozen(table: Mapping[str, Any]) -> str:
+    return json.dumps(table, sort_keys=True)
+
+
+@lru_cache(maxsize=16)
+def _statuses(table: str) -> Mapping[str, TaskStatus]:
+    data = json.loads(table)
+    found: dict[str, TaskStatus] = {}
+    for vocabulary in data["vocabularies"]:
+        for status, word in vocabulary.items():
+            found.setdefault(folded(word), TaskStatus(status))
+    found.update({folded(word): TaskStatus(status) for word, status in data["words"].items()})
+    return found
