@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypervisor.mcp.hook_tool import HookTool
 
 from commands import ROOT, write_task
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.project import Project
 from hypervisor.core.settings import load_settings
 from hypervisor.hooks import handler
+from hypervisor.mcp.hook_tool import HookTool
 from hypervisor.store.sessions import MAIN
 from hypervisor.store.store import Store
 from hypervisor.tasks.actor import Actor

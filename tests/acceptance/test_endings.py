@@ -138,7 +138,7 @@ def test_a_worker_at_the_end_of_its_turns_loses_its_claim(
     plugin.mkdir()
     for part in ("agents", ".claude-plugin"):
         shutil.copytree(ROOT / part, plugin / part)
-    for part in (".mcp.json", "hooks", "scripts", "skills"):
+    for part in ("hooks", "scripts", "skills"):
         (plugin / part).symlink_to(ROOT / part)
     agent = plugin / "agents/worker.md"
     agent.write_text(agent.read_text("utf-8").replace("model: haiku", "model: haiku\nmaxTurns: 2", 1))
@@ -165,7 +165,8 @@ def test_a_worker_whose_api_fails_loses_its_claim_at_once(
         return fail(400, "invalid_request_error", "BADREQ")
 
     api.main(calls(worker("t-1", run_in_background=background)), *[say("ok")] * 4)
-    api.agent("/pull t-1", calls(claim("t-1")), broken)
+    # Newer clients call that the end of its turn: it is asked to end its claim, and fails once more.
+    api.agent("/pull t-1", calls(claim("t-1")), broken, broken)
     watch = Watch(tasks, "t-1", before)
     watch.begin(failed.is_set)
     plugged(client, tasks.root).run("go", *RULES)
@@ -173,7 +174,12 @@ def test_a_worker_whose_api_fails_loses_its_claim_at_once(
     what, why = tasks.told("t-1")[-1]
     assert what == "released"
     # Two hooks tell of it, and either may be first: the failure, and the end of the call that spawned it.
-    assert "its worker ended by an error" in why or (not background and "its worker was over" in why)
+    told = (
+        "its worker ended by an error",
+        "its worker ended its turn",
+        *(() if background else ("its worker was over",)),
+    )
+    assert any(one in why for one in told), why
     assert claimable(tasks, "t-1")
 
 
@@ -206,8 +212,8 @@ def test_a_client_killed_with_its_servers_leaves_nothing_that_is_held(
     assert claimable(tasks, "t-1")
     report(f"SIGKILL of client and servers: claimable after {time.monotonic() - begun:.2f} s")
     assert tasks.text("t-1") == before
-    assert ("revoked", "the client of claude (claude-") in [
-        (what, why[: len("the client of claude (claude-")]) for what, why in tasks.told("t-1")
+    assert ("revoked", "the client of claude (") in [
+        (what, why[: len("the client of claude (")]) for what, why in tasks.told("t-1")
     ]
 
 
@@ -290,7 +296,7 @@ def test_a_worker_whose_task_is_cancelled_is_stopped_at_its_next_edit(
     denial = talk.results[2].text
     report(f"the denial: {denial}")
     assert denial == (
-        "Denied: Your claim of t-1 (attempt 1) is lost: t-1 was cancelled by maria: no longer wanted. "
+        "Denied: Your claim of t-1 (attempt 1) is lost: cancelled by maria: no longer wanted. "
         "Change nothing more for it; report that you stopped, and why."
     )
     assert talk.results[2].is_error
@@ -315,5 +321,5 @@ def test_a_worker_that_the_client_gives_up_waiting_for_is_let_go(
     plugged(client, tasks.root).run("go", *RULES, env={"CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS": "3000"})
     assert tasks.text("t-1") == before
     what, why = tasks.told("t-1")[-1]
-    assert what == "released"
-    assert "ended" in why or "over" in why
+    assert what in ("released", "revoked")  # as the session ended, or after its silence
+    assert any(one in why for one in ("ended", "over", "silent")), why

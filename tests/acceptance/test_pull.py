@@ -26,7 +26,7 @@ def test_pull_brings_the_procedure_with_the_id_in_it(
     session = plugged(client, git_project).run(typed, *RULES).passed()
     assert session.text == "COMPLETED t-2"
     (talk,) = api.mains
-    assert "Task: `t-2` (nothing there: the next ready one)" in talk.turns[0].text
+    assert "Task: `t-2` (empty: the next ready one)" in talk.turns[0].text
     assert (tasks.status("t-1"), tasks.status("t-2")) == ("active", "done")
 
 
@@ -43,7 +43,7 @@ def test_pull_without_an_id_takes_the_most_urgent_one(
     )
     plugged(client, git_project).run("/pull", *RULES).passed()
     (talk,) = api.mains
-    assert "Task: `` (nothing there: the next ready one)" in talk.turns[0].text
+    assert "Task: `` (empty: the next ready one)" in talk.turns[0].text
     assert (tasks.status("t-1"), tasks.status("t-2")) == ("active", "done")
 
 
@@ -54,7 +54,7 @@ REFUSALS = {
     "t-person": "t-person: assigned to maria, a person",
     "t-waits": "t-waits: waits for t-held",
     "t-circle": "t-circle: waits for t-round (in a circle: t-circle -> t-round -> t-circle)",
-    "t-blocked": "t-blocked: its status is blocked; its owner sets it to active when it can go on",
+    "t-blocked": "t-blocked: its status is blocked; set it to active to run it",
     "t-none": "t-none: no such task in",
 }
 

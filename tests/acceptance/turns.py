@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from acceptance.replies import Reply
 
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
+#: What newer clients put before the reason of a hook that denies a call.
+_OF_HOOK = re.compile(r"^PreToolUse:\w+ hook error: ")
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:
@@ -37,7 +39,7 @@ class Result:
 
     id: str
     name: str
-    #: Without the reminders that the client now and then appends to a result; they are in `told`.
+    #: Without what the client adds: now and then reminders (they are in `told`), the hook that denied it.
     text: str
     told: str
     is_error: bool
@@ -64,7 +66,7 @@ def _results(messages: Sequence[dict[str, Any]], after: int = 0) -> list[Result]
             elif block["type"] == "tool_result" and place >= after:
                 key = block["tool_use_id"]
                 told = _text(_blocks(block.get("content")))
-                text = _REMINDER.sub("", told).strip()
+                text = _OF_HOOK.sub("", _REMINDER.sub("", told).strip())
                 use, failed = uses.get(key, {}), bool(block.get("is_error"))
                 found[key] = Result(key, use.get("name", ""), text, told, failed, use.get("input", {}))
     order = list(uses)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
@@ -31,14 +31,20 @@ if TYPE_CHECKING:
 _TELLING = ("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop")
 
 
-def main(source: IO[bytes], environ: Mapping[str, str]) -> int:
-    """Answer one call of the client; always return 0, as another code could stop its tool."""
+def main(source: IO[bytes], environ: Mapping[str, str], events: Collection[str] = ()) -> int:
+    """Answer one call of the client; always return 0, as another code could stop its tool.
+
+    Args:
+        source: The call.
+        environ: The environment.
+        events: Those that are answered; all if there are none.
+    """
     try:
         data = json.loads(source.read())
     except (ValueError, RecursionError):
         return 0
     call = read_call(data)
-    if call is None:
+    if call is None or (events and call.event not in events):
         return 0
     try:
         with HookHandler(call, session_project(environ)) as handler:
@@ -70,7 +76,7 @@ class HookHandler:
         call: The call.
         project: The session's project.
         store: The project's store, if it is open already; it is not closed then.
-        due: Asked for a session and an agent whether its claims are to be renewed; without it they always are.
+        due: Whether the claims of an agent of a session are to be renewed; without it they always are.
     """
 
     def __init__(

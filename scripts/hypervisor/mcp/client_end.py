@@ -28,7 +28,7 @@ _ENDING_SECONDS = 60.0
 
 
 def end_of_client(context: ToolContext, sessions: Iterable[str] = ()) -> None:
-    """Release what the agents of a client held that is gone; while it lives, it may go on with another server.
+    """Release what the agents of a client held that is gone; one that lives may go on with another server.
 
     Args:
         context: The server's.

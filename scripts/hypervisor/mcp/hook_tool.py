@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..core.errors import HypervisorError
 from ..core.settings import settings_of
 from ..hooks import decisions
 from ..hooks.call import Call, call_of_tool
@@ -73,12 +74,19 @@ class HookTool:
             return _text(None)
         if call.event not in _TOOL_EVENTS or call.tool in _SPAWNING:
             return UNKNOWN
-        found = self._context.open_store()
-        if found is not None:
-            quiet = self._quiet.get((call.session, call.agent))
-            if quiet is None or time.monotonic() > quiet.until or found.engine.state() != quiet.state:
+        try:
+            if not self._is_quiet(call):
                 return UNKNOWN
+        except (OSError, HypervisorError):  # told by whoever carries the call out
+            return UNKNOWN
         return _text(decisions.own_tool(call) if call.event == "PreToolUse" else None)
+
+    def _is_quiet(self, call: Call) -> bool:
+        store = self._context.open_store()
+        if store is None:
+            return True
+        quiet = self._quiet.get((call.session, call.agent))
+        return quiet is not None and time.monotonic() < quiet.until and store.engine.state() == quiet.state
 
     def answer(self, given: Mapping[str, Any]) -> str:
         """Carry a call out; return what the client is to be told, as JSON. Never raises."""
@@ -89,6 +97,7 @@ class HookTool:
             self._note_session(call)
             return _text(self._answer(call))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the user's work
+            self._renewed.pop((call.session, call.agent), None)
             return _text(fault(call, self._context.environ, error))
 
     def _answer(self, call: Call) -> Answer | None:

@@ -1,7 +1,7 @@
 """The MCP server `task_manager`: the tools, over standard input and output.
 
-Its tools are listed at once; what they are made of is imported meanwhile. Each call has a thread of its own, so
-that a hook is answered while a tool is at work, and those hooks for which there is nothing to do are answered
+Its tools are listed at once; what they are made of is imported meanwhile. Each call has a thread of its own,
+so that a hook is answered while a tool is at work; those hooks for which there is nothing to do are answered
 by the thread that reads.
 """
 
@@ -139,7 +139,9 @@ class Server:
     def _carried_out(self, name: str, given: Params) -> dict[str, Any]:
         self._loaded.wait()
         if self._tools is None or self._hooks is None:
-            return tool_result("{}" if name == HOOK else f"{name}: the server could not load", failed=name != HOOK)
+            return tool_result(
+                "{}" if name == HOOK else f"{name}: the server could not load", failed=name != HOOK
+            )
         if name == HOOK:
             return tool_result(self._hooks.answer(given))
         text, failed = carry_out(self._tools, name, given)

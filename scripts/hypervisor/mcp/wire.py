@@ -54,9 +54,7 @@ def read_request(line: bytes) -> Request | None:
     number, params = data.get("id"), data.get("params")
     if number is not None and (isinstance(number, bool) or not isinstance(number, str | int)):
         return None
-    return Request(
-        id=number, method=data["method"], params=params if isinstance(params, dict) else {}
-    )
+    return Request(id=number, method=data["method"], params=params if isinstance(params, dict) else {})
 
 
 class Connection:
@@ -95,7 +93,9 @@ class Connection:
         self._send(request, {"error": {"code": error.code, "message": str(error)}})
 
     def _send(self, request: Request, said: Mapping[str, Any]) -> None:
-        line = json.dumps({"jsonrpc": "2.0", "id": request.id, **said}, ensure_ascii=False, separators=(",", ":"))
+        line = json.dumps(
+            {"jsonrpc": "2.0", "id": request.id, **said}, ensure_ascii=False, separators=(",", ":")
+        )
         data = line.encode("utf-8", "replace") + b"\n"
         with self._lock:
             if request.id in self._cancelled:

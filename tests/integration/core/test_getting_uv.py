@@ -17,7 +17,7 @@ import pytest
 from commands import ROOT, Shell, eventually, script, shell, write_task
 
 ENSURE, WARM_UP = str(ROOT / "scripts/ensure-uv"), str(ROOT / "scripts/warm-up")
-GUARD = str(ROOT / "hooks/guard")
+START = str(ROOT / "hooks/start")
 #: What the scripts use, beside the shell's own.
 PROGRAMS = ("cat", "dirname", "find", "grep", "head", "mkdir", "mktemp", "mv", "nohup", "rm", "setsid", "sh",
             "sleep", "tail", "tr")  # fmt: skip
@@ -172,7 +172,7 @@ def test_a_session_that_cannot_have_it_is_told_in_one_line(user: Shell, fault: s
     write_task(user.cwd / "tasks/t-1.md")
 
     def said() -> Any:
-        found = user.run(["sh", GUARD, "start"]).passed().json
+        found = user.run(["sh", START]).passed().json
         return None if "is being fetched" in found["systemMessage"] else found
 
     told = eventually(said, "the reason, for which it waits some seconds at a time")

@@ -1,4 +1,4 @@
-"""How the scripts are started: by uv once, then by the Python that it chose; and what their children find."""
+"""How the scripts are started: by uv, and only where there is need; and what their children find."""
 
 from __future__ import annotations
 
@@ -7,162 +7,165 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
+import threading
 import time
-import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from commands import ROOT, script, write_task
 
-WITH_UV, GUARD = str(ROOT / "scripts/with-uv"), str(ROOT / "hooks/guard")
-#: Where the tests' own packages are.
-PACKAGES = sysconfig.get_path("purelib")
+IF_USED, START = str(ROOT / "hooks/if-used"), str(ROOT / "hooks/start")
 UV = shutil.which("uv")
 #: Of whoever runs the tests, before each test gets a home of its own.
 REAL = {name: os.environ[name] for name in ("HOME", "UV_CACHE_DIR", "XDG_CACHE_HOME") if name in os.environ}
+SHELLS = [path for name in ("dash", "bash") if (path := shutil.which(name))] or ["/bin/sh"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class User:
-    """A user in front of a uv that makes a script's environment of what packages there are here."""
+    """A user in front of a uv that only says how it was started."""
 
-    home: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "HOME": str(self.home),
-            "PATH": f"{self.home}/bin:{os.defpath}",
-            "CLAUDE_PROJECT_DIR": str(self.home),
-        }
+    folder: Path
+    shell: str
+    environ: dict[str, str] = field(default_factory=dict)
 
     @property
-    def packages(self) -> Path:
-        """What makes the packages known to the environment."""
-        (folder,) = self.home.glob("environments-v2/x/lib/python*/site-packages")
-        return folder / "all.pth"
+    def top(self) -> Path:
+        """The folder in which the session begins."""
+        return self.folder / "work/project"
 
-    def kept(self, name: str) -> Path:
-        """Where the Python of a script is kept."""
-        return self.home / f".cache/hypervisor/python{ROOT}/scripts/{name}"
-
-    def starts(self) -> int:
-        """Return how often uv has started something, and forget it."""
-        log = self.home / "log"
-        count = len(log.read_text().splitlines()) if log.exists() else 0
-        log.unlink(missing_ok=True)
-        return count
-
-    def run(self, *words: str, stdin: str = "") -> str:
-        """Run a command that must go well; return what it said."""
-        done = subprocess.run(
-            words,
-            cwd=self.home,
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
+    def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script of ours to its end."""
+        (self.folder / "fake bin").mkdir(exist_ok=True)
+        script(
+            self.folder / "fake bin",
+            "uv",
+            'case $1 in run) printf "%s\\n" "$@" ;; lock) echo --script ;; esac',
         )
-        assert (done.returncode, done.stderr) == (0, ""), done
-        return done.stdout
+        path = f"{self.folder / 'fake bin'}:{os.defpath}"
+        said = {"CLAUDE_PROJECT_DIR": str(self.top), "PATH": path, "HOME": str(self.folder)}
+        return subprocess.run(
+            [self.shell, *words], cwd=self.folder, env={**said, **self.environ, **environ}, text=True,
+            capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
 
-    def help(self) -> None:
-        """Run the command line, which needs all packages of its header."""
-        assert "COMMAND" in self.run(WITH_UV, "hypervisor_cli.py", "--help")
+    def uses_us(self, **environ: str) -> bool:
+        """Tell whether a hook's command is run."""
+        done = self.run(IF_USED, "echo", "it", "is", **environ)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout in ("", "it is\n")
+        return bool(done.stdout)
 
 
-@pytest.fixture
-def user(tmp_path: Path) -> User:
-    made = User(tmp_path / "home")
-    (made.home / "bin").mkdir(parents=True)
-    environment = made.home / "environments-v2/x"
-    venv.create(environment, symlinks=True, with_pip=False)
-    made.packages.write_text(f"{PACKAGES}\n")
-    script(
-        made.home / "bin", "uv",
-        f'echo "$*" >>{made.home}/log\n'
-        f"echo {PACKAGES} >{made.packages}\n"
-        'while [ "$1" != --script ]; do shift; done\nshift\n'
-        f"export VIRTUAL_ENV={environment} PATH={environment}/bin:$PATH UV=x UV_RUN_RECURSION_DEPTH=1\n"
-        f'exec {environment}/bin/python "$@"',
-    )  # fmt: skip
+@pytest.fixture(params=SHELLS, ids=lambda path: Path(path).name)
+def user(request: pytest.FixtureRequest, tmp_path: Path) -> User:
+    made = User(tmp_path, request.param)
+    made.top.mkdir(parents=True)
     return made
 
 
-def test_uv_starts_a_script_once(user: User) -> None:
-    for count in (1, 0, 0):
-        user.help()
-        assert user.starts() == count
-    assert user.kept("hypervisor_cli.py").read_text() == f"{user.home}/environments-v2/x/bin/python\n"
-    assert [path.name for path in user.kept("").iterdir()] == ["hypervisor_cli.py"]  # and no draft
+# -------------------------------------------------------------- hooks/if-used
 
 
-def test_uv_starts_it_again_where_its_packages_have_changed_or_its_python_has_gone(user: User) -> None:
-    user.help()
-    os.utime(user.kept("hypervisor_cli.py"), (0, 0))  # the lock is newer
-    assert user.starts() == 1
-    for count in (1, 0):
-        user.help()
-        assert user.starts() == count
-    user.kept("hypervisor_cli.py").write_text(f"{user.home}/gone/bin/python\n")
-    for count in (1, 0):
-        user.help()
-        assert user.starts() == count
+def test_nothing_is_started_in_a_project_that_does_not_use_us(user: User) -> None:
+    for name in ("src", ".git", "data/x", "backlog", "x/tasks"):
+        (user.top / name).mkdir(parents=True)
+    (user.top / "tasks.md").touch()
+    (user.top / ".hypervisor").write_text("a file\n")
+    assert not user.uses_us()
+    assert not user.uses_us(CLAUDE_PROJECT_DIR="")
 
 
-def test_uv_starts_it_again_where_packages_have_gone_from_its_python(user: User) -> None:
-    user.help()
-    assert user.starts() == 1
-    user.packages.unlink()
-    for count in (1, 0):
-        user.help()
-        assert user.starts() == count
+@pytest.mark.parametrize(
+    "name", [".hypervisor", "tasks", "backlog/tasks", "data/x/tasks", "data/a b\nc/tasks", "../.hypervisor"]
+)
+def test_a_project_uses_us_by_its_state_folder_or_its_tasks(user: User, name: str) -> None:
+    (user.top / name).mkdir(parents=True)
+    (user.top / "app/src").mkdir(parents=True)
+    assert user.uses_us()
+    assert user.uses_us(CLAUDE_PROJECT_DIR=str(user.top / "app/src"))
 
 
-def test_a_hook_is_started_by_the_kept_python_and_its_call_is_not_lost_with_it(user: User) -> None:
-    write_task(user.home / "tasks/t-1.md")
-    call = json.dumps({"hook_event_name": "SessionStart", "session_id": "s-1", "cwd": str(user.home)})
-    # By another name it is another one: nobody needs to find out where names lead.
-    for name, count in ((GUARD, 1), (GUARD, 0), (os.path.relpath(GUARD, user.home), 1)):
-        said = user.run("sh", name, "project", stdin=call)
-        assert "task files of this project: 1" in said
-        assert user.starts() == count
-    user.packages.unlink()
-    assert user.run("sh", GUARD, "project", stdin=call) == said
-    assert user.starts() == 1
+def test_a_linked_worktree_and_a_state_folder_of_the_users_own_are_looked_into(user: User) -> None:
+    assert user.uses_us(HYPERVISOR_HOME=str(user.folder / "elsewhere"))
+    (user.top / ".git").write_text("gitdir: /elsewhere/.git/worktrees/x\n")
+    assert user.uses_us()
 
 
-def test_a_cache_folder_that_cannot_be_written_to_costs_nothing_but_time(user: User) -> None:
-    (user.home / ".cache").write_text("no folder")
-    for _ in range(2):
-        user.help()
-        assert user.starts() == 1
-
-
-def test_what_cannot_be_kept_leaves_nothing(user: User) -> None:
-    (user.kept("hypervisor_cli.py") / "in the way").mkdir(parents=True)
-    user.help()
-    assert [path.name for path in user.kept("").iterdir()] == ["hypervisor_cli.py"]
-
-
-def test_a_python_that_misses_packages_without_a_way_to_get_them_is_told_of_once(user: User) -> None:
-    """No start leads to another one for ever."""
-    user.help()
-    user.packages.unlink()
-    script(user.home / "bin", "uv", f'shift 5; exec {user.home}/environments-v2/x/bin/python "$@"')
-    begun = time.monotonic()
-    done = subprocess.run(
-        [WITH_UV, "hypervisor_cli.py", "--help"], env=user.environment, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert time.monotonic() - begun < 30
+def test_what_a_hook_becomes_keeps_its_input_and_its_exit_code(user: User) -> None:
+    (user.top / "tasks").mkdir()
+    done = user.run(IF_USED, "sh", "-c", "exit 2")
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "hypervisor_cli.py: needs apsw, filelock, psutil, python-frontmatter, pyyaml, rich; start it with: uv run " in done.stderr
+
+
+# ---------------------------------------------------------------- hooks/start
+
+
+def begins(user: User, server: str, tells_after: float | None = None) -> tuple[float, str]:
+    """Begin a session whose server has that mark; return the seconds it took, and what the hook said."""
+    cache = user.folder / ".cache/hypervisor"
+    ready = Path(f"{cache}/ready{ROOT}/scripts")
+    ready.parent.mkdir(parents=True)
+    ready.touch()
+    mark = cache / f"starting/{os.getpid()}"
+    mark.parent.mkdir()
+    mark.write_text(f"{server}\n", "utf-8")
+    telling = threading.Timer(tells_after or 0, mark.unlink)
+    if tells_after is not None:
+        telling.start()
+    begun = time.monotonic()
+    done = user.run(START)  # its parent is the client
+    took = time.monotonic() - begun
+    telling.join() if tells_after is not None else None
+    assert (done.returncode, done.stderr) == (0, "")
+    return took, done.stdout
+
+
+def test_a_session_begins_when_its_server_has_told_its_tools(user: User) -> None:
+    took, said = begins(user, str(os.getpid()), tells_after=2.0)
+    assert took >= 2.0
+    assert said.splitlines()[:3] == ["run", "--quiet", "--python"]
+    assert said.endswith("/scripts/hook.py\n")
+
+
+@pytest.mark.parametrize("server", ["", "x", str(2**22 + 1)], ids=["none", "no number", "dead"])
+def test_a_server_that_does_not_come_is_not_waited_for(user: User, server: str) -> None:
+    took, said = begins(user, server)
+    assert took < 10.0  # of the 20 that a living one is given
+    assert said.endswith("/scripts/hook.py\n")
+
+
+# ----------------------------------------------------------- hooks as scripts
+
+
+CALL = {"session_id": "s-1", "tool_name": "Agent", "tool_use_id": "toolu_1"}
+SPAWN = {"prompt": "/pull t-1", "subagent_type": "hypervisor:worker"}
+
+
+@pytest.mark.parametrize(("name", "event"), [("preflight", "PreToolUse"), ("receipt", "PostToolUse")])
+def test_a_hook_as_a_script_answers_its_own_events_and_no_other(
+    tmp_path: Path, name: str, event: str
+) -> None:
+    write_task(tmp_path / "tasks/t-1.md", status="done")
+
+    def said(event: str) -> str:
+        call = {**CALL, "hook_event_name": event, "tool_input": SPAWN}
+        done = subprocess.run(
+            [sys.executable, str(ROOT / f"hooks/{name}.py")], input=json.dumps(call), text=True, cwd=tmp_path,
+            env={"CLAUDE_PROJECT_DIR": str(tmp_path), "PATH": os.defpath, "HOME": str(tmp_path)},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert ("already complete" in said(event)) is (name == "preflight")
+    other = "PostToolUse" if event == "PreToolUse" else "PreToolUse"
+    assert said(other) == ""
+
+
+# ------------------------------------------------------------------- children
 
 
 @pytest.mark.acceptance

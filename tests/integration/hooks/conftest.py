@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypervisor.mcp.hook_tool import HookTool
 
 from hookclient import Client
 from hypervisor.core.project import Project
 from hypervisor.mcp.context import ToolContext
+from hypervisor.mcp.hook_tool import HookTool
 
 
 @pytest.fixture

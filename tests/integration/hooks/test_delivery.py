@@ -236,21 +236,6 @@ def test_a_resumed_session_is_told_what_it_was_not(project: Project, client: Tal
     assert [client.prompt(), client.tool(), client.stop()] == ["", "", ""]
 
 
-def test_a_session_has_its_file_while_it_holds_or_is_to_be_told_something(
-    project: Project, client: TalkingClient
-) -> None:
-    file = project.state / "sessions/s-1"
-    hold(project, "t-1", "a1")
-    assert file.exists()
-    client.stop()
-    assert file.exists()  # a worker holds something
-    finish(project, "t-1", "a1")
-    assert "t-1 success" in client.stop()
-    assert file.exists()  # whether that arrived is not known
-    client.stop()
-    assert not file.exists()
-
-
 # ------------------------------------------------------------------------- runs
 
 

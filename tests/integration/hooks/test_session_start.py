@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +53,8 @@ def test_a_session_of_a_week_ago_is_forgotten_and_a_newer_one_is_not(
             lambda tx: tx.run(f"UPDATE session SET seen_at = seen_at - {ms} WHERE id = 's-old'")
         )
     client.call("SessionStart", source="startup")
-    assert os.listdir(project.state / "sessions") == ["s-new"]
+    with open_store(project) as store:
+        assert [store.sessions.is_known(name) for name in ("s-old", "s-new")] == [False, True]
 
 
 def test_a_project_without_tasks_is_told_nothing_and_stays_as_it_is(project: Project, client: Client) -> None:

@@ -47,7 +47,7 @@ def refused_task(project: Project, how: str) -> str:
         "done": "t-1: already complete",
         "cancelled": "t-1: cancelled",
         "held": "t-1: held by gemini",
-        "blocked": "t-1: its status is blocked; its owner sets it to active when it can go on",
+        "blocked": "t-1: its status is blocked; set it to active to run it",
         "a person's": "t-1: assigned to tobi, a person",
         "unknown": f"t-1: no such task in {project.root}; see `hypervisor task list`",
         "waits": "t-1: waits for t-2",

@@ -54,7 +54,7 @@ def _sleeps(running: Running) -> bool:
 
 @pytest.fixture
 def attend(project: Project, client: TalkingClient, user: Shell) -> Callable[..., Running]:
-    """A function that starts `attend.py` as the guard does."""
+    """A function that starts `attend.py` as the client's hook does."""
     user.extra |= {"CLAUDE_PROJECT_DIR": str(project.root), "CLAUDE_CODE_SESSION_ID": "s-1"}
     client.write(type="user", message={"content": "go"})
 
@@ -66,7 +66,7 @@ def attend(project: Project, client: TalkingClient, user: Shell) -> Callable[...
         path = project.root.parent / "call.json"
         path.write_text(json.dumps(call))
         user.extra["HYPERVISOR_CLIENT_PID"] = str(pid)
-        command = f"exec {sys.executable} {ROOT}/scripts/attend.py {project.state} {' '.join(words)} < {path}"
+        command = f"exec {sys.executable} {ROOT}/scripts/attend.py {' '.join(words)} < {path}"
         return user._start(["sh", "-c", command], None, {})
 
     return start
@@ -75,13 +75,13 @@ def attend(project: Project, client: TalkingClient, user: Shell) -> Callable[...
 def test_at_the_end_of_a_turn_a_hook_waits_for_the_workers_and_wakes_the_client(
     project: Project, client: TalkingClient, attend: Callable[..., Running]
 ) -> None:
-    assert attend("attend").end().code == 0  # nothing is under way
+    assert attend().end().code == 0  # nothing is under way
     for agent in ("a1", "a2"):
         client.hook("SubagentStart", agent, agent_type=WORKER)
     hold(project, "t-1", "a1")
-    waiting = attend("attend")
+    waiting = attend()
     eventually(lambda: _sleeps(waiting), "the hook")
-    assert attend("attend").end().code == 0  # one is enough
+    assert attend().end().code == 0  # one is enough
     finish(project, "t-1", "a1")
     woken = waiting.end()
     assert woken.code == 2
@@ -89,7 +89,7 @@ def test_at_the_end_of_a_turn_a_hook_waits_for_the_workers_and_wakes_the_client(
     client.give(woken.err, "Stop")
     client.speak()
     # A worker of which no hook tells the end: the client has noted it where it queued its own notice.
-    again = attend("attend")
+    again = attend()
     eventually(lambda: _sleeps(again), "the hook")
     for agent in ("a1", "a2"):
         note = f"<task-notification>\n<task-id>{agent}</task-id>\n</task-notification>"
@@ -106,12 +106,12 @@ def test_a_hook_that_waits_ends_when_the_turn_goes_on_and_when_the_client_is_gon
     client.hook("SubagentStart", "a1", agent_type=WORKER)
     hold(project, "t-1", MAIN)
     hold(project, "t-2", "a1")
-    waiting = attend("attend")
+    waiting = attend()
     eventually(lambda: _sleeps(waiting), "the hook")
     assert client.hook("Stop", stop_hook_active=False) == ""  # it asks for t-1 to be ended
     assert waiting.end().code == 0
     sleeper = subprocess.Popen(["sleep", "60"])
-    waiting = attend("attend", pid=sleeper.pid)
+    waiting = attend(pid=sleeper.pid)
     eventually(lambda: _sleeps(waiting), "the hook")
     sleeper.kill()
     sleeper.wait()

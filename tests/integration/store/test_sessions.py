@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from hypervisor.core.process import this_process
-from hypervisor.store import heartbeat
 from hypervisor.store.records import AgentTask, Claim, WorkerKind
 from hypervisor.store.sessions import MAIN, Sessions
 from hypervisor.store.store import Store
@@ -123,21 +121,6 @@ def test_a_heartbeat_does_not_revive_what_was_lost(store: Store) -> None:
     assert store.claims.held("t-1") is None
 
 
-@pytest.mark.parametrize("how", ["open", "lost", "receipts", "released", "left open", "nothing"])
-def test_the_small_heartbeat_is_all_where_nothing_was_lost_and_no_receipt_is_due(
-    store: Store, how: str
-) -> None:
-    if how != "nothing":
-        claim = hold(store, "t-1", receipts=("Bash",) if how == "receipts" else ())
-        if how == "lost":
-            store.claims.revoke(claim.attempt, "silent")
-        elif how == "released":
-            store.claims.release(claim, "not now")
-        elif how == "left open":
-            store.sessions.release_agent("s-1", "a1", "it ended")
-    assert heartbeat.beat(store.engine, "s-1", "a1", 900_000) is (how not in ("lost", "receipts"))
-
-
 def test_an_agent_that_ended_leaves_no_claim_and_costs_no_attempt(store: Store) -> None:
     hold(store, "t-1")
     hold(store, "t-2", "a2")
@@ -182,9 +165,8 @@ def test_an_odd_name_is_a_name_like_any_other(store: Store, name: str, tmp_path:
     assert len(sessions.background_agents(name)) == 1
     assert sessions.ended(name, name or "a")
     assert sessions.first(name, name)
-    sessions.show(name)
-    sessions.hide(name)
-    there = {path.name for path in tmp_path.rglob("*")} - {"state", "sessions"}
+    assert sessions.is_known(name) is bool(name)
+    there = {path.name for path in tmp_path.rglob("*")} - {"state"}
     assert not {one for one in there if not one.startswith("hypervisor.db")}
 
 
@@ -328,7 +310,7 @@ def test_a_run_counts_until_it_is_over(store: Store) -> None:
     batch = fill(store)
     with store.sessions.background_run("s-1", batch) as run:
         assert (store.sessions.open_runs("s-1"), store.sessions.open_runs("s-2")) == (1, 0)
-        assert os.path.exists(store.sessions.file("s-1"))
+        assert store.sessions.is_known("s-1")
         run.came_to = "1 success"
     assert store.sessions.open_runs("s-1") == 0
     assert [(one.end, one.why) for one in store.notices("s-1").pending()] == [("run", "1 success")]
@@ -419,18 +401,17 @@ def test_a_session_of_a_week_ago_is_forgotten_and_one_that_holds_something_is_no
     hold(store, "t-2", session="s-busy")
     silence(store, "session", "seen_at", 8 * 86400)
     store.claims.release(hold(store, "t-3", session="s-new"), "x")
-    store.sessions.show("s-old")
     assert store.sessions.forget_old() == 1
-    assert not os.path.exists(store.sessions.file("s-old"))
+    assert not store.sessions.is_known("s-old")
     assert [len(store.notices(name).pending()) for name in ("s-old", "s-new")] == [0, 1]
     assert names(store.sessions.open_claims("s-busy")) == ["t-2"]
 
 
-def test_the_file_of_a_session_is_there_from_show_to_hide(sessions: Sessions) -> None:
-    assert not os.path.exists(sessions.file("s-1"))
-    sessions.show("s-1")
-    sessions.show("s-1")
-    assert os.path.exists(sessions.file("s-1"))
-    sessions.hide("s-1")
-    sessions.hide("s-1")
-    assert not os.path.exists(sessions.file("s-1"))
+def test_a_session_is_known_that_has_or_had_something(store: Store) -> None:
+    assert not store.sessions.is_known("s-1")
+    assert not store.sessions.is_known("")
+    store.claims.release(hold(store, "t-1"), "x")
+    assert store.sessions.is_known("s-1")
+    store.sessions.ask("s-2", "toolu_1", 8)
+    assert store.sessions.is_known("s-2")
+    assert not store.sessions.is_known("s-3")

@@ -1,0 +1,23 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["python-frontmatter>=1.1", "pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0"]
+# ///
+"""May this be spawned, claimed, edited: `PreToolUse` as a script.
+
+JSON in, JSON out; exit code 0 always. For clients that cannot ask our server (`hooks.command.json`); the
+functions are the same.
+"""
+
+import os
+import sys
+
+sys.dont_write_bytecode = True  # beside the source; the package says where to instead
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "scripts"))
+from hypervisor.core.bootstrap import require  # noqa: E402
+
+if __name__ == "__main__":
+    require(__file__)
+    from hypervisor.hooks.handler import main
+
+    sys.exit(main(sys.stdin.buffer, os.environ, ("PreToolUse",)))
