@@ -124,12 +124,12 @@ def _check(options: Namespace) -> None:
     if not (options.batch is not None or options.all or options.stats or options.dry_run):
         raise UsageError(f"say how much: --batch N, --all or --stats; see `{options.typed} --help`")
     if options.dir and options.tasks:
-        raise UsageError("--dir and --tasks name two different queues; leave one away")
+        raise UsageError("--dir and --tasks name two different queues; omit one")
     for look in ("stats", "dry_run"):
         if options.queue == "-" and getattr(options, look):
             option = "--" + look.replace("_", "-")
             raise UsageError(
-                f"--queue - adds items to the queue and {option} changes nothing; leave one away"
+                f"--queue - adds items to the queue and {option} changes nothing; omit one"
             )
     if options.queue == "-" and not options.dir:
         raise UsageError("--queue - needs --dir D: the items are kept in D/queue.txt")

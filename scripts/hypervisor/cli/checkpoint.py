@@ -129,8 +129,8 @@ def print_review(made: ChunkedBatch, at: WaveState) -> None:
         print(f"stopped by {by}; `hypervisor checkpoint approve --dir {made.folder}` lifts that")
     else:
         print(
-            f"open: `hypervisor checkpoint approve|revise|stop --dir {made.folder}`, "
-            f"then `hypervisor chunk run`"
+            f"waiting for a decision: `hypervisor checkpoint approve --dir {made.folder}` (or revise, "
+            f"or stop), then `hypervisor chunk run --dir {made.folder}`"
         )
 
 

@@ -204,7 +204,7 @@ def _how(options: Namespace, before: ChunkPlan | None) -> Cut:
 
 def _destination(options: Namespace) -> Path | None:
     if options.dir and options.task:
-        raise UsageError("--dir and --task name two folders; leave one away")
+        raise UsageError("--dir and --task name two folders; omit one")
     if options.dir:
         return Path(options.dir).resolve()
     if not options.task:

@@ -60,7 +60,7 @@ def chunked_of(options: Namespace) -> ChunkedBatch:
 def _named(options: Namespace) -> Path | None:
     batch, folder = getattr(options, "batch", None), getattr(options, "dir", None)
     if folder and batch:
-        raise UsageError(f"{batch} and --dir {folder} name two batches; leave one away")
+        raise UsageError(f"{batch} and --dir {folder} name two batches; omit one")
     if folder:
         return Path(folder)
     if batch:

@@ -31,7 +31,7 @@ def batch_of(options: Namespace, *, write: bool = False) -> Batch:
     cwd = str(Path.cwd())
     project = find_project(Path.cwd(), os.environ)
     if options.dir and options.batch:
-        raise UsageError(f"{options.batch} and --dir {options.dir} name two batches; leave one away")
+        raise UsageError(f"{options.batch} and --dir {options.dir} name two batches; omit one")
     if options.dir:
         return open_folder(options.dir, cwd=cwd, write=write)
     if not options.batch and os.path.isfile("queue.txt"):

@@ -44,7 +44,7 @@ def _reap(options: Namespace) -> int:
         project = find_project(Path.cwd(), os.environ)
         with TaskService(project, settings_of(project.state), Actor(name="hypervisor")) as service:
             freed = service.rescue()
-    return _tell(options, "freed", freed, "nothing to free: no claim of a dead or silent worker")
+    return _tell(options, "freed", freed, "nothing to reclaim: every claim has a live holder")
 
 
 def _retry(options: Namespace) -> int:
@@ -80,9 +80,9 @@ def _undo(options: Namespace) -> int:
     if options.json:
         print_json({"put_back": put_back, "left": left})
     else:
-        print(f"put back: {len(put_back)} file(s)")
+        print(f"restored: {len(put_back)} file(s)")
         for line in left:
-            print(f"left, as it was changed since: {line}")
+            print(f"not restored: {line}")
     if left:
         return EXIT_REFUSED
     return EXIT_DONE if put_back else EXIT_NOTHING

@@ -68,7 +68,7 @@ def _begin(options: Namespace) -> int:
 
 def _verify(options: Namespace) -> int:
     if options.dir and options.name:
-        raise UsageError(f"{options.name} and --dir {options.dir} name two things; leave one away")
+        raise UsageError(f"{options.name} and --dir {options.dir} name two things; omit one")
     audit = Audit()
     with _service() as service:
         if options.dir:

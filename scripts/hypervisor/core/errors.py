@@ -33,8 +33,8 @@ UnreadableReason = Literal[
 
 #: What the user can do about an error of the machine.
 _ADVICE = {
-    errno.ENOSPC: "make room and start again; nothing is lost",
-    errno.EDQUOT: "make room in your quota and start again; nothing is lost",
+    errno.ENOSPC: "free some space and start again; nothing is lost",
+    errno.EDQUOT: "free some of your quota and start again; nothing is lost",
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
     errno.EROFS: "the file system is read-only; name another folder",
@@ -123,4 +123,4 @@ class Unreadable(HypervisorError):
 
 def advice_for(error: OSError) -> str:
     """Return what the user can do about an error of the machine."""
-    return _ADVICE.get(error.errno or 0, "start again once it is mended; nothing is lost")
+    return _ADVICE.get(error.errno or 0, "fix it and start again; nothing is lost")

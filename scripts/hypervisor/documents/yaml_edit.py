@@ -227,11 +227,11 @@ def _apply_key(document: Document, edit: KeyEdit) -> tuple[str, str]:
     if new is None:
         own_lines = own_lines or f"{' ' * document.indent}{spell(edit.key)}: {old}{document.newline}"
         if _lines(document, edit.key) != own_lines:
-            return text, f"{document.path}: `{edit.key}` was changed since; left as it is"
+            return text, f"{document.path}: `{edit.key}` was changed since"
         document._refuse_fixed(edit.key)
         return text[: entry.top] + text[entry.bottom :], ""
     if now != old:
-        return text, f"{document.path}: `{edit.key}` was changed since; left as it is"
+        return text, f"{document.path}: `{edit.key}` was changed since"
     document._refuse_fixed(edit.key)
     start = entry.start
     # A value on the key's line has a blank before it; an empty or a block value has none.

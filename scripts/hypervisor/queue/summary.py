@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -114,6 +116,7 @@ def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
     """
     census = take_census(batch)
     spent = batch.store.batches.spent(batch.number)
+    typed = typed_as(batch)
     workers: list[dict[str, Any]] = []
     needs: list[dict[str, Any]] = []
     for entry in entries(batch, tuple(outcome.value for outcome in Outcome)):
@@ -122,7 +125,11 @@ def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
         workers.append(row)
         if row["status"] in (Outcome.BLOCKED, Outcome.FAILED):
             needs.append(
-                {"task_id": row["task_id"], "reason": row["outcome"], "next": next_step(row, entry.result)}
+                {
+                    "task_id": row["task_id"],
+                    "reason": row["outcome"],
+                    "next": next_step(row, entry.result, typed),
+                }
             )
     workers += [
         {"task_id": skip["item"], "status": Outcome.SKIPPED.value, "reason": skip["reason"]}
@@ -190,14 +197,27 @@ def _row(batch: Batch, entry: Entry, result: Mapping[str, Any], spent: Spent | N
     return row
 
 
-def next_step(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    """Return what a person does about a task that is blocked or has failed, in words."""
+def typed_as(batch: Batch) -> str:
+    """Return the words by which a command names a batch."""
+    if batch.project is not None and os.path.dirname(batch.folder) == str(batch.project.batches):
+        return shlex.quote(batch.id)
+    return f"--dir {shlex.quote(batch.folder)}"
+
+
+def next_step(row: Mapping[str, Any], result: Mapping[str, Any], batch: str) -> str:
+    """Return what a person does about an item that is blocked or has failed, with the command to type.
+
+    Args:
+        row: Its row in the summary.
+        result: Its result.
+        batch: `typed_as` of its batch.
+    """
     if result.get("task_id") and result.get("edit"):
         first = result.get("next_step") or "provide what it waits for"
         return f"{first}; then `hypervisor task update {row['task_id']} --status active`"
     if row["status"] == Outcome.BLOCKED:
-        return "provide what it waits for, then `hypervisor retry`"
-    return "fix the cause, then `hypervisor retry`"
+        return f"provide what it waits for, then `hypervisor retry --blocked {batch}`"
+    return f"fix the cause, then `hypervisor retry {batch}`"
 
 
 def _runtime(rows: list[dict[str, Any]]) -> float | None:

@@ -13,6 +13,7 @@ from ..core.errors import HypervisorError
 from ..core.settings import settings_of
 from ..core.text import printable_line, time_text
 from ..queue.batch import Batch, ItemRef
+from ..queue.summary import typed_as
 from ..review.plan import ChunkedBatch
 from ..review.waves import state_of
 from ..tasks.actor import Actor
@@ -64,16 +65,9 @@ class ItemNames:
         return self._known.get(ref.path if ref.task else ref.item, ("", ""))
 
 
-def called(batch: Batch) -> str:
-    """Return how a command names a batch."""
-    if batch.project is not None and os.path.dirname(batch.folder) == str(batch.project.batches):
-        return shlex.quote(batch.id)
-    return f"--dir {shlex.quote(batch.folder)}"
-
-
 def names_of(batch: Batch) -> dict[str, Any]:
     """Return what a batch is called, where it lies, and the command that continues it."""
-    by = called(batch)
+    by = typed_as(batch)
     go_on = f"batch_worker.py {by} --all"
     if not by.startswith("--dir"):
         go_on = f"hypervisor run {'--resume' if 'run' in batch.record.options else '--batch'} {by}"

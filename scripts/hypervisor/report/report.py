@@ -14,14 +14,14 @@ from ..core.model import Outcome
 from ..core.text import printable_data, printable_line
 from ..queue.batch import Batch
 from ..queue.batches import begun_since
-from ..queue.summary import Census, next_step, take_census
+from ..queue.summary import Census, next_step, take_census, typed_as
 from ..store.batches import Running
 from ..store.progress import Speed, Totals
 from . import logtail
 from .activity import MachineLook, active_items, idle_workers, log_stem, worker_label
 from .attention import TroubledItem, group_by_reason
 from .follower import BatchFollower, FollowedItem
-from .labels import ItemNames, called, checkpoints_of, names_of
+from .labels import ItemNames, checkpoints_of, names_of
 from .pace import RECENT, WINDOW, pace_of
 from .timeline import FIGURES, Timeline, earlier_attempts, number, spending_of
 
@@ -156,7 +156,7 @@ class ReportBuilder:
             ],
             "needs_attention": [
                 *map(asdict, checkpoints_of(self.batch)),
-                *map(asdict, group_by_reason(self._troubled(), called(self.batch))),
+                *map(asdict, group_by_reason(self._troubled(), typed_as(self.batch))),
             ],
             "tries": [
                 [row.number, *one]
@@ -258,7 +258,7 @@ class ReportBuilder:
         return self._workers.setdefault(label, len(self._workers))
 
     def _next(self, row: FollowedItem) -> str:
-        return next_step({"task_id": self.name(row), "status": row.state}, row.result)
+        return next_step({"task_id": self.name(row), "status": row.state}, row.result, typed_as(self.batch))
 
     def _troubled(self) -> Iterator[TroubledItem]:
         for row in self.follower.items:

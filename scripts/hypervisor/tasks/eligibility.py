@@ -106,7 +106,7 @@ def claim_refusal(
         word = f"its status {task.status_word!r} is not known" if task.status_word else "it has no status"
         return f"{word}; add the word to [status.words]" if task.status_word else word
     if task.status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
-        return f"its status is {task.status}; its owner sets it to active when it can go on"
+        return f"its status is {task.status}; set it to active to run it"
     if task.status is TaskStatus.IN_PROGRESS:
         return f"in progress by {', '.join(task.assignee) or 'somebody'}, outside of our claims"
     people = [one for one in task.assignee if not is_agent(one, settings)]

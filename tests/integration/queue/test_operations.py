@@ -202,7 +202,7 @@ def triaged(user: Shell) -> tuple[dict[Path, bytes], str]:
 def test_undo_puts_files_back_to_the_byte(user: Shell) -> None:
     before, name = triaged(user)
     told = user.hypervisor("undo", name).passed()
-    assert told.out == "put back: 3 file(s)\n"
+    assert told.out == "restored: 3 file(s)\n"
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -216,7 +216,7 @@ def test_undo_leaves_what_was_changed_since_and_says_so(user: Shell) -> None:
     assert told.code == 1
     assert told.json["put_back"] == [str(two), str(one)] or set(told.json["put_back"]) == {str(one), str(two)}
     assert len(told.json["left"]) == 2
-    assert any("`complexity` was changed since; left as it is" in line for line in told.json["left"])
+    assert any("`complexity` was changed since" in line for line in told.json["left"])
     assert any(line == f"{three}: missing" for line in told.json["left"])
     assert "complexity: multi-step" in one.read_text()
     assert "assignee" not in one.read_text()
@@ -227,7 +227,7 @@ def test_undo_twice_changes_nothing_the_second_time(user: Shell) -> None:
     before, name = triaged(user)
     user.hypervisor("undo", name).passed()
     again = user.hypervisor("undo", name)
-    assert "put back: 0 file(s)" in again.out
+    assert "restored: 0 file(s)" in again.out
     assert again.code in (1, 3)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -282,11 +282,15 @@ def test_a_summary_keeps_its_shape_and_its_sum(user: Shell) -> None:
     assert (row["outcome"], row["attempts"], row["evidence"]) == ("fine", 1, {"exit": 0})
     assert row["claimed_by"].startswith("worker-")
     assert 0 <= row["seconds"] <= summary["runtime_seconds"] + 1
+    typed = f"--dir {work}"
     assert summary["needs_attention"] == [
-        {"task_id": "bad", "reason": "exit 1: broken", "next": "fix the cause, then `hypervisor retry`"},
+        {
+            "task_id": "bad", "reason": "exit 1: broken",
+            "next": f"fix the cause, then `hypervisor retry {typed}`",
+        },
         {
             "task_id": "stuck", "reason": "no key",
-            "next": "provide what it waits for, then `hypervisor retry`",
+            "next": f"provide what it waits for, then `hypervisor retry --blocked {typed}`",
         },
     ]  # fmt: skip
     assert summary["total_tokens"] is None
@@ -294,7 +298,7 @@ def test_a_summary_keeps_its_shape_and_its_sum(user: Shell) -> None:
     assert user.hypervisor("summary", "--dir", "work", "--json").passed().json == summary
     told = user.hypervisor("summary", "--dir", "work").passed().out
     assert "4 queued = 1 success + 1 blocked + 1 failed + 0 skipped + 0 running + 1 waiting" in told
-    assert "needs attention: stuck: no key; provide what it waits for, then `hypervisor retry`" in told
+    assert f"needs attention: stuck: no key; {summary['needs_attention'][1]['next']}" in told
     before = (work / "summary.json").stat()
     user.hypervisor("summary", "--dir", "work").passed()
     assert (work / "summary.json").stat() == before, "looking writes nothing"

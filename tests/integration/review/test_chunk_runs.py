@@ -139,7 +139,7 @@ def test_a_second_run_beside_the_first_takes_nothing_twice(user: Shell) -> None:
 def test_without_a_terminal_it_waits_if_it_is_told_to(user: Shell) -> None:
     cut(user, 2)
     running = user.start_hypervisor("chunk", "run", "--dir", "work", "--wait", "--exec", "true")
-    running.line("open: `hypervisor checkpoint")
+    running.line("waiting for a decision: `hypervisor checkpoint")
     user.here("checkpoint", "approve", "--dir", "work").passed()
 
     def second_wave_is_open() -> bool:

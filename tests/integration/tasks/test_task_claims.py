@@ -19,7 +19,7 @@ DONE = TaskCompletion(outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text="mad
 BLOCKED = TaskCompletion(
     outcome=Outcome.BLOCKED, status=TaskStatus.BLOCKED, text="no key", next_step="get one"
 )
-WHO_MOVES_IT = "its owner sets it to active when it can go on"
+WHO_MOVES_IT = "set it to active to run it"
 
 
 # --------------------------------------------------------------- claim and end
@@ -59,7 +59,7 @@ def test_blocking_says_what_would_let_it_go_on(place: TaskPlace, service: Servic
     service().finish("t-1", BLOCKED)
     assert "\nstatus: blocked\n" in path.read_text()
     assert "- Outcome: blocked: no key\n- Next: get one\n" in path.read_text()
-    with pytest.raises(Refused, match="t-1: its status is blocked; its owner sets it to active"):
+    with pytest.raises(Refused, match="t-1: its status is blocked; set it to active"):
         service().claim("t-1")
 
 

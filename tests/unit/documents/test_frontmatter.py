@@ -338,7 +338,7 @@ def test_what_a_person_changed_since_is_left_and_told() -> None:
     theirs = data.replace(b"status: a", b"status: mine")
     after, conflicts = apply(theirs, edit)
     assert after == front("status: mine\nwho: w\nnew: '1'\n").encode()
-    assert conflicts == ["t.md: `status` was changed since; left as it is"]
+    assert conflicts == ["t.md: `status` was changed since"]
     changed = apply(data, edit)[0].replace(b"who: w", b"who: z").replace(b"'1'\n", b"'1' # mine\n")
     back, conflicts = revert(changed, edit)
     assert back == front("status: a\nwho: z\nnew: '1' # mine\n").encode()
