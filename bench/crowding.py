@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from hypervisor.core.model import Outcome
 from hypervisor.core.settings import default_settings
 from hypervisor.orchestrator.coordinator import LONGEST_DELAY
-from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start
+from hypervisor.orchestrator.schedule import Again, Finished, QueuedTask, SchedulingRules, Start
 from hypervisor.orchestrator.scheduler import Scheduler
 
 #: The ways to start agents: how many at once, and whether that is lowered and starts are spaced.
@@ -114,12 +114,12 @@ class World:
 def measure(options: argparse.Namespace, limit: int, seed: int, *, adapts: bool) -> World:
     settings = default_settings()
     machine, chance = settings["machine"], random.Random(seed)
-    rules = Rules(
+    rules = SchedulingRules(
         limit=limit, random=chance.random,
         grow_seconds=machine["grow_seconds"] if adapts else 0.0,
         stagger_seconds=machine["stagger_seconds"] if adapts else 0.0,
     )  # fmt: skip
-    tasks = [Entry(id=f"t-{number}", order=number) for number in range(options.tasks)]
+    tasks = [QueuedTask(id=f"t-{number}", order=number) for number in range(options.tasks)]
     bucket = Bucket(options.rate, options.burst, level=options.burst)
     world = World(options, Scheduler(tasks, rules), chance, bucket)
     world.run(settings["run"]["turns_away"])

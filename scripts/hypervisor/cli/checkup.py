@@ -10,7 +10,7 @@ Level = Literal["ok", "warning", "failure"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class CheckFinding:
     """The outcome of one check."""
 
     check: str
@@ -20,16 +20,16 @@ class Finding:
     do: str = ""
 
 
-def found(check: str, text: str) -> Finding:
+def found(check: str, text: str) -> CheckFinding:
     """Return that all is well."""
-    return Finding(check=check, text=text)
+    return CheckFinding(check=check, text=text)
 
 
-def warning(check: str, text: str, do: str) -> Finding:
+def warning(check: str, text: str, do: str) -> CheckFinding:
     """Return what makes some kinds of work go worse, or not at all."""
-    return Finding(check=check, level="warning", text=text, do=do)
+    return CheckFinding(check=check, level="warning", text=text, do=do)
 
 
-def failure(check: str, text: str, do: str) -> Finding:
+def failure(check: str, text: str, do: str) -> CheckFinding:
     """Return what has to be mended before anything else."""
-    return Finding(check=check, level="failure", text=text, do=do)
+    return CheckFinding(check=check, level="failure", text=text, do=do)

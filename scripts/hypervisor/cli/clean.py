@@ -17,7 +17,7 @@ from ..core.settings import settings_of
 from ..orchestrator.run import remove_folders
 from ..queue import leftovers, retention
 from ..queue.batches import open_folder, store_of
-from ..queue.retention import Kept, Rule, in_words_of_size
+from ..queue.retention import Kept, RetentionRule, in_words_of_size
 from ..runners import outputs
 from ..store.store import Store
 from ..tasks.discovery import find_task_files
@@ -62,7 +62,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 
 
 def _clean(options: Namespace) -> int:
-    rule = Rule(older_than=options.older_than, larger_than=options.larger_than)
+    rule = RetentionRule(older_than=options.older_than, larger_than=options.larger_than)
     if rule.removes and not (options.outputs or options.dir):
         raise UsageError("--older-than and --larger-than are rules for outputs; add --outputs")
     if options.dir:
@@ -118,7 +118,7 @@ def _leftovers(
         yield row
 
 
-def _outputs(found: list[Kept], rule: Rule, settings: Mapping[str, Any], *, dry_run: bool) -> Iterator[Row]:
+def _outputs(found: list[Kept], rule: RetentionRule, settings: Mapping[str, Any], *, dry_run: bool) -> Iterator[Row]:
     """Remove what the rule says, then compress what is left and may be; yield what was done."""
     known: dict[str, str] = {}
 
@@ -182,7 +182,7 @@ def _bytes_below(path: Path) -> int:
     return total
 
 
-def _tell(options: Namespace, rows: list[Row], rule: Rule) -> int:
+def _tell(options: Namespace, rows: list[Row], rule: RetentionRule) -> int:
     changed = ("would",) if options.dry_run else ("removed", "compressed")
     freed = sum(row["bytes"] for row in rows if row["what"] in changed)
     if options.json:

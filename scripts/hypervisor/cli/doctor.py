@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core.project import Project, find_project
 from . import doctor_place, doctor_programs, doctor_project, doctor_store
-from .checkup import Finding
+from .checkup import CheckFinding
 from .console import EXIT_DONE, EXIT_REFUSED, print_json, shown
 
 
@@ -22,7 +22,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     doctor.set_defaults(action=_doctor)
 
 
-def examine(project: Project, environ: Mapping[str, str]) -> list[Finding]:
+def examine(project: Project, environ: Mapping[str, str]) -> list[CheckFinding]:
     """Check the machine, the programs, the store and the project. Changes nothing, leaves nothing behind.
 
     No login is read: each client is asked for its own, in a way that costs nothing.

@@ -17,7 +17,7 @@ from ..core.project import Project
 from ..core.settings import CONFIG_FILE, load_settings
 from ..queue.leftovers import TRIAL
 from ..store.sqlite import FILE, SqliteEngine
-from .checkup import Finding, failure, found, warning
+from .checkup import CheckFinding, failure, found, warning
 
 #: Below this a batch may fill the disk with what its agents write; and below that nothing can be claimed.
 _FEW_BYTES, _NO_BYTES = 1 << 30, 10 << 20
@@ -29,7 +29,7 @@ _FEW_FILES, _FEW_PROCESSES = 256, 512
 _ELSEWHERE = "set HYPERVISOR_HOME to a local folder"
 
 
-def examine(project: Project) -> Iterator[Finding]:
+def examine(project: Project) -> Iterator[CheckFinding]:
     """Yield what is found of settings, state folder, file system, disk, clock and limits."""
     folder = project.state if project.state.is_dir() else project.root
     yield _settings(project)
@@ -40,7 +40,7 @@ def examine(project: Project) -> Iterator[Finding]:
     yield _limits()
 
 
-def _settings(project: Project) -> Finding:
+def _settings(project: Project) -> CheckFinding:
     path = project.state / CONFIG_FILE
     try:
         load_settings(project.state)
@@ -51,7 +51,7 @@ def _settings(project: Project) -> Finding:
     return found("settings", str(path) if path.exists() else "all defaults")
 
 
-def _state(project: Project) -> Finding:
+def _state(project: Project) -> CheckFinding:
     state = project.state
     if not state.is_dir():
         if os.path.lexists(state):
@@ -76,7 +76,7 @@ def _state(project: Project) -> Finding:
     return found("state folder", text)
 
 
-def _file_system(folder: Path) -> Finding:
+def _file_system(folder: Path) -> CheckFinding:
     kind = file_system_of(str(folder)) or "unknown"
     if not on_network(str(folder)):
         return found("file system", kind)
@@ -84,7 +84,7 @@ def _file_system(folder: Path) -> Finding:
     return failure("file system", text, f"{_ELSEWHERE}, or store.url to a PostgreSQL server")
 
 
-def _promises(folder: Path) -> Iterator[Finding]:
+def _promises(folder: Path) -> Iterator[CheckFinding]:
     """Try what claims rely on: exclusive mkdir, locks, a database; and the clock."""
     try:
         with tempfile.TemporaryDirectory(prefix=TRIAL, dir=folder) as scratch:
@@ -133,7 +133,7 @@ def _try_promises(scratch: str) -> list[str]:
     return faults
 
 
-def _room(folder: Path) -> Finding:
+def _room(folder: Path) -> CheckFinding:
     try:
         seen = os.statvfs(folder)
     except OSError as error:
@@ -150,7 +150,7 @@ def _room(folder: Path) -> Finding:
     return found("disk", text)
 
 
-def _limits() -> Finding:
+def _limits() -> CheckFinding:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     text = f"{_counted(files)} open files, {_counted(processes)} processes"

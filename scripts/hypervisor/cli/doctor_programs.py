@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..core.project import Project
-from .checkup import Finding, failure, found, warning
+from .checkup import CheckFinding, failure, found, warning
 
 #: The first that lists worktrees with NUL between them, as their names may hold anything.
 _GIT = (2, 36)
@@ -23,7 +23,7 @@ _FETCHED = ("mcp_server.py", "hypervisor_cli.py", "hook.py", "attend.py")
 _SCRIPTS = Path(__file__).resolve().parents[2]
 
 
-def examine(project: Project, environ: Mapping[str, str]) -> Iterator[Finding]:
+def examine(project: Project, environ: Mapping[str, str]) -> Iterator[CheckFinding]:
     """Yield what is found of Python, uv, git and the clients of agents."""
     machine = _Machine(project.root if project.root.is_dir() else Path("/"), environ)
     version = ".".join(str(part) for part in sys.version_info[:3])
@@ -71,7 +71,7 @@ class _Machine:
         return told[0] if told else ""
 
 
-def _uv(machine: _Machine) -> tuple[Finding, str]:
+def _uv(machine: _Machine) -> tuple[CheckFinding, str]:
     """Return what is found of uv, and the path of one that will do, "" for none."""
     own = os.path.join(machine.cache, "uv/bin/uv")
     faults = []
@@ -90,7 +90,7 @@ def _uv(machine: _Machine) -> tuple[Finding, str]:
     return failure("uv", text, "python3 -m pip install uv"), ""
 
 
-def _packages(machine: _Machine, uv: str) -> Finding:
+def _packages(machine: _Machine, uv: str) -> CheckFinding:
     do = str(_SCRIPTS / "warm-up")
     if not os.path.exists(f"{machine.cache}/ready{_SCRIPTS}"):
         text = "not fetched yet: the first session may begin before its tools are there"
@@ -104,7 +104,7 @@ def _packages(machine: _Machine, uv: str) -> Finding:
     return found("packages", "fetched; a session starts without a network")
 
 
-def _git(machine: _Machine) -> Finding:
+def _git(machine: _Machine) -> CheckFinding:
     path = machine.find("git")
     if path is None:
         text = "not found; it is needed for agents that change code"
@@ -118,7 +118,7 @@ def _git(machine: _Machine) -> Finding:
     return found("git", f"{version}, {path}")
 
 
-def _client(machine: _Machine, name: str, package: str) -> tuple[str, Finding]:
+def _client(machine: _Machine, name: str, package: str) -> tuple[str, CheckFinding]:
     """Return where a client that runs is, "" for none, and what there is to say."""
     path = machine.find(name)
     if path is None:
@@ -130,7 +130,7 @@ def _client(machine: _Machine, name: str, package: str) -> tuple[str, Finding]:
     return path, found(name, f"{version}, {path}")
 
 
-def _claude(machine: _Machine) -> Iterator[Finding]:
+def _claude(machine: _Machine) -> Iterator[CheckFinding]:
     path, finding = _client(machine, "claude", "@anthropic-ai/claude-code")
     yield finding
     if not path:
@@ -152,7 +152,7 @@ def _claude(machine: _Machine) -> Iterator[Finding]:
         )
 
 
-def _gemini(machine: _Machine) -> Iterator[Finding]:
+def _gemini(machine: _Machine) -> Iterator[CheckFinding]:
     path, finding = _client(machine, "gemini", "@google/gemini-cli")
     yield finding
     if not path:

@@ -17,7 +17,7 @@ from ..core.settings import settings_of
 from ..git.git import Git, GitError
 from ..queue import leftovers, retention
 from ..tasks.discovery import find_task_files
-from .checkup import Finding, found, warning
+from .checkup import CheckFinding, found, warning
 
 #: Beyond this it is worth a word what the outputs of old batches take.
 _MANY_BYTES = 1 << 30
@@ -25,7 +25,7 @@ _MANY_BYTES = 1 << 30
 _NEEDED = ("Edit", "Write", "git add", "git commit")
 
 
-def examine(project: Project, environ: Mapping[str, str]) -> Iterator[Finding]:
+def examine(project: Project, environ: Mapping[str, str]) -> Iterator[CheckFinding]:
     """Yield what is found of the repository, the workers' permissions, outputs and leftovers."""
     yield _repository(project, environ)
     uses_us = project.state.is_dir() or _has_tasks(project)
@@ -36,7 +36,7 @@ def examine(project: Project, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield _leftovers(project)
 
 
-def _repository(project: Project, environ: Mapping[str, str]) -> Finding:
+def _repository(project: Project, environ: Mapping[str, str]) -> CheckFinding:
     check = "repository"
     if shutil.which("git", path=environ.get("PATH", os.defpath)) is None:
         return found(check, "not checked without git")
@@ -72,7 +72,7 @@ def _task_files(project: Project) -> Iterator[Path]:
         yield from find_task_files(project.root, settings_of(project.state))
 
 
-def _permissions(project: Project, environ: Mapping[str, str]) -> Finding:
+def _permissions(project: Project, environ: Mapping[str, str]) -> CheckFinding:
     """Look which rules for a session's workers stand in the client's settings, and at nothing else there."""
     own = environ.get("CLAUDE_CONFIG_DIR") or os.path.join(environ.get("HOME", ""), ".claude")
     places = [
@@ -113,7 +113,7 @@ def _allows(rule: str, needed: str) -> bool:
     return inside is not None and needed.startswith((inside[1] or "").strip())
 
 
-def _outputs(project: Project) -> Finding:
+def _outputs(project: Project) -> CheckFinding:
     try:
         kept = retention.survey(retention.batches_of(project))
     except (HypervisorError, OSError):
@@ -125,7 +125,7 @@ def _outputs(project: Project) -> Finding:
     return found("outputs", text)
 
 
-def _leftovers(project: Project) -> Finding:
+def _leftovers(project: Project) -> CheckFinding:
     left = leftovers.find(project.state, {str(path.parent) for path in _task_files(project)})
     if left:
         return warning("leftovers", f"{len(left)} of crashed processes", "hypervisor clean")

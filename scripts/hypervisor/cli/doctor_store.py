@@ -13,7 +13,7 @@ from ..core.settings import settings_of
 from ..store.directories import LockDirectories
 from ..store.sqlite import FILE, SCHEMA, SqliteEngine
 from ..store.store import Store
-from .checkup import Finding, failure, found, warning
+from .checkup import CheckFinding, failure, found, warning
 
 #: Beyond this the write-ahead log is worth a warning, in bytes: four times what it is cut back to.
 _LARGE_LOG = 256 << 20
@@ -25,7 +25,7 @@ _OLD = ("events.jsonl", "trash", "cursor", "manifest.json", "filelocks", "hive.j
 _OLD_OR_USERS = ("locks", "results")
 
 
-def examine(project: Project) -> Iterator[Finding]:
+def examine(project: Project) -> Iterator[CheckFinding]:
     """Yield what is found of state of an older version, the database, claims, results and locks."""
     yield from _old_state(project.state)
     if not (project.state / FILE).is_file():
@@ -60,7 +60,7 @@ def _settings(project: Project) -> dict[str, object]:
         return settings_of(None)
 
 
-def _old_state(state: Path) -> Iterator[Finding]:
+def _old_state(state: Path) -> Iterator[CheckFinding]:
     """Name what version 0.4 has left; version 1.0 neither reads nor changes it."""
     left = [state / name for name in _OLD if os.path.lexists(state / name)]
     left += sorted(state.glob("batches/*/manifest.json"))[:1]
@@ -84,7 +84,7 @@ def _old_state(state: Path) -> Iterator[Finding]:
     yield warning("old state", text, do)
 
 
-def _database(store: Store) -> Finding:
+def _database(store: Store) -> CheckFinding:
     engine = store.engine
     assert isinstance(engine, SqliteEngine)  # noqa: S101 - the only one that `Store.open` opens
     if engine.schema > SCHEMA:
@@ -109,7 +109,7 @@ def _size(path: str) -> int:
         return 0
 
 
-def _claims(store: Store) -> Finding:
+def _claims(store: Store) -> CheckFinding:
     held = store.progress.held()
     dead = {worker.id for worker in store.claims.holders() if store.rescuer.checker.death(worker) is not None}
     lost = [one for one in held if one.worker in dead or one.expires_in < 0]
@@ -119,7 +119,7 @@ def _claims(store: Store) -> Finding:
     return found("claims held", str(len(held)))
 
 
-def _results(store: Store) -> Finding:
+def _results(store: Store) -> CheckFinding:
     late = store.claims.unpublished(_RESULTS)
     if late:
         many = f"{len(late)} or more" if len(late) == _RESULTS else str(len(late))
@@ -128,7 +128,7 @@ def _results(store: Store) -> Finding:
     return found("results", "all are written to files")
 
 
-def _lock_directories(project: Project, store: Store) -> Iterator[Finding]:
+def _lock_directories(project: Project, store: Store) -> Iterator[CheckFinding]:
     """Name the lock directories and files that somebody else has made: they hold items."""
     folders = [str(project.state)]
     folders += [os.path.join(project.root, record.folder) for record in store.batches.all()]

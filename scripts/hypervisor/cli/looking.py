@@ -10,7 +10,7 @@ from typing import Any
 
 from ..queue.batch import Batch
 from ..queue.summary import entries, stats
-from ..runners.base import QueueRunner, Work
+from ..runners.base import ItemWork, QueueRunner
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
 
@@ -33,7 +33,7 @@ def dry_run(options: Namespace, batch: Batch, runner: QueueRunner) -> int:
     """Show what would be done; nothing is claimed or written."""
     rows: list[dict[str, Any]] = []
     for item, path in _would(options, batch):
-        work = Work(item=item, path=path, base=batch.options.base, log=os.devnull)
+        work = ItemWork(item=item, path=path, base=batch.options.base, log=os.devnull)
         rows.append({"item": item, **runner.preview(work)})
     if options.json:
         print_json(rows)

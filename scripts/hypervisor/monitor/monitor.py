@@ -17,10 +17,18 @@ from dataclasses import dataclass, field
 
 from ..core.process import LINUX
 from ..store.events import RunEvent
-from .overseer import Action, Enforcement, Overseer, Sample
-from .process_tree import ProcessTree
-from .processes import Process, adopt_orphans, bury, environment_of, processes, proportional_memory, send
-from .readings import Reading, Sampler
+from .metrics import Reading, Sampler
+from .overseer import Action, AgentSample, Enforcement, Overseer
+from .processes import (
+    Process,
+    ProcessTree,
+    adopt_orphans,
+    bury,
+    environment_of,
+    processes,
+    proportional_memory,
+    send,
+)
 from .zones import MachineState, Zone, ZoneTracker
 
 #: Machine looks for one look at the processes.
@@ -236,7 +244,9 @@ class ResourceMonitor:
             for one in self._watched.values():
                 one.heard = min(now, one.heard + gap)
 
-    def _sample(self, one: MonitoredAgent, some: list[Process], now: float, standing: MachineState) -> Sample:
+    def _sample(
+        self, one: MonitoredAgent, some: list[Process], now: float, standing: MachineState
+    ) -> AgentSample:
         rss = sum(process.rss for process in some)
         ram = standing.reading.ram_bytes or 0
         if rss > ram / 4 and len(some) > 1:
@@ -248,7 +258,7 @@ class ResourceMonitor:
         said, free = _size(one.log), standing.reading.disk_free_bytes
         if said != one.said or (free is not None and free < _MUTE_DISK):
             one.said, one.heard, one.cpu_then = said, now, one.cpu
-        return Sample(
+        return AgentSample(
             rss=rss, cpu_seconds=one.cpu, mute_cpu_seconds=one.cpu - one.cpu_then, processes=len(some),
             wall=now - one.begun, silence=now - one.heard, tokens=one.tokens, rank=one.rank, order=one.order,
         )  # fmt: skip

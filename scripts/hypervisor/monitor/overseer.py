@@ -20,7 +20,7 @@ _CAUSE_PERCENT = 25.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class AgentSample:
     """What an agent's processes use at one moment."""
 
     #: Bytes.
@@ -124,7 +124,9 @@ class Overseer:
         self._limits = limits
         self._cases: dict[str, _Case] = {}
 
-    def look(self, now: float, samples: Mapping[str, Sample], standing: MachineState) -> list[Enforcement]:
+    def look(
+        self, now: float, samples: Mapping[str, AgentSample], standing: MachineState
+    ) -> list[Enforcement]:
         """Return what is to be done.
 
         Args:
@@ -144,7 +146,7 @@ class Overseer:
     # ---------------------------------------------------------------- details
 
     def _one(
-        self, now: float, mark: str, sample: Sample, standing: MachineState, *, hurry: bool
+        self, now: float, mark: str, sample: AgentSample, standing: MachineState, *, hurry: bool
     ) -> Iterator[Enforcement]:
         case = self._cases[mark]
         if case.act is not None:
@@ -168,7 +170,9 @@ class Overseer:
                 case.alerted.add(what)
                 yield self._with(act, Action.ALERT)
 
-    def _measures(self, sample: Sample, standing: MachineState) -> Iterator[tuple[str, float, float, str]]:
+    def _measures(
+        self, sample: AgentSample, standing: MachineState
+    ) -> Iterator[tuple[str, float, float, str]]:
         limits, ram = self._limits, standing.reading.ram_bytes
         mib = 2.0**20
         most = [limits.rss_bytes] if limits.rss_bytes else []
@@ -182,7 +186,7 @@ class Overseer:
         yield "wall", sample.wall, limits.wall_seconds, "s of time"
 
     def _relieve(
-        self, now: float, samples: Mapping[str, Sample], standing: MachineState
+        self, now: float, samples: Mapping[str, AgentSample], standing: MachineState
     ) -> Iterator[Enforcement]:
         """End one agent in an emergency; the next one at the next look, if it is still one."""
         if not samples:

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any
 
 from ..core.errors import ConfigError
-from .readings import Reading
+from .metrics import Reading
 
 
 class Zone(IntEnum):
@@ -30,7 +30,7 @@ class Zone(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class ZoneBounds:
     """Where the zones begin; `[machine]` of the settings."""
 
     #: Below these, in percent, the machine is safe.
@@ -57,7 +57,7 @@ class Bounds:
     cpu: bool = True
 
     @classmethod
-    def of(cls, table: Mapping[str, Any], *, cpu: bool) -> Bounds:
+    def of(cls, table: Mapping[str, Any], *, cpu: bool) -> ZoneBounds:
         """Return the bounds of the settings' table ``machine``.
 
         Raises:
@@ -101,7 +101,7 @@ class MachineState:
 class ZoneTracker:
     """Tells the zone from one reading after the other."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: ZoneBounds) -> None:
         self.bounds = bounds
         self.standing = MachineState()
         self._before: Reading | None = None

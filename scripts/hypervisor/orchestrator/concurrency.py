@@ -17,11 +17,10 @@ from ..learning.advice import Advice, Capacity, ConcurrencyPolicy
 from ..learning.lessons import Lessons
 from ..learning.patterns import patterns_of
 from ..learning.stats import Sample, TaskClass
-from ..monitor.cgroups import Cgroups
-from ..monitor.readings import Sampler
+from ..monitor.metrics import Cgroups, Sampler
 from ..runners.base import Usage
 from ..store.events import RunEvent
-from .schedule import Entry
+from .schedule import QueuedTask
 
 #: Classes that are limited, those with the most tasks; each look at the queue looks at all of them.
 _CLASSES = 50
@@ -56,7 +55,7 @@ class ConcurrencyController:
     def __init__(
         self,
         policy: ConcurrencyPolicy,
-        tasks: Sequence[Entry],
+        tasks: Sequence[QueuedTask],
         lessons: Lessons,
         log: Callable[..., None],
         say: Callable[[str], None],
@@ -135,7 +134,7 @@ def make_controller(
     lessons: Lessons,
     strategy: str,
     capacity: Capacity,
-    tasks: Sequence[Entry],
+    tasks: Sequence[QueuedTask],
     *,
     log: Callable[..., None],
     say: Callable[[str], None],
@@ -170,7 +169,7 @@ def cores() -> float:
     return float(os.cpu_count() or 1)
 
 
-def with_classes(tasks: Sequence[Entry], types: Mapping[str, str]) -> list[Entry]:
+def with_classes(tasks: Sequence[QueuedTask], types: Mapping[str, str]) -> list[QueuedTask]:
     """Return *tasks* with their classes.
 
     Args:

@@ -23,7 +23,7 @@ from ..store.records import Claim
 from .attempt import AttemptEnd, TaskAttempt
 from .concurrency import ConcurrencyController
 from .run_context import RunContext
-from .schedule import Again, Entry, Finished, Rules, Start
+from .schedule import Again, Finished, QueuedTask, SchedulingRules, Start
 from .scheduler import Scheduler
 
 #: How often claims are renewed, in seconds: the agent of a cancelled task ends that soon.
@@ -40,8 +40,8 @@ class Coordinator:
 
     run_context: RunContext
     #: Each with its path below the project's root as its key.
-    tasks: list[Entry]
-    rules: Rules
+    tasks: list[QueuedTask]
+    rules: SchedulingRules
     tell: Callable[[ItemEvent], None]
     stop: Stop
     concurrency: ConcurrencyController

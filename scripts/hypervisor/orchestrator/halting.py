@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..core.model import Outcome
-from .schedule import Rules
+from .schedule import SchedulingRules
 
 
 class Halting:
@@ -14,7 +14,7 @@ class Halting:
     The first few, the canaries, run alone. If none of them succeeds and one fails, the batch halts.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: SchedulingRules) -> None:
         self._rules = rules
         self._canaries: dict[int, Outcome | None] = {}
         self._proving = rules.canary > 0

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 
 from ..learning.stats import TaskClass
 from ..tasks.scopes import Scopes
-from .schedule import Entry
+from .schedule import QueuedTask
 
 #: How many tasks that conflict with running ones a single look at the queue passes over.
 LOOKS = 1000
@@ -29,7 +29,7 @@ class ReadyQueue:
     """
 
     def __init__(
-        self, tasks: Sequence[Entry], *, scope_gate: bool, classes: Mapping[TaskClass, int] | None = None
+        self, tasks: Sequence[QueuedTask], *, scope_gate: bool, classes: Mapping[TaskClass, int] | None = None
     ) -> None:
         self._tasks = tasks
         self._gate = scope_gate

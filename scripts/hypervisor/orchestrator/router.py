@@ -31,7 +31,7 @@ _KEYS = ("agent", "model", "tokens", "usd", *_LISTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RoutingRule:
     """Gives an agent the tasks for which all that it names holds."""
 
     agent: str
@@ -67,7 +67,7 @@ def _among(wanted: Sequence[str] | None, found: Sequence[str]) -> bool:
     return wanted is None or any(word.casefold() in known for word in found)
 
 
-def rules_in(settings: Mapping[str, Any]) -> list[Rule]:
+def rules_in(settings: Mapping[str, Any]) -> list[RoutingRule]:
     """Return the rules of ``[[agents.rules]]``.
 
     Raises:
@@ -76,7 +76,7 @@ def rules_in(settings: Mapping[str, Any]) -> list[Rule]:
     return [_rule(number, table) for number, table in enumerate(settings["agents"]["rules"], 1)]
 
 
-def _rule(number: int, table: object) -> Rule:
+def _rule(number: int, table: object) -> RoutingRule:
     where = f"agents.rules, rule {number}"
     if not isinstance(table, Mapping) or table.get("agent") not in CLIENTS:
         raise ConfigError(f"{where}: agent must be one of {', '.join(CLIENTS)}")
@@ -94,7 +94,7 @@ def _rule(number: int, table: object) -> Rule:
     if unknown:
         raise ConfigError(f"{where}: complexity must be of {', '.join(Complexity)}, not {sorted(unknown)[0]}")
     told: dict[str, Any] = {key: tuple(value) if key in _LISTS else value for key, value in table.items()}
-    return Rule(**told)
+    return RoutingRule(**told)
 
 
 @dataclass(slots=True)
@@ -109,8 +109,8 @@ class Used:
 class AgentRouter:
     """The agents of a run. Thread-safe."""
 
-    rules: Sequence[Rule]
-    make_agent: Callable[[Rule], Agent]
+    rules: Sequence[RoutingRule]
+    make_agent: Callable[[RoutingRule], Agent]
     #: By the agent's name.
     spent: dict[str, Used] = field(default_factory=dict)
     #: Why an agent is out for the rest of the run.
@@ -142,7 +142,7 @@ class AgentRouter:
                 why = held
         return why
 
-    def _unfit(self, rule: Rule, now: float) -> str:
+    def _unfit(self, rule: RoutingRule, now: float) -> str:
         name, used = rule.agent, self.spent.get(rule.agent, Used())
         if name in self.out:
             return f"{name} cannot work: {self.out[name]}"
@@ -197,7 +197,7 @@ def router_of(
         ConfigError: A rule of the settings cannot be understood.
     """
 
-    def make_agent(rule: Rule) -> Agent:
+    def make_agent(rule: RoutingRule) -> Agent:
         make = RUNNERS[rule.agent].agent
         assert make is not None  # noqa: S101 - neither a rule nor a command line may name another
         return make(
@@ -209,7 +209,7 @@ def router_of(
             )
         )
 
-    rules = rules_in(settings) if options.agent == AUTO else [Rule(agent=options.agent)]
+    rules = rules_in(settings) if options.agent == AUTO else [RoutingRule(agent=options.agent)]
     router = AgentRouter(rules=rules, make_agent=make_agent)
     for name, used in (spent or {}).items():
         router.spent[name] = Used(tokens=used.tokens or 0, usd=used.cost_usd or 0.0)

@@ -55,15 +55,15 @@ def starting_point(project: Project, options: RunOptions) -> RunOptions:
     return replace(options, start_branch=branch or "", start_commit=git.head())
 
 
-def open_tasks(run: RunContext) -> list[schedule.Entry]:
+def open_tasks(run: RunContext) -> list[schedule.QueuedTask]:
     """Return the tasks of the batch that have no result yet, in its order; their keys are their paths."""
-    found: list[schedule.Entry] = []
+    found: list[schedule.QueuedTask] = []
     types: dict[str, str] = {}
     with run.service.catalog.indexed() as index:
         for item in run.store.batches.items(run.batch.record.id, _OPEN):
             task = index.at(item.work.text) if index is not None else None
             if task is not None:
-                one = schedule.Entry(
+                one = schedule.QueuedTask(
                     id=task.id, key=item.work.text, rank=task.priority.rank, depends_on=task.depends_on,
                     files=task.files, order=len(found),
                 )  # fmt: skip
@@ -88,7 +88,7 @@ def run_agents(run: RunContext, tell: Callable[[ItemEvent], None], stop: Stop) -
     limit = options.limit if options.agent == "exec" else min(options.limit, machine["per_batch"])
     if limit < options.limit:
         run.notes.append(f"at most {limit} agents at once, not {options.limit} (machine.per_batch)")
-    rules = schedule.Rules(
+    rules = schedule.SchedulingRules(
         limit=limit, canary=options.canary, halt_fail_percent=options.halt_percent or None,
         retries=options.retries, strategy="sequential" if options.strategy == "sequential" else "parallel",
         scope_gate=options.scope_gate, grow_seconds=machine["grow_seconds"],

@@ -16,7 +16,7 @@ _ANY = TaskClass()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class QueuedTask:
     """A task of the batch."""
 
     id: str
@@ -35,7 +35,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class SchedulingRules:
     """How a batch runs."""
 
     #: How many run at once.

@@ -11,7 +11,7 @@ from ..learning.stats import TaskClass
 from .admission import Admission
 from .halting import Halting, tasks
 from .ready_queue import LOOKS, ReadyQueue
-from .schedule import Again, Entry, Finished, Rules, Start, Wait
+from .schedule import Again, Finished, QueuedTask, SchedulingRules, Start, Wait
 
 _WAITING, _READY, _DELAYED, _RUNNING, _ENDED = range(5)
 _OUTCOMES = tuple(Outcome)
@@ -35,7 +35,10 @@ class Scheduler:
     """
 
     def __init__(
-        self, batch: Sequence[Entry], rules: Rules, classes: Mapping[TaskClass, int] | None = None
+        self,
+        batch: Sequence[QueuedTask],
+        rules: SchedulingRules,
+        classes: Mapping[TaskClass, int] | None = None,
     ) -> None:
         self._rules = rules
         self._tasks = sorted(batch, key=lambda task: task.order)

@@ -54,7 +54,7 @@ _OF_AN_AGENT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class SpawnRequest:
     """One task that somebody asks for."""
 
     description: str
@@ -75,7 +75,7 @@ class Spawned:
     options: RunOptions
 
 
-def read_requests(given: Sequence[Any]) -> list[Request]:
+def read_requests(given: Sequence[Any]) -> list[SpawnRequest]:
     """Return the tasks that are asked for: texts, or tables with `description` and what else is known.
 
     Raises:
@@ -131,7 +131,7 @@ def starting_point_or_none(project: Project, options: RunOptions) -> RunOptions:
         return starting_point(project, replace(options, isolation="none"))
 
 
-def make(project: Project, requests: Sequence[Request], pattern: str, options: RunOptions) -> Spawned:
+def make(project: Project, requests: Sequence[SpawnRequest], pattern: str, options: RunOptions) -> Spawned:
     """Make the task files and their batch; durable on return.
 
     Killed on the way, it leaves tasks that are listed like any other, or nothing.
@@ -188,7 +188,7 @@ def start(project: Project, batch: Batch, environ: Mapping[str, str]) -> int:
 # ---------------------------------------------------------------------- details
 
 
-def _request(where: str, given: Any) -> Request:
+def _request(where: str, given: Any) -> SpawnRequest:
     if isinstance(given, str):
         given = {"description": given}
     if not isinstance(given, dict):
@@ -212,13 +212,13 @@ def _request(where: str, given: Any) -> Request:
         raise UsageError(f"{where}: files must be a list of paths")
     if not isinstance(verify, str) or not verify.isprintable():
         raise UsageError(f"{where}: verify must be a command in one line")
-    return Request(
+    return SpawnRequest(
         description=text.encode("utf-8", "replace").decode().strip(), type=kind,
         priority=Priority(str(priority).lower()), files=tuple(files), verify=verify,
     )  # fmt: skip
 
 
-def _file(request: Request, task: str, waits: Sequence[str], branch: str) -> str:
+def _file(request: SpawnRequest, task: str, waits: Sequence[str], branch: str) -> str:
     """Return a task's file. JSON's texts and lists are YAML's."""
     first = next(line for line in request.description.splitlines() if line.strip())
     title = "".join(c for c in first.strip().lstrip("#").strip() if c.isprintable())[:_TITLE] or task

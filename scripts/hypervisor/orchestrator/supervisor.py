@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..monitor.budget import Caps, caps_of
-from ..monitor.budget_tracker import BudgetTracker
+from ..monitor.budget import BudgetTracker, Caps, caps_of
+from ..monitor.metrics import Sampler
 from ..monitor.monitor import ResourceMonitor
 from ..monitor.overseer import Action, Limits, Overseer
-from ..monitor.process_tree import OURS, WITHIN
-from ..monitor.readings import Sampler
-from ..monitor.zones import Bounds, ZoneTracker
+from ..monitor.processes import OURS, WITHIN
+from ..monitor.zones import ZoneBounds, ZoneTracker
 from ..queue.batch import Batch
 from ..runners.base import Agent, AgentEnd, Assignment, How
 from ..runners.registry import RUNNERS
@@ -124,7 +123,7 @@ def supervisor_of(batch: Batch, options: RunOptions, run: str, tell: Callable[..
     session = os.environ.get("CLAUDE_CODE_SESSION_ID") or os.environ.get(SESSION, "")
     within = tuple(dict.fromkeys(one.split("/")[0] for one in os.environ.get(WITHIN, "").split()))
     account = Account(batch=batch.id, run=run, session=session, within=within)
-    bounds = Bounds.of(machine, cpu=counts_tokens or machine["exec_cpu"])
+    bounds = ZoneBounds.of(machine, cpu=counts_tokens or machine["exec_cpu"])
     return AgentSupervisor(
         monitor=ResourceMonitor(
             Sampler(batch.folder), ZoneTracker(bounds), Overseer(Limits.of(settings["overseer"])),
@@ -148,7 +147,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for key, value in settings["machine"].items():
         if not isinstance(value, bool) and value < 0:
             raise ConfigError(f"`machine.{key}` must be 0 or more, not {value}")
-    Bounds.of(settings["machine"], cpu=True)
+    ZoneBounds.of(settings["machine"], cpu=True)
     Limits.of(settings["overseer"])
     caps_of(settings["budget"])
 

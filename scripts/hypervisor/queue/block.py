@@ -37,7 +37,7 @@ class Ended:
 
 
 @dataclass(slots=True)
-class Block:
+class ClaimBlock:
     """Claims that wait, and what has ended. Thread-safe.
 
     Args:

@@ -22,7 +22,7 @@ _DAY_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RetentionRule:
     """Which outputs may go."""
 
     #: Those of batches whose newest output is older than this, in seconds; None for no such rule.
@@ -57,10 +57,10 @@ class Chosen:
     stays: str = ""
 
 
-def rule_of(settings: Mapping[str, Any]) -> Rule:
+def rule_of(settings: Mapping[str, Any]) -> RetentionRule:
     """Return the rule of a project's settings, where 0 stands for none."""
     days, size = settings["retention"]["output_days"], settings["retention"]["output_bytes"]
-    return Rule(older_than=days * _DAY_SECONDS if days > 0 else None, larger_than=int(size) or None)
+    return RetentionRule(older_than=days * _DAY_SECONDS if days > 0 else None, larger_than=int(size) or None)
 
 
 def survey(batches: Iterable[tuple[str, str]]) -> list[Kept]:
@@ -81,7 +81,9 @@ def batches_of(project: Project) -> list[tuple[str, str]]:
     return [(batch.id, batch.folder) for batch in batches]
 
 
-def choose(found: Sequence[Kept], rule: Rule, now: float, unfinished: Callable[[Kept], str]) -> list[Chosen]:
+def choose(
+    found: Sequence[Kept], rule: RetentionRule, now: float, unfinished: Callable[[Kept], str]
+) -> list[Chosen]:
     """Return what goes by *rule*, the oldest first, and what would if its batch were over.
 
     Args:

@@ -42,7 +42,7 @@ class TakenIn(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class LineBlock:
     """Some lines of the file."""
 
     lines: list[str]
@@ -83,7 +83,7 @@ class QueueSource:
         except FileNotFoundError:
             return 0
 
-    def block(self, descriptor: int, start: int, limit: int | None = None) -> Block | None:
+    def block(self, descriptor: int, start: int, limit: int | None = None) -> LineBlock | None:
         """Return the next lines from byte *start* on, at most *limit*; None if no line is whole there."""
         data, at, whole = b"", start, False
         while not whole:
@@ -102,7 +102,7 @@ class QueueSource:
         full = filter(None if self.separator == b"\0" else bytes.strip, records)
         # File names are bytes; what is not UTF-8 survives the way there and back.
         lines = [record.decode("utf-8", "surrogateescape") for record in full]
-        return Block(lines=lines, stop=stop, tail=tail)
+        return LineBlock(lines=lines, stop=stop, tail=tail)
 
     def start(self, descriptor: int, offset: int, tail: bytes) -> int | None:
         """Return where to read on after *offset*; None if this is another file, or was shortened.

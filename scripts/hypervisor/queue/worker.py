@@ -18,13 +18,13 @@ from ..core.errors import ClaimLost, Loss, Refused
 from ..core.model import Outcome, Report
 from ..core.process import this_process
 from ..core.text import now_text
-from ..runners.base import Runner, Work
+from ..runners.base import ItemWork, Runner
 from ..store.directories import ResultFiles
 from ..store.liveness import WorkerLock, new_worker_id
 from ..store.records import Claim, Completion, Worker, WorkerKind
 from ..store.records import Work as WorkRow
 from .batch import Batch, ItemRef
-from .block import LARGEST, LONG_SECONDS, Block, Ended
+from .block import LARGEST, LONG_SECONDS, ClaimBlock, Ended
 from .counts import ItemEvent, RunCounts
 from .heartbeat import Heartbeat
 from .locks import BatchLocks
@@ -93,7 +93,7 @@ class QueueWorker:
         self._store, self._claims = batch.store, batch.store.claims
         self._tell_user = tell
         self._telling = threading.Lock()
-        self._block = Block(self._give_back, self._accept)
+        self._block = ClaimBlock(self._give_back, self._accept)
         self._heart = Heartbeat(self._claims, options.beat_seconds, self._block.tick)
         self._locks = BatchLocks(batch)
         self._results = [ResultFiles(folder) for folder in {batch.folder, self._store.folder}]
@@ -237,7 +237,7 @@ class QueueWorker:
             self._after(claim)
             self._say(ref.item, "lost", str(error), seconds)
 
-    def _run(self, work: Work) -> Report:
+    def _run(self, work: ItemWork) -> Report:
         try:
             return self._runner.run(work)
         except OSError as error:
@@ -252,7 +252,7 @@ class QueueWorker:
     # -------------------------------------------------------------------- end
 
     def _ended_as(
-        self, claim: Claim, ref: ItemRef, work: Work, report: Report, started: str, seconds: float
+        self, claim: Claim, ref: ItemRef, work: ItemWork, report: Report, started: str, seconds: float
     ) -> Ended:
         result = {
             **result_of(ref, report),

@@ -8,17 +8,17 @@ from typing import Any
 
 from ..core.model import Report
 from ..core.process import WORKER_MARK
-from ..runners.base import Work
+from ..runners.base import ItemWork
 from ..store.records import Claim
 from .batch import Batch, ItemRef
 
 
 def work_of(
     batch: Batch, ref: ItemRef, claim: Claim, inherit: tuple[int, ...], stopped: threading.Event
-) -> Work:
+) -> ItemWork:
     """Return what a runner gets to do, under *claim*."""
     base = batch.options.base
-    return Work(
+    return ItemWork(
         item=ref.item,
         path=ref.path,
         task=ref.task,
@@ -52,7 +52,7 @@ def result_of(ref: ItemRef, report: Report) -> dict[str, Any]:
     return result
 
 
-def printed(batch: Batch, work: Work) -> str | None:
+def printed(batch: Batch, work: ItemWork) -> str | None:
     """Return the path of what a command printed, below the batch's folder and without ending; or None."""
     there = any(os.path.lexists(f"{work.log}.{ending}") for ending in ("out", "err"))
     return os.path.relpath(work.log, batch.folder) if there else None

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..core.settings import settings_of
 from ..core.text import printable_line
-from ..monitor.readings import Sampler
-from ..monitor.zones import Bounds, ZoneTracker
+from ..monitor.metrics import Sampler
+from ..monitor.zones import ZoneBounds, ZoneTracker
 from ..queue.batch import Batch
 from ..store.batches import Running
 from ..store.liveness import lock_state
@@ -117,7 +117,7 @@ class MachineLook:
             ConfigError: A setting makes no sense.
         """
         settings = settings_of(batch.project.state if batch.project else None)
-        return cls(Sampler(batch.folder), ZoneTracker(Bounds.of(settings["machine"], cpu=True)))
+        return cls(Sampler(batch.folder), ZoneTracker(ZoneBounds.of(settings["machine"], cpu=True)))
 
     def zone(self) -> dict[str, Any]:
         """Return zone and figures as of now, in the shape of a report's ``zone``."""

@@ -15,8 +15,8 @@ from ..core.model import Task
 from ..core.project import Project
 from ..core.settings import settings_of
 from ..git.git import Git
-from ..monitor.readings import Sampler
-from ..monitor.zones import Bounds, ZoneTracker
+from ..monitor.metrics import Sampler
+from ..monitor.zones import ZoneBounds, ZoneTracker
 from ..orchestrator.options import options_of
 from ..queue.batch import Batch
 from ..queue.batches import open_record
@@ -79,7 +79,7 @@ def branch_of_task(task: Task, project: Project, environ: Mapping[str, str]) -> 
 
 def resources(project: Project, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the machine's zone and its figures now."""
-    sampler, gauge = _sampler(str(project.root)), ZoneTracker(Bounds.of(settings["machine"], cpu=True))
+    sampler, gauge = _sampler(str(project.root)), ZoneTracker(ZoneBounds.of(settings["machine"], cpu=True))
     now = time.monotonic()
     if now - _LOOKED.get(sampler, 0.0) > _FRESH_SECONDS:  # else CPU is the mean since the last look
         sampler.read()

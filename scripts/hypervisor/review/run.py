@@ -15,7 +15,7 @@ from ..queue.batch import Batch
 from ..queue.counts import ItemEvent
 from ..queue.stop import Stop
 from ..queue.worker import QueueWorker, WorkerOptions
-from ..runners.base import Work
+from ..runners.base import ItemWork
 from ..runners.exec import ExecRunner
 from ..store.records import Claim, Decided
 from ..store.review_records import Wave
@@ -107,7 +107,7 @@ class ChunkRunner:
     command: ExecRunner
     name: str = "chunk"
 
-    def run(self, work: Work) -> Report:
+    def run(self, work: ItemWork) -> Report:
         """Run the command for one chunk."""
         made, chunk = self.made, self.plan.chunk(work.item)
         made.write_chunk(chunk.id)

@@ -20,7 +20,7 @@ from ..core.model import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class ItemWork:
     """One item in hand."""
 
     item: str
@@ -52,7 +52,7 @@ class Runner(Protocol):
         """What people call it."""
         ...
 
-    def run(self, work: Work) -> Report:
+    def run(self, work: ItemWork) -> Report:
         """Process one item. A fault of the item is a report; an exception is a fault of ours."""
         ...
 
@@ -60,7 +60,7 @@ class Runner(Protocol):
 class QueueRunner(Runner, Protocol):
     """A runner that can say beforehand what it would do."""
 
-    def preview(self, work: Work) -> Mapping[str, Any]:
+    def preview(self, work: ItemWork) -> Mapping[str, Any]:
         """Return what would be done with an item; nothing is changed by it."""
         ...
 

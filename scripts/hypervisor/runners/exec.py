@@ -17,7 +17,7 @@ from ..core.process import WORKER_MARK, end_group, end_orphans, signal_name, wai
 from ..core.project import state_above
 from ..core.settings import load_settings
 from ..core.text import last_line
-from .base import AgentEnd, Assignment, How, Work
+from .base import AgentEnd, Assignment, How, ItemWork
 from .child import ChildEnd, run_child
 from .outputs import begin
 
@@ -58,7 +58,7 @@ class ExecRunner:
     retry_failures: bool = False
     name: str = "exec"
 
-    def run(self, work: Work) -> Report:
+    def run(self, work: ItemWork) -> Report:
         """Run the command and wait for it."""
         if "\0" in work.item:
             return Report(status=Outcome.FAILED, outcome="the item holds a NUL: no command can be given it")
@@ -81,11 +81,11 @@ class ExecRunner:
                 report = self._report(process.returncode, ended_by, _end_of(stdout) or _end_of(stderr))
             return report
 
-    def preview(self, work: Work) -> dict[str, Any]:
+    def preview(self, work: ItemWork) -> dict[str, Any]:
         """Return the command that would be run."""
         return {"command": arguments_for(self.command, work.item)}
 
-    def _watch(self, process: subprocess.Popen[bytes], work: Work) -> str:
+    def _watch(self, process: subprocess.Popen[bytes], work: ItemWork) -> str:
         """Wait until the command has ended; end it if it must. Return what ended it, "" if itself."""
         how = wait_for_end(process.pid, work.stopped, self.timeout)
         ended_by = f"timed out after {self.timeout:g} s" if how == "timed out" else how
@@ -120,7 +120,7 @@ class ExecRunner:
         return Report(status=Outcome.FAILED, outcome=outcome, evidence=evidence, retry=retry)
 
 
-def _task_environment(work: Work) -> dict[str, str]:
+def _task_environment(work: ItemWork) -> dict[str, str]:
     if not work.task:
         return {}
     from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task

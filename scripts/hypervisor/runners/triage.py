@@ -12,7 +12,7 @@ from ..core.model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome,
 from ..documents import markdown, yaml_edit
 from ..tasks.files import edit_key, open_task, status_word
 from ..triage.triage import Rules, compile_rules, triage
-from .base import Work
+from .base import ItemWork
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class TriageRunner:
     name: str = "triage"
     _rules: dict[int, Rules] = field(default_factory=dict)
 
-    def run(self, work: Work) -> Report:
+    def run(self, work: ItemWork) -> Report:
         """Triage one task file; a file that cannot be read fails with the reason, untouched."""
         settings = self.settings_for(work.path)
         try:
@@ -45,7 +45,7 @@ class TriageRunner:
             status=Outcome.SUCCESS, outcome=outcome, decisions=decisions, edit=edit if edit else None
         )
 
-    def preview(self, work: Work) -> dict[str, Any]:
+    def preview(self, work: ItemWork) -> dict[str, Any]:
         """Return what the rules would decide; a triage writes nothing by itself."""
         report = self.run(work)
         return {

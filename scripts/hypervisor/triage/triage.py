@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.model import CLOSED, Complexity, Decision, Task, TaskStatus
-from .triage_facts import Block, Outline, gather, is_named
+from .triage_facts import Outline, TextBlock, gather, is_named
 from .triage_rules import Rule, Rules, compile_rules, shorten
 
 __all__ = ["Rules", "Triage", "compile_rules", "triage"]
@@ -137,7 +137,7 @@ def _closing_signs(task: Task, rules: Rules, outline: Outline) -> list[tuple[str
     return signs
 
 
-def _tells_of_closing(block: Block, outline: Outline, rules: Rules) -> bool:
+def _tells_of_closing(block: TextBlock, outline: Outline, rules: Rules) -> bool:
     name = next((h for h in block.trail if is_named(h, rules.table["close_headings"])), None)
     if name is None:
         return False

@@ -34,7 +34,7 @@ _EDGES = re.compile(r"^[\W\d_]+|[\W_]+$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class TextBlock:
     """A paragraph or a list item."""
 
     #: The headings it stands under, from the outermost, without the body's own title.
@@ -58,7 +58,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heading:
+class OutlineHeading:
     """A heading, with the line of the body that it stands on."""
 
     level: int
@@ -71,22 +71,22 @@ class Outline:
     """A body as headings and blocks, read once."""
 
     prose: str
-    headings: tuple[Heading, ...]
-    blocks: tuple[Block, ...]
+    headings: tuple[OutlineHeading, ...]
+    blocks: tuple[TextBlock, ...]
 
     @classmethod
     def of(cls, body: str) -> Outline:
         """Read *body*."""
         prose = markdown.prose(body)
-        headings: list[Heading] = []
-        blocks: list[Block] = []
+        headings: list[OutlineHeading] = []
+        blocks: list[TextBlock] = []
         trail: list[tuple[int, str]] = []
         at, line = 0, 1
         for found in markdown.headings(body):
             names = tuple(name for _, name in trail)
             blocks += _blocks(body[at : found.start], prose[at : found.start], names, line)
             line += len(markdown.lines(body[at : found.start]))
-            headings.append(Heading(level=found.level, title=found.title, line=line))
+            headings.append(OutlineHeading(level=found.level, title=found.title, line=line))
             trail = [entry for entry in trail if entry[0] < found.level]
             # A level 1 heading at the top is the task's title: what follows is its introduction.
             if found.level > 1 or len(headings) > 1:
@@ -151,16 +151,16 @@ def _figures(task: Task, outline: Outline, table: Mapping[str, Any]) -> dict[str
     }
 
 
-def _steps(blocks: Sequence[Block], table: Mapping[str, Any]) -> tuple[int, str]:
+def _steps(blocks: Sequence[TextBlock], table: Mapping[str, Any]) -> tuple[int, str]:
     # Criteria and plan tell of the same work twice, so the longest list counts, not the sum.
-    lists: dict[str, list[Block]] = {}
+    lists: dict[str, list[TextBlock]] = {}
     for block in blocks:
         if block.indent is None or block.under(table["aside_headings"]):
             continue
         name = next((h for h in block.trail if is_named(h, table["step_headings"])), "")
         if name or block.box is not None:
             lists.setdefault(name, []).append(block)
-    longest: list[Block] = []
+    longest: list[TextBlock] = []
     heading = ""
     for name, items in lists.items():
         boxes = [b for b in items if b.box is not None]
@@ -176,14 +176,14 @@ def _steps(blocks: Sequence[Block], table: Mapping[str, Any]) -> tuple[int, str]
     return len(longest), f"{len(longest)} open {noun}{where} ({span})"
 
 
-def _leads(block: Block, table: Mapping[str, Any]) -> bool:
+def _leads(block: TextBlock, table: Mapping[str, Any]) -> bool:
     # List items are left out: "- decide whether the file is stale" is what the code shall do.
     return block.indent is None and (not block.trail or block.directly_under(table["lead_headings"]))
 
 
 def _open_questions(
-    blocks: Sequence[Block], names: Sequence[str], answered: Sequence[re.Pattern[str]]
-) -> Iterator[Block]:
+    blocks: Sequence[TextBlock], names: Sequence[str], answered: Sequence[re.Pattern[str]]
+) -> Iterator[TextBlock]:
     held = [block for block in blocks if block.under(names)]
     for index, block in enumerate(held):
         if block.box in ("x", "X") or block.indent:
@@ -197,7 +197,7 @@ def _open_questions(
             yield block
 
 
-def _at(blocks: Sequence[Block] | Iterator[Block], *, whole: bool = False) -> list[tuple[str, str]]:
+def _at(blocks: Sequence[TextBlock] | Iterator[TextBlock], *, whole: bool = False) -> list[tuple[str, str]]:
     return [
         (f"body line {block.line} says", text)
         for block in blocks
@@ -212,8 +212,8 @@ def _openings(text: str) -> list[str]:
     return [bare, text[label.end() :].lstrip("*_ ")] if label else [bare]
 
 
-def _blocks(body: str, prose: str, trail: tuple[str, ...], line: int) -> Iterator[Block]:
-    open_block: Block | None = None
+def _blocks(body: str, prose: str, trail: tuple[str, ...], line: int) -> Iterator[TextBlock]:
+    open_block: TextBlock | None = None
     texts: list[str] = []
     for number, (raw, text) in enumerate(zip(markdown.lines(body), markdown.lines(prose), strict=True), line):
         item = _ITEM.match(text.rstrip("\r\n"))
@@ -225,16 +225,16 @@ def _blocks(body: str, prose: str, trail: tuple[str, ...], line: int) -> Iterato
         if item:
             indent = len(item["indent"].expandtabs(4))
             texts = [item["text"].strip()]
-            open_block = Block(trail=trail, line=number, text="", indent=indent, box=item["box"])
+            open_block = TextBlock(trail=trail, line=number, text="", indent=indent, box=item["box"])
         elif open_block:
             texts.append(text.strip())
         elif text.strip():
             texts = [text.strip()]
-            open_block = Block(trail=trail, line=number, text="")
+            open_block = TextBlock(trail=trail, line=number, text="")
     if open_block:
         yield _close(open_block, texts)
 
 
-def _close(block: Block, texts: Sequence[str]) -> Block:
+def _close(block: TextBlock, texts: Sequence[str]) -> TextBlock:
     text = " ".join(texts)
-    return Block(trail=block.trail, line=block.line, text=text, indent=block.indent, box=block.box)
+    return TextBlock(trail=block.trail, line=block.line, text=text, indent=block.indent, box=block.box)

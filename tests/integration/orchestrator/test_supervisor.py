@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 
 from commands import alive, eventually, gone
-from hypervisor.monitor.budget import SCOPES, Caps
-from hypervisor.monitor.budget_tracker import BudgetTracker
+from hypervisor.monitor.budget import SCOPES, BudgetTracker, Caps
+from hypervisor.monitor.metrics import Reading, Sampler
 from hypervisor.monitor.monitor import ResourceMonitor
 from hypervisor.monitor.overseer import Limits, Overseer
 from hypervisor.monitor.processes import Process, processes, send
-from hypervisor.monitor.readings import Reading, Sampler
-from hypervisor.monitor.zones import Bounds, ZoneTracker
+from hypervisor.monitor.zones import ZoneBounds, ZoneTracker
 from hypervisor.orchestrator.supervisor import AgentSupervisor
 from hypervisor.runners.base import AgentEnd, Assignment, How
 from hypervisor.runners.exec import CommandAgent
@@ -82,7 +81,7 @@ def supervisor(tmp_path: Path) -> Iterator[AgentSupervisor]:
     """Give the real thing, which must be opened in a process of its own: it adopts orphans."""
     caps = {scope: Caps() for scope in SCOPES}
     watch = ResourceMonitor(
-        Sampler(str(tmp_path)), ZoneTracker(Bounds(cpu=False)),
+        Sampler(str(tmp_path)), ZoneTracker(ZoneBounds(cpu=False)),
         Overseer(Limits(processes=30.0, grace_seconds=0.5)), 0.2, lambda *_, **__: None,
     )  # fmt: skip
     made = AgentSupervisor(monitor=watch, budgets=BudgetTracker(caps, Alone(), 1000, counts=False))  # type: ignore[arg-type]

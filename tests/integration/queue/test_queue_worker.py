@@ -23,7 +23,7 @@ from hypervisor.queue.counts import ItemEvent, RunCounts
 from hypervisor.queue.stop import Stop
 from hypervisor.queue.summary import take_census
 from hypervisor.queue.worker import QueueWorker, WorkerOptions
-from hypervisor.runners.base import Runner, Work
+from hypervisor.runners.base import ItemWork, Runner
 from hypervisor.store.claims import Claims
 from hypervisor.store.liveness import WorkerLock, new_worker_id
 from hypervisor.store.records import Answer, Claim, Completion, Worker, WorkerKind
@@ -35,11 +35,11 @@ class Steps:
 
     name = "steps"
 
-    def __init__(self, act: Callable[[Work], Report | None] = lambda work: None) -> None:
+    def __init__(self, act: Callable[[ItemWork], Report | None] = lambda work: None) -> None:
         self.items: list[str] = []
         self._act = act
 
-    def run(self, work: Work) -> Report:
+    def run(self, work: ItemWork) -> Report:
         self.items.append(work.item)
         return self._act(work) or Report(status=Outcome.SUCCESS, outcome="")
 
@@ -120,7 +120,7 @@ def test_items_that_wait_behind_a_long_one_go_to_others_and_quick_results_are_to
     lines = queue(folder, 400)
     free, looked = threading.Event(), threading.Event()
 
-    def act(work: Work) -> None:
+    def act(work: ItemWork) -> None:
         if work.item == "item-100":
             looked.set()
             assert free.wait(PATIENCE)
@@ -144,7 +144,7 @@ def test_a_worker_that_is_stopped_gives_back_what_it_has_not_begun(folder: Path)
     queue(folder, 200)
     stop = Stop()
 
-    def act(work: Work) -> None:
+    def act(work: ItemWork) -> None:
         if work.item == "item-50":
             stop.ask()
 
@@ -163,7 +163,7 @@ def test_a_drain_ends_the_work_and_not_that_of_who_begins_later(
     monkeypatch.setattr("hypervisor.queue.worker._DRAIN_SECONDS", 0.0)
     queue(folder, 300)
 
-    def act(work: Work) -> None:
+    def act(work: ItemWork) -> None:
         if work.item == "item-20":
             with open_folder(folder, cwd="/") as batch:
                 batch.store.batches.drain(batch.number)
@@ -177,7 +177,7 @@ def test_an_item_that_was_cancelled_before_it_was_begun_is_passed_over(folder: P
     queue(folder, 100)
     told: list[ItemEvent] = []
 
-    def act(work: Work) -> None:
+    def act(work: ItemWork) -> None:
         if work.item == "item-30":
             with open_folder(folder, cwd="/") as batch:
                 ref = batch.ref("item-31")
@@ -376,7 +376,7 @@ def test_an_item_whose_claim_is_lost_is_ended(folder: Path) -> None:
     queue(folder, 1)
     told: list[ItemEvent] = []
 
-    def act(work: Work) -> None:
+    def act(work: ItemWork) -> None:
         with open_folder(folder, cwd="/") as batch:
             (held,) = batch.store.claims.held_all()
             batch.store.claims.revoke(held.attempt, "a test")

@@ -20,7 +20,7 @@ import pytest
 
 from commands import ROOT, Gate, Shell, eventually, write_task
 from hypervisor.queue import retention
-from hypervisor.queue.retention import Kept, Rule
+from hypervisor.queue.retention import Kept, RetentionRule
 from hypervisor.runners import outputs
 from hypervisor.runners.pump import Sink
 from inprocess import in_process
@@ -383,18 +383,20 @@ BATCHES = [kept("old", 500, 10 * DAY), kept("open", 900, 20 * DAY), kept("new", 
 @pytest.mark.parametrize(
     ("rule", "goes"),
     [
-        (Rule(), []),
-        (Rule(older_than=30 * DAY), []),
-        (Rule(older_than=19 * DAY), ["old"]),
-        (Rule(older_than=0), ["old", "new"]),
-        (Rule(larger_than=1700), []),
-        (Rule(larger_than=1699), ["old"]),
-        (Rule(larger_than=1000), ["old", "new"]),
-        (Rule(larger_than=0), ["old", "new"]),
-        (Rule(older_than=19 * DAY, larger_than=1200), ["old"]),
+        (RetentionRule(), []),
+        (RetentionRule(older_than=30 * DAY), []),
+        (RetentionRule(older_than=19 * DAY), ["old"]),
+        (RetentionRule(older_than=0), ["old", "new"]),
+        (RetentionRule(larger_than=1700), []),
+        (RetentionRule(larger_than=1699), ["old"]),
+        (RetentionRule(larger_than=1000), ["old", "new"]),
+        (RetentionRule(larger_than=0), ["old", "new"]),
+        (RetentionRule(older_than=19 * DAY, larger_than=1200), ["old"]),
     ],
 )
-def test_the_oldest_go_first_and_never_those_of_a_batch_that_is_not_over(rule: Rule, goes: list[str]) -> None:
+def test_the_oldest_go_first_and_never_those_of_a_batch_that_is_not_over(
+    rule: RetentionRule, goes: list[str]
+) -> None:
     chosen = retention.choose(BATCHES, rule, 30 * DAY, lambda one: "not over" * (one.batch == "open"))
     assert [one.kept.batch for one in chosen if not one.stays] == goes
     assert all(one.why for one in chosen)

@@ -14,7 +14,7 @@ import pytest
 from commands import ROOT, alive, eventually, gone, script, write_task
 from hypervisor.core.model import Outcome, Report
 from hypervisor.core.settings import default_settings
-from hypervisor.runners.base import Agent, AgentEnd, Assignment, How, QueueRunner, Work
+from hypervisor.runners.base import Agent, AgentEnd, Assignment, How, ItemWork, QueueRunner
 from hypervisor.runners.registry import CLIENTS, RUNNERS, RunnerOptions
 
 AGENTS = [name for name, kind in RUNNERS.items() if kind.agent]
@@ -233,9 +233,11 @@ def runner(request: pytest.FixtureRequest) -> QueueRunner:
     return make(RunnerOptions(command=["cat"], settings_for=lambda _path: settings))
 
 
-def work(folder: Path, name: str, **more: Any) -> Work:
+def work(folder: Path, name: str, **more: Any) -> ItemWork:
     (folder / "logs").mkdir(exist_ok=True)
-    return Work(item=name, path=str(folder / name), base=str(folder), log=str(folder / "logs/one"), **more)
+    return ItemWork(
+        item=name, path=str(folder / name), base=str(folder), log=str(folder / "logs/one"), **more
+    )
 
 
 def test_a_preview_changes_nothing_and_is_plain_data(runner: QueueRunner, tmp_path: Path) -> None:

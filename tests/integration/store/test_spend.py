@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypervisor.monitor.budget import SCOPES, Caps
-from hypervisor.monitor.budget_tracker import BudgetTracker
+from hypervisor.monitor.budget import SCOPES, BudgetTracker, Caps
 from hypervisor.store.spend import Account, Spend, Spending
 from hypervisor.store.store import Store
 from stores import Database, a_worker, fill, take

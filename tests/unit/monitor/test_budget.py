@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from hypervisor.core.errors import ConfigError
 from hypervisor.core.settings import default_settings
-from hypervisor.monitor.budget import SCOPES, Caps, caps_of, no_more, reached, short_of
-from hypervisor.monitor.budget_tracker import BudgetTracker
+from hypervisor.monitor.budget import SCOPES, BudgetTracker, Caps, caps_of, no_more, reached, short_of
 from hypervisor.store.spend import Spend
 
 

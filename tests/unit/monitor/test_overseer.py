@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from hypervisor.core.errors import ConfigError
 from hypervisor.core.settings import default_settings
-from hypervisor.monitor.overseer import Action, Enforcement, Limits, Overseer, Sample
-from hypervisor.monitor.process_tree import OURS, WITHIN, ProcessTree
-from hypervisor.monitor.processes import Process
-from hypervisor.monitor.readings import Reading
+from hypervisor.monitor.metrics import Reading
+from hypervisor.monitor.overseer import Action, AgentSample, Enforcement, Limits, Overseer
+from hypervisor.monitor.processes import OURS, WITHIN, Process, ProcessTree
 from hypervisor.monitor.zones import MachineState, Zone
 from hypervisor.orchestrator.supervisor import check_settings
 
@@ -50,20 +49,20 @@ def test_each_limit_asks_first_and_then_ends_with_its_figure(
     limit: dict[str, float], sample: dict[str, Any], words: str
 ) -> None:
     overseer = Overseer(Limits(grace_seconds=5.0, **limit))
-    (act,) = overseer.look(0.0, {"a": Sample(**sample)}, GOOD)
+    (act,) = overseer.look(0.0, {"a": AgentSample(**sample)}, GOOD)
     assert act.action is Action.TERM
     assert act.why.startswith(words)
-    assert overseer.look(4.9, {"a": Sample(**sample)}, GOOD) == []
-    (act,) = overseer.look(5.0, {"a": Sample()}, GOOD)  # it uses less now, and was told to end
+    assert overseer.look(4.9, {"a": AgentSample(**sample)}, GOOD) == []
+    (act,) = overseer.look(5.0, {"a": AgentSample()}, GOOD)  # it uses less now, and was told to end
     assert act.action is Action.KILL
     assert act.why.startswith(words)
-    assert deeds(overseer.look(6.0, {"a": Sample()}, GOOD)) == [("a", "kill")]  # until nothing is left
+    assert deeds(overseer.look(6.0, {"a": AgentSample()}, GOOD)) == [("a", "kill")]  # until nothing is left
     assert overseer.look(7.0, {}, GOOD) == []
-    assert overseer.look(8.0, {"a": Sample()}, GOOD) == []  # another attempt begins anew
+    assert overseer.look(8.0, {"a": AgentSample()}, GOOD) == []  # another attempt begins anew
 
 
 def test_no_limit_is_no_limit() -> None:
-    used = Sample(
+    used = AgentSample(
         rss=GIB, cpu_seconds=1e9, mute_cpu_seconds=1e9, processes=9999, wall=1e9, silence=1e9, tokens=10**9
     )
     assert Overseer(Limits()).look(0.0, {"a": used}, GOOD) == []
@@ -71,18 +70,20 @@ def test_no_limit_is_no_limit() -> None:
 
 def test_near_a_limit_is_told_once_for_each() -> None:
     overseer = Overseer(Limits(processes=10.0, wall_seconds=10.0, alert_percent=80.0))
-    assert overseer.look(0.0, {"a": Sample(processes=7)}, GOOD) == []
-    acts = overseer.look(1.0, {"a": Sample(processes=8)}, GOOD)
+    assert overseer.look(0.0, {"a": AgentSample(processes=7)}, GOOD) == []
+    acts = overseer.look(1.0, {"a": AgentSample(processes=8)}, GOOD)
     assert [(act.action, act.what, act.figure, act.limit) for act in acts] == [
         (Action.ALERT, "processes", 8, 10)
     ]
-    assert overseer.look(2.0, {"a": Sample(processes=9)}, GOOD) == []
-    assert [act.what for act in overseer.look(3.0, {"a": Sample(processes=9, wall=9.0)}, GOOD)] == ["wall"]
+    assert overseer.look(2.0, {"a": AgentSample(processes=9)}, GOOD) == []
+    assert [act.what for act in overseer.look(3.0, {"a": AgentSample(processes=9, wall=9.0)}, GOOD)] == [
+        "wall"
+    ]
 
 
 def test_where_memory_is_short_nobody_is_asked() -> None:
     overseer = Overseer(Limits(rss_percent=50.0, grace_seconds=60.0))
-    used = {"a": Sample(rss=600 * MIB)}
+    used = {"a": AgentSample(rss=600 * MIB)}
     assert deeds(overseer.look(0.0, used, standing(Zone.DANGER))) == [("a", "kill")]
     overseer = Overseer(Limits(rss_percent=50.0, grace_seconds=60.0))
     assert deeds(overseer.look(0.0, used, GOOD)) == [("a", "term")]
@@ -92,8 +93,8 @@ def test_where_memory_is_short_nobody_is_asked() -> None:
 def test_in_an_emergency_the_least_urgent_is_stopped_first_and_one_at_a_time() -> None:
     overseer = Overseer(Limits())
     samples = {
-        "urgent": Sample(rank=0, order=3, rss=400 * MIB), "old": Sample(rank=3, order=1, rss=10 * MIB),
-        "young": Sample(rank=3, order=2, rss=10 * MIB),
+        "urgent": AgentSample(rank=0, order=3, rss=400 * MIB), "old": AgentSample(rank=3, order=1, rss=10 * MIB),
+        "young": AgentSample(rank=3, order=2, rss=10 * MIB),
     }  # fmt: skip
     stopped = []
     for now in range(10):
@@ -110,13 +111,13 @@ def test_in_an_emergency_the_least_urgent_is_stopped_first_and_one_at_a_time() -
 
 def test_in_an_emergency_of_others_making_one_may_run_on() -> None:
     overseer = Overseer(Limits())
-    assert overseer.look(0.0, {"a": Sample(rss=30 * MIB)}, standing(Zone.EMERGENCY)) == []
+    assert overseer.look(0.0, {"a": AgentSample(rss=30 * MIB)}, standing(Zone.EMERGENCY)) == []
     assert overseer.look(0.0, {}, standing(Zone.EMERGENCY)) == []
 
 
 def test_an_emergency_that_is_over_but_not_yet_trusted_stops_nobody() -> None:
     held = MachineState(zone=Zone.EMERGENCY, now=Zone.SAFE, why="was", reading=GOOD.reading)
-    assert Overseer(Limits()).look(0.0, {"a": Sample(), "b": Sample()}, held) == []
+    assert Overseer(Limits()).look(0.0, {"a": AgentSample(), "b": AgentSample()}, held) == []
 
 
 @settings(deadline=None)
@@ -135,7 +136,7 @@ def test_nothing_is_ended_without_a_figure_and_kill_comes_after_term_or_in_want_
     overseer = Overseer(Limits(rss_percent=50.0, silence_seconds=100.0, grace_seconds=3.0))
     asked: dict[str, int] = {}
     for now, look in enumerate(looks):
-        samples = {mark: Sample(rss=rss, silence=silence) for mark, (rss, silence, _) in look.items()}
+        samples = {mark: AgentSample(rss=rss, silence=silence) for mark, (rss, silence, _) in look.items()}
         zone = max((zone for _, _, zone in look.values()), default=Zone.SAFE)
         asked = {mark: at for mark, at in asked.items() if mark in samples}
         for act in overseer.look(float(now), samples, standing(zone)):

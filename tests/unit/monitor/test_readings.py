@@ -9,8 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hypervisor.monitor.cgroups import Cgroups, CpuGroup, MemoryGroup
-from hypervisor.monitor.readings import Reading, Sampler
+from hypervisor.monitor.metrics import Cgroups, CpuGroup, MemoryGroup, Reading, Sampler
 
 GIB, MIB = 2**30, 2**20
 V2_MOUNT = "40 30 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"

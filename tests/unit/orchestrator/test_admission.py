@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypervisor.core.errors import ConfigError
 from hypervisor.core.model import Outcome
 from hypervisor.core.settings import default_settings
-from hypervisor.monitor.readings import Reading
-from hypervisor.monitor.zones import Bounds, MachineState, Zone, ZoneTracker
+from hypervisor.monitor.metrics import Reading
+from hypervisor.monitor.zones import MachineState, Zone, ZoneBounds, ZoneTracker
 from hypervisor.orchestrator.admission import Admission, Level, Throttle
-from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start
+from hypervisor.orchestrator.schedule import Again, Finished, QueuedTask, SchedulingRules, Start
 from hypervisor.orchestrator.scheduler import Scheduler
 
 MIB = 2**20
@@ -30,9 +30,9 @@ def reading(at: float, cpu: float | None = 10.0, ram: float = 10.0, **more: Any)
 
 
 def zone_of(
-    cpu: float | None = 10.0, ram: float = 10.0, bounds: Bounds | None = None, **more: Any
+    cpu: float | None = 10.0, ram: float = 10.0, bounds: ZoneBounds | None = None, **more: Any
 ) -> MachineState:
-    return ZoneTracker(bounds or Bounds()).read(reading(0.0, cpu, ram, **more))
+    return ZoneTracker(bounds or ZoneBounds()).read(reading(0.0, cpu, ram, **more))
 
 
 # ----------------------------------------------------------------------- zones
@@ -66,18 +66,18 @@ def test_the_reason_names_the_figures_of_the_worst() -> None:
 
 
 def test_cpu_does_not_count_where_it_is_told_not_to() -> None:
-    assert zone_of(100.0, 10.0, Bounds(cpu=False)).zone is Zone.SAFE
-    assert zone_of(100.0, 90.0, Bounds(cpu=False)).why == "RAM 90 %"
+    assert zone_of(100.0, 10.0, ZoneBounds(cpu=False)).zone is Zone.SAFE
+    assert zone_of(100.0, 90.0, ZoneBounds(cpu=False)).why == "RAM 90 %"
 
 
 def test_a_disk_that_is_nearly_full_is_danger() -> None:
-    bounds = Bounds(danger_disk=100.0 * MIB)
+    bounds = ZoneBounds(danger_disk=100.0 * MIB)
     assert zone_of(bounds=bounds, disk_free_bytes=99 * MIB).zone is Zone.DANGER
     assert zone_of(bounds=bounds, disk_free_bytes=101 * MIB).zone is Zone.SAFE
 
 
 def test_pressure_counts_once_it_has_lasted() -> None:
-    gauge = ZoneTracker(Bounds(pressure_seconds=5.0))
+    gauge = ZoneTracker(ZoneBounds(pressure_seconds=5.0))
     for at, pressure, zone in (
         (0.0, 90.0, Zone.SAFE), (4.0, 21.0, Zone.SAFE), (4.5, 19.0, Zone.SAFE), (5.0, 30.0, Zone.SAFE),
         (9.9, 30.0, Zone.SAFE), (10.0, 30.0, Zone.EMERGENCY),
@@ -87,7 +87,7 @@ def test_pressure_counts_once_it_has_lasted() -> None:
 
 
 def test_memory_that_is_used_up_within_a_second_is_an_emergency_before_it_is_gone() -> None:
-    gauge = ZoneTracker(Bounds(run_out_seconds=1.0))
+    gauge = ZoneTracker(ZoneBounds(run_out_seconds=1.0))
     gauge.read(reading(0.0, ram=80.0))
     assert gauge.read(reading(0.2, ram=82.0)).zone is Zone.WARNING  # as fast, but not in danger yet
     found = gauge.read(reading(0.4, ram=89.0))  # 7 % in 0.2 s, and 11 % are left
@@ -95,7 +95,7 @@ def test_memory_that_is_used_up_within_a_second_is_an_emergency_before_it_is_gon
 
 
 def test_worse_counts_at_once_and_better_by_a_margin_after_a_while() -> None:
-    gauge = ZoneTracker(Bounds(margin=3.0, calm_seconds=5.0))
+    gauge = ZoneTracker(ZoneBounds(margin=3.0, calm_seconds=5.0))
     told = []
     for at, ram in (
         (0, 80), (1, 86), (2, 84), (9, 83), (10, 81), (12, 81), (15, 81), (16, 68), (21, 68), (22, 66),
@@ -107,14 +107,14 @@ def test_worse_counts_at_once_and_better_by_a_margin_after_a_while() -> None:
 
 
 def test_what_is_held_back_tells_the_zone_of_now_too() -> None:
-    gauge = ZoneTracker(Bounds())
+    gauge = ZoneTracker(ZoneBounds())
     gauge.read(reading(0.0, ram=97.0))
     found = gauge.read(reading(1.0, ram=50.0))
     assert (found.zone, found.now, found.why) == (Zone.EMERGENCY, Zone.SAFE, "was available RAM 3.0 %")
 
 
 def test_the_worst_of_a_calm_while_is_what_it_gets_better_to() -> None:
-    gauge = ZoneTracker(Bounds(calm_seconds=5.0, run_out_seconds=0.0))
+    gauge = ZoneTracker(ZoneBounds(calm_seconds=5.0, run_out_seconds=0.0))
     gauge.read(reading(0.0, ram=97.0))
     for at, ram in ((1.0, 20.0), (3.0, 86.0), (5.0, 20.0)):
         assert gauge.read(reading(at, ram=ram)).zone is Zone.EMERGENCY
@@ -122,7 +122,7 @@ def test_the_worst_of_a_calm_while_is_what_it_gets_better_to() -> None:
 
 
 def test_one_busy_moment_is_no_danger() -> None:
-    gauge = ZoneTracker(Bounds(cpu_seconds=3.0))
+    gauge = ZoneTracker(ZoneBounds(cpu_seconds=3.0))
     for at in range(4):
         gauge.read(reading(float(at), cpu=20.0))
     assert gauge.read(reading(4.0, cpu=100.0)).zone is Zone.SAFE
@@ -136,11 +136,11 @@ def test_one_busy_moment_is_no_danger() -> None:
 def test_bounds_in_no_order_are_refused(key: str, value: float, word: str) -> None:
     table = {**default_settings()["machine"], key: value}
     with pytest.raises(ConfigError, match=word):
-        Bounds.of(table, cpu=True)
+        ZoneBounds.of(table, cpu=True)
 
 
 def test_the_defaults_are_those_of_the_settings() -> None:
-    assert Bounds.of(default_settings()["machine"], cpu=True) == Bounds(danger_disk=512.0 * MIB)
+    assert ZoneBounds.of(default_settings()["machine"], cpu=True) == ZoneBounds(danger_disk=512.0 * MIB)
 
 
 # ---------------------------------------------------------------------- levels
@@ -216,7 +216,9 @@ def test_starts_are_staggered_but_never_the_only_one() -> None:
 
 
 def batch(count: int, **rules: Any) -> Scheduler:
-    return Scheduler([Entry(id=f"t-{n}", order=n) for n in range(count)], Rules(**{"limit": 5, **rules}))
+    return Scheduler(
+        [QueuedTask(id=f"t-{n}", order=n) for n in range(count)], SchedulingRules(**{"limit": 5, **rules})
+    )
 
 
 def start_all(scheduler: Scheduler, now: float) -> list[str]:
@@ -227,7 +229,7 @@ def start_all(scheduler: Scheduler, now: float) -> list[str]:
 
 
 def test_at_cpu_75_and_ram_80_two_of_five_start_and_the_rest_follows_as_readings_fall() -> None:
-    scheduler, gauge = batch(9), ZoneTracker(Bounds())
+    scheduler, gauge = batch(9), ZoneTracker(ZoneBounds())
     running: list[str] = []
     started = {}
     for at in range(20):
@@ -257,7 +259,7 @@ def test_at_cpu_75_and_ram_80_two_of_five_start_and_the_rest_follows_as_readings
 
 
 def test_at_85_percent_cpu_by_its_own_agents_it_still_makes_progress() -> None:
-    scheduler, gauge = batch(12), ZoneTracker(Bounds())
+    scheduler, gauge = batch(12), ZoneTracker(ZoneBounds())
     running: list[str] = []
     done, most = 0, 0
     now = 0.0
@@ -278,7 +280,7 @@ def test_at_85_percent_cpu_by_its_own_agents_it_still_makes_progress() -> None:
 
 
 def test_in_an_emergency_nothing_starts_and_afterwards_it_goes_on() -> None:
-    scheduler, gauge = batch(3), ZoneTracker(Bounds())
+    scheduler, gauge = batch(3), ZoneTracker(ZoneBounds())
     scheduler.admission.heed(gauge.read(reading(0.0, ram=97.0)), 0.0)
     assert start_all(scheduler, 0.0) == []
     assert scheduler.explain(0.0) == "0 run, and 0 may (emergency: available RAM 3.0 %)"
@@ -303,7 +305,7 @@ def test_what_an_emergency_stopped_waits_again_and_is_done_at_no_cost_in_attempt
 def test_whatever_the_readings_no_more_run_than_may_and_calm_ends_the_batch(
     readings: list[tuple[float, float, bool]], limit: int
 ) -> None:
-    scheduler, gauge = batch(10, limit=limit, grow_seconds=10.0), ZoneTracker(Bounds())
+    scheduler, gauge = batch(10, limit=limit, grow_seconds=10.0), ZoneTracker(ZoneBounds())
     running: list[str] = []
     now = 0.0
     for cpu, ram, crowded in [*readings, *[(5.0, 5.0, False)] * 40]:

@@ -14,7 +14,7 @@ from hypervisor.learning.lessons import Lessons
 from hypervisor.learning.stats import ClassStats, Sample, TaskClass
 from hypervisor.orchestrator import concurrency
 from hypervisor.orchestrator.concurrency import ConcurrencyController, make_controller, with_classes
-from hypervisor.orchestrator.schedule import Entry
+from hypervisor.orchestrator.schedule import QueuedTask
 from hypervisor.runners.base import Usage
 from hypervisor.store.events import RunEvent
 from hypervisor.store.lessons import Lesson
@@ -56,7 +56,7 @@ class Scheduler:
 def controller(kept: Kept, strategy: str, said: list[Any] | None = None) -> ConcurrencyController:
     said = [] if said is None else said
     tasks = with_classes(
-        [Entry(id="t-1", order=0), Entry(id="t-2", order=1)], {"t-1": "audit", "t-2": "audit"}
+        [QueuedTask(id="t-1", order=0), QueuedTask(id="t-2", order=1)], {"t-1": "audit", "t-2": "audit"}
     )
     return make_controller(
         cast(Lessons, kept), strategy, CAPACITY, tasks,

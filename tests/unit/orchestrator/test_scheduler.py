@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor.core.model import Outcome
-from hypervisor.orchestrator.schedule import Again, Entry, Finished, Rules, Start, Wait
+from hypervisor.orchestrator.schedule import Again, Finished, QueuedTask, SchedulingRules, Start, Wait
 from hypervisor.orchestrator.scheduler import Scheduler
 from hypervisor.tasks.scopes import overlap
 
@@ -21,18 +21,18 @@ RETRY = Again(counted=True)
 MANY = 100_000
 
 
-def entries(*given_tasks: str | tuple[str, dict[str, Any]]) -> list[Entry]:
+def entries(*given_tasks: str | tuple[str, dict[str, Any]]) -> list[QueuedTask]:
     """Return tasks in batch order, each a name, or a name and what is particular to it."""
     pairs = [(task, {}) if isinstance(task, str) else task for task in given_tasks]
     made = []
     for number, (name, more) in enumerate(pairs):
         fields: dict[str, Any] = {"id": name, "key": f"k/{name}", "order": number}
-        made.append(Entry(**(fields | more)))
+        made.append(QueuedTask(**(fields | more)))
     return made
 
 
 def of(*given_tasks: str | tuple[str, dict[str, Any]], **rules: Any) -> Scheduler:
-    return Scheduler(entries(*given_tasks), Rules(**{"limit": 10, "jitter": 0.0} | rules))
+    return Scheduler(entries(*given_tasks), SchedulingRules(**{"limit": 10, "jitter": 0.0} | rules))
 
 
 def all_started(scheduler: Scheduler, now: float = 0.0) -> list[str]:
@@ -351,11 +351,11 @@ FILES = st.lists(st.sampled_from(["src/", "src/a.py", "src/*.py", "docs/", "x", 
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> list[Entry]:
+def batches(draw: st.DrawFn) -> list[QueuedTask]:
     total = draw(st.integers(0, 12))
     names = st.integers(0, max(0, total)).map(lambda n: f"t-{n}")  # may be itself, a circle, or outside
     return [
-        Entry(
+        QueuedTask(
             id=f"t-{n}",
             key=f"k-{n}",
             rank=draw(st.integers(0, 3)),
@@ -368,7 +368,7 @@ def batches(draw: st.DrawFn) -> list[Entry]:
 
 
 RULES = st.builds(
-    Rules,
+    SchedulingRules,
     limit=st.integers(1, 5),
     canary=st.integers(0, 3),
     retries=st.integers(0, 2),
@@ -383,7 +383,7 @@ RULES = st.builds(
 @settings(max_examples=400)
 @given(batches(), RULES, st.randoms(use_true_random=False))
 def test_no_rule_is_ever_broken_and_every_batch_ends(  # noqa: PLR0912 - one run, told in order
-    tasks: list[Entry], rules: Rules, chance: random.Random
+    tasks: list[QueuedTask], rules: SchedulingRules, chance: random.Random
 ) -> None:
     by_id = {task.id: task for task in tasks}
     scheduler = Scheduler(tasks, rules)
@@ -442,7 +442,7 @@ def test_no_rule_is_ever_broken_and_every_batch_ends(  # noqa: PLR0912 - one run
 def test_two_thousand_random_tasks_all_end() -> None:
     chance = random.Random(7)
     tasks = [
-        Entry(
+        QueuedTask(
             id=f"t-{n}",
             rank=chance.randrange(4),
             order=n,
@@ -453,7 +453,7 @@ def test_two_thousand_random_tasks_all_end() -> None:
         )
         for n in range(2000)
     ]
-    scheduler = Scheduler(tasks, Rules(limit=16, retries=2, canary=3, random=chance.random))
+    scheduler = Scheduler(tasks, SchedulingRules(limit=16, retries=2, canary=3, random=chance.random))
     now, running, most, starts = 0.0, dict[str, float](), 0, 0
     while not isinstance(said := scheduler.next(now), Finished):
         if isinstance(said, Start):
@@ -479,10 +479,10 @@ def test_two_thousand_random_tasks_all_end() -> None:
 # ---------------------------------------------------------------- many of them
 
 
-def big(kind: str) -> list[Entry]:
+def big(kind: str) -> list[QueuedTask]:
     files = {"apart": "src/m{n}/", "same": "src/", "close": "src/../src/m{n}/,CHANGELOG.md", "free": ""}[kind]
     return [
-        Entry(
+        QueuedTask(
             id=f"t-{n}",
             order=n,
             depends_on=(f"t-{n - 1000}",) if n >= 1000 and n % 2 else (),
@@ -496,7 +496,7 @@ def test_a_hundred_thousand_tasks_take_less_than_sixty_megabytes() -> None:
     tasks = big("apart")
     tracemalloc.start()
     try:
-        scheduler = Scheduler(tasks, Rules(limit=64))
+        scheduler = Scheduler(tasks, SchedulingRules(limit=64))
         for _ in range(64):
             assert isinstance(scheduler.next(0), Start)
         _, most = tracemalloc.get_traced_memory()
@@ -507,7 +507,7 @@ def test_a_hundred_thousand_tasks_take_less_than_sixty_megabytes() -> None:
 
 @pytest.mark.parametrize("kind", ["free", "apart", "same"])
 def test_a_decision_among_a_hundred_thousand_takes_less_than_a_millisecond(kind: str) -> None:
-    scheduler = Scheduler(big(kind), Rules(limit=64))
+    scheduler = Scheduler(big(kind), SchedulingRules(limit=64))
     begin, running = time.perf_counter(), list[str]()
     for now in range(3000):
         said = scheduler.next(now)
@@ -519,7 +519,7 @@ def test_a_decision_among_a_hundred_thousand_takes_less_than_a_millisecond(kind:
 
 
 def test_where_all_share_one_file_no_single_decision_looks_at_all_of_them() -> None:
-    scheduler = Scheduler(big("close"), Rules(limit=64))
+    scheduler = Scheduler(big("close"), SchedulingRules(limit=64))
     assert isinstance(scheduler.next(0), Start)
     worst, decisions = 0.0, 0
     while True:
