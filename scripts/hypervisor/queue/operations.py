@@ -13,7 +13,7 @@ from ..core.text import now_text
 from ..store.records import Held, Work
 from .batch import Batch, ItemRef
 from .locks import BatchLocks
-from .summary import Entry, entries
+from .summary import QueueEntry, entries
 
 
 def settle(batch: Batch) -> list[str]:
@@ -30,7 +30,7 @@ def settle(batch: Batch) -> list[str]:
     return [one.text for one in revoked]
 
 
-def chosen(batch: Batch, items: list[str], wanted: Callable[[Entry], bool]) -> list[Entry]:
+def chosen(batch: Batch, items: list[str], wanted: Callable[[QueueEntry], bool]) -> list[QueueEntry]:
     """Return the entries of *batch* that are *wanted*, all or those that *items* name.
 
     Args:
@@ -166,7 +166,7 @@ def _restoring(held: Held) -> FileEdit:
     )
 
 
-def _activate(batch: Batch, entry: Entry) -> None:
+def _activate(batch: Batch, entry: QueueEntry) -> None:
     """Set a task's file to ``active``, if its result has set another status."""
     from ..tasks.files import edit_file, edit_key, open_task, status_word  # noqa: PLC0415 - the YAML loader
 

@@ -25,7 +25,7 @@ STATES = (*(outcome.value for outcome in Outcome), "running", "waiting")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class QueueEntry:
     """Where one item of a batch stands."""
 
     ref: ItemRef
@@ -76,12 +76,12 @@ def state_of(work: Work) -> str:
     return "waiting" if work.state == "ready" else work.state
 
 
-def entries(batch: Batch, states: tuple[str, ...] = ()) -> Iterator[Entry]:
+def entries(batch: Batch, states: tuple[str, ...] = ()) -> Iterator[QueueEntry]:
     """Yield where each item stands, in the queue's order; with *states* only those in one of them."""
     batch.take_in()
     wanted = ["ready" if state == "waiting" else state for state in states]
     for item in batch.store.batches.items(batch.number, wanted):
-        yield Entry(ref=batch.ref_of(item.work), work=item.work)
+        yield QueueEntry(ref=batch.ref_of(item.work), work=item.work)
 
 
 def take_census(batch: Batch) -> Census:
@@ -171,7 +171,7 @@ def finding_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _row(batch: Batch, entry: Entry, result: Mapping[str, Any], spent: Spent | None) -> dict[str, Any]:
+def _row(batch: Batch, entry: QueueEntry, result: Mapping[str, Any], spent: Spent | None) -> dict[str, Any]:
     row = {
         "task_id": result.get("task_id") or entry.ref.item,
         "status": entry.state,
