@@ -68,8 +68,9 @@ def _clean(options: Namespace) -> int:
     if options.dir:
         with open_folder(options.dir, cwd=str(Path.cwd()), write=False) as batch:
             settings = batch.store.settings
-            own = batch.project is None and not options.outputs
-            rows = list(_leftovers(batch.store, Path(batch.folder), (), dry_run=options.dry_run)) if own else []
+            rows = []
+            if batch.project is None and not options.outputs:
+                rows += _leftovers(batch.store, Path(batch.folder), (), dry_run=options.dry_run)
         found = retention.survey([(batch.id, batch.folder)])
         rows += _outputs(found, rule, settings, dry_run=options.dry_run)
     else:
@@ -118,7 +119,9 @@ def _leftovers(
         yield row
 
 
-def _outputs(found: list[Kept], rule: RetentionRule, settings: Mapping[str, Any], *, dry_run: bool) -> Iterator[Row]:
+def _outputs(
+    found: list[Kept], rule: RetentionRule, settings: Mapping[str, Any], *, dry_run: bool
+) -> Iterator[Row]:
     """Remove what the rule says, then compress what is left and may be; yield what was done."""
     known: dict[str, str] = {}
 

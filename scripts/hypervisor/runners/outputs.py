@@ -117,7 +117,11 @@ def compress(folder: str, *, dry_run: bool = False) -> Packed:
             packed.files, packed.before = packed.files + 1, packed.before + state.st_size
             continue
         try:
-            _compress_one(folder, name, packed)
+            try:
+                _compress_one(folder, name, packed)
+            except FileNotFoundError:
+                # Another that begins took the draft, not locked yet, for that of a dead one.
+                _compress_one(folder, name, packed)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
                 raise

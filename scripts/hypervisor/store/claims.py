@@ -181,32 +181,30 @@ class Claims:
             OSError: Undecided; call again.
         """
         # Outside the transaction, in which others wait.
-        texts = [_text(one.result) for one in completions]
+        ends = [
+            {"attempt": one.attempt, "status": one.status, "detail": plain(one.result.get("outcome", "")),
+             "tokens": one.tokens, "cost_usd": one.cost_usd, "log": one.log, "result": _text(one.result),
+             "published": int(one.published)}
+            for one in completions
+        ]  # fmt: skip
         ids = json.dumps([one.attempt for one in completions])
 
         def body(tx: Transaction) -> list[Answer]:
             held: dict[int, int] = dict(tx.run(SQL.lock_open, {"ids": ids}))
             answers: list[Answer | None] = []
-            ends, results = [], []
-            for one, text in zip(completions, texts, strict=True):
+            mine = []
+            for one, end in zip(completions, ends, strict=True):
                 work = held.pop(one.attempt, None)  # the first of two ends of one attempt counts
                 answers.append(None if work is None else Accepted(work=work, result=one.result))
-                if work is None:
-                    continue
-                ends.append(
-                    {"attempt": one.attempt, "outcome": one.status, "log": one.log, "tokens": one.tokens,
-                     "detail": plain(one.result.get("outcome", "")), "cost_usd": one.cost_usd}
-                )  # fmt: skip
-                results.append(
-                    {"work": work, "state": one.status, "result": text, "published": int(one.published)}
-                )
-            if ends:
-                tx.each(SQL.complete_attempt, ends)
-                tx.each(SQL.decide, results)
-                tx.run(SQL.add_completed, {"ids": json.dumps([end["attempt"] for end in ends])})
+                if work is not None:
+                    mine.append({**end, "work": work})
+            if mine:
+                tx.each(SQL.complete_attempt, mine)
+                tx.each(SQL.decide, mine)
+                tx.run(SQL.add_completed, {"ids": json.dumps([end["attempt"] for end in mine])})
             return [
-                answer if answer is not None else _answer_again(tx, one, text)
-                for answer, one, text in zip(answers, completions, texts, strict=True)
+                _answer_again(tx, one, str(end["result"])) if answer is None else answer
+                for answer, one, end in zip(answers, completions, ends, strict=True)
             ]
 
         return self._engine.write(body, durable=True)
@@ -430,6 +428,10 @@ class Claims:
             return [one for one in found if one is not None]
 
         return self._engine.write(body)
+
+    def forget_workers(self, seconds: float) -> None:
+        """Delete the rows of processes that made no attempt, and that were last heard so long ago."""
+        self._engine.write(lambda tx: tx.run(SQL.forget_workers, {"age": round(seconds * 1000)}))
 
     def holders(self) -> list[Worker]:
         """Return the workers that hold claims; some may be dead."""
