@@ -107,7 +107,7 @@ def test_twelve_tasks_are_verified_merged_and_accounted_for(api: ScriptedApi, ru
     code, out, err = runs.run("--all", "-j", "4", "--model", "claude-sonnet-4-5")
     assert code == 0, out + err
     assert "12 queued = 12 success" in out
-    assert "main fast-forwarded to" in out
+    assert "main fast-forwarded " in out
     assert [runs.tasks.status(name) for name in NAMES] == ["done"] * 12
     assert sorted(path.stem for path in (runs.project / "src").iterdir()) == NAMES
     changed = git(runs.project, "status", "--porcelain").splitlines()

@@ -15,6 +15,7 @@ from ..core.errors import NothingToDo, UsageError
 from ..core.project import Project, find_project
 from ..core.settings import settings_of
 from ..git.merging import Integration
+from ..git.repository import Repository
 from ..learning.hive import checked_name
 from ..orchestrator.collect import collect
 from ..orchestrator.options import STRATEGIES, RunOptions, keep_options, options_of
@@ -38,43 +39,45 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``run`` and ``merge`` what they take."""
     run = commands["run"]
     run.add_argument("ids", nargs="*", metavar="ID")
-    run.add_argument("--all", action="store_true", help="every task of the project that is ready")
-    run.add_argument("--parent", metavar="ID", help="the tasks below this one")
-    run.add_argument("--batch", metavar="BATCH", help="a batch that `preflight --batch` has made")
-    run.add_argument("--resume", metavar="BATCH", help="go on with a run that was ended or killed")
+    run.add_argument("--all", action="store_true", help="all ready tasks of the project")
+    run.add_argument("--parent", metavar="ID", help="all tasks below this one")
+    run.add_argument("--batch", metavar="BATCH", help="a batch that `preflight --batch` created")
+    run.add_argument("--resume", metavar="BATCH", help="continue a run that was stopped or killed")
     run.add_argument("--agent", choices=AGENTS, default="claude",
-                     help="auto: by the rules of the settings, [[agents.rules]]")  # fmt: skip
-    run.add_argument("--exec", metavar="CMD", dest="command", help="with --agent exec; {} is the task's file")
-    run.add_argument("--model", default="", help="for --agent claude, gemini")
-    run.add_argument("-j", "--jobs", type=int, default=4, metavar="N", help="how many at once (default: 4)")
+                     help="auto: by the rules in [[agents.rules]] of the settings")  # fmt: skip
+    run.add_argument("--exec", metavar="CMD", dest="command", help="for --agent exec; {} is the task's file")
+    run.add_argument("--model", default="", help="model for claude or gemini (default: the client's own)")
+    run.add_argument("-j", "--jobs", type=int, default=4, metavar="N", help="agents in parallel (default: 4)")
     run.add_argument("--strategy", choices=STRATEGIES, default="parallel",
-                     help="auto, adaptive: as many of each type of task as earlier batches were fastest "
-                     "with; adaptive goes on learning")  # fmt: skip
-    run.add_argument("--branch", default="", help="the branch of the hive that the agents share")
-    run.add_argument("--isolation", choices=["worktree", "none"], default="worktree")
+                     help="auto, adaptive: per task type, the concurrency that was fastest in earlier "
+                     "batches; adaptive also explores")  # fmt: skip
+    run.add_argument("--branch", default="", help="hive branch of the agents (default: the git branch)")
+    run.add_argument("--isolation", choices=["clone", "worktree", "none"], default="clone",
+                     help="where each agent works: a private clone; a git worktree, which shares your "
+                     "branches and settings; none: your checkout")  # fmt: skip
     run.add_argument("--merge", choices=["ff", "branch", "none"], default="ff",
-                     help="ff: move the current branch on to what is verified, if nothing is in the way; "
-                     "branch: leave it on the batch's branch; none: on each task's own")  # fmt: skip
+                     help="ff: fast-forward the current branch to the verified work if nothing is in the "
+                     "way; branch: leave it on the batch's branch; none: on each task's own")  # fmt: skip
     run.add_argument("--commit-tasks", action="store_true", help="commit the changed task files at the end")
-    run.add_argument("--canary", type=int, default=0, metavar="N", help="try N tasks first")
-    run.add_argument("--halt", default="", metavar="fail=P%", help="begin no more at this share of failures")
-    run.add_argument("--timeout", type=float, metavar="S", help="seconds after which an agent is ended")
+    run.add_argument("--canary", type=int, default=0, metavar="N", help="run N tasks first")
+    run.add_argument("--halt", default="", metavar="fail=P%", help="stop starting at this share of failures")
+    run.add_argument("--timeout", type=float, metavar="S", help="time limit of an agent in seconds")
     run.add_argument("--retries", type=int, default=0, metavar="N")
-    run.add_argument("--budget-usd", type=float, metavar="N", help="end the batch once so much is spent")
-    run.add_argument("--budget-tokens", type=int, metavar="N", help="the same, in tokens")
-    run.add_argument("--budget-minutes", type=float, metavar="N", help="the same, in minutes")
-    run.add_argument("--budget-attempts", type=int, metavar="N", help="begin at most so many agents")
+    run.add_argument("--budget-usd", type=float, metavar="N", help="stop at N US dollars")
+    run.add_argument("--budget-tokens", type=int, metavar="N", help="stop at N tokens")
+    run.add_argument("--budget-minutes", type=float, metavar="N", help="stop after N minutes of running")
+    run.add_argument("--budget-attempts", type=int, metavar="N", help="start at most N agents")
     run.add_argument("--allow", action="append", default=[], metavar="RULE",
-                     help="what else agents may do, in the agent's own words; may be repeated")  # fmt: skip
-    run.add_argument("--skip-permissions", action="store_true", help="agents may do everything, unasked")
-    run.add_argument("--sandbox", action="store_true", help="Gemini runs its tools in a container")
-    run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end, with the batch's folder")
-    run.add_argument("--no-scope-gate", action="store_true", help="run tasks at once whose files overlap")
+                     help="further permission, in the client's syntax; may be repeated")  # fmt: skip
+    run.add_argument("--skip-permissions", action="store_true", help="agent permissions: unrestricted")
+    run.add_argument("--sandbox", action="store_true", help="run Gemini's tools in a container")
+    run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end with the batch's folder")
+    run.add_argument("--no-scope-gate", action="store_true", help="run tasks with overlapping files too")
     run.add_argument("--json", action="store_true", help="print one JSON document")
     run.set_defaults(action=_run)
     merge = commands["merge"]
-    merge.add_argument("batch", nargs="?", default="", metavar="BATCH", help="without it: the newest")
-    merge.add_argument("--merge", choices=["ff", "branch"], default="ff", help="as for `run`")
+    merge.add_argument("batch", nargs="?", default="", metavar="BATCH", help="batch id (default: the newest)")
+    merge.add_argument("--merge", choices=["ff", "branch"], default="ff", help="as in `run`")
     merge.add_argument("--json", action="store_true", help="print one JSON document")
     merge.set_defaults(action=_merge)
 
@@ -162,7 +165,7 @@ def _options(options: Namespace) -> RunOptions:
         if value is not None and not value > 0:
             raise UsageError(f"--budget-{name} {value:g}: must be more than 0")
     if options.agent == "exec" and (options.budget_tokens or options.budget_usd):
-        raise UsageError("a command tells no tokens and no money: use --budget-minutes or --budget-attempts")
+        raise UsageError("--agent exec reports no cost; use --budget-minutes or --budget-attempts")
     return RunOptions(
         agent=options.agent,
         command=tuple(shlex.split(options.command or "")),
@@ -217,9 +220,10 @@ def _merge(options: Namespace) -> int:
     with open_named(project, options.batch) as batch:
         asked = starting_point(project, RunOptions(agent="claude", merge=options.merge))
         folder = project.state / "worktrees" / batch.id
-        integration = Integration(project.root, folder, batch.id, asked.start_branch, asked.start_commit)
+        repository = Repository.read(project.root)
+        integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
         found = list(collect(project, batch, integration))
-        said = move_branch(project, batch, integration, asked, batch.store.settings["tasks"]["globs"])
+        said = move_branch(project, batch, integration, asked, sum(one.merged for one in found))
     if options.json:
         print_json({"merged": [asdict(one) for one in found], "notes": said})
     else:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .git import Git, from_top, prefix_of, shown
+from .git import from_top, shown
+from .repository import Repository
 
 #: Files up to this size are compared by content, larger ones by size and time.
 SMALL = 1 << 18
@@ -47,20 +48,18 @@ class Snapshot:
     seen: Mapping[str, Seen]
 
     @classmethod
-    def take(cls, root: Path, ignore: Callable[[str], bool]) -> Snapshot:
-        """Look at the checkout that the project *root* is in; paths that *ignore* names are left out.
+    def take(cls, repository: Repository, ignore: Callable[[str], bool]) -> Snapshot:
+        """Look at the checkout that a project is in; paths that *ignore* names are left out.
 
         Raises:
             GitError: There is no checkout.
         """
-        git = Git(root)
-        prefix = prefix_of(git)
-        status = git.status()
+        status = repository.git().status()
         seen = {}
         for entry in status.entries:
-            path = from_top(entry.path, prefix)
+            path = from_top(entry.path, repository.prefix)
             if not ignore(path):
-                seen[path] = _look(root, path, entry.code, entry.staged)
+                seen[path] = _look(repository.root, path, entry.code, entry.staged)
         return cls(head=status.head, branch=status.branch, seen=seen)
 
 

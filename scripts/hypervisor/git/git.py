@@ -13,11 +13,12 @@ import posixpath
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from ..core.errors import HypervisorError, Refused
+from ..core.errors import HypervisorError
 
 #: How long another's lock on the index or a ref is waited for, in seconds.
 LOCK_WAIT = 10.0
@@ -83,6 +84,12 @@ class Git:
     ceiling: Path | None = None
     #: Descriptors that git inherits: a lock held there outlives us until git ends.
     keep: tuple[int, ...] = ()
+    #: More variables, such as ``GIT_DIR``.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: More settings, each ``name=value``.
+    settings: tuple[str, ...] = ()
+    #: Variables that name an author where the user has none; None: git's settings are asked first.
+    identity: Mapping[str, str] | None = None
 
     def run(self, *words: str, check: bool = True, input: str | None = None) -> str:  # noqa: A002
         """Return what git printed, without the last line end.
@@ -90,29 +97,62 @@ class Git:
         Raises:
             GitError: Git ended with an error and *check* is true.
         """
-        return self._run(words, check, input, {})[1]
+        code, out, said = self._run(words, input)
+        if check and code != 0:
+            raise self._error(words, code, out, said)
+        return out.removesuffix("\n")
+
+    def answer(self, *words: str, input: str | None = None) -> tuple[int, str, str]:  # noqa: A002
+        """Return git's exit code, what it printed, and what it said on standard error."""
+        return self._run(words, input)
 
     def ok(self, *words: str) -> bool:
         """Tell whether git ended without an error."""
-        return self._run(words, False, None, {})[0] == 0
+        return self._run(words, None)[0] == 0
 
     def lines(self, *words: str, nul: bool = True) -> list[str]:
         """Return what git printed as pieces; with *nul*, the words ask for NUL ends (``-z``)."""
         return [piece for piece in self.run(*words).split("\0" if nul else "\n") if piece]
 
-    def with_index(self, index: Path, *words: str, input: str | None = None) -> str:  # noqa: A002
-        """Run with another index file, so that the real one stays as it is."""
-        return self._run(words, True, input, {"GIT_INDEX_FILE": str(index)})[1]
+    def write_to(self, file: BinaryIO, *words: str, input: str) -> None:  # noqa: A002
+        """Let git write to *file*.
+
+        Raises:
+            GitError: Git ended with an error.
+        """
+        code, out, said = self._run(words, input, to=file)
+        if code != 0:
+            raise self._error(words, code, out, said)
+
+    def read_from(self, file: BinaryIO, *words: str) -> None:
+        """Let git read *file*.
+
+        Raises:
+            GitError: Git ended with an error.
+        """
+        code, out, said = self._run(words, None, source=file)
+        if code != 0:
+            raise self._error(words, code, out, said)
+
+    def _error(self, words: Sequence[str], code: int, out: str, said: str) -> GitError:
+        why = said.strip() or out.strip() or f"exit {code}"
+        return GitError(f"git {words[0]} in {self.cwd}: {why}")
 
     def _run(
-        self, words: Sequence[str], check: bool, text: str | None, more: Mapping[str, str]
-    ) -> tuple[int, str]:
-        environment = {**_environment(os.environ), **more}
+        self,
+        words: Sequence[str],
+        text: str | None,
+        *,
+        source: BinaryIO | None = None,
+        to: BinaryIO | None = None,
+    ) -> tuple[int, str, str]:
+        environment = {**_environment(os.environ), **self.environment}
         if self.ceiling is not None:
             environment["GIT_CEILING_DIRECTORIES"] = os.path.realpath(self.ceiling)
         if words[0] in _COMMITTING:
-            environment |= self._identity(environment)
-        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+            fallback = self._identity(environment) if self.identity is None else self.identity
+            environment = {**fallback, **environment}
+        settings = [word for setting in (*_SETTINGS, *self.settings) for word in ("-c", setting)]
         deadline = time.monotonic() + LOCK_WAIT
         wait = 0.01
         while True:
@@ -121,40 +161,29 @@ class Git:
                     ["git", *settings, *words],
                     cwd=self.cwd,
                     env=environment,
-                    input=os.fsencode(text or ""),
-                    capture_output=True,
+                    stdin=source,
+                    input=None if source else os.fsencode(text or ""),
+                    stdout=to or subprocess.PIPE,
+                    stderr=subprocess.PIPE,
                     check=False,
                     pass_fds=self.keep,
+                    # Ctrl-C is for us: a git that dies of it would look like a fault of the repository.
+                    process_group=0,
                 )
             except FileNotFoundError as error:
                 missing = "git is not installed" if self.cwd.is_dir() else f"{self.cwd}: no such folder"
                 raise GitError(missing) from error
             said = done.stderr.decode("utf-8", "replace")
             if done.returncode == 0 or not _is_contention(said) or time.monotonic() > deadline:
-                break
+                return done.returncode, os.fsdecode(done.stdout or b""), said
             time.sleep(wait)
             wait = min(2 * wait, 0.5)
-        if check and done.returncode != 0:
-            why = said.strip() or os.fsdecode(done.stdout).strip() or f"exit {done.returncode}"
-            raise GitError(f"git {words[0]} in {self.cwd}: {why}")
-        return done.returncode, os.fsdecode(done.stdout).removesuffix("\n")
 
     def _identity(self, environment: Mapping[str, str]) -> dict[str, str]:
-        # git would guess from the machine's names, or stop where it must not guess.
         asked = self._run(
-            ("config", "--name-only", "--get-regexp", r"^(user|author|committer)\.(name|email)$"),
-            False,
-            None,
-            {},
+            ("config", "--name-only", "--get-regexp", r"^(user|author|committer)\.(name|email)$"), None
         )
-        known = set(asked[1].splitlines())
-        found = {}
-        for who in ("author", "committer"):
-            for what, fallback in (("name", "Hypervisor"), ("email", "hypervisor@localhost")):
-                variable = f"GIT_{who}_{what}".upper()
-                if not environment.get(variable) and not known & {f"user.{what}", f"{who}.{what}"}:
-                    found[variable] = fallback
-        return found
+        return fallback_identity(asked[1].splitlines(), environment)
 
     @property
     def top_level(self) -> Path:
@@ -185,7 +214,7 @@ class Git:
 
     def commit(self, name: str) -> str:
         """Return the commit that *name* (a full name, a commit, a branch, or anything) means, or ""."""
-        exact = name == "HEAD" or name.startswith("refs/") or re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name)
+        exact = name == "HEAD" or name.startswith("refs/") or is_full(name)
         for full in (name,) if exact else (f"refs/heads/{name}", name):
             if not full.startswith("-"):
                 found = self.run("rev-parse", "-q", "--verify", f"{full}^{{commit}}", check=False)
@@ -199,8 +228,7 @@ class Git:
 
     def begun(self) -> str:
         """Return what was begun here and not ended ("merge", "rebase" ...), or ""."""
-        folder = self.folder
-        return next((what for name, what in _BEGUN.items() if os.path.lexists(folder / name)), "")
+        return begun_in(self.folder)
 
     def status(self, *words: str) -> Status:
         """Look at the whole checkout; renames are told as both of their names."""
@@ -209,8 +237,8 @@ class Git:
                        "--no-renames", "--ignore-submodules=none", *words)
         )  # fmt: skip
         head, branch, entries = "", None, []
-        for field in fields:
-            kind, _, rest = field.partition(" ")
+        for one in fields:
+            kind, _, rest = one.partition(" ")
             if kind == "#":
                 name, _, value = rest.partition(" ")
                 if name == "branch.oid" and value != "(initial)":
@@ -226,6 +254,30 @@ class Git:
             elif kind == "?":
                 entries.append(Entry(path=rest, code="??"))
         return Status(head=head, branch=branch, entries=tuple(entries))
+
+
+def begun_in(folder: Path) -> str:
+    """Return what was begun in the checkout with this git folder and not ended, or ""."""
+    return next((what for name, what in _BEGUN.items() if os.path.lexists(folder / name)), "")
+
+
+def fallback_identity(known: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables that name an author for what neither the settings *known* nor *environ* name.
+
+    Git would guess from the machine's names, or stop where it must not guess.
+    """
+    settings, found = set(known), {}
+    for who in ("author", "committer"):
+        for what, fallback in (("name", "Hypervisor"), ("email", "hypervisor@localhost")):
+            variable = f"GIT_{who}_{what}".upper()
+            if not environ.get(variable) and not settings & {f"user.{what}", f"{who}.{what}"}:
+                found[variable] = fallback
+    return found
+
+
+def is_full(name: str) -> bool:
+    """Tell whether *name* is the whole hash of an object."""
+    return re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) is not None
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -251,29 +303,6 @@ def locked(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def main_checkout(root: Path) -> Git:
-    """Return git in *root*, which is the main checkout of a repository or a folder inside it.
-
-    Raises:
-        Refused: There is no repository, no commit, no checkout, or it is a linked worktree.
-    """
-    git = Git(root)
-    if not git.ok("rev-parse", "--git-dir"):
-        raise Refused(f"{root}: not in a git repository")
-    if git.run("rev-parse", "--is-inside-work-tree", check=False) != "true":
-        raise Refused(f"{root}: a bare repository has no checkout to work from; use a clone of it")
-    if Path(os.path.realpath(git.folder)) != git.common:
-        raise Refused(f"{root}: a linked worktree; go to the main checkout of {git.common}")
-    if not git.head():
-        raise Refused(f"{root}: the repository has no commit yet; make the first one")
-    return git
-
-
-def prefix_of(git: Git) -> str:
-    """Return where the folder is below the top of its repository: "" or "a/b/"."""
-    return git.run("rev-parse", "--show-prefix")
 
 
 def from_top(path: str, prefix: str) -> str:

@@ -1,20 +1,24 @@
 """Bringing verified work together, one branch at a time, and home to the user's branch.
 
-The integration branch only ever moves to a commit that verified: the merge is made on a detached
-HEAD, so a crash at any step leaves the branch as it was, and the next merge begins anew.
+A merge is made among git's objects, without a checkout; only where it has to be verified are its files
+written, in a private clone. The integration branch moves last, from the commit that the merge was made on,
+so a crash at any step leaves it as it was.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import Refused
-from .git import Git, GitError, from_top, locked, main_checkout, prefix_of, shown
+from .git import Entry, Git, GitError, begun_in, from_top, is_full, locked, shown
+from .private_folder import PrivateFolder, remove_tree
+from .repository import Repository
+
+#: git's exit codes: a conflict; words that it does not know.
+_CONFLICT, _USAGE = 1, 129
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unverified:
-    """The merged work did not verify; the merge was taken back."""
+    """The merged work did not verify, so the branch was not moved."""
 
     #: What the verification said.
     text: str
@@ -50,20 +54,33 @@ class FastForward:
     done: bool
     #: Why not, in one line; "" where it is done.
     why: str = ""
+    #: The commits before and after; the same where there was nothing to do.
+    before: str = ""
+    after: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A merge commit that no branch has yet."""
+
+    commit: str
+    tree: str
+
+
+@dataclass(slots=True)
 class Integration:
     """The branch of a batch that collects what verified."""
 
-    #: The project root.
-    root: Path
-    #: Folder of the batch's worktrees.
+    repository: Repository
+    #: Folder of the batch's clones.
     folder: Path
     batch: str
     #: The user's branch that the batch began from.
     start_branch: str
     start_commit: str
+    #: The branch's commit and that one's tree, as last seen; "" before that.
+    _tip: str = field(default="", init=False)
+    _tree: str = field(default="", init=False)
 
     @property
     def branch(self) -> str:
@@ -72,76 +89,116 @@ class Integration:
 
     @property
     def path(self) -> Path:
-        """Its worktree."""
+        """The clone in which merges are verified."""
         return self.folder / "merge"
 
     @property
     def tip(self) -> str:
-        """The newest commit that verified."""
-        return Git(self.root).commit(f"refs/heads/{self.branch}") or self.start_commit
+        """The newest commit that verified, as far as this process knows."""
+        if not self._tip:
+            self._read(self.repository.git())
+        return self._tip or self.start_commit
 
     def merge(
         self,
         branch: str,
         message: str,
-        verify: Callable[[Path], str | None],
+        verify: Callable[[Path], str | None] | None = None,
         note: Callable[[str], object] = lambda _: None,
+        done_with: str = "",
     ) -> Merged | Conflict | Unverified:
-        """Merge *branch*, and take it back unless it verifies; one merge at a time, others wait.
+        """Merge *branch*, unless it does not verify; one merge at a time, others wait.
 
         Args:
             branch: A branch or commit.
             message: The message of the merge commit.
             verify: Gets the project's folder in the merged tree; returns why it is not good, or None.
+                Without it no files are written.
             note: Called with the merge commit once it is verified, before the branch is moved to it: after a
                 crash it shows whose the commit is that the branch may have.
+            done_with: A branch at that commit that is deleted in the same step.
 
         Raises:
             Refused: There is no such branch, or the repository cannot be worked in.
             GitError: Git could not merge for another reason than the work (a full disk, say).
         """
         with locked(self.folder / ".merge.lock") as keep:
-            git = self._ready(keep)
-            before = self.tip
-            target = git.commit(branch)
+            main = self.repository.git((keep,))
+            target = branch if is_full(branch) else main.commit(branch)
             if not target:
                 raise Refused(f"{branch}: no such branch or commit")
-            if git.contains(before, target):
-                return Merged(commit=self._merge_of(git, target, before))
-            try:
-                return self._merge(git, before, target, (message or f"Merge {branch}", verify, note))
-            finally:
-                with contextlib.suppress(GitError):  # what is wrong there is mended before the next one
-                    git.run("checkout", "-q", "-f", "--detach", self.tip)
-                    git.run("clean", "-q", "-ffd")
+            message = message or f"Merge {branch}"
+            self._begin(main, anew=False)
+            while True:
+                made = self._merge(main, target, message)
+                if not isinstance(made, _Made):
+                    return made
+                reason = self._unverified(made.commit, verify, keep)
+                if reason is not None:
+                    return Unverified(text=reason)
+                note(made.commit)
+                if self._move(main, made, target, done_with):
+                    return Merged(commit=made.commit)
 
-    def _merge(
-        self,
-        git: Git,
-        before: str,
-        target: str,
-        how: tuple[str, Callable[[Path], str | None], Callable[[str], object]],
-    ) -> Merged | Conflict | Unverified:
-        message, verify, note = how
+    def _merge(self, main: Git, target: str, message: str) -> Merged | Conflict | _Made:
+        """Make the merge commit of the tip and *target*, or return why there is none."""
+        before = self._tip
+        words = ("merge-tree", "--write-tree", "-z", "--name-only", "--messages")
+        code, out, said = main.answer(*words, before, target)
+        fields = out.split("\0")
+        if code == _CONFLICT:
+            end = fields.index("")
+            files = tuple(from_top(path, self.repository.prefix) for path in fields[1:end])
+            text = " ".join(one.strip() for one in fields[end:] if one.startswith("CONFLICT"))
+            return Conflict(files=files, text=text)
+        if "unrelated histories" in said:
+            return Conflict(files=(), text=said.strip())
+        if code == _USAGE:
+            raise Refused("git cannot merge without a checkout; install git 2.38 or later")
+        if code != 0:
+            raise GitError(f"git merge-tree in {main.cwd}: {said.strip() or out.strip() or f'exit {code}'}")
+        tree = fields[0].strip()
+        if tree == self._tree and main.contains(before, target):
+            return Merged(commit=self._merge_of(main, target, before))
+        commit = main.run("commit-tree", tree, "-p", before, "-p", target, input=message)
+        return _Made(commit=commit, tree=tree)
+
+    def _unverified(self, commit: str, verify: Callable[[Path], str | None] | None, keep: int) -> str | None:
+        """Return why *commit* is not good; None if it is."""
+        if verify is None:
+            return None
+        private = PrivateFolder(repository=self.repository, path=self.path)
+        fresh = not private.restore()
         try:
-            git.run("merge", "-q", "--no-ff", "--no-edit", "--no-autostash", "--no-verify-signatures",
-                    "--no-log", "-m", message, target)  # fmt: skip
-        except GitError as error:
-            files = git.lines("diff", "--name-only", "--no-renames", "--diff-filter=U", "-z")
-            if not files and "unrelated histories" not in str(error):
-                raise
-            prefix = prefix_of(Git(self.root))
-            return Conflict(files=tuple(from_top(path, prefix) for path in files), text=str(error))
-        merged = git.head()
-        place = self.path / prefix_of(Git(self.root))
+            if not fresh:
+                (private.folder / "HEAD").write_text(f"{commit}\n")
+                private.check_out(commit, (keep,))
+                private.git.run("clean", "-q", "-ffd")
+        except (GitError, OSError):  # an index cut short, say
+            fresh = True
+        if fresh:
+            remove_tree(self.path)
+            private.make(commit, {})
+            private.check_out(commit, (keep,))
+        place = self.path / self.repository.prefix
         place.mkdir(parents=True, exist_ok=True)
-        reason = verify(place)
-        if reason is not None:
-            return Unverified(text=reason)
-        note(merged)
-        main = Git(self.root, keep=git.keep)  # the verification may have broken the worktree
-        main.run("update-ref", "-m", "hypervisor: merge", f"refs/heads/{self.branch}", merged, before)
-        return Merged(commit=merged)
+        return verify(place)
+
+    def _move(self, main: Git, made: _Made, target: str, done_with: str) -> bool:
+        """Move the branch to what was made; tell whether it was still where the merge began."""
+        before = self._tip
+        steps = [f"update refs/heads/{self.branch} {made.commit} {before}\n"]
+        if done_with:
+            steps.append(f"delete refs/heads/{done_with} {target}\n")
+        try:
+            main.run("update-ref", "-m", "hypervisor: merge", "--stdin", input="".join(steps))
+        except GitError:
+            self._begin(main, anew=True)
+            if self._tip == before:
+                raise
+            return False  # another process of this batch has moved it
+        self._tip, self._tree = made.commit, made.tree
+        return True
 
     def _merge_of(self, git: Git, target: str, tip: str) -> str:
         span = f"{self.start_commit}..{tip}"
@@ -152,43 +209,65 @@ class Integration:
                 return commit
         return tip
 
+    def _read(self, main: Git) -> bool:
+        """Read where the branch is; tell whether the user's branch is there."""
+        ours, theirs = (f"refs/heads/{name}" for name in (self.branch, self.start_branch or self.branch))
+        words = ("for-each-ref", "--format=%(refname) %(objectname) %(tree)", ours, theirs)
+        found = {line.split(" ")[0]: line.split(" ")[1:] for line in main.lines(*words, nul=False)}
+        self._tip, self._tree = found.get(ours, ("", ""))
+        return theirs in found or not self.start_branch
+
+    def _begin(self, main: Git, *, anew: bool) -> None:
+        """Read where the branch is, unless that is known; make it if it is not there."""
+        if self._tip and self._tree and not anew:
+            return
+        full = f"refs/heads/{self.branch}"
+        # We hold the lock, and git below us holds it too: a lock file here is a dead one's.
+        (self.repository.common / f"{full}.lock").unlink(missing_ok=True)
+        if not self._read(main):
+            raise Refused(f"{self.start_branch}: no such branch")
+        if not self._tip:
+            main.run("update-ref", "-m", "hypervisor: begin", full, self.start_commit, "")
+            self._read(main)
+
+    # ------------------------------------------------------------------- home
+
     def fast_forward(self, is_task_file: Callable[[str], bool]) -> FastForward:
         """Move the user's branch and checkout to the tip, or change nothing and say why.
 
         Modified task files stay as they are; any other change of the user's stops it.
         """
         with locked(self.folder / ".merge.lock"):
-            try:
-                git = main_checkout(self.root)
-            except Refused as error:
-                return FastForward(done=False, why=str(error))
+            main = self.repository.git()
+            self._read(main)
             tip = self.tip
-            why = self._hindrance(git, tip, is_task_file)
-            if why:
+            status = main.status()
+            before = status.head
+            if status.branch != self.start_branch:
+                on = f"on {status.branch}" if status.branch else "on no branch (detached HEAD)"
+                return FastForward(done=False, why=f"the checkout is {on}, not on {self.start_branch}")
+            if begun := begun_in(self.repository.common):
+                return FastForward(done=False, why=f"a {begun} is in progress in the checkout")
+            if before == tip or main.contains(before, tip):
+                return FastForward(done=True, before=before, after=before)
+            if not main.contains(tip, before):
+                why = f"{self.start_branch} has commits that {self.branch} does not have"
                 return FastForward(done=False, why=why)
-            if git.contains("HEAD", tip):
-                return FastForward(done=True)
+            if why := self._hindrance(main, status.entries, tip, is_task_file):
+                return FastForward(done=False, why=why)
             try:
-                git.run("merge", "-q", "--ff-only", "--no-autostash", "--no-verify-signatures",
-                        "--no-overwrite-ignore", tip)  # fmt: skip
+                main.run("merge", "-q", "--ff-only", "--no-autostash", "--no-verify-signatures",
+                         "--no-overwrite-ignore", tip)  # fmt: skip
             except GitError as error:
                 return FastForward(done=False, why=" ".join(str(error).split()))
-            return FastForward(done=True)
+            return FastForward(done=True, before=before, after=tip)
 
-    def _hindrance(self, git: Git, tip: str, is_task_file: Callable[[str], bool]) -> str:
-        status = git.status()
-        if status.branch != self.start_branch:
-            on = f"on {status.branch}" if status.branch else "on no branch (detached HEAD)"
-            return f"the checkout is {on}, not on {self.start_branch}"
-        begun = git.begun()
-        if begun:
-            return f"a {begun} is in progress in the checkout"
-        if git.contains("HEAD", tip):
-            return ""
-        if not git.contains(tip, "HEAD"):
-            return f"{self.start_branch} has commits that {self.branch} does not have"
-        prefix = prefix_of(git)
-        for entry in status.entries:
+    def _hindrance(
+        self, git: Git, entries: Sequence[Entry], tip: str, is_task_file: Callable[[str], bool]
+    ) -> str:
+        """Return what in the user's checkout is in the way of *tip*, "" for nothing."""
+        prefix, top = self.repository.prefix, self.repository.top
+        for entry in entries:
             if entry.code == "??":
                 continue
             path = from_top(entry.path, prefix)
@@ -196,67 +275,26 @@ class Integration:
                 return f"{shown(path)} is staged in the checkout"
             if not is_task_file(path):
                 return f"{shown(path)} is modified in the checkout"
-        top = git.top_level
-        touched = set(git.lines("diff", "--name-only", "--no-renames", "-z", "HEAD", tip))
-        for entry in status.entries:
+        told = git.lines("diff", "--name-status", "--no-renames", "-z", "HEAD", tip)
+        touched = dict(zip(told[1::2], told[::2], strict=True))
+        for entry in entries:
             if entry.code != "??" and entry.path in touched:
                 return f"{shown(from_top(entry.path, prefix))} is modified in the checkout and by the work"
         # git itself would overwrite a file that it ignores.
-        added = git.lines("diff", "--name-only", "--no-renames", "--diff-filter=A", "-z", "HEAD", tip)
-        for path in added:
+        for path in (path for path, letter in touched.items() if letter == "A"):
             if os.path.lexists(top / path) and not _is_left_by(top, path):
                 return f"{shown(from_top(path, prefix))} is in the way: the work adds a file of that name"
         return ""
 
     def close(self) -> None:
-        """Remove the merge worktree, and the branch if all of it is in the user's branch."""
+        """Remove the clone, and the branch if all of it is in the user's branch."""
         with locked(self.folder / ".merge.lock"):
-            git = main_checkout(self.root)
-            self._clear(git)
-            tip = git.commit(f"refs/heads/{self.branch}")
-            home = git.commit(f"refs/heads/{self.start_branch}")
-            if tip and home and git.contains(home, tip):
-                git.run("update-ref", "-d", f"refs/heads/{self.branch}", tip)
-
-    def _clear(self, git: Git) -> None:
-        with locked(git.common / "hypervisor.lock"):
-            if not git.ok("worktree", "remove", "--force", "--force", str(self.path)):
-                shutil.rmtree(self.path, ignore_errors=True)
-            git.run("worktree", "prune")
-
-    def _ready(self, keep: int) -> Git:
-        """Return git in the merge worktree, clean and at the tip, whatever a crash left there."""
-        main = main_checkout(self.root)
-        if not main.exists(f"refs/heads/{self.start_branch}"):
-            raise Refused(f"{self.start_branch}: no such branch")
-        full = f"refs/heads/{self.branch}"
-        # We hold the lock, and git below us holds it too: a lock file here is a dead one's.
-        (main.common / f"{full}.lock").unlink(missing_ok=True)
-        if not main.commit(full):
-            main.run("update-ref", "-m", "hypervisor: begin", full, self.start_commit, "")
-        git = Git(self.path, ceiling=self.folder, keep=(keep,))
-        if self._is_whole(git, main):
-            for name in ("index.lock", "HEAD.lock", "ORIG_HEAD.lock", "MERGE_HEAD.lock"):
-                (git.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(GitError):  # an index cut short, say
-                git.run("reset", "-q", "--hard")  # ends a merge that was begun
-                git.run("checkout", "-q", "-f", "--detach", self.tip)
-                git.run("clean", "-q", "-ffd")
-                if not git.begun() and git.head() == self.tip:
-                    return git
-        self._clear(main)
-        with locked(main.common / "hypervisor.lock"):
-            Git(main.cwd, keep=(keep,)).run(
-                "worktree", "add", "-q", "--force", "--detach", str(self.path.absolute()), self.tip
-            )
-        return git
-
-    def _is_whole(self, git: Git, main: Git) -> bool:
-        try:
-            top = os.path.realpath(git.top_level)
-            return top == os.path.realpath(self.path) and git.common == main.common
-        except GitError:
-            return False
+            remove_tree(self.path)
+            main, full = self.repository.git(), f"refs/heads/{self.branch}"
+            merged = ("--merged", f"refs/heads/{self.start_branch}")
+            if tip := main.run("for-each-ref", "--format=%(objectname)", *merged, full, check=False):
+                main.run("update-ref", "-d", full, tip)
+            self._tip = self._tree = ""
 
 
 def _is_left_by(top: Path, path: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -11,6 +13,7 @@ from ..core.files import matches_any
 from ..core.project import Project
 from .checkout import Snapshot, changed
 from .git import locked
+from .repository import Repository
 
 #: What `durable.replace` calls a file that is to take another's place.
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
@@ -23,27 +26,44 @@ def checkout_lock(project: Project) -> Iterator[None]:
         yield
 
 
-def look(project: Project, ignore: Callable[[str], bool]) -> Snapshot:
-    """Look at the user's checkout; paths that *ignore* names are left out."""
-    with checkout_lock(project):
-        return Snapshot.take(project.root, ignore)
-
-
-def changed_since(
-    project: Project, ignore: Callable[[str], bool], before: Snapshot, moved: Callable[[str], bool]
-) -> list[str]:
-    """Return what changed in the user's checkout, but for work that a coordinator brought there.
+class CheckoutWatch:
+    """Looks at the user's checkout before and after attempts. Thread-safe.
 
     Args:
         project: The project.
+        repository: Its repository.
         ignore: Tells the paths that do not count.
-        before: What the checkout was like.
         moved: Tells whether a coordinator moved the user's branch to a commit.
     """
-    after = look(project, ignore)
-    if after.head != before.head and moved(after.head):
-        after = replace(after, head=before.head)
-    return changed(before, after)
+
+    def __init__(
+        self,
+        project: Project,
+        repository: Repository,
+        ignore: Callable[[str], bool],
+        moved: Callable[[str], bool],
+    ) -> None:
+        self._project, self._repository = project, repository
+        self._ignore, self._moved = ignore, moved
+        self._lock = threading.Lock()
+        self._newest: tuple[float, Snapshot] | None = None
+
+    def look(self) -> Snapshot:
+        """Return what the checkout is like; who asks at once gets the same answer, begun after he asked."""
+        asked = time.monotonic()
+        with self._lock:
+            if self._newest is None or self._newest[0] <= asked:
+                with checkout_lock(self._project):
+                    began = time.monotonic()
+                    self._newest = (began, Snapshot.take(self._repository, self._ignore))
+            return self._newest[1]
+
+    def changed_since(self, before: Snapshot) -> list[str]:
+        """Return what changed in the checkout, but for work that a coordinator brought there."""
+        after = self.look()
+        if after.head != before.head and self._moved(after.head):
+            after = replace(after, head=before.head)
+        return changed(before, after)
 
 
 def is_ours(path: str, globs: Sequence[str]) -> bool:

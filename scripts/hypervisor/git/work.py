@@ -1,4 +1,4 @@
-"""What an agent left in its worktree: commits, changes that are not committed, and what is elsewhere.
+"""What an agent left in its folder: commits, changes that are not committed, and what is elsewhere.
 
 All names of files are relative to the project root, which may be a folder inside the repository;
 what lies outside of it begins with ``../``.
@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from ..core.files import matches_any
 from ..core.project import STATE
 from .git import Entry, Git, from_top
 
+#: How changes are told: plainly, whatever the user's settings say.
+_RAW = ("--raw", "--no-abbrev", "--no-renames", "--ignore-submodules=none", "--no-ext-diff", "-z")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """A worktree of a task."""
+    """A folder in which an agent works on one task: a clone or a worktree."""
 
     path: Path
     branch: str
@@ -28,24 +33,35 @@ class Tree:
     base: str
     #: The task's id.
     task: str
-    #: Branches and tags that were there when it was made, with what they named.
+    kind: Literal["clone", "worktree"]
+    #: Branches and tags of the user's that could be moved from it, with what they named as it was made.
     known: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def ref(self) -> str:
+        """The full name of its branch."""
+        return f"refs/heads/{self.branch}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A folder that git can be run in."""
+
+    git: Git
+    #: Its git folder.
+    folder: Path
+    #: Git where the tree's branch is kept while its agent works.
+    branches: Git
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What an agent left in its worktree."""
+    """What an agent left."""
 
     #: Commits on its branch beyond the base, oldest first.
     commits: tuple[str, ...] = ()
     #: Files that they change, all told; of a rename both names.
     files: tuple[str, ...] = ()
-    #: Those of the files that are gone.
-    deleted: tuple[str, ...] = ()
-    #: Those of the files that are binary.
-    binary: tuple[str, ...] = ()
-    #: Those of the files that are links.
-    symlinks: tuple[str, ...] = ()
     #: Those of the files that are submodules.
     submodules: tuple[str, ...] = ()
     #: Changes that are not committed, untracked files among them; a nested repository ends in "/".
@@ -54,12 +70,6 @@ class Work:
     on: str | None = None
     #: Commits that HEAD has and no branch had before, and that are not on the tree's branch.
     astray: tuple[str, ...] = ()
-    #: Whether the branch no longer contains the base.
-    rewritten: bool = False
-    #: What happened to other branches, tags and the stash, in words.
-    refs: tuple[str, ...] = ()
-    #: Stash entries that were added.
-    stashes: tuple[str, ...] = ()
     #: What was begun and not ended: "merge", "rebase" ...; "" if nothing.
     begun: str = ""
     #: Files in conflict.
@@ -72,10 +82,12 @@ class Work:
 class Gathered:
     """What came home, and what did not."""
 
+    #: The project's folder there.
+    place: Path
     #: Commits on the branch beyond the base, oldest first.
-    commits: tuple[str, ...]
+    commits: tuple[str, ...] = ()
     #: Files that they change.
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ()
     #: The commit made for the agent, or "".
     made: str = ""
     #: Changes left uncommitted because they are not to be kept.
@@ -87,6 +99,13 @@ class Gathered:
     #: What was begun and not ended.
     begun: str = ""
     conflicts: tuple[str, ...] = ()
+    #: What else would be lost with the folder, in words: commits on other branches, stashes.
+    beside: tuple[str, ...] = ()
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left in the folder that is not on the branch."""
+        return not (self.outside or self.left or self.astray or self.begun or self.conflicts or self.beside)
 
 
 def in_scope(path: str, files: Sequence[str], is_task_file: Callable[[str], bool] = lambda _: False) -> bool:
@@ -110,75 +129,77 @@ def in_scope(path: str, files: Sequence[str], is_task_file: Callable[[str], bool
     return False
 
 
-def own_commits(git: Git, tree: Tree) -> tuple[str, ...]:
-    """Return the commits of HEAD that are new and not on the tree's branch, oldest first."""
-    head, on = git.head(), git.branch()
+def own_commits(
+    git: Git, tree: Tree, head: str, on: str | None, others: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Return the commits of *head*, which is checked out, that are new and not on the tree's branch.
+
+    Args:
+        git: Git in the folder.
+        tree: The folder.
+        head: The commit that is checked out, "" before the first one.
+        on: The branch that is checked out.
+        others: Commits that are known not to be new.
+
+    Returns:
+        The commits, oldest first.
+    """
     if not head or on == tree.branch:
         return ()
-    others = {tree.base, *(at for ref, at in tree.known.items() if ref.startswith("refs/"))}
+    known = {tree.base, *others, *tree.known.values()}
     for line in git.lines("for-each-ref", "--format=%(objectname) %(refname)", nul=False):
         at, _, ref = line.partition(" ")
         old = ref in tree.known and ref != f"refs/heads/{on}"
         if old or ref.startswith(("refs/heads/hypervisor/", "refs/remotes/")):
-            others.add(at)
-    asked = "".join(f"^{at}\n" for at in sorted(others))
+            known.add(at)
+    asked = "".join(f"^{at}\n" for at in sorted(known))
     found = git.run("rev-list", "--reverse", "--ignore-missing", "--stdin", input=f"{head}\n{asked}")
     return tuple(found.split())
 
 
 def committed(git: Git, base: str, tip: str, prefix: str) -> Work:
     """Return the commits from *base* to *tip*, and what they do to files."""
-    start = git.run("merge-base", base, tip, check=False) or git.run("hash-object", "-t", "tree", "--stdin")
-    fields = iter(git.lines("diff", "--raw", "--no-renames", "--ignore-submodules=none", "-z", start, tip))
-    kinds: dict[str, list[str]] = {"files": [], "deleted": [], "symlinks": [], "submodules": [], "binary": []}
-    for head, top in zip(fields, fields, strict=True):
-        old, new, _, _, letter = head.removeprefix(":").split()
-        path = from_top(top, prefix)
-        kinds["files"].append(path)
-        if letter == "D":
-            kinds["deleted"].append(path)
-        if "120000" in (old, new):
-            kinds["symlinks"].append(path)
-        if "160000" in (old, new):
-            kinds["submodules"].append(path)
-    for line in git.lines("diff", "--numstat", "--no-renames", "--no-ext-diff", "-z", start, tip):
-        if line.startswith("-\t-\t"):
-            kinds["binary"].append(from_top(line[4:], prefix))
-    commits = git.lines("rev-list", "--reverse", "--topo-order", f"{base}..{tip}", nul=False)
+    commits: list[str] = []
+    parents: list[str] = []
+    raw: list[str] = []
+    words = ("--reverse", "--topo-order", "--format=%H %P", "--no-show-signature", "--no-notes", *_RAW)
+    fields = iter(git.lines("log", *words, f"{base}..{tip}", "--"))
+    for one in (text.lstrip("\n") for text in fields):
+        if one.startswith(":"):
+            raw += (one, next(fields))
+        else:
+            commit, *parents = one.split()
+            commits.append(commit)
+    if not (commits == [tip] and parents == [base]) and tip != base:  # the sum of several, or of a merge
+        start = git.run("merge-base", base, tip, check=False) or git.run(
+            "hash-object", "-t", "tree", "--stdin"
+        )
+        raw = git.lines("diff", *_RAW, start, tip, "--")
+    pairs = [(head, from_top(top, prefix)) for head, top in zip(raw[::2], raw[1::2], strict=True)]
     return Work(
         commits=tuple(commits),
-        files=tuple(kinds["files"]),
-        deleted=tuple(kinds["deleted"]),
-        binary=tuple(kinds["binary"]),
-        symlinks=tuple(kinds["symlinks"]),
-        submodules=tuple(kinds["submodules"]),
+        files=tuple(path for _, path in pairs),
+        submodules=tuple(path for head, path in pairs if "160000" in head.removeprefix(":").split()[:2]),
     )
 
 
-def ref_changes(
-    before: Mapping[str, str], after: Mapping[str, str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what happened to branches and tags, in words, and the stash entries that were added."""
-    words: list[str] = []
-    stashes: list[str] = []
-    for ref in sorted({*before, *after}):
-        old, new = before.get(ref), after.get(ref)
-        if old == new or ref.startswith("refs/heads/hypervisor/"):
-            continue  # the branches of batches move at all times
-        if ref.startswith("stash "):
-            if new is not None:
-                stashes.append(new)
-            else:
-                words.append(f"stash entry {ref[6:18]} ({old}) was dropped")
-            continue
-        kind, name = ("branch", ref[11:]) if ref.startswith("refs/heads/") else ("tag", ref[10:])
-        what = "was made" if old is None else "was deleted" if new is None else "was moved"
-        words.append(f"{kind} {name} {what}")
-    return tuple(words), tuple(stashes)
+def commit_files(
+    at: Opened, tree: Tree, message: str, entries: Sequence[Entry], head: str, *, staged: bool
+) -> str:
+    """Commit files as they are, and nothing else that the index may have.
 
+    Args:
+        at: The folder.
+        tree: What is known of it.
+        message: The message of the commit.
+        entries: The files.
+        head: The commit that is checked out.
+        staged: Whether the index has changes; they stay in it.
 
-def commit_files(git: Git, tree: Tree, message: str, entries: Sequence[Entry]) -> str:
-    """Commit the files of *entries* as they are, and nothing else that the index may have."""
+    Returns:
+        The commit, "" if the files are as *head* has them.
+    """
+    git, folder = at.git, at.folder
     gone: list[str] = []
     there: list[str] = []
     top = tree.path.resolve()
@@ -186,19 +207,28 @@ def commit_files(git: Git, tree: Tree, message: str, entries: Sequence[Entry]) -
         name = top / entry.path
         is_there = os.path.lexists(name) and name.parent.resolve() == name.parent
         (there if is_there else gone).append(f"{entry.path}\0")
-    head = git.head()
-    remove = ("update-index", "--force-remove", "-z", "--stdin")
-    add = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
-    with tempfile.TemporaryDirectory(dir=git.folder) as spare:
+    with tempfile.TemporaryDirectory(dir=folder) as spare:
         index = Path(spare) / "index"
-        git.with_index(index, "read-tree", head)
-        git.with_index(index, *remove, input="".join(gone))
-        git.with_index(index, *add, input="".join(there))
-        made = git.with_index(index, "write-tree")
-    if made == git.run("rev-parse", f"{head}^{{tree}}"):
-        return ""
-    commit = git.run("commit-tree", made, "-p", head, input=message)
-    git.run("update-ref", "-m", "hypervisor: gather", f"refs/heads/{tree.branch}", commit, head)
-    git.run(*remove, input="".join(gone))
-    git.run(*add, input="".join(there))
+        other = replace(git, environment={**git.environment, "GIT_INDEX_FILE": str(index)})
+        if staged:
+            other.run("read-tree", head)
+        else:
+            shutil.copyfile(folder / "index", index)
+        _update_index(other, gone, there)
+        made = other.run("write-tree")
+        if made == git.run("rev-parse", f"{head}^{{tree}}"):
+            return ""
+        commit = git.run("commit-tree", made, "-p", head, input=message)
+        git.run("update-ref", "-m", "hypervisor: gather", tree.ref, commit, head)
+        if staged:
+            _update_index(git, gone, there)
+        else:
+            os.replace(index, folder / "index")
     return commit
+
+
+def _update_index(git: Git, gone: Sequence[str], there: Sequence[str]) -> None:
+    if gone:
+        git.run("update-index", "--force-remove", "-z", "--stdin", input="".join(gone))
+    if there:
+        git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", input="".join(there))

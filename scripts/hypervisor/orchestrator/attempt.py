@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.assignment import BRANCH
-from ..core.errors import ClaimLost, HypervisorError, Loss, Refused, Taken
+from ..core.errors import ClaimLost, HypervisorError, Loss, Taken
 from ..core.model import Outcome, Task, TaskStatus
 from ..git.git import Git
 from ..git.merging import Conflict, Unverified
-from ..git.oversight import look
 from ..git.trailers import merge_message
-from ..git.work import Tree
+from ..git.work import Gathered, Tree
 from ..runners.base import Agent, AgentEnd, Assignment, How, Usage
 from ..runners.claude import child_environment
 from ..store.events import RunEvent
@@ -32,7 +31,7 @@ from ..tasks.completion import TaskCompletion
 from ..tasks.service import TaskService
 from .checks import verify
 from .prompt import RUN_MARK, prompt_for, read_reported, report_path, shared_context, variables
-from .run_context import RunContext, gather_evidence
+from .run_context import RunContext, evidence_of, gather
 from .verdict import Failed, Verdict, decide_outcome
 
 #: sysexits.h: "temporary failure"; how a command says "too many requests".
@@ -67,6 +66,10 @@ class _Work:
     started: float
     agent: Agent
     tree: Tree | None = None
+    #: What it left there, once that has been gathered.
+    gathered: Gathered | None = None
+    #: Whether its work was merged.
+    merged: bool = False
     end: AgentEnd | None = None
     #: Path of its output, without the ending.
     log: str = ""
@@ -136,17 +139,20 @@ class TaskAttempt:
             return self._finish(work, merged)
         base = run.integration.tip if run.integration else run.options.start_commit
         tree = run.trees.open(task.id, number, base) if run.trees else None
-        before = look(run.project, run.is_ours) if run.trees else None
+        before = run.watch.look() if run.watch else None
         report = report_path(run.batch.folder, work.claim.key, number)
         logs = run.batch.logs
         os.makedirs(logs, exist_ok=True)
         work = replace(work, tree=tree, log=os.path.join(logs, f"{work.claim.key}~{number}"))
         end = self._run_agent(work, self._assignment(work, report))
-        work = replace(work, end=end)
-        verdict = decide_outcome(gather_evidence(run, task, tree, end, read_reported(report), before))
+        gathered = gather(run, task, tree)
+        work = replace(work, end=end, gathered=gathered)
+        evidence = evidence_of(run, task, gathered, end, read_reported(report), before)
+        verdict = decide_outcome(evidence)
         if verdict.merge and run.integration is not None and tree is not None:
             self._require_held(work.claim)
             verdict = self._merge(work, tree, verdict)
+            work = replace(work, merged=verdict.merge)
         return self._finish(work, verdict)
 
     def _run_agent(self, work: _Work, assignment: Assignment) -> AgentEnd:
@@ -225,7 +231,10 @@ class TaskAttempt:
         def note(commit: str) -> None:
             run.store.merges.add(run.batch.record.id, commit, work.claim)
 
-        merged = run.integration.merge(tree.branch, merge_message(task.id, task.title), verified, note)
+        merged = run.integration.merge(
+            str(verdict.evidence["commit"]), merge_message(task.id, task.title),
+            verified if task.verify else None, note, tree.branch if tree.kind == "clone" else "",
+        )  # fmt: skip
         if isinstance(merged, Conflict):
             text = f"conflicts with other work in {', '.join(merged.files[:5])}; kept on {tree.branch}"
         elif isinstance(merged, Unverified):
@@ -242,7 +251,7 @@ class TaskAttempt:
         if verdict.again == "no attempt" or (verdict.again == "retry" and self._may_retry):
             counted = verdict.again == "retry"
             gave_up = self._give_back(work, verdict.text, counted=counted)
-            self._remove(work.tree)
+            self._close(work)
             if gave_up:
                 return AttemptEnd(how=Outcome.FAILED.value, text=verdict.text)
             return AttemptEnd(
@@ -268,7 +277,7 @@ class TaskAttempt:
             details=details, tokens=end.tokens if end else None, cost_usd=end.cost_usd if end else None,
         )  # fmt: skip
         work.service.finish(work.service.relative(work.task), completion, work.claim.number)
-        self._remove(work.tree)
+        self._close(work)
         return AttemptEnd(how=verdict.outcome.value, text=verdict.text)
 
     def _give_back(self, work: _Work, why: str, *, counted: bool) -> bool:
@@ -282,15 +291,10 @@ class TaskAttempt:
             )  # fmt: skip
         return False
 
-    def _remove(self, tree: Tree | None) -> None:
-        """Remove the worktree, unless it holds work that is nowhere else."""
-        if tree is None or self._run.trees is None:
-            return
-        integration = self._run.integration
-        known = integration is not None and Git(self._run.project.root).exists(integration.branch)
-        # Refused where it holds work that is nowhere else; `hypervisor clean` names it.
-        with contextlib.suppress(Refused):
-            self._run.trees.remove(tree, merged_into=integration.branch if integration and known else None)
+    def _close(self, work: _Work) -> None:
+        """Remove the agent's folder, unless it holds work that is nowhere else."""
+        if work.tree is not None and work.gathered is not None and self._run.trees is not None:
+            self._run.trees.close(work.tree, work.gathered, merged=work.merged)
 
 
 def _in_words(evidence: Mapping[str, Any]) -> str:

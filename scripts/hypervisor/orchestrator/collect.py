@@ -66,7 +66,8 @@ def _collect_one(
         checked = verify(task, folder, settings)
         return f"{checked.command}: {checked.line}" if isinstance(checked, Failed) else None
 
-    merged = integration.merge(commit, merge_message(task.id, task.title), verified)
+    check = verified if task.verify else None
+    merged = integration.merge(commit, merge_message(task.id, task.title), check)
     if isinstance(merged, Conflict):
         text = f"conflicts in {', '.join(merged.files[:5])}"
         return Collected(task=task.id, merged=False, text=text, branch=branch)

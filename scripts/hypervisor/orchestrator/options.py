@@ -25,8 +25,9 @@ class RunOptions:
     model: str = ""
     #: How many run at once.
     limit: int = 4
-    #: ``worktree``: each task in a git worktree of its own; ``none``: all in the project's folder.
-    isolation: str = "worktree"
+    #: ``clone``: each attempt in a private clone; ``worktree``: in a git worktree, which shares the user's
+    #: refs and settings; ``none``: all in the project's folder.
+    isolation: str = "clone"
     #: ``ff``: what is verified is merged, and the branch that the run began from is fast-forwarded if it can
     #: be; ``branch``: merged on the batch's branch; ``none``: each task's work stays on its own branch.
     merge: str = "ff"

@@ -43,7 +43,7 @@ def prompt_for(
 
     Args:
         task: The task.
-        tree: The worktree that it works in, if it has one of its own.
+        tree: The folder that it works in, if it has one of its own.
         context: What other agents have left for it; see `shared_context`.
         templates: The files in ``prompts/`` that the prompt is made of, one after another.
     """
@@ -51,7 +51,7 @@ def prompt_for(
     holes = {
         "{id}": task.id,
         "{title}": task.title,
-        "{place}": f", a git worktree on the branch {tree.branch}" if tree else "",
+        "{place}": f", a git {tree.kind} of your own on the branch {tree.branch}" if tree else "",
         "{scope}": f"Change only: {files}." if files else "Change only what the task is about.",
         "{verify}": f"It counts as done when this passes: `{task.verify}`."
         if task.verify

@@ -13,9 +13,12 @@ from typing import Any
 from ..core.errors import Refused, UsageError
 from ..core.files import matches_any
 from ..core.project import Project
+from ..git.clones import Clones
 from ..git.git import Git
 from ..git.merging import FastForward, Integration, Merged
 from ..git.oversight import checkout_lock
+from ..git.repository import Repository
+from ..git.workspaces import Workspaces
 from ..git.worktrees import Worktrees
 from ..learning.lessons import Lessons
 from ..queue.batch import Batch
@@ -43,16 +46,13 @@ def starting_point(project: Project, options: RunOptions) -> RunOptions:
     """
     if options.isolation == "none":
         return replace(options, merge="none")
-    git = Git(project.root)
-    if not git.ok("rev-parse", "--verify", "--quiet", "HEAD^{commit}"):
-        raise UsageError(
-            f"{project.root}: no git repository with a commit, so there are no worktrees; "
-            f"commit something, or add --isolation none"
-        )
-    branch = git.branch()
-    if branch is None and options.merge == "ff":
+    try:
+        repository = Repository.read(project.root)
+    except Refused as error:
+        raise UsageError(f"{error}; or add --isolation none") from error
+    if repository.branch is None and options.merge == "ff":
         raise UsageError(f"{project.root}: no branch is checked out; check one out, or add --merge branch")
-    return replace(options, start_branch=branch or "", start_commit=git.head())
+    return replace(options, start_branch=repository.branch or "", start_commit=repository.head)
 
 
 def open_tasks(run: RunContext) -> list[schedule.QueuedTask]:
@@ -111,10 +111,12 @@ def deliver(run: RunContext) -> list[str]:
     options, globs = run.options, run.service.settings["tasks"]["globs"]
     said = []
     if run.integration:
-        commands = {
-            task.verify for task in run.service.catalog.tasks() if task.verify and task.path in run.merged
-        }
-        said = move_branch(run.project, run.batch, run.integration, options, globs, commands)
+
+        def commands() -> set[str]:
+            tasks = run.service.catalog.tasks()
+            return {task.verify for task in tasks if task.verify and task.path in run.merged}
+
+        said = move_branch(run.project, run.batch, run.integration, options, len(run.merged), commands)
     if options.commit_tasks:
         said.append(commit_tasks(run.project, run.batch.id, globs))
     return said
@@ -125,8 +127,8 @@ def move_branch(
     batch: Batch,
     integration: Integration,
     options: RunOptions,
-    globs: list[str],
-    commands: Collection[str] = (),
+    merged: int,
+    commands: Callable[[], Collection[str]] = tuple,
 ) -> list[str]:
     """Fast-forward the user's branch to what is merged, if the options say so.
 
@@ -135,46 +137,43 @@ def move_branch(
         batch: Whose work it is.
         integration: Where the work was merged.
         options: What the user asked for.
-        globs: Which files are tasks.
-        commands: What must pass once commits that were added to the user's branch meanwhile are merged in.
+        merged: How many tasks were merged.
+        commands: Returns what must pass once commits that were added to the user's branch meanwhile are
+            merged in.
 
     Returns:
         What was done, in words.
     """
     said = []
+    where, tasks = options.start_branch, f"{merged} task{'' if merged == 1 else 's'}"
     if options.merge == "ff":
-        git = Git(project.root)
-        before = git.head()
-        moved = _fast_forward(project, batch, integration, globs)
-        if not moved.done and not git.contains(integration.tip, git.commit(options.start_branch)):
+        moved = _fast_forward(project, batch, integration)
+        git = integration.repository.git()
+        if not moved.done and not git.contains(integration.tip, git.commit(where)):
             # Others have moved the branch meanwhile: their work is merged in first.
             def check(folder: Path) -> str | None:
                 failed = (
                     one
-                    for command in sorted(commands)
+                    for command in sorted(commands())
                     if isinstance(one := run_check(command, folder, _CHECK_SECONDS), Failed)
                 )
                 return next((f"{one.command}: {one.line}" for one in failed), None)
 
-            news = integration.merge(options.start_branch, f"Merge {options.start_branch}", check)
+            news = integration.merge(where, f"Merge {where}", check)
             if isinstance(news, Merged):
-                moved = _fast_forward(project, batch, integration, globs)
-        where = options.start_branch
+                moved = _fast_forward(project, batch, integration)
         if not moved.done:
-            said.append(f"branch {where} not moved: {moved.why}")
-        elif git.head() != before:
-            count = len(git.lines("rev-list", f"{before}..HEAD", nul=False))
-            said.append(
-                f"{where} fast-forwarded to {git.head()[:7]} ({count} commit{'' if count == 1 else 's'})"
-            )
+            said.append(f"branch {where} not moved: {moved.why}; the work is on {integration.branch}")
+        elif moved.before != moved.after:
+            said.append(f"{where} fast-forwarded {moved.before[:7]}..{moved.after[:7]} ({tasks})")
         else:
             said.append(f"nothing to merge into {where}")
     else:
-        said.append(f"the work is on the branch {integration.branch}")
+        said.append(f"the work is on the branch {integration.branch} ({tasks})")
     try:
         integration.close()
-    except Refused as error:
-        said.append(str(error))
+    except OSError as error:
+        said.append(f"{integration.path} cannot be removed: {error.strerror}")
     return said
 
 
@@ -201,39 +200,50 @@ def on_finish(command: str, folder: str) -> str:
     return f"--on-finish {command}: exit {code}"
 
 
-def _fast_forward(project: Project, batch: Batch, integration: Integration, globs: list[str]) -> FastForward:
+def _fast_forward(project: Project, batch: Batch, integration: Integration) -> FastForward:
     """Move the user's branch, noted first: other coordinators must not take it for an agent's doing."""
+    globs = batch.store.settings["tasks"]["globs"]
     with checkout_lock(project):
         tip = integration.tip
-        if Git(project.root).head() != tip:
+        if tip != integration.start_commit:
             batch.store.merges.add(batch.record.id, tip)
         return integration.fast_forward(lambda path: matches_any(path, globs))
 
 
-def remove_worktrees(project: Project, *, dry_run: bool) -> list[dict[str, str]]:
-    """Remove the worktrees of runs in which nothing is left that is nowhere else.
+def remove_folders(project: Project, *, dry_run: bool) -> list[dict[str, str]]:
+    """Remove the folders of runs' agents in which nothing is left that is nowhere else.
 
     Returns:
-        For each its folder, what was done (``removed``, ``kept``, ``would``) and why.
+        For each its folder, its kind, what was done (``removed``, ``kept``, ``would``) and why.
     """
     folder = project.state / "worktrees"
+    batches = sorted(os.listdir(folder)) if folder.is_dir() else []
+    if not batches:
+        return []
     found = []
-    for batch in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        trees = Worktrees(project.root, folder / batch, batch)
+    repository = Repository.read(project.root)
+    git = repository.git()
+    for batch in batches:
+        kinds: dict[str, Workspaces] = {
+            "clone": Clones(repository, folder / batch, batch),
+            "worktree": Worktrees(repository, folder / batch, batch),
+        }
         merge = f"hypervisor/{batch}/merge"
-        git = Git(project.root)
-        for tree in trees.found():
+        for tree in kinds["clone"].found():
+            trees = kinds[tree.kind]
             what, why = "removed", ""
             if dry_run:
                 left = trees.inspect(tree)
-                facts = [f"{len(left.commits)} commit(s)"] if left.commits else []
+                facts = [f"{len(left.commits)} commit(s) on {tree.branch}"] if left.commits else []
+                facts += [f"{len(left.astray)} commit(s) elsewhere"] if left.astray else []
                 facts += [f"{len(left.uncommitted)} uncommitted change(s)"] if left.uncommitted else []
                 what, why = "would", ", ".join(facts) or "nothing in it"
             else:
-                into = merge if git.exists(merge) else git.branch()
+                into = merge if git.exists(merge) else repository.branch
                 try:
                     trees.remove(tree, merged_into=into)
                 except Refused as error:
                     what, why = "kept", str(error)
-            found.append({"worktree": os.path.relpath(tree.path, project.root), "what": what, "why": why})
+            place = os.path.relpath(tree.path, project.root)
+            found.append({"folder": place, "kind": tree.kind, "what": what, "why": why})
     return found

@@ -1,4 +1,4 @@
-"""What all attempts of a run share: the batch, the claims, the agents, the worktrees, the supervisor."""
+"""What all attempts of a run share: the batch, the claims, the agents, their folders, the supervisor."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..core.model import Task
 from ..core.process import this_process
 from ..core.project import Project
 from ..git.checkout import Snapshot
+from ..git.clones import Clones
 from ..git.merging import Integration
-from ..git.oversight import changed_since, is_ours
-from ..git.work import Tree, in_scope
+from ..git.oversight import CheckoutWatch, is_ours
+from ..git.repository import Repository
+from ..git.work import Gathered, Tree, in_scope
+from ..git.workspaces import Workspaces
 from ..git.worktrees import Worktrees
 from ..queue.batch import Batch
 from ..runners.base import Agent, AgentEnd, How
@@ -44,8 +46,10 @@ class RunContext:
     worker: Worker
     #: The descriptor of the worker's lock, for children to inherit.
     inherit: tuple[int, ...]
-    trees: Worktrees | None
+    trees: Workspaces | None
     integration: Integration | None
+    #: Looks at the user's checkout; None where there are no trees.
+    watch: CheckoutWatch | None
     supervisor: AgentSupervisor
     #: Adds an event of the run: ``tell(RunEvent.PAUSED, task id or "", until=..., why=...)``.
     tell: Callable[..., None]
@@ -104,12 +108,16 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
             store.events.add(what, data, batch=record.id, work=work, attempt=attempt)
 
     folder = project.state / "worktrees" / record.name
-    trees = integration = None
-    if options.isolation == "worktree":
-        trees = Worktrees(project.root, folder, record.name)
+    trees: Workspaces | None = None
+    integration = watch = None
+    if options.isolation != "none":
+        repository = Repository.read(project.root)
+        trees = (Clones if options.isolation == "clone" else Worktrees)(repository, folder, record.name)
+        globs = store.settings["tasks"]["globs"]
+        watch = CheckoutWatch(project, repository, lambda path: is_ours(path, globs), store.merges.moved)
         if options.merge != "none":
             integration = Integration(
-                project.root, folder, record.name, options.start_branch, options.start_commit
+                repository, folder, record.name, options.start_branch, options.start_commit
             )
     lock = WorkerLock(store.workers, worker.id)
     try:
@@ -119,50 +127,53 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
                 project, store.settings, Actor(name=name), store, worker=worker, batch=record.id
             ),
             supervisor=supervisor_of(batch, options, worker.id, tell),
-            trees=trees, integration=integration, tell=tell, running=running,
+            trees=trees, integration=integration, watch=watch, tell=tell, running=running,
         )  # fmt: skip
     finally:
         lock.close()
 
 
-def gather_evidence(
+def gather(run: RunContext, task: Task, tree: Tree | None) -> Gathered | None:
+    """Gather what an agent has left into commits on its branch; None if it had no folder of its own."""
+    if tree is None or run.trees is None:
+        return None
+    message = f"{task.title}\n\nLeft uncommitted by its agent."
+    return run.trees.gather(tree, message, lambda path: run.in_scope(task, path))
+
+
+def evidence_of(
     run: RunContext,
     task: Task,
-    tree: Tree | None,
+    gathered: Gathered | None,
     end: AgentEnd,
     reported: Reported | None,
     before: Snapshot | None,
 ) -> Evidence:
-    """Gather what an agent has left into commits, verify it, and return all that is known of the attempt.
+    """Verify what an agent has left, and return all that is known of the attempt.
 
     Args:
         run: The run.
         task: What the agent was to do.
-        tree: The worktree in which it worked, if it had one of its own.
+        gathered: What was gathered in its folder, if it had one of its own.
         end: How it ended.
         reported: What it reported.
-        before: What the checkout was like as it began; None where there is no worktree.
+        before: What the checkout was like as it began; None where it had no folder of its own.
     """
-    accepts = task.front.get("accept_reports", run.service.settings["run"]["accept_reports"])
+    settings = run.service.settings
+    accepts = task.front.get("accept_reports", settings["run"]["accept_reports"])
     common: dict[str, Any] = {
         "end": end,
         "reported": reported,
         "names_files": bool(task.files),
-        "worktree": tree is not None,
+        "worktree": gathered is not None,
         "accept_reports": accepts is True,
     }
-    settings = run.service.settings
-    if tree is None or run.trees is None or before is None:
-        checked = None
-        if end.how is How.ENDED:
-            checked = verify(task, Path(run.project.root), settings)
-        return Evidence(**common, verify=checked)
-    gathered = run.trees.gather(
-        tree, f"{task.title}\n\nLeft uncommitted by its agent.", lambda path: run.in_scope(task, path)
-    )
+    place = gathered.place if gathered else run.project.root
     checked = None
-    if end.how is How.ENDED and not gathered.begun:
-        checked = verify(task, run.trees.place(tree), settings)
+    if end.how is How.ENDED and not (gathered and gathered.begun):
+        checked = verify(task, place, settings)
+    if gathered is None or run.watch is None or before is None:
+        return Evidence(**common, verify=checked)
     return Evidence(
         **common,
         commits=gathered.commits,
@@ -171,7 +182,7 @@ def gather_evidence(
         uncommitted_outside=(*gathered.outside, *gathered.left),
         astray=gathered.astray,
         conflicts=gathered.conflicts or ((gathered.begun,) if gathered.begun else ()),
-        main_changed=tuple(changed_since(run.project, run.is_ours, before, run.store.merges.moved)),
+        main_changed=tuple(run.watch.changed_since(before)),
         suspects=tuple(sorted(run.running.keys() - {task.id})),
         verify=checked,
     )

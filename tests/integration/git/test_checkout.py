@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_git import NAMES, Repo, make_repo
 
 from hypervisor.git.checkout import SMALL, Snapshot, changed
-from test_git import NAMES, Repo, make_repo
+from hypervisor.git.repository import Repository
 
 
 def _ignore(path: str) -> bool:
@@ -72,16 +73,16 @@ CASES: dict[str, tuple[Callable[[Repo], object], list[str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_change_is_told(repo: Repo, case: str) -> None:
-    before = Snapshot.take(repo.top, _ignore)
+    before = Snapshot.take(Repository.read(repo.top), _ignore)
     act, words = CASES[case]
     act(repo)
-    assert changed(before, Snapshot.take(repo.top, _ignore)) == words
+    assert changed(before, Snapshot.take(Repository.read(repo.top), _ignore)) == words
 
 
 def test_a_commit_is_told(repo: Repo) -> None:
-    before = Snapshot.take(repo.top, _ignore)
+    before = Snapshot.take(Repository.read(repo.top), _ignore)
     repo.git("commit", "-qm", "x", "--only", "code.py")
-    told = changed(before, Snapshot.take(repo.top, _ignore))
+    told = changed(before, Snapshot.take(Repository.read(repo.top), _ignore))
     assert told[0].startswith("HEAD moved from ")
     assert told[1:] == ["code.py is as HEAD has it again"]
 
@@ -90,29 +91,29 @@ def test_a_file_staged_again_with_other_content_is_told(repo: Repo) -> None:
     repo.write("code.py", "second\n")
     repo.git("add", "code.py")
     repo.write("code.py", "dirty\n")
-    before = Snapshot.take(repo.top, _ignore)
+    before = Snapshot.take(Repository.read(repo.top), _ignore)
     repo.write("code.py", "third\n")
     repo.git("add", "code.py")
     repo.write("code.py", "dirty\n")
-    assert len(changed(before, Snapshot.take(repo.top, _ignore))) == 1
+    assert len(changed(before, Snapshot.take(Repository.read(repo.top), _ignore))) == 1
 
 
 def test_names_of_all_kinds_are_told_in_one_line_each(repo: Repo) -> None:
-    before = Snapshot.take(repo.top, _ignore)
+    before = Snapshot.take(Repository.read(repo.top), _ignore)
     for name in NAMES:
         repo.write(name)
-    told = changed(before, Snapshot.take(repo.top, _ignore))
+    told = changed(before, Snapshot.take(Repository.read(repo.top), _ignore))
     assert len(told) == len(NAMES)
     assert not any("\n" in line for line in told)
 
 
 def test_a_project_in_a_folder_of_the_repository_has_paths_of_its_own(repo: Repo) -> None:
     repo.commit("sub/tasks/a.md")
-    before = Snapshot.take(repo.top / "sub", _ignore)
+    before = Snapshot.take(Repository.read(repo.top / "sub"), _ignore)
     repo.write("sub/tasks/a.md", "x")
     repo.write("sub/code.txt")
     repo.write("README.md", "x")
-    told = changed(before, Snapshot.take(repo.top / "sub", _ignore))
+    told = changed(before, Snapshot.take(Repository.read(repo.top / "sub"), _ignore))
     assert told == ["../README.md was modified", "code.txt was added"]
 
 
@@ -120,6 +121,6 @@ def test_a_look_leaves_no_trace_and_is_quick(repo: Repo) -> None:
     index = (repo.top / ".git/index").stat().st_mtime_ns
     began = time.monotonic()
     for _ in range(10):
-        Snapshot.take(repo.top, _ignore)
+        Snapshot.take(Repository.read(repo.top), _ignore)
     assert time.monotonic() - began < 10
     assert (repo.top / ".git/index").stat().st_mtime_ns == index

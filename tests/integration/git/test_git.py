@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from hypervisor.core.errors import Refused
-from hypervisor.git.git import Git, GitError, from_top, locked, main_checkout, shown
+from hypervisor.git.git import Git, GitError, from_top, locked, shown
+from hypervisor.git.repository import Repository
 
 #: Names that people and machines give to files.
 NAMES = (
@@ -158,7 +159,12 @@ def test_the_users_settings_for_status_change_nothing(repo: Repo) -> None:
 
 @pytest.mark.parametrize(
     ("case", "words"),
-    [("none", "not in a git"), ("bare", "bare"), ("linked", "linked worktree"), ("empty", "no commit yet")],
+    [
+        ("none", "no git repository"),
+        ("bare", "bare"),
+        ("linked", "linked worktree"),
+        ("empty", "no commit yet"),
+    ],
 )
 def test_what_is_no_main_checkout_is_refused(repo: Repo, tmp_path: Path, case: str, words: str) -> None:
     place = tmp_path / case
@@ -170,7 +176,7 @@ def test_what_is_no_main_checkout_is_refused(repo: Repo, tmp_path: Path, case: s
     elif case == "linked":
         repo.git("worktree", "add", "-q", "--detach", str(place))
     with pytest.raises(Refused, match=words):
-        main_checkout(place)
+        Repository.read(place)
 
 
 def test_paths_are_told_from_the_project() -> None:

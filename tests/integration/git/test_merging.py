@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_git import NAMES, Repo, make_repo
 
 from commands import ROOT, eventually, gone
 from hypervisor.core.errors import Refused
 from hypervisor.git.merging import Conflict, Integration, Merged, Unverified
+from hypervisor.git.repository import Repository
 from hypervisor.git.worktrees import Worktrees
-from test_git import NAMES, Repo, make_repo
 
 
 def _good(_: Path) -> None:
@@ -42,37 +43,65 @@ def _repo(tmp_path: Path) -> Repo:
 
 def _integration(repo: Repo, sub: str = "") -> Integration:
     start = repo.git("rev-parse", "main")
-    return Integration(repo.top / sub, repo.top / ".hypervisor/trees", "b1", "main", start)
+    facts = Repository.read(repo.top / sub)
+    return Integration(facts, repo.top / ".hypervisor/trees", "b1", "main", start)
+
+
+def _trees(repo: Repo) -> Worktrees:
+    return Worktrees(Repository.read(repo.top), repo.top / ".hypervisor/trees", "b1")
 
 
 def _branch(repo: Repo, task: str, name: str, text: str = "text\n") -> str:
-    tree = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1").open(task, 1, "main")
+    tree = _trees(repo).open(task, 1, "main")
     repo.commit(name, text, tree.path)
     return tree.branch
 
 
-def _is_clean(repo: Repo, made: Integration) -> bool:
-    words = ("status", "--porcelain", "--untracked-files=all")
-    head = repo.git("rev-parse", "HEAD", cwd=made.path)
-    return repo.git(*words, cwd=made.path) == "" and head == made.tip
+def _is_clean(repo: Repo, place: Path) -> bool:
+    return repo.git("status", "--porcelain", "--untracked-files=all", cwd=place) == ""
 
 
 def test_work_is_merged_with_a_merge_commit_of_ours(repo: Repo) -> None:
     made = _integration(repo)
     branch = _branch(repo, "a", "src/a.py")
-    seen: list[bool] = []
+    seen: list[tuple[bool, str]] = []
 
     def verify(place: Path) -> None:
-        seen.append((place / "src/a.py").exists() and (place / "src/code.py").exists())
+        whole = (place / "src/a.py").exists() and (place / "src/code.py").exists() and _is_clean(repo, place)
+        seen.append((whole, repo.git("rev-parse", "HEAD", cwd=place)))
 
     merged = made.merge(branch, "Merge a\n\nbody", verify)
     assert merged == Merged(commit=made.tip)
-    assert seen == [True]
+    assert seen == [(True, made.tip)]
     assert repo.git("log", "-1", "--format=%s|%an|%P", made.tip).startswith("Merge a|Hypervisor|")
     assert len(repo.git("log", "-1", "--format=%P", made.tip).split()) == 2
-    assert _is_clean(repo, made)
     assert repo.git("status", "--porcelain") == ""
     assert repo.git("rev-parse", "main") == made.start_commit
+
+
+def test_what_needs_no_verification_is_merged_without_a_checkout(repo: Repo) -> None:
+    made = _integration(repo)
+    assert isinstance(made.merge(_branch(repo, "a", "a"), "a"), Merged)
+    assert not made.path.exists()
+
+
+def test_a_branch_that_is_done_with_goes_with_the_merge(repo: Repo) -> None:
+    made = _integration(repo)
+    repo.git("branch", "done", repo.git("commit-tree", "main^{tree}", "-p", "main", "-m", "x"))
+    merged = made.merge(repo.git("rev-parse", "done"), "m", done_with="done")
+    assert merged == Merged(commit=made.tip)
+    assert repo.git("branch", "--list", "done") == ""
+
+
+def test_a_branch_that_moved_meanwhile_is_merged_into_as_it_is_then(repo: Repo) -> None:
+    made, other = _integration(repo), _integration(repo)
+    first, second, third = (_branch(repo, name, name) for name in "abc")
+    made.merge(first, "a")
+    other.merge(second, "b")
+    asked: list[Path] = []
+    assert isinstance(made.merge(third, "c", asked.append), Merged)
+    assert len(asked) == 2  # what was verified alone was verified again with the rest
+    assert {"a", "b", "c"} <= set(repo.git("ls-tree", "--name-only", made.tip).split())
 
 
 def test_merging_again_is_merged_with_the_same_commit(repo: Repo) -> None:
@@ -84,7 +113,7 @@ def test_merging_again_is_merged_with_the_same_commit(repo: Repo) -> None:
 
 
 def test_a_branch_without_commits_is_merged_as_it_is(repo: Repo) -> None:
-    tree = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1").open("a", 1, "main")
+    tree = _trees(repo).open("a", 1, "main")
     made = _integration(repo)
     assert made.merge(tree.branch, "a", _good) == Merged(commit=made.start_commit)
 
@@ -94,7 +123,7 @@ def test_a_conflict_names_its_files_and_leaves_nothing(repo: Repo) -> None:
     for name in ("src/code.py", *NAMES):
         repo.commit(name, "start\n")
     made = _integration(repo)
-    trees = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1")
+    trees = _trees(repo)
     branches = []
     for task in ("a", "b"):
         tree = trees.open(task, 1, "main")
@@ -106,8 +135,8 @@ def test_a_conflict_names_its_files_and_leaves_nothing(repo: Repo) -> None:
     conflict = made.merge(branches[1], "b", _good)
     assert isinstance(conflict, Conflict)
     assert set(conflict.files) == {"src/code.py", *NAMES}
-    assert made.tip == tip
-    assert _is_clean(repo, made)
+    assert made.tip == _integration(repo).tip == tip
+    assert "CONFLICT" in conflict.text
 
 
 def test_unrelated_history_is_a_conflict_without_files(repo: Repo) -> None:
@@ -131,9 +160,10 @@ def test_what_does_not_verify_is_taken_back(repo: Repo) -> None:
         return "2 tests failed"
 
     assert made.merge(branch, "a", verify) == Unverified(text="2 tests failed")
-    assert made.tip == made.start_commit
-    assert _is_clean(repo, made)
-    assert isinstance(made.merge(branch, "a", _good), Merged)
+    assert made.tip == _integration(repo).tip == made.start_commit
+    places: list[bool] = []
+    assert isinstance(made.merge(branch, "a", lambda at: places.append(_is_clean(repo, at))), Merged)
+    assert places == [True]
 
 
 def test_a_verification_that_breaks_the_worktree_does_not_break_the_merge(repo: Repo) -> None:
@@ -144,8 +174,9 @@ def test_a_verification_that_breaks_the_worktree_does_not_break_the_merge(repo: 
         subprocess.run(["rm", "-rf", str(place)], check=True)
 
     assert isinstance(made.merge(first, "a", verify), Merged)
-    assert isinstance(made.merge(second, "b", _good), Merged)
-    assert _is_clean(repo, made)
+    places: list[bool] = []
+    assert isinstance(made.merge(second, "b", lambda at: places.append(_is_clean(repo, at))), Merged)
+    assert places == [True]
     assert repo.git("status", "--porcelain") == ""
 
 
@@ -158,12 +189,28 @@ def test_a_verification_that_raises_takes_the_merge_back(repo: Repo) -> None:
 
     with pytest.raises(OSError, match="no such program"):
         made.merge(branch, "a", verify)
-    assert made.tip == made.start_commit
-    assert _is_clean(repo, made)
+    assert made.tip == _integration(repo).tip == made.start_commit
+
+
+def test_a_verification_reaches_nothing_of_the_users_git_folder(repo: Repo) -> None:
+    made = _integration(repo)
+    config = (repo.top / ".git/config").read_bytes()
+
+    def verify(place: Path) -> str:
+        for words in (["config", "core.fsmonitor", "false"], ["branch", "theirs"], ["tag", "v1"]):
+            repo.git(*words, cwd=place)
+        return "no"
+
+    branch = _branch(repo, "a", "a")
+    refs = repo.git("for-each-ref", "refs/heads/main", "refs/tags")
+    made.merge(branch, "a", verify)
+    assert (repo.top / ".git/config").read_bytes() == config
+    assert repo.git("for-each-ref", "refs/heads/main", "refs/tags") == refs
 
 
 def _merge_some(root: str, start: str, branches: list[str]) -> None:
-    made = Integration(Path(root), Path(root) / ".hypervisor/trees", "b1", "main", start)
+    facts = Repository.read(Path(root))
+    made = Integration(facts, Path(root) / ".hypervisor/trees", "b1", "main", start)
 
     def work(branch: str) -> None:
         assert isinstance(made.merge(branch, branch, _good), Merged)
@@ -176,7 +223,7 @@ def _merge_some(root: str, start: str, branches: list[str]) -> None:
 
 
 def test_thirty_branches_merged_by_processes_and_threads_at_once_are_all_there(repo: Repo) -> None:
-    trees = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1")
+    trees = _trees(repo)
     opened = [trees.open(f"t{number}", 1, "main") for number in range(30)]
     for number, tree in enumerate(opened):
         repo.commit(f"src/{number}.py", cwd=tree.path)
@@ -211,28 +258,29 @@ import sys, time, pathlib
 sys.path.insert(0, sys.argv[1])
 from hypervisor.git import git
 from hypervisor.git.merging import Integration
+from hypervisor.git.repository import Repository
 root, start, branch, step, flag = sys.argv[2:]
 def stop():
     pathlib.Path(flag).touch()
     time.sleep(60)
 real = git.Git._run
 seen = []
-def run(self, words, check, text, more):
+def run(self, words, *rest, **more):
     seen.append(words[0])
     if f"{words[0]} {seen.count(words[0])}" == step:
         stop()
-    answer = real(self, words, check, text, more)
+    answer = real(self, words, *rest, **more)
     if f"after {words[0]} {seen.count(words[0])}" == step:
         stop()
     return answer
 git.Git._run = run
-made = Integration(pathlib.Path(root), pathlib.Path(root) / ".hypervisor/trees", "b1", "main", start)
+root = pathlib.Path(root)
+made = Integration(Repository.read(root), root / ".hypervisor/trees", "b1", "main", start)
 made.merge(branch, "m", lambda place: stop() if step == "verify" else None)
 """
 
-_STEPS = ("update-ref 1", "after update-ref 1", "worktree 3", "after worktree 3", "merge 1", "after merge 1",
-          "verify", "update-ref 2", "after update-ref 2", "checkout 1", "after checkout 1", "clean 1",
-          "after clean 1")  # fmt: skip
+_STEPS = ("update-ref 1", "after update-ref 1", "merge-tree 1", "after merge-tree 1", "after commit-tree 1",
+          "read-tree 1", "after read-tree 1", "verify", "update-ref 2", "after update-ref 2")  # fmt: skip
 
 
 def _kill_at(repo: Repo, made: Integration, branch: str, step: str, flag: Path) -> None:
@@ -256,7 +304,6 @@ def test_after_a_kill_at_any_step_the_next_merge_works(repo: Repo, tmp_path: Pat
     assert isinstance(made.merge(first, "a", _good), Merged)
     assert {"a", "b"} <= set(repo.git("ls-tree", "--name-only", made.tip).splitlines())
     assert len(repo.git("rev-list", "--merges", made.tip).splitlines()) == 2
-    assert _is_clean(repo, made)
 
 
 def test_a_merge_waits_for_the_git_that_outlives_a_killed_process(repo: Repo, tmp_path: Path) -> None:
@@ -272,11 +319,10 @@ def test_a_merge_waits_for_the_git_that_outlives_a_killed_process(repo: Repo, tm
     assert not ended.exists()
     assert isinstance(made.merge(second, "b", _good), Merged)
     assert ended.exists()
-    assert _is_clean(repo, made)
 
 
 def _merge_begun(repo: Repo, made: Integration) -> None:
-    repo.git("merge", "--no-commit", "--no-ff", "hypervisor/b1/b-1", cwd=made.path)
+    repo.write(".git/MERGE_HEAD", repo.git("rev-parse", "HEAD", cwd=made.path), made.path)
 
 
 def _dirty(repo: Repo, made: Integration) -> None:
@@ -284,26 +330,26 @@ def _dirty(repo: Repo, made: Integration) -> None:
     repo.write("litter/x", "x", made.path)
 
 
-def _index_lock(repo: Repo, made: Integration) -> None:
-    repo.write(".git/worktrees/merge/index.lock", "")
+def _locks(repo: Repo, made: Integration) -> None:
+    repo.write(".git/index.lock", "", made.path)
     repo.write(".git/refs/heads/hypervisor/b1/merge.lock", "")
 
 
 def _broken_index(repo: Repo, made: Integration) -> None:
-    repo.write(".git/worktrees/merge/index", "not an index")
+    repo.write(".git/index", "not an index", made.path)
 
 
 def _no_folder(repo: Repo, made: Integration) -> None:
-    repo.git("worktree", "lock", str(made.path))
     subprocess.run(["rm", "-rf", str(made.path)], check=True)
 
 
-def _no_entry(repo: Repo, made: Integration) -> None:
-    subprocess.run(["rm", "-rf", str(repo.top / ".git/worktrees/merge")], check=True)
+def _no_git_folder(repo: Repo, made: Integration) -> None:
+    subprocess.run(["rm", "-rf", str(made.path / ".git")], check=True)
 
 
-def _no_mark(repo: Repo, made: Integration) -> None:
-    (made.path / ".git").unlink()
+def _the_users_git_folder(repo: Repo, made: Integration) -> None:
+    _no_git_folder(repo, made)
+    (made.path / ".git").write_text(f"gitdir: {repo.top}/.git\n")
 
 
 def _elsewhere(repo: Repo, made: Integration) -> None:
@@ -312,21 +358,27 @@ def _elsewhere(repo: Repo, made: Integration) -> None:
 
 
 @pytest.mark.parametrize(
-    "act", [_merge_begun, _dirty, _index_lock, _broken_index, _no_folder, _no_entry, _no_mark, _elsewhere]
-)
-def test_whatever_is_left_in_the_merge_worktree_the_next_merge_works(
+    "act",
+    [
+        _merge_begun, _dirty, _locks, _broken_index, _no_folder, _no_git_folder, _the_users_git_folder,
+        _elsewhere,
+    ],
+)  # fmt: skip
+def test_whatever_is_left_in_the_clone_for_merging_the_next_merge_works(
     repo: Repo, act: Callable[[Repo, Integration], None]
 ) -> None:
-    made = _integration(repo)
     first, second = _branch(repo, "a", "a"), _branch(repo, "b", "b")
+    made = _integration(repo)
     made.merge(first, "a", _good)
     repo.write("README.md", "the user's\n")
     act(repo, made)
-    assert isinstance(made.merge(second, "b", _good), Merged)
+    made = _integration(repo)
+    places: list[bool] = []
+    assert isinstance(made.merge(second, "b", lambda at: places.append(_is_clean(repo, at))), Merged)
+    assert places == [True]
     assert repo.git("ls-tree", "--name-only", made.tip).split() == sorted(
         ["README.md", "a", "b", "src", "tasks"]
     )
-    assert _is_clean(repo, made)
     assert repo.git("status", "--porcelain") == "M README.md"
 
 
@@ -417,7 +469,7 @@ def test_a_users_wish_to_stash_by_itself_does_not_hide_task_files(repo: Repo) ->
 
 def test_a_folder_of_the_work_that_became_a_file_comes_home(repo: Repo) -> None:
     made = _integration(repo)
-    tree = Worktrees(repo.top, repo.top / ".hypervisor/trees", "b1").open("a", 1, "main")
+    tree = _trees(repo).open("a", 1, "main")
     repo.git("rm", "-rq", "src", cwd=tree.path)
     repo.commit("src", "a file now\n", tree.path)
     made.merge(tree.branch, "a", _good)
@@ -445,21 +497,20 @@ def test_closing_keeps_a_branch_that_is_not_home(repo: Repo) -> None:
     assert made.branch not in repo.git("branch", "--list", "hypervisor/*")
 
 
-@pytest.mark.parametrize("case", ["linked", "bare", "no branch", "no work"])
-def test_what_cannot_be_worked_in_is_refused(repo: Repo, tmp_path: Path, case: str) -> None:
-    root, start = repo.top, repo.git("rev-parse", "main")
-    if case == "linked":
-        root = tmp_path / "linked"
-        repo.git("worktree", "add", "-q", "--detach", str(root))
-    elif case == "bare":
-        root = tmp_path / "bare"
-        repo.git("clone", "-q", "--bare", str(repo.top), str(root))
-    name = "nowhere" if case == "no branch" else "main"
-    made = Integration(root, tmp_path / "trees", "b1", name, start)
-    with pytest.raises(Refused):
-        made.merge("nothing", "m", _good)
-    assert os.listdir(repo.top / ".git/refs/heads") in (
-        ["main"],
-        ["main", "hypervisor"],
-        ["hypervisor", "main"],
-    )
+@pytest.mark.parametrize("start", ["nowhere", "main"])
+def test_what_cannot_be_merged_is_refused(repo: Repo, start: str) -> None:
+    facts = Repository.read(repo.top)
+    made = Integration(facts, repo.top / ".hypervisor/trees", "b1", start, facts.head)
+    with pytest.raises(Refused, match="no such branch"):
+        made.merge("nothing" if start == "main" else facts.head, "m", _good)
+    assert os.listdir(repo.top / ".git/refs/heads") == ["main"]
+
+
+def test_without_a_branch_to_begin_from_the_work_is_merged_all_the_same(repo: Repo) -> None:
+    branch = _branch(repo, "a", "a")
+    repo.git("checkout", "-q", "--detach")
+    facts = Repository.read(repo.top)
+    made = Integration(facts, repo.top / ".hypervisor/trees", "b1", "", facts.head)
+    assert isinstance(made.merge(branch, "m"), Merged)
+    made.close()
+    assert repo.git("rev-parse", made.branch)

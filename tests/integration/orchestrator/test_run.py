@@ -98,7 +98,8 @@ def test_verified_work_is_merged_and_nothing_is_left_behind(user: Shell) -> None
     tasks(user, *names, verify="test -f src/$(ls src | head -1)")
     ended = run(user, GOOD, "-j", "3").passed()
     assert "6 queued = 6 success" in ended.out
-    assert "main fast-forwarded to" in ended.out
+    assert "main fast-forwarded " in ended.out
+    assert "(6 tasks)" in ended.out
     assert [status(user, name) for name in names] == ["done"] * 6
     assert sorted(path.name for path in (user.cwd / "src").iterdir()) == [f"{name}.txt" for name in names]
     assert branches(user) == ["main"]
@@ -304,6 +305,7 @@ def test_ctrl_c_finishes_what_is_in_hand_and_begins_nothing_more(user: Shell, tm
         )  # fmt: skip
         gate.wait()
         running.send(signal.SIGINT)
+        eventually(lambda: happened(user, RunEvent.HALTED), "its drain")
         gate.open()
         ended = running.end(60)
     finally:

@@ -1,0 +1,211 @@
+"""A private git folder: a clone that borrows the user's objects, and can write nothing of the user's.
+
+It is written by hand, which is what ``git clone --shared --single-branch --no-tags`` comes to without
+the remote and without the processes. Whoever works in it may do to it what he likes; so it is made sound
+again before git is run in it in our name, and its settings are never believed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .git import Git
+from .repository import Repository
+
+#: Settings of the user's repository that commits there depend on; all others stay behind.
+_ALLOWED = re.compile(
+    r"(user|author|committer)\.(name|email)"
+    r"|core\.(autocrlf|eol|safecrlf|filemode|symlinks|ignorecase|precomposeunicode|protecthfs|protectntfs"
+    r"|attributesfile|excludesfile|whitespace|bigfilethreshold|longpaths)"
+    r"|i18n\.commitencoding|filter\..+|submodule\..+\.(url|active)"
+)
+#: It lives for one task only, so there is nothing to tidy up.
+_OWN = (
+    ("core.bare", "false"),
+    ("core.logallrefupdates", "true"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+)
+#: What would lead git elsewhere, or belongs to a process that has ended.
+_REMOVED = ("commondir", "gitdir", "config.worktree", "info/grafts", "index.lock", "HEAD.lock", "config.lock")
+#: Files of the user's git folder that say what is ignored, how files are treated, and where history ends.
+_COPIED = ("info/exclude", "info/attributes", "shallow")
+#: Packs with fewer objects are unpacked, as `git fetch` does it.
+_FEW = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateFolder:
+    """The git folder of the checkout in *path*."""
+
+    repository: Repository
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """The git folder itself."""
+        return self.path / ".git"
+
+    @property
+    def git(self) -> Git:
+        """Git in the checkout. `restore` comes first where others have been at work there."""
+        where = {
+            "GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(self.path), "GIT_NO_REPLACE_OBJECTS": "1",
+        }  # fmt: skip
+        return Git(self.path, environment=where, identity=self.repository.identity)
+
+    def make(self, head: str, refs: Mapping[str, str]) -> None:
+        """Make the folder; *head* is a commit, or ``ref: `` and a branch's full name."""
+        for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
+            os.makedirs(self.folder / name)
+        for name, data in self._files().items():
+            (self.folder / name).write_bytes(data)
+        for ref, commit in refs.items():
+            self.set_ref(ref, commit)
+        (self.folder / "HEAD").write_text(f"{head}\n")
+
+    def restore(self) -> bool:
+        """Make the folder sound again; tell whether that could be done, as it was still ours."""
+        if not self._is_plain():
+            return False
+        files = self._files()
+        for name in (*_REMOVED, *(name for name in _COPIED if name not in files)):
+            (self.folder / name).unlink(missing_ok=True)
+        for lock in (self.folder / "refs").rglob("*.lock"):
+            lock.unlink()
+        for name in ("objects/info", "info"):
+            os.makedirs(self.folder / name, exist_ok=True)
+        for name, data in files.items():
+            path = self.folder / name
+            if not path.is_file() or path.read_bytes() != data:
+                path.unlink(missing_ok=True)
+                path.write_bytes(data)
+        return True
+
+    def check_out(self, commit: str, keep: tuple[int, ...] = ()) -> None:
+        """Bring the index and all files to *commit*.
+
+        It is the user's repository that they come from, with its filters and its promised objects.
+
+        Raises:
+            GitError: That cannot be done.
+        """
+        where = {
+            "GIT_DIR": str(self.repository.common), "GIT_WORK_TREE": str(self.path),
+            "GIT_INDEX_FILE": str(self.folder / "index"),
+        }  # fmt: skip
+        whole = ("core.splitIndex=false", "core.sparseCheckout=false", "index.sparse=false")
+        Git(self.path, keep=keep, environment=where, settings=whole).run("read-tree", "--reset", "-u", commit)
+
+    def set_ref(self, ref: str, commit: str) -> None:
+        """Write a ref; for a folder that is sound only."""
+        path = self.folder / ref
+        os.makedirs(path.parent, exist_ok=True)
+        path.write_text(f"{commit}\n")
+
+    def refs(self) -> Iterator[tuple[str, str]]:
+        """Yield each ref with the object that it names."""
+        loose = set()
+        for at, _, names in os.walk(self.folder / "refs"):
+            for name in names:
+                path = Path(at, name)
+                ref, text = str(path.relative_to(self.folder)), path.read_text("ascii", "replace").strip()
+                loose.add(ref)
+                if re.fullmatch(r"[0-9a-f]{40,64}", text):
+                    yield ref, text
+        packed = self.folder / "packed-refs"
+        for line in os.fsdecode(packed.read_bytes()).splitlines() if packed.is_file() else ():
+            commit, _, ref = line.partition(" ")
+            if ref and ref not in loose and re.fullmatch(r"[0-9a-f]{40,64}", commit):
+                yield ref, commit
+
+    def send(self, tip: str, base: str) -> None:
+        """Bring the objects of *tip* to the user's repository, which has *base* and all before it.
+
+        What ``git fetch`` does, but for its questions: both ends are known. Each object is hashed anew,
+        and none is taken whose parts are missing.
+
+        Raises:
+            GitError: Something is missing, or is not what its name says.
+        """
+        words = ("pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "-q", "--threads=1")
+        with tempfile.TemporaryFile() as pack:
+            self.git.write_to(pack, *words, input=f"{tip}\n^{base}\n")
+            pack.seek(8)
+            count = int.from_bytes(pack.read(4), "big")
+            pack.seek(0)  # of the descriptor too, as that is what git gets
+            os.lseek(pack.fileno(), 0, os.SEEK_SET)
+            few = ("unpack-objects", "-q", "--strict")
+            many = ("index-pack", "--stdin", "--fix-thin", "--strict", "--threads=1")
+            self.repository.git().read_from(pack, *(few if count < _FEW else many))
+
+    def _is_plain(self) -> bool:
+        """Tell whether the folder is one, and no link in it leads elsewhere."""
+        if self.folder.is_symlink() or not (self.folder / "HEAD").is_file():
+            return False
+        if not all((self.folder / name).is_dir() for name in ("objects", "refs")):
+            return False
+        for at, folders, files in os.walk(self.folder):
+            if any(os.path.islink(os.path.join(at, name)) for name in (*folders, *files)):
+                return False
+            if Path(at) == self.folder:
+                folders[:] = [name for name in folders if name not in ("objects", "modules", "hooks", "lfs")]
+        return True
+
+    def _files(self) -> dict[str, bytes]:
+        common = self.repository.common
+        found = {"config": self._config(), "objects/info/alternates": _quoted(common / "objects")}
+        for name in _COPIED:
+            path = common / name
+            if path.is_file():
+                found[name] = path.read_bytes()
+        return found
+
+    def _config(self) -> bytes:
+        sha1 = self.repository.object_format == "sha1"
+        version = (("core.repositoryformatversion", "0" if sha1 else "1"),)
+        extension = () if sha1 else (("extensions.objectformat", self.repository.object_format),)
+        theirs = [one for one in self.repository.settings if _ALLOWED.fullmatch(one[0])]
+        lines = []
+        for key, value in (*version, *extension, *_OWN, *theirs):
+            section, _, rest = key.partition(".")
+            sub, _, name = rest.rpartition(".")
+            under = ' "{}"'.format(sub.replace("\\", "\\\\").replace('"', '\\"')) if sub else ""
+            plain = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+            lines.append(f'[{section}{under}]\n\t{name} = "{plain}"\n')
+        return os.fsencode("".join(lines))
+
+
+def _quoted(path: Path) -> bytes:
+    """Return a path as a line of ``alternates``."""
+    data = os.fsencode(path)
+    if b"\n" in data or data[:1] in (b'"', b"#"):
+        inner = data.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+        data = b'"' + inner + b'"'
+    return data + b"\n"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, also where something in it has closed itself to its owner.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        for at, _, _ in os.walk(path):
+            os.chmod(at, 0o700)
+            for name in os.listdir(at):
+                inner = os.path.join(at, name)
+                if os.path.isdir(inner) and not os.path.islink(inner):
+                    os.chmod(inner, 0o700)
+        shutil.rmtree(path)

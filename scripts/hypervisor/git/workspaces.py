@@ -1,0 +1,231 @@
+"""A folder of its own for each task: made, looked at, brought home, and removed without a loss.
+
+What clones and worktrees have in common. All names of files are relative to the project root, which may
+be a folder inside the repository; what lies outside of it begins with ``../``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..core.errors import Refused
+from ..core.files import write_once
+from ..core.project import STATE
+from .git import Git, Status, begun_in, from_top, is_full
+from .repository import Repository
+from .work import Gathered, Opened, Tree, Work, commit_files, committed, own_commits
+
+
+@dataclass(frozen=True, slots=True)
+class Workspaces:
+    """The folders of one batch's tasks. `Clones` and `Worktrees` say how they are made."""
+
+    repository: Repository
+    #: Folder that they stand in.
+    folder: Path
+    batch: str
+
+    # ------------------------------------------------- what the kinds differ in
+
+    def open(self, task: str, attempt: int, base: str) -> Tree:
+        """Make a folder on a new branch from the commit *base*, or return the one that is there.
+
+        Raises:
+            Refused: There is no such commit, or the branch holds work of somebody.
+        """
+        raise NotImplementedError
+
+    def remove(self, tree: Tree, merged_into: str | None = None) -> None:
+        """Remove a folder and its branch, if all that is in them is in *merged_into* or nothing is.
+
+        Raises:
+            Refused: Something would be lost; the message names it.
+        """
+        raise NotImplementedError
+
+    def close(self, tree: Tree, gathered: Gathered, *, merged: bool) -> None:
+        """Remove a folder that was gathered, unless it holds work that is nowhere else."""
+        raise NotImplementedError
+
+    def _mend(self, tree: Tree) -> Opened | None:
+        """Return the folder, made sound again if need be; None if there is none."""
+        raise NotImplementedError
+
+    def _others(self) -> list[str]:
+        """Return commits that no agent can have made."""
+        raise NotImplementedError
+
+    def _bring(self, tree: Tree, at: Opened, tip: str) -> tuple[str, tuple[str, ...]]:
+        """Bring the tree's branch, which is at *tip*, to the user's repository.
+
+        Returns:
+            Why that cannot be done, "" if it was; and what else would be lost with the folder, in words.
+        """
+        raise NotImplementedError
+
+    # -------------------------------------------------------------- the same
+
+    def place(self, tree: Tree) -> Path:
+        """Return the project's folder in the tree."""
+        return tree.path / self.repository.prefix
+
+    def found(self) -> list[Tree]:
+        """Return all trees whose folder or branch is there, of either kind, in the order of their names."""
+        main = self.repository.git()
+        records = sorted((self.folder / ".trees").glob("*.json"))
+        trees = [tree for tree in map(self._read, records) if tree is not None]
+        return [tree for tree in trees if tree.path.is_dir() or main.exists(tree.ref)]
+
+    def inspect(self, tree: Tree) -> Work:
+        """Look at what is in a folder."""
+        main, prefix = self.repository.git(), self.repository.prefix
+        at = self._mend(tree)
+        if at is None:
+            tip = main.commit(tree.ref)
+            return replace(committed(main, tree.base, tip, prefix) if tip else Work(), gone=True)
+        status = at.git.status()
+        tip = at.branches.commit(tree.ref)
+        return replace(
+            committed(at.git, tree.base, tip, prefix),
+            uncommitted=tuple(from_top(entry.path, prefix) for entry in status.entries),
+            on=status.branch,
+            astray=self._own(tree, at.git, status, tip),
+            begun=begun_in(at.folder),
+            conflicts=self._conflicts(status),
+        )
+
+    def gather(self, tree: Tree, message: str, keep: Callable[[str], bool]) -> Gathered:
+        """Put stray commits and uncommitted changes that *keep* wants onto the tree's branch.
+
+        Nothing is done while something that was begun (a merge, a rebase) has not ended.
+        """
+        prefix, place = self.repository.prefix, self.place(tree)
+        at = self._mend(tree)
+        if at is None:
+            work = self.inspect(tree)
+            return Gathered(place=place, commits=work.commits, files=work.files)
+        git = at.git
+        status = git.status()
+        begun, conflicts = begun_in(at.folder), self._conflicts(status)
+        stuck = bool(begun or conflicts)
+        tip = status.head
+        astray: tuple[str, ...] = ()
+        if status.branch != tree.branch:
+            tip = at.branches.commit(tree.ref)
+            if stuck or not self._come_back(git, tree, status, tip):
+                stuck, astray = True, self._own(tree, git, status, tip)
+            else:
+                status = git.status()
+                tip = status.head
+        entries = {from_top(entry.path, prefix): entry for entry in status.entries}
+        wanted = [path for path in entries if not path.endswith("/") and keep(path)]
+        made = ""
+        if wanted and not stuck:
+            staged = any(entry.code[0] not in ".?" for entry in status.entries)
+            chosen = [entries[path] for path in wanted]
+            made = commit_files(at, tree, message, chosen, tip, staged=staged)
+        tip = made or tip
+        why, beside = self._bring(tree, at, tip)
+        work = Work()
+        if why:
+            astray = (*astray, f"{tip[:12]} ({why})")
+        elif tip != tree.base:
+            work = committed(self.repository.git(), tree.base, tip, prefix)
+        return Gathered(
+            place=place, commits=work.commits, files=work.files, made=made,
+            outside=tuple(path for path in entries if path not in set(wanted)),
+            left=tuple(wanted) if stuck else (),
+            astray=astray, begun=begun, conflicts=conflicts, beside=beside,
+        )  # fmt: skip
+
+    # ---------------------------------------------------------------- details
+
+    def _conflicts(self, status: Status) -> tuple[str, ...]:
+        prefix = self.repository.prefix
+        return tuple(from_top(entry.path, prefix) for entry in status.entries if entry.code == "uu")
+
+    def _own(self, tree: Tree, git: Git, status: Status, tip: str) -> tuple[str, ...]:
+        if status.branch == tree.branch:
+            return ()
+        return own_commits(git, tree, status.head, status.branch, [*self._others(), *([tip] if tip else [])])
+
+    def _come_back(self, git: Git, tree: Tree, status: Status, tip: str) -> bool:
+        """Bring HEAD to the tree's branch, with what it has; tell whether that could be done."""
+        own = self._own(tree, git, status, tip)
+        if not own:
+            return git.ok("checkout", "-q", "--no-guess", tree.branch, "--")
+        reached = git.lines("rev-list", status.head, "--not", tip, tree.base, nul=False)
+        new = status.branch is None or f"refs/heads/{status.branch}" not in tree.known
+        if not new or set(reached) != set(own) or not git.contains(status.head, tip):
+            return False
+        git.run("update-ref", "-m", "hypervisor: gather", tree.ref, status.head, tip)
+        git.run("symbolic-ref", "HEAD", tree.ref)
+        return True
+
+    def _start(self, base: str) -> str:
+        """Return the commit that *base* names.
+
+        Raises:
+            Refused: It names none.
+        """
+        start = base if is_full(base) else self.repository.git().commit(base)
+        if not start:
+            raise Refused(f"{base}: no such commit")
+        return start
+
+    def _name(self, task: str, attempt: int) -> str:
+        """Return the name of the folder of an attempt: the task's id as far as git takes it, or a hash."""
+        plain = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40].strip("-")
+        if plain != task.lower():  # ids that differ only there must not meet
+            mark = hashlib.blake2b(task.encode("utf-8", "surrogateescape"), digest_size=5).hexdigest()
+            plain = f"{plain[:30].strip('-') or 'task'}-{mark}"
+        return f"{plain}-{attempt}"
+
+    def _record(self, name: str) -> Path:
+        return self.folder.absolute() / ".trees" / f"{name}.json"
+
+    def _write(self, tree: Tree) -> None:
+        data = {
+            "kind": tree.kind, "branch": tree.branch, "base": tree.base, "task": tree.task,
+            "known": dict(tree.known),
+        }  # fmt: skip
+        record = self._record(tree.path.name)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_once(record, json.dumps(data).encode())
+
+    def _read(self, record: Path) -> Tree | None:
+        try:
+            data = json.loads(record.read_bytes())
+        except FileNotFoundError:
+            return None
+        return Tree(
+            path=record.parent.parent / record.stem, branch=data["branch"], base=data["base"],
+            task=data["task"], kind=data["kind"], known=data["known"],
+        )  # fmt: skip
+
+    def _include(self, tree: Tree) -> None:
+        """Copy the ignored files that ``.worktreeinclude`` names (``.env``), never over a file."""
+        root, main = self.repository.root, self.repository.git()
+        self.place(tree).mkdir(parents=True, exist_ok=True)
+        if not (root / ".worktreeinclude").is_file():
+            return
+        names = main.lines("ls-files", "--others", "--ignored", "--exclude-from=.worktreeinclude", "-z")
+        asked = "".join(f"./{name}\0" for name in names if not name.endswith("/"))
+        ignored = main.run("check-ignore", "-z", "--stdin", check=False, input=asked).split("\0")
+        place = self.place(tree)
+        for name in (dotted.removeprefix("./") for dotted in ignored if dotted):
+            source, target = root / name, place / name
+            inside = target.parent.resolve().is_relative_to(tree.path.resolve())
+            if name.split("/")[0] == STATE or os.path.lexists(target) or not inside:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+                shutil.copy2(source, target, follow_symlinks=False)
