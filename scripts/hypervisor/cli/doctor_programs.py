@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,12 +16,16 @@ from pathlib import Path
 from ..core.project import Project
 from .checkup import CheckFinding, failure, found, warning
 
-#: The first that lists worktrees with NUL between them, as their names may hold anything.
-_GIT = (2, 36)
+#: The first that merges without a checkout (`git merge-tree --write-tree`).
+_GIT = (2, 38)
 #: How long a program may take to say its version or its login, in seconds.
 _PATIENCE = 20.0
 #: The scripts whose packages `warm-up` fetches.
 _FETCHED = ("mcp_server.py", "hypervisor_cli.py", "hook.py", "attend.py")
+#: The first Claude Code whose hooks can ask our server.
+_HOOKS = (2, 1, 118)
+#: In Claude Code's folder: the servers that it does not try to reach for a while; and its name of ours.
+_PASSED_OVER, _SERVER = "mcp-needs-auth-cache.json", "plugin:hypervisor:task_manager"
 _SCRIPTS = Path(__file__).resolve().parents[2]
 
 
@@ -113,7 +119,7 @@ def _git(machine: _Machine) -> CheckFinding:
     if not version:
         return warning("git", f"{path} does not run here", "git --version")
     if tuple(int(part) for part in version.split(".")[:2]) < _GIT:
-        text = f"{version}, {path}: worktrees need {'.'.join(map(str, _GIT))} or later"
+        text = f"{version}, {path}: `hypervisor run` needs {'.'.join(map(str, _GIT))} or later"
         return warning("git", text, "install a newer git")
     return found("git", f"{version}, {path}")
 
@@ -135,6 +141,7 @@ def _claude(machine: _Machine) -> Iterator[CheckFinding]:
     yield finding
     if not path:
         return
+    yield from _hooks_and_tools(machine, path)
     # It looks at what it has itself, and calls no service.
     code, text = machine.ask(path, "auth", "status", "--json")
     try:
@@ -150,6 +157,22 @@ def _claude(machine: _Machine) -> Iterator[CheckFinding]:
         yield warning(
             "claude login", "not logged in; `hypervisor run` would stop at once", "claude auth login"
         )
+
+
+def _hooks_and_tools(machine: _Machine, path: str) -> Iterator[CheckFinding]:
+    """Yield what keeps a session of Claude Code from our hooks and tools."""
+    version = machine.version(path)
+    if version and tuple(int(part) for part in version.split(".")[:3]) < _HOOKS:
+        text = f"{version} runs none of our hooks; {'.'.join(map(str, _HOOKS))} does, as they ask our server"
+        hooks = _SCRIPTS.parent / "hooks"
+        do = f"claude update; or: cp {hooks}/hooks.command.json {hooks}/hooks.json"
+        yield warning("claude hooks", text, do)
+    usual = os.path.join(machine.environ.get("HOME", ""), ".claude")
+    kept = os.path.join(machine.environ.get("CLAUDE_CONFIG_DIR") or usual, _PASSED_OVER)
+    with contextlib.suppress(OSError):
+        if _SERVER in Path(kept).read_text("utf-8", "replace"):
+            text = "the client remembers that our tools could not be reached, and does not try for a while"
+            yield warning("claude tools", text, f"rm {shlex.quote(kept)}, and begin a new session")
 
 
 def _gemini(machine: _Machine) -> Iterator[CheckFinding]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.errors import ConfigError
@@ -39,6 +40,8 @@ class AgentSupervisor:
     session: str = ""
     #: How many agents all runs of that session may have at work; 0 for any number.
     per_session: int = 0
+    #: What was wrong with an agent's surroundings, each of them said once.
+    warnings: list[str] = field(default_factory=list)
     _looked: float = float("-inf")
     _reached: str = ""
 
@@ -68,6 +71,11 @@ class AgentSupervisor:
                 return f"{running + others} agents of this session are at work, and {self.per_session} may be"
         return self.budgets.why_not()
 
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+            print(f"hypervisor: WARNING: {text}", file=sys.stderr, flush=True)
+
     def run(self, agent: Agent, assignment: Assignment, rank: int) -> AgentEnd:
         """Run an agent to its end, within its limits; *rank* is 0 for the most urgent."""
         mark, log = assignment.mark[1], assignment.log
@@ -86,7 +94,9 @@ class AgentSupervisor:
         left = self.budgets.left_usd()
         end: AgentEnd | None = None
         try:
-            end = agent.run(replace(assignment, environment=told, used=used, budget_usd=left))
+            end = agent.run(
+                replace(assignment, environment=told, used=used, warn=self._warn, budget_usd=left)
+            )
         finally:
             survivors = self.monitor.leave(watched)
             tokens, cost = (end.tokens, end.cost_usd) if end else (None, None)

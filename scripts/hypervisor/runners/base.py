@@ -135,6 +135,8 @@ class Assignment:
     verify: str = ""
     #: Set when it must end at once.
     stopped: threading.Event = field(default_factory=threading.Event)
+    #: Told, as soon as it is seen, what keeps the agent from working as it should.
+    warn: Callable[[str], None] = lambda _: None
     #: Filled in by whoever runs the program.
     usage: Usage = field(default_factory=Usage)
     #: What it may cost, None for any sum.

@@ -5,6 +5,7 @@ Measured with client 2.1.197 unless said otherwise; the client changes from rele
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from .child import run_child
 from .claude_events import ClaudeEvents, classify
 from .exec import ended_otherwise
 
+#: In the environment of what we start: the Python that our scripts run with (`scripts/with-uv`).
+PYTHON = "HYPERVISOR_PYTHON"
 #: What a task needs at least: change files, and commit.
 _ALLOWED = ("Edit", "Write", "Bash(git add *)", "Bash(git commit *)")
 #: What says that a client runs inside a session; it must not look like a part of that one. Everything
@@ -68,7 +71,7 @@ class ClaudeAgent:
 
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run the client to its end; `child_environment` makes the environment that it should be given."""
-        heard = ClaudeEvents(used=assignment.used)
+        heard = ClaudeEvents(used=assignment.used, warn=assignment.warn if self.plugin else None)
         limited = self
         if assignment.budget_usd is not None:
             most = min(assignment.budget_usd, self.max_budget_usd or float("inf"))
@@ -97,5 +100,11 @@ class ClaudeAgent:
 def child_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a headless client: the user's, without the session that we may run in."""
     kept = {name: value for name, value in environ.items() if name not in _OF_A_SESSION}
-    # Else the client ends its own background agents after 600 s of waiting; our timeout is the limit.
-    return {**kept, "CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS": "0", **extra}
+    return {
+        **kept,
+        # Else the client ends its own background agents after 600 s of waiting; our timeout is the limit.
+        "CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS": "0",
+        # Its server starts with the packages that this process has: nothing is fetched while it waits.
+        PYTHON: sys.executable,
+        **extra,
+    }

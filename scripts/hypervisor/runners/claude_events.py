@@ -22,6 +22,8 @@ from .base import How, event_of, list_of, map_of, number_of
 _READING = frozenset(
     {"Read", "Glob", "Grep", "LS", "ToolSearch", "Skill", "TodoWrite", "TaskList", "TaskGet", "WebFetch"}
 )
+#: The client's name of the plugin's server.
+_SERVER = "plugin:hypervisor:task_manager"
 #: How the result of a call begins that began a subagent in the background.
 _LAUNCHED = "Async agent launched"
 
@@ -42,6 +44,8 @@ class ClaudeEvents:
     denials: list[str] = field(default_factory=list)
     #: See `Assignment.used`.
     used: Callable[[int, int, bool], None] = lambda _tokens, _talks, _again: None
+    #: See `Assignment.warn`; None where the agent is not given the plugin's tools.
+    warn: Callable[[str], None] | None = None
     _tools: dict[str, str] = field(default_factory=dict)
     #: Tokens by answer: each of an answer's events repeats its usage so far.
     _usage: dict[str, int] = field(default_factory=dict)
@@ -61,10 +65,23 @@ class ClaudeEvents:
             self.limit = map_of(event["rate_limit_info"])
         elif kind == "system" and event.get("subtype") == "api_retry":
             self.retry = event
+        elif kind == "system" and event.get("subtype") == "init":
+            self._look_for_tools(event)
         elif kind == "system":
             self._follow(event)
         elif kind in ("assistant", "user"):
             self._hear(event, of_agent=kind == "assistant")
+
+    def _look_for_tools(self, event: Mapping[str, Any]) -> None:
+        """Warn where the client begins without the plugin's server: its agent can not report."""
+        if self.warn is None or "mcp_servers" not in event:
+            return
+        servers = {one.get("name"): one.get("status") for one in map(map_of, list_of(event["mcp_servers"]))}
+        if (status := servers.get(_SERVER, "not there")) != "connected":
+            self.warn(
+                f"agents of claude work without the tools of task_manager (the client says: {status}), and "
+                f"cannot report; see `hypervisor doctor`"
+            )
 
     def _hear(self, event: Mapping[str, Any], *, of_agent: bool) -> None:
         """Take a message, of the agent or to it."""

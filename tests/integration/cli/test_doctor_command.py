@@ -184,7 +184,7 @@ def test_a_git_that_is_too_old(user: Shell) -> None:
     (user.home / "bin/git").unlink()
     script(user.home / "bin", "git", "echo git version 2.34.1")
     assert "2.34.1" in look(user)["git"]["text"]
-    assert "worktrees need 2.36 or later" in look(user)["git"]["text"]
+    assert "`hypervisor run` needs 2.38 or later" in look(user)["git"]["text"]
 
 
 CLAUDE = 'case "$1" in --version) echo "2.9.9 (Claude Code)" ;; auth) {} ;; esac'
@@ -208,6 +208,27 @@ def test_whether_claude_is_logged_in(user: Shell, says: str, level: str, text: s
     assert text in found["claude login"]["text"]
     if level == "warning":
         assert found["claude login"]["do"] == "claude auth login"
+
+
+def test_a_claude_that_cannot_ask_our_server_runs_no_hooks(user: Shell) -> None:
+    script(user.home / "bin", "claude", "echo 2.1.117")
+    found = look(user)["claude hooks"]
+    assert found["level"] == "warning"
+    assert "hooks.command.json" in found["do"]
+    script(user.home / "bin", "claude", "echo 2.1.118")
+    assert "claude hooks" not in look(user)
+
+
+def test_that_the_client_has_given_up_on_our_server_is_seen(user: Shell) -> None:
+    script(user.home / "bin", "claude", "echo 2.9.9")
+    kept = user.home / ".claude/mcp-needs-auth-cache.json"
+    kept.parent.mkdir()
+    kept.write_text('{"plugin:other:x": {"timestamp": 1}}')
+    assert "claude tools" not in look(user)
+    kept.write_text('{"plugin:hypervisor:task_manager": {"timestamp": 1}}')
+    found = look(user)["claude tools"]
+    assert found["level"] == "warning"
+    assert found["do"] == f"rm {kept}, and begin a new session"
 
 
 def test_gemini_is_not_asked_and_its_login_is_not_read(user: Shell) -> None:

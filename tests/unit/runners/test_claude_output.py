@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -209,4 +210,23 @@ def test_the_environment_is_the_user_s_without_the_session() -> None:
     user = {"HOME": "/h", "CLAUDE_CONFIG_DIR": "/c", "CLAUDE_CODE_OAUTH_TOKEN": "t", "ANTHROPIC_API_KEY": "k"}
     session = {"CLAUDECODE": "1", "CLAUDE_CODE_SESSION_ID": "s", "CLAUDE_CODE_ENTRYPOINT": "cli"}
     made = child_environment({**user, **session, "CLAUDE_PROJECT_DIR": "/x"}, {"A": "b"})
-    assert made == {**user, "CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS": "0", "A": "b"}
+    own = {"CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS": "0", "HYPERVISOR_PYTHON": sys.executable}
+    assert made == {**user, **own, "A": "b"}
+
+
+@pytest.mark.parametrize(
+    ("servers", "word"),
+    [
+        ([{"name": "plugin:hypervisor:task_manager", "status": "connected"}], ""),
+        ([{"name": "plugin:hypervisor:task_manager", "status": "failed"}], "failed"),
+        ([{"name": "plugin:other:task_manager", "status": "connected"}], "not there"),
+        ([], "not there"),
+        ("odd", "not there"),
+    ],
+)
+def test_an_agent_that_begins_without_its_tools_is_warned_of_at_once(servers: Any, word: str) -> None:
+    said: list[str] = []
+    heard = ClaudeEvents(warn=said.append)
+    heard.line(json.dumps({"type": "system", "subtype": "init", "mcp_servers": servers}).encode())
+    assert [word in one for one in said] == ([True] if word else [])
+    ClaudeEvents().line(json.dumps({"type": "system", "subtype": "init", "mcp_servers": servers}).encode())

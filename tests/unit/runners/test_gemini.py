@@ -14,7 +14,7 @@ import pytest
 
 from commands import ROOT, tree
 from hypervisor.core.errors import UsageError
-from hypervisor.hooks import gemini_hooks
+from hypervisor.hooks import gemini as gemini_hooks
 from hypervisor.runners.base import How
 from hypervisor.runners.gemini import environment
 from hypervisor.runners.gemini_events import GeminiEvents, classify, reset_time
@@ -63,7 +63,7 @@ def test_a_run_has_the_users_settings_and_ours_and_writes_to_neither(tmp_path: P
         ["sh", "-c", f"sh() {{ printf '%s|' \"$HYPERVISOR_TASK_ID\" \"$@\"; }}; {command}"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert shown.stdout == "it's|/opt/the product/hooks/guard|always|gemini_hook.py|"
+    assert shown.stdout == "it's|/opt/the product/scripts/with-uv|gemini_hook.py|"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff", '{"a": 1'])
