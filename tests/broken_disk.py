@@ -89,16 +89,16 @@ class Disk:
             if self.fault == "io":
                 if self.torn and needs_room:
                     return True
-                raise apsw.IOError("the disk failed")
+                raise apsw.exception_for(apsw.SQLITE_IOERR_WRITE)
         if self._full and needs_room:
             if self.torn:
                 return True
-            raise apsw.FullError("no room")
+            raise apsw.exception_for(apsw.SQLITE_FULL)
         return False
 
     def fail_torn(self) -> None:
         """Raise what a torn write ends with."""
-        raise apsw.FullError("no room") if self._full else apsw.IOError("the disk failed")
+        raise apsw.exception_for(apsw.SQLITE_FULL if self._full else apsw.SQLITE_IOERR_WRITE)
 
     def after_power_loss(self, folder: Path, seed: int | None = None) -> None:
         """Write the files into *folder* as they may be found: without what was not synced, or (with a seed)

@@ -32,7 +32,7 @@ import apsw
 from ..core.errors import StoreDamaged, StoreNewer, StoreUnusable
 from ..core.process import network_file_system
 from .base import NO_PARAMETERS, Engine, Parameters, Row, Transaction
-from .statements import render, schema_script
+from .statements import positional, schema_script
 
 T = TypeVar("T")
 
@@ -49,6 +49,11 @@ _BUSY_MS = 30_000
 _WANT_ROOM = frozenset({apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_WRITE})
 #: A disk with less than this is full: the index of the log alone takes 32 KiB.
 _ROOM_BYTES = 64 << 10
+#: A claim and its result change some fifteen pages by a few bytes each, and each is written whole into the
+#: log: pages of half the usual size make a durable life a sixth faster. For a new file.
+_PAGE_BYTES = 2048
+#: Pages in the log after which they are copied into the database: as many bytes as SQLite's own default.
+_CHECKPOINT_PAGES = 2000
 #: The WAL file is cut back to this size once all of it is checkpointed, in bytes.
 _WAL_BYTES = 64 << 20
 
@@ -102,7 +107,8 @@ class SqliteEngine(Engine):
         """See `Engine.read`."""
         self._require_own_process()
         with self._lock, _as_os_errors(self.path):
-            return self._connection.execute(render(statement, "sqlite"), _with_clocks(parameters)).fetchall()
+            text, values, clocks = positional(statement)
+            return self._connection.execute(text, values(parameters) + _clocks()[:clocks]).fetchall()
 
     def write(self, body: Callable[[Transaction], T], *, durable: bool = False) -> T:
         """See `Engine.write`."""
@@ -179,7 +185,8 @@ class SqliteEngine(Engine):
         mode = connection.pragma("journal_mode")
         if mode != "wal":
             with self._turn():  # two that change it at once do not wait for each other: one fails
-                mode = connection.pragma("journal_mode", "wal")  # makes the file; its log takes its mode
+                connection.pragma("page_size", _PAGE_BYTES)
+        mode = connection.pragma("journal_mode", "wal")  # makes the file; its log takes its mode
         with contextlib.suppress(OSError):
             os.chmod(self.path, 0o600)
         if mode != "wal":  # SQLite says no by answering another mode
@@ -189,7 +196,7 @@ class SqliteEngine(Engine):
             )
         for pragma, value in (
             ("synchronous", "FULL"), ("foreign_keys", "OFF"), ("journal_size_limit", _WAL_BYTES),
-            ("checkpoint_fullfsync", "ON"), ("temp_store", "MEMORY"),
+            ("checkpoint_fullfsync", "ON"), ("temp_store", "MEMORY"), ("wal_autocheckpoint", _CHECKPOINT_PAGES),
         ):  # fmt: skip
             connection.pragma(pragma, value)
 
@@ -233,19 +240,19 @@ class _SqliteTransaction(Transaction):
 
     def run(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Transaction.run`."""
-        return self._connection.execute(render(statement, "sqlite"), _with_clocks(parameters)).fetchall()
+        ids = parameters.get("ids", ",")
+        text, values, clocks = positional(statement, one_id="," not in ids and ids != "[]")
+        return self._connection.execute(text, values(parameters) + _clocks()[:clocks]).fetchall()
 
     def each(self, statement: str, parameters: Iterable[Parameters]) -> list[Row]:
         """See `Transaction.each`."""
-        text = render(statement, "sqlite")
-        if ":now" in text or ":lease_now" in text:
-            clocks = _with_clocks({})
-            parameters = ({**clocks, **one} for one in parameters)
-        return self._connection.executemany(text, parameters).fetchall()
+        text, values, clocks = positional(statement)
+        now = _clocks()[:clocks]
+        return self._connection.executemany(text, [values(one) + now for one in parameters]).fetchall()
 
 
-def _with_clocks(parameters: Parameters) -> dict[str, object]:
-    return {**parameters, "now": time.time_ns() // 1_000_000, "lease_now": time.monotonic_ns() // 1_000_000}
+def _clocks() -> tuple[int, int]:
+    return time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
 
 
 def _refuse_old_library() -> None:

@@ -23,11 +23,14 @@ A file holds blocks that begin with ``-- name: <name>``. Parameters are written 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from .base import Dialect
+from .base import Dialect, Parameters
 
 _FOLDER = Path(__file__).with_name("sql")
 _BLOCK = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -77,6 +80,8 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
     },
 }
 _SLOT = re.compile(r"\{\w+\}")
+#: Parameters that the engine supplies.
+_CLOCKS = ("now", "lease_now")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
@@ -97,6 +102,39 @@ def render(statement: str, dialect: Dialect) -> str:
     if dialect == "postgres":  # psycopg writes parameters as %(name)s
         text = _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
     return text
+
+
+@cache
+def positional(
+    statement: str, *, one_id: bool = False
+) -> tuple[str, Callable[[Parameters], tuple[Any, ...]], int]:
+    """Return *statement* for SQLite with numbered parameters, the clocks last.
+
+    Binding by number costs a third of binding by name, and leaves the caller's mappings as they are.
+
+    Args:
+        statement: The statement, slots unfilled.
+        one_id: Whether ``:ids`` is an array of one number, which is compared instead of being unpacked: that
+            is three times as fast.
+
+    Returns:
+        The text; what takes the other parameters out of a mapping; and which of the clocks are at the end:
+        those of ``(now, lease_now)[:n]``.
+    """
+    text = render(
+        statement.replace("{ids}", "(CAST(trim(:ids, '[]') AS INTEGER))") if one_id else statement, "sqlite"
+    )
+    names = dict.fromkeys(name for name in _PARAMETER.findall(text) if name not in _CLOCKS)
+    used = set(_PARAMETER.findall(text)).intersection(_CLOCKS)
+    clocks = 2 if "lease_now" in used else len(used)
+    numbers = {name: f"?{number}" for number, name in enumerate([*names, *_CLOCKS[:clocks]], 1)}
+    return _PARAMETER.sub(lambda found: numbers[found[1]], text), _getter(*names), clocks
+
+
+def _getter(*names: str) -> Callable[[Parameters], tuple[Any, ...]]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    return (lambda parameters: (parameters[names[0]],)) if names else (lambda _: ())
 
 
 def script(noun: str, dialect: Dialect) -> list[str]:

@@ -83,7 +83,7 @@ def test_a_look_costs_by_what_is_open_and_not_by_what_was(full: Store, statement
 )
 def test_a_transition_finds_its_rows_by_their_ids(full: Store, name: str) -> None:
     words = dict.fromkeys(("attempt", "work", "counted", "limit", "delay", "published", "lease"), 1)
-    texts = dict.fromkeys(("outcome", "detail", "tokens", "cost_usd", "log", "state", "result", "gave_up"))
+    texts = dict.fromkeys(("outcome", "status", "detail", "tokens", "cost_usd", "log", "result", "gave_up"))
     found = plan(full, getattr(claims.SQL, name), ids="[1]", **words, **texts)
     assert "USING INTEGER PRIMARY KEY (rowid=?)" in found, found
 

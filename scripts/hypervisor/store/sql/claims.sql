@@ -44,7 +44,7 @@ SELECT a.id, a.work FROM attempt AS a JOIN work AS w ON w.id = a.work
 WHERE a.id IN {ids} AND a.ended_at IS NULL AND w.state = 'running' ORDER BY a.id {lock_both}
 
 -- name: complete_attempt
-UPDATE attempt SET ended_at = {now}, outcome = :outcome, detail = :detail, counted = 0,
+UPDATE attempt SET ended_at = {now}, outcome = :status, detail = :detail, counted = 0,
     tokens = :tokens, cost_usd = :cost_usd, log = coalesce(:log, log)
 WHERE id = :attempt AND ended_at IS NULL
 
@@ -64,7 +64,7 @@ WHERE id = :attempt AND ended_at IS NULL AND lease_until < {lease_now}
 RETURNING id, work
 
 -- name: decide
-UPDATE work SET state = :state, result = :result, decided_at = {now},
+UPDATE work SET state = :status, result = :result, decided_at = {now},
     published_at = CASE WHEN :published = 1 THEN {now} END
 WHERE id = :work AND state = 'running'
 

@@ -33,10 +33,11 @@ CREATE TABLE work (
     attempts {int} NOT NULL DEFAULT 0,
     -- The number of the latest attempt; goes on over cycles, so that no number names two attempts.
     last_number {int} NOT NULL DEFAULT 0,
-    result TEXT,
     decided_at {int},
     -- Set once the result's edit of the task file and its result file are written.
     published_at {int},
+    -- Last, as it may be long: what stands behind a long column is slow to read.
+    result TEXT,
     CHECK ((decided_at IS NULL) = (state = 'ready' OR state = 'running')),
     CHECK ((decided_at IS NULL) = (result IS NULL)),
     UNIQUE (key, cycle)
