@@ -213,6 +213,9 @@ def next_step(row: Mapping[str, Any], result: Mapping[str, Any], batch: str) -> 
         batch: `typed_as` of its batch.
     """
     if result.get("task_id") and result.get("edit"):
+        if row["status"] == Outcome.FAILED:
+            log = f"`hypervisor log {row['task_id']}`"
+            return f"see {log}, fix the task or the code, then `hypervisor retry {batch}`"
         first = result.get("next_step") or "provide what it waits for"
         return f"{first}; then `hypervisor task update {row['task_id']} --status active`"
     if row["status"] == Outcome.BLOCKED:

@@ -81,9 +81,9 @@ def _attention(group: list[TroubledItem], batch: str) -> Attention:
 
 def _command(group: list[TroubledItem], batch: str) -> str:
     first = group[0]
-    if first.task:
-        names = [item.name for item in group if printable_line(item.name) == item.name]
-        return f"hypervisor task update {shlex.quote(names[0])} --status active" if names else ""
+    if first.task and len(group) == 1 and first.state == Outcome.BLOCKED:
+        name = first.name if printable_line(first.name) == first.name else ""
+        return f"hypervisor task update {shlex.quote(name)} --status active" if name else ""
     flag = "--blocked" if first.state == Outcome.BLOCKED else "--failed"
     # A name that cannot be typed is not offered for typing.
     if len(group) == 1 and printable_line(first.item, 120) == first.item:
