@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 
 from .. import __version__
+from .completion import SHELLS, PrintCompletion
 from .console import EXIT_USAGE, Parser, run
 
 #: What ``hypervisor --help`` lists: headings, commands and what each one does.
@@ -15,14 +16,16 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "Run": {
         "preflight": "list what would run, and what is skipped and why",
         "batch": "process a queue: triage, or a command for each item",
-        "run": "run agents on tasks, each in its own git worktree",
+        "run": "run agents on tasks, each in a clone of its own",
         "spawn": "turn texts into tasks and run an agent on each, in the background",
+        "accept": "merge the kept branch of a task after a look, and complete the task",
         "merge": "merge and verify what workers of a session have committed",
         "drain": "let the workers of a batch finish what is running, and start nothing more",
     },
     "Look": {
         "status": "show the batches, claims and tasks of the project, or one batch",
         "watch": "follow a batch in the terminal; keys drain or cancel it",
+        "diff": "show what the kept branch of a task changed",
         "log": "print what an attempt at an item has printed; -f follows it",
         "summary": "show the result of each item, and the items that need attention",
         "report": "write a batch as one HTML page that works offline",
@@ -39,9 +42,9 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "clean": "remove leftovers of runs, and compress old outputs",
         "doctor": "check machine, programs and project, with a fix for each finding",
     },
-    "Tasks": {
-        "config": "print or change a setting of the project",
+    "Tasks and settings": {
         "task": "list, show, create, claim, update, complete, block or release tasks",
+        "config": "print or change a setting of the project",
     },
     "Review": {
         "chunk": "split tasks, files or records into chunks, and process them in waves",
@@ -58,6 +61,7 @@ MODULES: Mapping[str, str] = {
     "batch": "batch_worker",
     **dict.fromkeys(("reap", "retry", "cancel", "undo"), "operations"),
     "merge": "run",
+    "accept": "diff",
     "stats": "spawn",
     "drain": "watch",
     "serve": "report",
@@ -96,6 +100,8 @@ def parser(only: str | None = None) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    made.add_argument("--completion", action=PrintCompletion, whole=parser, choices=SHELLS, metavar="SHELL",
+                      help=f"print the completion script for {', '.join(SHELLS)}")  # fmt: skip
     made.add_argument("--version", action="version", version=f"hypervisor {__version__}")
     below = made.add_subparsers(
         dest="command",
@@ -110,7 +116,9 @@ def parser(only: str | None = None) -> ArgumentParser:
         if known and only not in commands:
             continue
         added = {
-            name: below.add_parser(name, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+            name: below.add_parser(
+                name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+            )
             for name, text in commands.items()
         }
         if known or only is None:

@@ -1,0 +1,140 @@
+"""Work that a run kept on its branch instead of merging it: what it changed, and merging it after a look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import Refused
+from ..core.model import CLOSED, Outcome, Task, TaskHead, TaskStatus
+from ..core.project import Project
+from ..git.git import Git, shown
+from ..git.merging import Conflict, Integration, Merged, Unverified
+from ..git.repository import Repository
+from ..git.trailers import merge_message
+from ..queue.batch import Batch
+from ..tasks.completion import TaskCompletion
+from ..tasks.files import read_task
+from ..tasks.service import TaskService
+from .checks import verify
+from .options import RunOptions
+from .run import move_branch, starting_point
+from .verdict import Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWork:
+    """The commits of one attempt."""
+
+    task: TaskHead
+    #: ``hypervisor/<batch>/<name>``; "" for work that is merged.
+    branch: str
+    #: The commits before and after.
+    base: str
+    tip: str
+
+    @property
+    def batch(self) -> str:
+        """The name of the batch that it belongs to."""
+        return self.branch.split("/")[1]
+
+
+def find_kept(service: TaskService, name: str) -> KeptWork:
+    """Return the work of a task: that on a kept branch, or else what was merged.
+
+    Raises:
+        UsageError: There is no such task.
+        Refused: There is no work of it.
+    """
+    task = service.find(name)
+    git = Git(service.project.root)
+    store = service.catalog.store
+    cycles = reversed(store.claims.cycles(service.key(task))) if store is not None else ()
+    for result in [work.result for work, _ in cycles if work.result]:
+        branch = str(result.get("branch") or "")
+        tip = git.commit(f"refs/heads/{branch}") if branch.startswith("hypervisor/") else ""
+        if tip:
+            base = git.run("merge-base", "HEAD", tip, check=False) or tip
+            return KeptWork(task=task, branch=branch, base=base, tip=tip)
+        if tip := _merge_of(git, result):
+            return KeptWork(task=task, branch="", base=git.commit(f"{tip}^1"), tip=tip)
+    raise Refused(f"{task.id}: no branch of it was kept, and nothing of it was merged")
+
+
+def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork) -> list[str]:
+    """Merge kept work, verified, into the branch that is checked out; then the task is done.
+
+    A second call after a crash or a refusal goes on where the first one ended.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        Refused: It cannot be merged, does not verify, or the checkout is in the way. The task is as it was.
+    """
+    task, settings = read_task(Path(kept.task.path), service.settings), service.settings
+    service.rescue()  # a dead coordinator holds it no longer
+    held = service.held(kept.task)
+    if held is not None:
+        raise Refused(f"{task.id} is held by {held.worker.name}; wait for its end, or release it first")
+    if task.status in CLOSED:
+        raise Refused(f"{task.id} is {task.status} already")
+    asked = starting_point(project, RunOptions(agent="claude", merge="ff"))
+    folder = project.state / "worktrees" / batch.id
+    repository = Repository.read(project.root)
+    integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
+
+    def verified(place: Path) -> str | None:
+        checked = verify(task, place, settings)
+        return f"`{checked.command}`: {checked.line or 'no output'}" if isinstance(checked, Failed) else None
+
+    # From the branch as it is now: an earlier run's integration branch may be behind it.
+    integration.close()
+    merged: Merged | Conflict | Unverified = Merged(commit=integration.tip)
+    if not repository.git().contains(integration.tip, asked.start_commit):
+        merged = integration.merge(asked.start_commit, f"Merge {asked.start_branch}")
+    if isinstance(merged, Merged):
+        check = verified if task.verify else None
+        merged = integration.merge(kept.branch, merge_message(task.id, task.title), check)
+    if not isinstance(merged, Merged):
+        integration.close()
+        raise Refused(_why_not(merged, task, kept, asked.start_branch))
+    commands = {task.verify} if task.verify else set()
+    said = move_branch(project, batch, integration, asked, 1, lambda: commands)
+    if not _is_merged(project, merged.commit):
+        raise Refused(f"{task.id}: {'; '.join(said)}")
+    work = service.store.claims.latest(service.key(kept.task))
+    if work is not None:
+        service.store.claims.reopen(
+            work.id, batch.number
+        )  # its batch gets the new result in place of the old
+    service.finish(task.path, TaskCompletion(
+        outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text=f"accepted {kept.branch}", commit=kept.tip,
+        details={"batch": batch.id, "evidence": {"commit": kept.tip, "merged": merged.commit}},
+    ))  # fmt: skip
+    return said
+
+
+def _why_not(merged: Conflict | Unverified, task: Task, kept: KeptWork, onto: str) -> str:
+    if isinstance(merged, Unverified):
+        return f"{kept.branch} does not verify on {onto}: {merged.text}"
+    files = ", ".join(map(shown, merged.files[:5])) or merged.text
+    then = f"merge it by hand, then `hypervisor task complete {task.id} --outcome ...`"
+    return f"{kept.branch} conflicts with {onto} in {files}; {then}"
+
+
+def _merge_of(git: Git, result: Mapping[str, Any]) -> str:
+    """Return the merge commit of a result, else its commit; "" where neither is in the branch."""
+    evidence = result.get("evidence")
+    merged = evidence.get("merged") if isinstance(evidence, Mapping) else None
+    for name in (merged, result.get("commit")):
+        commit = git.commit(name) if isinstance(name, str) and name else ""
+        if commit and git.contains("HEAD", commit):
+            return commit
+    return ""
+
+
+def _is_merged(project: Project, commit: str) -> bool:
+    return Git(project.root).contains("HEAD", commit)

@@ -1,0 +1,118 @@
+"""`hypervisor diff` and `accept`: a person looks at work that a run did not merge, and merges it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import Shell, script, write_task
+from inprocess import in_process
+
+#: Commits a file that its task's verification does not like yet.
+AGENT = """set -e
+mkdir -p src
+echo work > src/t-1.txt
+git add src
+git commit --quiet -m work
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[Shell]:
+    with in_process(tmp_path) as made:
+        git(made.cwd, "init", "--quiet", "--initial-branch=main")
+        git(made.cwd, "config", "user.name", "A User")
+        git(made.cwd, "config", "user.email", "user@example.invalid")
+        write_task(made.cwd / "tasks/t-1.md", files="[src/]", verify="test -f allowed")
+        (made.cwd / "README.md").write_text("# A project\n")
+        commit(made, "Tasks")
+        ran = made.hypervisor("run", "--all", "--agent", "exec", "--exec", script(made.home, "agent", AGENT))
+        assert ran.code == 1, ran.err
+        yield made
+
+
+def git(project: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout
+
+
+def commit(user: Shell, message: str) -> None:
+    git(user.cwd, "add", "--all", ":!.hypervisor")
+    git(user.cwd, "commit", "--quiet", "-m", message)
+
+
+def allow(user: Shell) -> None:
+    (user.cwd / "allowed").touch()
+    commit(user, "Allow it")
+
+
+def status(user: Shell) -> str:
+    return str(user.hypervisor("task", "show", "t-1", "--json").passed().json["status"])
+
+
+def test_a_kept_branch_is_shown_against_its_base(user: Shell) -> None:
+    told = user.hypervisor("diff", "t-1").passed()
+    assert "+++ b/src/t-1.txt" in told.lines
+    assert "+work" in told.lines
+    assert told.err.startswith("t-1: hypervisor/")
+    assert "src/t-1.txt | 1 +" in user.hypervisor("diff", "t-1", "--stat").passed().out
+    found = user.hypervisor("diff", "t-1", "--json").passed().json
+    assert found["files"] == ["src/t-1.txt"]
+    assert len(found["commits"]) == 1
+
+
+def test_an_accepted_branch_is_merged_and_its_task_is_done_in_the_batch_too(user: Shell) -> None:
+    allow(user)
+    told = user.hypervisor("accept", "t-1").passed()
+    assert told.out.startswith("accepted: t-1 is done; main fast-forwarded ")
+    assert (user.cwd / "src/t-1.txt").read_text() == "work\n"
+    assert status(user) == "done"
+    assert user.hypervisor("summary", "--json").passed().json["census"]["success"] == 1
+    user.hypervisor("accept", "t-1").refused(3, "t-1 is merged already")
+    assert "+work" in user.hypervisor("diff", "t-1").passed().lines
+    user.hypervisor("clean").passed()
+    assert git(user.cwd, "branch", "--list", "hypervisor/*") == ""
+
+
+def test_what_does_not_verify_is_not_merged(user: Shell) -> None:
+    before = git(user.cwd, "rev-parse", "HEAD")
+    user.hypervisor("accept", "t-1").refused(1, "hypervisor accept", "does not verify", "test -f allowed")
+    assert git(user.cwd, "rev-parse", "HEAD") == before
+    assert status(user) == "review"
+    allow(user)
+    user.hypervisor("accept", "t-1").passed()
+
+
+def test_a_conflict_is_one_line_and_changes_nothing(user: Shell) -> None:
+    (user.cwd / "src").mkdir()
+    (user.cwd / "src/t-1.txt").write_text("mine\n")
+    allow(user)
+    before = git(user.cwd, "rev-parse", "HEAD")
+    user.hypervisor("accept", "t-1").refused(1, "conflicts with main in src/t-1.txt", "task complete t-1")
+    assert git(user.cwd, "rev-parse", "HEAD") == before
+    assert (user.cwd / "src/t-1.txt").read_text() == "mine\n"
+    assert status(user) == "review"
+
+
+def test_a_checkout_in_the_way_leaves_the_task_as_it_is_until_it_is_out_of_the_way(user: Shell) -> None:
+    allow(user)
+    (user.cwd / "README.md").write_text("# Mine\n")
+    user.hypervisor("accept", "t-1").refused(1, "main not moved", "README.md is modified")
+    assert status(user) == "review"
+    commit(user, "Mine")
+    user.hypervisor("accept", "t-1").passed()
+    assert (user.cwd / "README.md").read_text() == "# Mine\n"
+    assert status(user) == "done"
+
+
+def test_a_task_without_work_is_refused(user: Shell) -> None:
+    write_task(user.cwd / "tasks/t-2.md")
+    for command in ("diff", "accept"):
+        user.hypervisor(command, "t-2").refused(1, "t-2", "no branch")
+        user.hypervisor(command, "t-3").refused(2, "t-3")
+
+
+def test_the_real_command_shows_a_branch(user: Shell) -> None:
+    assert "+work" in Shell(user.home, user.cwd).hypervisor("diff", "t-1").passed().out
