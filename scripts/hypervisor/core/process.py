@@ -19,8 +19,9 @@ LINUX = sys.platform.startswith("linux")
 
 #: In the environment of everything a worker starts; how its orphans are found again.
 WORKER_MARK = "HYPERVISOR_WORKER"
-#: How often orphans are looked for again, where there were some, or may be.
-_LOOKS = 5
+#: How often marked processes are looked for again where there were some (a process in the kernel's hands
+#: cannot be killed, and is not waited for for ever), and where one may be about to bear the mark.
+_LOOKS, _DOUBTS = 20, 5
 #: How often a running program is looked at, in seconds: at least, where the kernel does not tell its
 #: end; and at most, as nothing but a look tells that it has to stop.
 _FIRST_POLL, _LAST_POLL = 0.001, 0.1
@@ -263,53 +264,87 @@ def _running_members(group: int) -> bool:
 
 
 def end_orphans(worker: str, grace_seconds: float = 1.0) -> list[int]:
-    """End every process that bears the mark of *worker*, which is dead.
+    """End all that *worker*, which is dead, has started; return the pids."""
+    return end_marked(WORKER_MARK, worker, grace_seconds)
 
-    The mark is a variable of the environment that a worker gives to all it starts, so that
-    nothing that is not ours is ever ended, and a child that left its group (setsid) is found too.
+
+def end_marked(name: str, value: str, grace_seconds: float = 1.0, *, since: float = 0.0) -> list[int]:
+    """End every process whose environment has *value* under *name*, but for the caller.
+
+    TERM first, KILL after *grace_seconds*; on return they are gone. It looks again until nothing new is
+    there, as a process may start another one while it is being ended. The variable is given to all that is
+    started, so that nothing that is not ours is ever ended, and a child that left its group is found too.
+
+    Args:
+        name: The variable.
+        value: What it holds.
+        grace_seconds: What they have between TERM and KILL.
+        since: A time of `process_clock`; the environment of what started before is not read.
 
     Returns:
         The pids that were ended.
     """
+    import psutil  # noqa: PLC0415 - 100 ms, and rare
+
     ended: list[int] = []
-    for _ in range(_LOOKS):  # what they have begun meanwhile, and what was about to become a program
-        found, doubt = _marked(worker, ended)
-        if found:
-            _end(found, grace_seconds)
-            ended += [process.pid for process in found]
-        elif not doubt:
-            break
-        else:
+    doubts = 0
+    for _ in range(_LOOKS):
+        found, doubt = _marked(name, value, since, ended)
+        if not found:
+            doubts += 1
+            if not doubt or doubts > _DOUBTS:
+                break
             time.sleep(0.01)
+            continue
+        for process in found if not ended else ():  # what was begun meanwhile is killed at once
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        _, alive = psutil.wait_procs(found, timeout=0.0 if ended else grace_seconds)
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=1.0)  # its item is handed out once this returns
+        ended += [process.pid for process in found]
     return ended
 
 
-def _end(found: list[Any], grace_seconds: float) -> None:
-    import psutil  # noqa: PLC0415 - 100 ms, and rare
-
-    for process in found:
-        with contextlib.suppress(Exception):  # gone meanwhile
-            process.terminate()
-    _, alive = psutil.wait_procs(found, timeout=grace_seconds)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=grace_seconds)  # its item is handed out once this returns
+def marked(name: str, value: str, *, since: float = 0.0) -> list[Any]:
+    """Return the processes, of psutil, that `end_marked` would end now."""
+    return _marked(name, value, since, ())[0]
 
 
-def _marked(worker: str, known: Collection[int]) -> tuple[list[Any], bool]:
+def process_clock() -> float:
+    """Return the start, on the clock of processes' starts, of one that would be started now, or some less."""
+    # On Linux a clock that nobody can set; the ticks of starts are coarser than this reading.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - 0.02 if LINUX else time.time() - 1.0
+
+
+def _marked(name: str, value: str, since: float, known: Collection[int]) -> tuple[list[Any], bool]:
     """Return the processes that bear the mark, but for *known*, and whether one may be about to bear it.
 
     Between a program's exec and its start the kernel shows its environment as empty.
     """
-    import psutil  # noqa: PLC0415 - 100 ms, and rare
+    import psutil  # noqa: PLC0415 - see above
 
     found, doubt = [], False
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            environment = process.environ() if process.pid not in (os.getpid(), *known) else {"": ""}
-            if environment.get(WORKER_MARK) == worker:
+            # The start first: of the many that are older nobody reads the environment.
+            if process.pid in (os.getpid(), *known) or (since and _started(process) < since):
+                continue
+            environment = process.environ()
+            of_ours = environment.get(name) == value
+            if (environment and not of_ours) or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if of_ours:
                 found.append(process)
-            elif not environment and process.ppid() != _KERNEL and process.status() != psutil.STATUS_ZOMBIE:
+            elif process.ppid() != _KERNEL:
                 doubt = doubt or time.time() - process.create_time() < 1.0
     return found, doubt
+
+
+def _started(process: Any) -> float:
+    """Return when a process of psutil started, on `process_clock`."""
+    if not LINUX:
+        return float(process.create_time())
+    return float(start_time(process.pid) or 0) / os.sysconf("SC_CLK_TCK")

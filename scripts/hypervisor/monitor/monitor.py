@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core.process import LINUX
+from ..core.process import process_clock
 from ..store.events import RunEvent
 from .metrics import Reading, Sampler
 from .overseer import Action, AgentSample, Enforcement, Overseer
@@ -133,7 +133,7 @@ class ResourceMonitor:
             self._number += 1
             made = MonitoredAgent(
                 mark=mark, task=task, rank=rank, order=self._number, log=log, stopped=stopped,
-                least=_order_now(), begun=now, heard=now,
+                least=process_clock(), begun=now, heard=now,
             )  # fmt: skip
             self._watched[mark] = made
         return made
@@ -290,13 +290,6 @@ class ResourceMonitor:
         for (pid, _), since in self._zombies.items():
             if now - since > _ZOMBIE_SECONDS:
                 bury(pid)
-
-
-def _order_now() -> float:
-    """Return the `Process.order` of a process that would be started now, or some less."""
-    if not LINUX:
-        return time.time() - 1.0
-    return (time.clock_gettime(time.CLOCK_BOOTTIME) - 0.02) * os.sysconf("SC_CLK_TCK")
 
 
 def _size(log: str) -> int:

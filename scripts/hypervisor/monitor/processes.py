@@ -32,7 +32,7 @@ class Process:
     parent: int
     #: The pid of the leader of its session.
     session: int
-    #: When it started, as `machine.start_time` tells it, and the same as a number to compare with.
+    #: When it started, as `start_time` of core tells it, and the same in seconds, on `process_clock`.
     start: str
     order: float
     #: CPU time of its own and of the children that it has waited for, in seconds.
@@ -72,7 +72,7 @@ def _from_proc() -> dict[int, Process]:
         words = text[text.rindex(b")") + 2 :].split()
         found[int(name)] = Process(
             pid=int(name), parent=int(words[1]), session=int(words[3]),
-            start=words[19].decode(), order=float(words[19]),
+            start=words[19].decode(), order=int(words[19]) / tick,
             cpu_seconds=sum(map(int, words[11:15])) / tick, rss=int(words[21]) * page,
             zombie=words[0] in (b"Z", b"X"),
         )  # fmt: skip
