@@ -79,14 +79,14 @@ class ResourceMonitor:
 
     Args:
         sampler: Reads the machine.
-        gauge: Tells the zone.
+        tracker: Tells the zone.
         overseer: Decides about agents.
         seconds: Between two looks at the processes.
         tell: Adds an event to the batch's log.
     """
 
     sampler: Sampler
-    gauge: ZoneTracker
+    tracker: ZoneTracker
     overseer: Overseer
     seconds: float
     tell: Callable[..., None]
@@ -108,10 +108,10 @@ class ResourceMonitor:
     def start(self) -> None:
         """Look for the first time, and begin to watch; this process becomes the heir of all below it."""
         self._tree = ProcessTree(os.getpid(), environment_of, adopts=adopt_orphans())
-        self.gauge.read(self.sampler.read())
-        if self.gauge.bounds.cpu:
+        self.tracker.read(self.sampler.read())
+        if self.tracker.bounds.cpu:
             self._over.wait(0.25)  # CPU is told between two looks; nothing is begun before it is known
-            self.gauge.read(self.sampler.read())
+            self.tracker.read(self.sampler.read())
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
         self._thread.start()
 
@@ -122,9 +122,9 @@ class ResourceMonitor:
             self._thread.join()
 
     @property
-    def standing(self) -> MachineState:
+    def state(self) -> MachineState:
         """The machine's state, as of the last look."""
-        return self.gauge.standing
+        return self.tracker.state
 
     def attend(self, mark: str, task: str, rank: int, log: str, stopped: threading.Event) -> MonitoredAgent:
         """Begin to watch an agent, before it is started."""
@@ -199,11 +199,11 @@ class ResourceMonitor:
 
     def _look(self) -> None:
         now = time.monotonic()
-        standing = self.gauge.read(self.sampler.read())
-        self._note(now, standing)
-        ram = standing.reading.ram_percent or 0.0
+        state = self.tracker.read(self.sampler.read())
+        self._note(now, state)
+        ram = state.reading.ram_percent or 0.0
         # Memory may be gone within a second; everything else has time.
-        tense = standing.now >= Zone.DANGER or (ram >= _HALF and ram - self._ram_then >= _RISE)
+        tense = state.now >= Zone.DANGER or (ram >= _HALF and ram - self._ram_then >= _RISE)
         self._ram_then += (ram - self._ram_then) / _OFTEN
         if now - self._scanned < self.seconds * 0.99 and not (tense and self._watched):
             return
@@ -214,25 +214,25 @@ class ResourceMonitor:
             self._bury(table, now)
             found = self._tree.look(table, self._marks())
             samples = {
-                mark: self._sample(self._watched[mark], some, now, standing)
+                mark: self._sample(self._watched[mark], some, now, state)
                 for mark, some in found.items()
                 if some
             }
-            acts = self.overseer.look(now, samples, standing)
+            acts = self.overseer.look(now, samples, state)
             for act in acts:
                 self._carry_out(act, found[act.mark])
 
-    def _note(self, now: float, standing: MachineState) -> None:
+    def _note(self, now: float, state: MachineState) -> None:
         """Tell the machine's figures now and then while agents run: CPU on the mean, memory at its most."""
-        self._read = [*self._read, standing.reading] if self._watched else []
+        self._read = [*self._read, state.reading] if self._watched else []
         if self._read and now >= self._note_at:
             some, self._read, self._note_at = self._read, [], now + _NOTE_SECONDS
-            figures = standing.reading.figures()
+            figures = state.reading.figures()
             figures["ram_percent"] = round(max(one.ram_percent or 0.0 for one in some), 1)
             if cpu := [one.cpu_percent for one in some if one.cpu_percent is not None]:
                 figures["cpu_percent"] = round(sum(cpu) / len(cpu), 1)
             with contextlib.suppress(OSError):
-                self.tell(RunEvent.READING, "", zone=standing.zone.word, why=standing.why, **figures)
+                self.tell(RunEvent.READING, "", zone=state.zone.word, why=state.why, **figures)
 
     def _marks(self) -> dict[str, float]:
         return {mark: one.least for mark, one in self._watched.items()}
@@ -245,17 +245,17 @@ class ResourceMonitor:
                 one.heard = min(now, one.heard + gap)
 
     def _sample(
-        self, one: MonitoredAgent, some: list[Process], now: float, standing: MachineState
+        self, one: MonitoredAgent, some: list[Process], now: float, state: MachineState
     ) -> AgentSample:
         rss = sum(process.rss for process in some)
-        ram = standing.reading.ram_bytes or 0
+        ram = state.reading.ram_bytes or 0
         if rss > ram / 4 and len(some) > 1:
             # Forked processes share pages, which would be counted for each of them.
             shared = proportional_memory(some)
             rss = rss if shared is None else min(rss, shared)
         # What dies unseen takes its time with it: the sum only grows.
         one.cpu = max(one.cpu, sum(process.cpu_seconds for process in some))
-        said, free = _size(one.log), standing.reading.disk_free_bytes
+        said, free = _size(one.log), state.reading.disk_free_bytes
         if said != one.said or (free is not None and free < _MUTE_DISK):
             one.said, one.heard, one.cpu_then = said, now, one.cpu
         return AgentSample(

@@ -92,7 +92,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enforcement:
-    """A action, and the figure that asks for it."""
+    """An action, and the figure that asks for it."""
 
     #: The agent.
     mark: str
@@ -124,29 +124,27 @@ class Overseer:
         self._limits = limits
         self._cases: dict[str, _Case] = {}
 
-    def look(
-        self, now: float, samples: Mapping[str, AgentSample], standing: MachineState
-    ) -> list[Enforcement]:
+    def look(self, now: float, samples: Mapping[str, AgentSample], state: MachineState) -> list[Enforcement]:
         """Return what is to be done.
 
         Args:
             now: The time.
             samples: What each agent uses, by its mark; only those that run.
-            standing: The machine's state.
+            state: The machine's state.
         """
         self._cases = {mark: self._cases.get(mark, _Case()) for mark in samples}
-        hurry = standing.now >= Zone.DANGER  # nobody is given time to use more of what is short
+        hurry = state.now >= Zone.DANGER  # nobody is given time to use more of what is short
         acts: list[Enforcement] = []
         for mark, sample in samples.items():
-            acts += self._one(now, mark, sample, standing, hurry=hurry)
-        if standing.now is Zone.EMERGENCY and not any(case.act for case in self._cases.values()):
-            acts += self._relieve(now, samples, standing)
+            acts += self._one(now, mark, sample, state, hurry=hurry)
+        if state.now is Zone.EMERGENCY and not any(case.act for case in self._cases.values()):
+            acts += self._relieve(now, samples, state)
         return acts
 
     # ---------------------------------------------------------------- details
 
     def _one(
-        self, now: float, mark: str, sample: AgentSample, standing: MachineState, *, hurry: bool
+        self, now: float, mark: str, sample: AgentSample, state: MachineState, *, hurry: bool
     ) -> Iterator[Enforcement]:
         case = self._cases[mark]
         if case.act is not None:
@@ -156,7 +154,7 @@ class Overseer:
                 case.killed = True
                 yield self._with(case.act, Action.STOP if case.act.action is Action.STOP else Action.KILL)
             return
-        for what, figure, limit, unit in self._measures(sample, standing):
+        for what, figure, limit, unit in self._measures(sample, state):
             if limit <= 0:
                 continue
             share = 100.0 * figure / limit
@@ -170,10 +168,8 @@ class Overseer:
                 case.alerted.add(what)
                 yield self._with(act, Action.ALERT)
 
-    def _measures(
-        self, sample: AgentSample, standing: MachineState
-    ) -> Iterator[tuple[str, float, float, str]]:
-        limits, ram = self._limits, standing.reading.ram_bytes
+    def _measures(self, sample: AgentSample, state: MachineState) -> Iterator[tuple[str, float, float, str]]:
+        limits, ram = self._limits, state.reading.ram_bytes
         mib = 2.0**20
         most = [limits.rss_bytes] if limits.rss_bytes else []
         most += [ram * limits.rss_percent / 100.0] if ram and limits.rss_percent else []
@@ -186,15 +182,15 @@ class Overseer:
         yield "wall", sample.wall, limits.wall_seconds, "s of time"
 
     def _relieve(
-        self, now: float, samples: Mapping[str, AgentSample], standing: MachineState
+        self, now: float, samples: Mapping[str, AgentSample], state: MachineState
     ) -> Iterator[Enforcement]:
         """End one agent in an emergency; the next one at the next look, if it is still one."""
         if not samples:
             return
         mark = max(samples, key=lambda one: (samples[one].rank, samples[one].order))
-        sample, ram = samples[mark], standing.reading.ram_bytes or 0
+        sample, ram = samples[mark], state.reading.ram_bytes or 0
         share = 100.0 * sample.rss / ram if ram else 0.0
-        why = f"an emergency ({standing.why})"
+        why = f"an emergency ({state.why})"
         if len(samples) > 1:
             act = Enforcement(
                 mark=mark, action=Action.STOP, what="memory", figure=sample.rss / 2**20, limit=0.0,

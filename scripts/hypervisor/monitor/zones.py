@@ -103,7 +103,7 @@ class ZoneTracker:
 
     def __init__(self, bounds: ZoneBounds) -> None:
         self.bounds = bounds
-        self.standing = MachineState()
+        self.state = MachineState()
         self._before: Reading | None = None
         self._cpu: list[tuple[float, float]] = []
         self._stalled_since: float | None = None
@@ -117,8 +117,8 @@ class ZoneTracker:
         """Take a reading; return the state that holds now."""
         found = self._judge(reading)
         self._before = reading
-        if found.zone >= self.standing.zone:
-            self.standing, self._better_since = found, None
+        if found.zone >= self.state.zone:
+            self.state, self._better_since = found, None
             self._why = found.why
             return found
         if self._better_since is None:
@@ -129,16 +129,16 @@ class ZoneTracker:
             self._why = found.why or self._why
             zone = self._better
         else:
-            zone = self.standing.zone
+            zone = self.state.zone
         why = found.why if zone is found.zone else f"was {self._why}"
-        self.standing = MachineState(zone=zone, why=why, reading=reading, now=found.zone)
-        return self.standing
+        self.state = MachineState(zone=zone, why=why, reading=reading, now=found.zone)
+        return self.state
 
     # ---------------------------------------------------------------- details
 
     def _judge(self, reading: Reading) -> MachineState:
         found: dict[Zone, list[str]] = {zone: [] for zone in Zone}
-        bounds, now = self.bounds, self.standing.zone
+        bounds, now = self.bounds, self.state.zone
 
         def over(value: float | None, bound: float, zone: Zone, what: str) -> None:
             # While a zone holds, its bounds are harder to get below than they were to get above.

@@ -68,27 +68,27 @@ class Admission:
         self._why = ""
         self._last_start = float("-inf")
         self._level = Level.IDEAL
-        self.standing = MachineState()
+        self.state = MachineState()
         #: Why nothing more may start beside what runs, such as a budget; "" if nothing says so.
         self.hold = ""
 
     # ------------------------------------------------------------------- told
 
-    def update(self, standing: MachineState, hold: str, now: float) -> LevelChange | None:
+    def update(self, state: MachineState, hold: str, now: float) -> LevelChange | None:
         """Note the machine's state, and what holds further starts; return the change of level, if any."""
-        self.heed(standing, now)
+        self.heed(state, now)
         self.hold = hold
         was, self._level = self._level, self.level(now)
         if self._level is was:
             return None
         return LevelChange(level=self._level, was=was, room=self.room(now), why=self.why())
 
-    def heed(self, standing: MachineState, now: float) -> None:
+    def heed(self, state: MachineState, now: float) -> None:
         """Note the machine's state."""
-        before, self.standing = self.standing.zone, standing
-        if standing.zone >= Zone.DANGER > before:
-            self._halve(now, standing.zone.word)
-        elif standing.zone >= Zone.DANGER:
+        before, self.state = self.state.zone, state
+        if state.zone >= Zone.DANGER > before:
+            self._halve(now, state.zone.word)
+        elif state.zone >= Zone.DANGER:
             self._grown = max(self._grown, now)  # it grows again once the danger is over
 
     def crowded(self, now: float) -> None:
@@ -110,7 +110,7 @@ class Admission:
 
     def room(self, now: float) -> int:
         """Return how many may run now; 1 in danger, as one may always run."""
-        limit, zone = self.limit(now), self.standing.zone
+        limit, zone = self.limit(now), self.state.zone
         if zone is Zone.EMERGENCY:
             return 0
         if zone is Zone.DANGER:
@@ -120,15 +120,15 @@ class Admission:
     def level(self, now: float) -> Level:
         """Return how far this is from what the user asked for."""
         room = self.room(now)
-        if self.standing.zone is Zone.EMERGENCY:
+        if self.state.zone is Zone.EMERGENCY:
             return Level.EMERGENCY
-        if self.standing.zone is Zone.DANGER or room == 1 < self._throttle.most:
+        if self.state.zone is Zone.DANGER or room == 1 < self._throttle.most:
             return Level.STARVED
         return Level.CONSTRAINED if room < self._throttle.most else Level.IDEAL
 
     def held(self, now: float, running: int) -> Withheld | None:
         """Return why nothing more may start beside so many that run; None if something may."""
-        room, zone = self.room(now), self.standing.zone
+        room, zone = self.room(now), self.state.zone
         if running >= room:
             grows = self._grown + self._throttle.grow_seconds if self._limit < self._throttle.most else None
             return Withheld(until=grows, why=f"{running} run, and {room} may{self._lowered()}")
@@ -143,8 +143,8 @@ class Admission:
 
     def why(self) -> str:
         """Return what keeps the level down; "" if nothing does."""
-        if self.standing.zone is not Zone.SAFE:
-            return f"{self.standing.zone.word}: {self.standing.why}"
+        if self.state.zone is not Zone.SAFE:
+            return f"{self.state.zone.word}: {self.state.why}"
         return f"lowered from {self._throttle.most}: {self._why}" if self._limit < self._throttle.most else ""
 
     # ---------------------------------------------------------------- details

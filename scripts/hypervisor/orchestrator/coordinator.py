@@ -108,10 +108,10 @@ class Coordinator:
         counts = scheduler.counts()
         waits = any(counts[state] for state in ("waiting", "ready", "delayed"))
         hold = supervisor.why_not(counts["running"]) if waits else ""
-        if change := admission.update(supervisor.monitor.standing, hold, time.time()):
+        if change := admission.update(supervisor.monitor.state, hold, time.time()):
             self.run_context.tell(
                 RunEvent.LEVEL, "", level=change.level.value, was=change.was.value, room=change.room,
-                why=change.why or "all is well again", **admission.standing.reading.figures(),
+                why=change.why or "all is well again", **admission.state.reading.figures(),
             )  # fmt: skip
         if waits or counts["running"]:
             return used_up or (hold if not counts["running"] else "")

@@ -107,7 +107,7 @@ class MachineLook:
     """Reads the state of this machine on demand, where no run reports it."""
 
     sampler: Sampler
-    gauge: ZoneTracker
+    tracker: ZoneTracker
 
     @classmethod
     def of(cls, batch: Batch) -> MachineLook:
@@ -121,9 +121,9 @@ class MachineLook:
 
     def zone(self) -> dict[str, Any]:
         """Return zone and figures as of now, in the shape of a report's ``zone``."""
-        standing = self.gauge.read(self.sampler.read())
-        figures = standing.reading.figures()
+        state = self.tracker.read(self.sampler.read())
+        figures = state.reading.figures()
         return {
-            "word": standing.zone.word, "why": standing.why, "at": round(time.time(), 3),
+            "word": state.zone.word, "why": state.why, "at": round(time.time(), 3),
             **{name: figures.get(name) for name in FIGURES},
         }  # fmt: skip

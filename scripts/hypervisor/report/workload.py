@@ -79,16 +79,16 @@ def branch_of_task(task: Task, project: Project, environ: Mapping[str, str]) -> 
 
 def resources(project: Project, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the machine's zone and its figures now."""
-    sampler, gauge = _sampler(str(project.root)), ZoneTracker(ZoneBounds.of(settings["machine"], cpu=True))
+    sampler, tracker = _sampler(str(project.root)), ZoneTracker(ZoneBounds.of(settings["machine"], cpu=True))
     now = time.monotonic()
     if now - _LOOKED.get(sampler, 0.0) > _FRESH_SECONDS:  # else CPU is the mean since the last look
         sampler.read()
         time.sleep(_CPU_SECONDS)
     _LOOKED[sampler] = time.monotonic()
-    standing = gauge.read(sampler.read())
+    state = tracker.read(sampler.read())
     return {
-        "zone": standing.zone.word, **({"why": standing.why} if standing.why else {}),
-        **standing.reading.figures(),
+        "zone": state.zone.word, **({"why": state.why} if state.why else {}),
+        **state.reading.figures(),
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ GIB = 2**30
 GOOD = MachineState(reading=Reading(at=0.0, ram_bytes=GIB, available_bytes=GIB // 2, available_percent=50.0))
 
 
-def standing(zone: Zone) -> MachineState:
+def in_zone(zone: Zone) -> MachineState:
     return MachineState(zone=zone, now=zone, why="so it is", reading=GOOD.reading)
 
 
@@ -84,10 +84,10 @@ def test_near_a_limit_is_told_once_for_each() -> None:
 def test_where_memory_is_short_nobody_is_asked() -> None:
     overseer = Overseer(Limits(rss_percent=50.0, grace_seconds=60.0))
     used = {"a": AgentSample(rss=600 * MIB)}
-    assert deeds(overseer.look(0.0, used, standing(Zone.DANGER))) == [("a", "kill")]
+    assert deeds(overseer.look(0.0, used, in_zone(Zone.DANGER))) == [("a", "kill")]
     overseer = Overseer(Limits(rss_percent=50.0, grace_seconds=60.0))
     assert deeds(overseer.look(0.0, used, GOOD)) == [("a", "term")]
-    assert deeds(overseer.look(1.0, used, standing(Zone.EMERGENCY))) == [("a", "kill")]
+    assert deeds(overseer.look(1.0, used, in_zone(Zone.EMERGENCY))) == [("a", "kill")]
 
 
 def test_in_an_emergency_the_least_urgent_is_stopped_first_and_one_at_a_time() -> None:
@@ -98,7 +98,7 @@ def test_in_an_emergency_the_least_urgent_is_stopped_first_and_one_at_a_time() -
     }  # fmt: skip
     stopped = []
     for now in range(10):
-        for act in overseer.look(float(now), samples, standing(Zone.EMERGENCY)):
+        for act in overseer.look(float(now), samples, in_zone(Zone.EMERGENCY)):
             stopped.append((act.mark, act.action))
             if now % 2:  # its end takes a while
                 samples.pop(act.mark, None)
@@ -111,8 +111,8 @@ def test_in_an_emergency_the_least_urgent_is_stopped_first_and_one_at_a_time() -
 
 def test_in_an_emergency_of_others_making_one_may_run_on() -> None:
     overseer = Overseer(Limits())
-    assert overseer.look(0.0, {"a": AgentSample(rss=30 * MIB)}, standing(Zone.EMERGENCY)) == []
-    assert overseer.look(0.0, {}, standing(Zone.EMERGENCY)) == []
+    assert overseer.look(0.0, {"a": AgentSample(rss=30 * MIB)}, in_zone(Zone.EMERGENCY)) == []
+    assert overseer.look(0.0, {}, in_zone(Zone.EMERGENCY)) == []
 
 
 def test_an_emergency_that_is_over_but_not_yet_trusted_stops_nobody() -> None:
@@ -139,7 +139,7 @@ def test_nothing_is_ended_without_a_figure_and_kill_comes_after_term_or_in_want_
         samples = {mark: AgentSample(rss=rss, silence=silence) for mark, (rss, silence, _) in look.items()}
         zone = max((zone for _, _, zone in look.values()), default=Zone.SAFE)
         asked = {mark: at for mark, at in asked.items() if mark in samples}
-        for act in overseer.look(float(now), samples, standing(zone)):
+        for act in overseer.look(float(now), samples, in_zone(zone)):
             assert act.mark in samples
             assert act.why
             if act.action is Action.TERM:

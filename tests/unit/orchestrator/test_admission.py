@@ -77,56 +77,56 @@ def test_a_disk_that_is_nearly_full_is_danger() -> None:
 
 
 def test_pressure_counts_once_it_has_lasted() -> None:
-    gauge = ZoneTracker(ZoneBounds(pressure_seconds=5.0))
+    tracker = ZoneTracker(ZoneBounds(pressure_seconds=5.0))
     for at, pressure, zone in (
         (0.0, 90.0, Zone.SAFE), (4.0, 21.0, Zone.SAFE), (4.5, 19.0, Zone.SAFE), (5.0, 30.0, Zone.SAFE),
         (9.9, 30.0, Zone.SAFE), (10.0, 30.0, Zone.EMERGENCY),
     ):  # fmt: skip
-        assert gauge.read(reading(at, pressure_percent=pressure)).zone is zone, at
-    assert gauge.standing.why == 'memory pressure "full" 30 %'
+        assert tracker.read(reading(at, pressure_percent=pressure)).zone is zone, at
+    assert tracker.state.why == 'memory pressure "full" 30 %'
 
 
 def test_memory_that_is_used_up_within_a_second_is_an_emergency_before_it_is_gone() -> None:
-    gauge = ZoneTracker(ZoneBounds(run_out_seconds=1.0))
-    gauge.read(reading(0.0, ram=80.0))
-    assert gauge.read(reading(0.2, ram=82.0)).zone is Zone.WARNING  # as fast, but not in danger yet
-    found = gauge.read(reading(0.4, ram=89.0))  # 7 % in 0.2 s, and 11 % are left
+    tracker = ZoneTracker(ZoneBounds(run_out_seconds=1.0))
+    tracker.read(reading(0.0, ram=80.0))
+    assert tracker.read(reading(0.2, ram=82.0)).zone is Zone.WARNING  # as fast, but not in danger yet
+    found = tracker.read(reading(0.4, ram=89.0))  # 7 % in 0.2 s, and 11 % are left
     assert (found.zone, found.why) == (Zone.EMERGENCY, "RAM 89 %, which is used up in 0.3 s at this speed")
 
 
 def test_worse_counts_at_once_and_better_by_a_margin_after_a_while() -> None:
-    gauge = ZoneTracker(ZoneBounds(margin=3.0, calm_seconds=5.0))
+    tracker = ZoneTracker(ZoneBounds(margin=3.0, calm_seconds=5.0))
     told = []
     for at, ram in (
         (0, 80), (1, 86), (2, 84), (9, 83), (10, 81), (12, 81), (15, 81), (16, 68), (21, 68), (22, 66),
         (27, 66),
     ):  # fmt: skip
-        told.append(gauge.read(reading(float(at), ram=float(ram))).zone)
+        told.append(tracker.read(reading(float(at), ram=float(ram))).zone)
     w, d, s = Zone.WARNING, Zone.DANGER, Zone.SAFE
     assert told == [w, d, d, d, d, d, w, w, w, w, s]
 
 
 def test_what_is_held_back_tells_the_zone_of_now_too() -> None:
-    gauge = ZoneTracker(ZoneBounds())
-    gauge.read(reading(0.0, ram=97.0))
-    found = gauge.read(reading(1.0, ram=50.0))
+    tracker = ZoneTracker(ZoneBounds())
+    tracker.read(reading(0.0, ram=97.0))
+    found = tracker.read(reading(1.0, ram=50.0))
     assert (found.zone, found.now, found.why) == (Zone.EMERGENCY, Zone.SAFE, "was available RAM 3.0 %")
 
 
 def test_the_worst_of_a_calm_while_is_what_it_gets_better_to() -> None:
-    gauge = ZoneTracker(ZoneBounds(calm_seconds=5.0, run_out_seconds=0.0))
-    gauge.read(reading(0.0, ram=97.0))
+    tracker = ZoneTracker(ZoneBounds(calm_seconds=5.0, run_out_seconds=0.0))
+    tracker.read(reading(0.0, ram=97.0))
     for at, ram in ((1.0, 20.0), (3.0, 86.0), (5.0, 20.0)):
-        assert gauge.read(reading(at, ram=ram)).zone is Zone.EMERGENCY
-    assert gauge.read(reading(6.0, ram=20.0)).zone is Zone.DANGER
+        assert tracker.read(reading(at, ram=ram)).zone is Zone.EMERGENCY
+    assert tracker.read(reading(6.0, ram=20.0)).zone is Zone.DANGER
 
 
 def test_one_busy_moment_is_no_danger() -> None:
-    gauge = ZoneTracker(ZoneBounds(cpu_seconds=3.0))
+    tracker = ZoneTracker(ZoneBounds(cpu_seconds=3.0))
     for at in range(4):
-        gauge.read(reading(float(at), cpu=20.0))
-    assert gauge.read(reading(4.0, cpu=100.0)).zone is Zone.SAFE
-    assert gauge.read(reading(7.0, cpu=100.0)).zone is Zone.DANGER
+        tracker.read(reading(float(at), cpu=20.0))
+    assert tracker.read(reading(4.0, cpu=100.0)).zone is Zone.SAFE
+    assert tracker.read(reading(7.0, cpu=100.0)).zone is Zone.DANGER
 
 
 @pytest.mark.parametrize(
@@ -229,14 +229,14 @@ def start_all(scheduler: Scheduler, now: float) -> list[str]:
 
 
 def test_at_cpu_75_and_ram_80_two_of_five_start_and_the_rest_follows_as_readings_fall() -> None:
-    scheduler, gauge = batch(9), ZoneTracker(ZoneBounds())
+    scheduler, tracker = batch(9), ZoneTracker(ZoneBounds())
     running: list[str] = []
     started = {}
     for at in range(20):
         now = float(at)
         busy = at < 10
         scheduler.admission.heed(
-            gauge.read(reading(now, 75.0 if busy else 30.0, 80.0 if busy else 40.0)), now
+            tracker.read(reading(now, 75.0 if busy else 30.0, 80.0 if busy else 40.0)), now
         )
         running += start_all(scheduler, now)
         started[at] = len(running)
@@ -259,7 +259,7 @@ def test_at_cpu_75_and_ram_80_two_of_five_start_and_the_rest_follows_as_readings
 
 
 def test_at_85_percent_cpu_by_its_own_agents_it_still_makes_progress() -> None:
-    scheduler, gauge = batch(12), ZoneTracker(ZoneBounds())
+    scheduler, tracker = batch(12), ZoneTracker(ZoneBounds())
     running: list[str] = []
     done, most = 0, 0
     now = 0.0
@@ -271,7 +271,7 @@ def test_at_85_percent_cpu_by_its_own_agents_it_still_makes_progress() -> None:
         now += 1.0
         assert now < 600.0, "it does not end"
         # Each agent takes as much CPU as there is: one alone brings the machine into danger.
-        scheduler.admission.heed(gauge.read(reading(now, cpu=85.0 if running else 5.0)), now)
+        scheduler.admission.heed(tracker.read(reading(now, cpu=85.0 if running else 5.0)), now)
         if running and int(now) % 3 == 0:
             scheduler.ended(running.pop(0), now, Outcome.SUCCESS)
             done += 1
@@ -280,12 +280,12 @@ def test_at_85_percent_cpu_by_its_own_agents_it_still_makes_progress() -> None:
 
 
 def test_in_an_emergency_nothing_starts_and_afterwards_it_goes_on() -> None:
-    scheduler, gauge = batch(3), ZoneTracker(ZoneBounds())
-    scheduler.admission.heed(gauge.read(reading(0.0, ram=97.0)), 0.0)
+    scheduler, tracker = batch(3), ZoneTracker(ZoneBounds())
+    scheduler.admission.heed(tracker.read(reading(0.0, ram=97.0)), 0.0)
     assert start_all(scheduler, 0.0) == []
     assert scheduler.explain(0.0) == "0 run, and 0 may (emergency: available RAM 3.0 %)"
     for at in (1.0, 3.0, 7.0):
-        scheduler.admission.heed(gauge.read(reading(at, ram=30.0)), at)
+        scheduler.admission.heed(tracker.read(reading(at, ram=30.0)), at)
     assert start_all(scheduler, 7.0) == ["t-0", "t-1"]  # five were halved
 
 
@@ -305,12 +305,12 @@ def test_what_an_emergency_stopped_waits_again_and_is_done_at_no_cost_in_attempt
 def test_whatever_the_readings_no_more_run_than_may_and_calm_ends_the_batch(
     readings: list[tuple[float, float, bool]], limit: int
 ) -> None:
-    scheduler, gauge = batch(10, limit=limit, grow_seconds=10.0), ZoneTracker(ZoneBounds())
+    scheduler, tracker = batch(10, limit=limit, grow_seconds=10.0), ZoneTracker(ZoneBounds())
     running: list[str] = []
     now = 0.0
     for cpu, ram, crowded in [*readings, *[(5.0, 5.0, False)] * 40]:
         now += 3.0
-        scheduler.admission.heed(gauge.read(reading(now, cpu, ram)), now)
+        scheduler.admission.heed(tracker.read(reading(now, cpu, ram)), now)
         before = len(running)
         if crowded and running:
             scheduler.shrink(now)
@@ -319,7 +319,7 @@ def test_whatever_the_readings_no_more_run_than_may_and_calm_ends_the_batch(
             room = scheduler.admission.room(now)
             assert len(running) <= max(room, 1) <= limit
             assert room > 0
-        if gauge.standing.zone is Zone.DANGER and before:
+        if tracker.state.zone is Zone.DANGER and before:
             assert len(running) == before  # nothing starts while something runs
         if running:
             scheduler.ended(running.pop(0), now, Outcome.SUCCESS)
