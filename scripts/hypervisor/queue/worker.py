@@ -173,14 +173,14 @@ class QueueWorker:
             return not self._ended()
         if self._ended():
             return False
-        foreign = self._locks.foreign
-        ready, _ = self._store.batches.room(self._batch.number, len(foreign) + 1)
-        if self._options.wait and (
-            ready > len(foreign) or self._store.batches.any_running(self._batch.number)
-        ):
+        batches, batch, foreign = self._store.batches, self._batch.number, self._locks.foreign
+        if batches.ready_in(batch) == 0.0:  # another took lines in, or gave items back, since we asked
+            return True
+        ready, _ = batches.room(batch, len(foreign) + 1)
+        if self._options.wait and (ready > len(foreign) or batches.any_running(batch)):
             self._wait()
             return True
-        running = [one.text for one in self._store.batches.running(self._batch.number)]
+        running = [one.text for one in batches.running(batch)]
         self.counts.left = sorted({*running, *foreign.values()})
         return False
 

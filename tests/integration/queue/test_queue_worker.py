@@ -114,6 +114,24 @@ def test_quick_items_are_claimed_many_at_once_and_in_order(
     assert sizes[-1] == 1, "the last ones are left to whoever is idle"
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_another_took_in_a_moment_ago_is_not_missed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
+    queue(folder, 5)
+    claim_next, once = Claims.claim_next, iter([True])
+
+    def late(self: Claims, worker: Worker, batch: int, limit: int, *, locks: bool = False) -> list[Claim]:
+        found = claim_next(self, worker, batch, limit, locks=locks)
+        if next(once, False):
+            with open_folder(folder, cwd="/") as other:
+                other.take_in()
+        return found
+
+    monkeypatch.setattr(Claims, "claim_next", late)
+    assert work_on(folder, Steps(), options=WorkerOptions(wait=wait)).processed == 5
+
+
 def test_items_that_wait_behind_a_long_one_go_to_others_and_quick_results_are_told(
     folder: Path,
 ) -> None:
