@@ -110,7 +110,11 @@ class Clones(Workspaces):
             private.git.run("read-tree", tree.base)
         if tree.ref not in dict(private.refs()):  # deleted by its agent
             private.set_ref(tree.ref, tree.base)
-        return Opened(git=private.git, folder=private.folder, branches=private.git)
+
+        def move(new: str, _: str) -> None:
+            private.set_ref(tree.ref, new)
+
+        return Opened(git=private.git, folder=private.folder, branches=private.git, move=move)
 
     def _others(self) -> list[str]:
         return self.repository.git().lines("for-each-ref", "--format=%(objectname)", nul=False)
@@ -142,7 +146,8 @@ class Clones(Workspaces):
         aside = self._aside(tree)
         found = [f"its former git folder in {aside}"] if os.path.lexists(aside) else []
         mine = (tip, tree.base)
-        others = [one for one in self._private(tree).refs() if one[0] != tree.ref and one[1] not in mine]
+        refs = sorted(self._private(tree).refs())
+        others = [(ref, at) for ref, at in refs if ref != tree.ref and at not in mine]
         if others:
             known = "".join(f"^{at}\n" for at in (*mine, *self._others()) if at)
             for ref, at in others:

@@ -248,9 +248,10 @@ class Integration:
                 return FastForward(done=False, why=f"the checkout is {on}, not on {self.start_branch}")
             if begun := begun_in(self.repository.common):
                 return FastForward(done=False, why=f"a {begun} is in progress in the checkout")
-            if before == tip or main.contains(before, tip):
+            shared = before if before == tip else main.run("merge-base", before, tip, check=False)
+            if shared == tip:
                 return FastForward(done=True, before=before, after=before)
-            if not main.contains(tip, before):
+            if shared != before:
                 why = f"{self.start_branch} has commits that {self.branch} does not have"
                 return FastForward(done=False, why=why)
             if why := self._hindrance(main, status.entries, tip, is_task_file):

@@ -52,6 +52,8 @@ class Opened:
     folder: Path
     #: Git where the tree's branch is kept while its agent works.
     branches: Git
+    #: Moves the tree's branch from the second commit to the first.
+    move: Callable[[str, str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,10 +218,12 @@ def commit_files(
             shutil.copyfile(folder / "index", index)
         _update_index(other, gone, there)
         made = other.run("write-tree")
-        if made == git.run("rev-parse", f"{head}^{{tree}}"):
+        # A file that comes or goes is a change; one that differs may be the same to git.
+        sure = any(entry.code in ("??", ".D") for entry in entries)
+        if not sure and made == git.run("rev-parse", f"{head}^{{tree}}"):
             return ""
         commit = git.run("commit-tree", made, "-p", head, input=message)
-        git.run("update-ref", "-m", "hypervisor: gather", tree.ref, commit, head)
+        at.move(commit, head)
         if staged:
             _update_index(git, gone, there)
         else:

@@ -105,11 +105,15 @@ class Worktrees(Workspaces):
         if not tree.path.is_dir():
             return None
         git = Git(tree.path, ceiling=tree.path.parent, identity=self.repository.identity)
+
+        def move(new: str, old: str) -> None:
+            main.run("update-ref", "-m", "hypervisor: gather", tree.ref, new, old)
+
         if folder := self._git_folder(git):
-            return Opened(git=git, folder=folder, branches=main)
+            return Opened(git=git, folder=folder, branches=main, move=move)
         main.run("worktree", "repair", str(tree.path), check=False)
         if folder := self._git_folder(git):
-            return Opened(git=git, folder=folder, branches=main)
+            return Opened(git=git, folder=folder, branches=main, move=move)
         # Its entry is gone: a new one is made elsewhere, and moved here. The files stay.
         own = tree.path / ".git"
         if own.is_dir() and not own.is_symlink():
@@ -122,7 +126,7 @@ class Worktrees(Workspaces):
             os.rename(place / ".git", own)
             main.run("worktree", "repair", str(tree.path))
         git.run("reset", "-q", check=False)
-        return Opened(git=git, folder=git.folder, branches=main)
+        return Opened(git=git, folder=git.folder, branches=main, move=move)
 
     def _git_folder(self, git: Git) -> Path | None:
         """Return the git folder of a worktree, None if its ties to the repository are broken."""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_git import NAMES, Repo, make_repo
 
 from hypervisor.git.checkout import SMALL, Snapshot, changed
 from hypervisor.git.repository import Repository
+from repositories import NAMES, Repo, make_repo
 
 
 def _ignore(path: str) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,53 +12,7 @@ import pytest
 from hypervisor.core.errors import Refused
 from hypervisor.git.git import Git, GitError, from_top, locked, shown
 from hypervisor.git.repository import Repository
-
-#: Names that people and machines give to files.
-NAMES = (
-    "a b.txt",
-    "übung-日本.txt",
-    "-dash.txt",
-    "two\nlines.txt",
-    "*.txt",
-    "tab\t.txt",
-    "back\\slash",
-    '"q"',
-)
-
-
-@dataclass(frozen=True)
-class Repo:
-    """A user's repository, worked in as a user does."""
-
-    top: Path
-
-    def git(self, *words: str, cwd: Path | None = None, check: bool = True) -> str:
-        who = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
-        done = subprocess.run(["git", *who, *words], cwd=cwd or self.top, capture_output=True, check=False)
-        assert not check or done.returncode == 0, done.stderr.decode()
-        return os.fsdecode(done.stdout).strip()
-
-    def write(self, name: str, text: str = "text\n", cwd: Path | None = None) -> Path:
-        path = (cwd or self.top) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-        return path
-
-    def commit(self, name: str, text: str = "text\n", cwd: Path | None = None) -> str:
-        self.write(name, text, cwd)
-        self.git("add", "-A", cwd=cwd)
-        self.git("commit", "-qm", f"change {name!r}", cwd=cwd)
-        return self.git("rev-parse", "HEAD", cwd=cwd)
-
-
-def make_repo(top: Path) -> Repo:
-    """Make a repository with one commit on ``main`` and an ignored state folder."""
-    top.mkdir(parents=True, exist_ok=True)
-    repo = Repo(top)
-    repo.git("init", "-q", "-b", "main")
-    repo.commit("README.md", "read me\n")
-    repo.write(".hypervisor/.gitignore", "*\n")
-    return repo
+from repositories import NAMES, Repo, make_repo
 
 
 @pytest.fixture(name="repo")

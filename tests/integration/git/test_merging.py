@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_git import NAMES, Repo, make_repo
 
 from commands import ROOT, eventually, gone
 from hypervisor.core.errors import Refused
 from hypervisor.git.merging import Conflict, Integration, Merged, Unverified
 from hypervisor.git.repository import Repository
 from hypervisor.git.worktrees import Worktrees
+from repositories import NAMES, Repo, make_repo
 
 
 def _good(_: Path) -> None:

@@ -9,39 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_git import NAMES, Repo, make_repo
 
 from hypervisor.core.errors import Refused
-from hypervisor.git.clones import Clones
-from hypervisor.git.repository import Repository
 from hypervisor.git.work import Tree, in_scope
-from hypervisor.git.workspaces import Workspaces
-from hypervisor.git.worktrees import Worktrees
-
-KINDS: dict[str, type[Workspaces]] = {"clone": Clones, "worktree": Worktrees}
-
-
-class Place:
-    """A repository, its tasks' folders, and one of them."""
-
-    def __init__(self, repo: Repo, kind: str, sub: str = "") -> None:
-        self.repo, self.kind = repo, kind
-        self.trees = trees_of(repo, kind, sub)
-        self.tree = self.trees.open("t-1", 1, "main")
-
-    def git(self, *words: str) -> str:
-        return self.repo.git(*words, cwd=self.tree.path)
-
-    def write(self, name: str, text: str = "text\n") -> Path:
-        return self.repo.write(name, text, self.tree.path)
-
-    def commit(self, name: str, text: str = "text\n") -> str:
-        return self.repo.commit(name, text, self.tree.path)
-
-
-def trees_of(repo: Repo, kind: str, sub: str = "", name: str = "trees") -> Workspaces:
-    """Return the folders of a batch of the project at *sub*."""
-    return KINDS[kind](Repository.read(repo.top / sub), repo.top / ".hypervisor" / name, "b1")
+from repositories import KINDS, NAMES, Place, Repo, make_repo, trees_of
 
 
 @pytest.fixture(name="repo")

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_git import Repo, make_repo
-from test_workspaces import Place, trees_of
 
 from commands import ROOT, eventually
 from hypervisor.core.errors import Refused
 from hypervisor.git.git import GitError
+from repositories import Place, Repo, make_repo, trees_of
 
 
 @pytest.fixture(name="repo")
