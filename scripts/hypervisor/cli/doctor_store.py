@@ -20,7 +20,7 @@ _LARGE_LOG = 256 << 20
 #: Results that are looked at for those that are not written to files yet.
 _RESULTS = 1000
 #: What version 0.4 kept in a state folder, and 1.0 does not.
-_OLD = ("events.jsonl", "trash", "cursor", "manifest.json", "filelocks", "hive.jsonl")
+_OLD = ("events.jsonl", "trash", "cursor", "manifest.json", "hive.jsonl")
 #: What it kept there too: to 1.0 a folder of this name is the user's, and turns a feature on.
 _OLD_OR_USERS = ("locks", "results")
 
