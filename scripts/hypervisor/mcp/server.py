@@ -75,7 +75,8 @@ class Server:
 
     def load(self) -> None:
         """Begin to import what the tools are made of, and to look at the tasks."""
-        threading.Thread(target=self._load, name="load", daemon=True).start()
+        # Waited for at the end: a first start, whose client does not wait, is to leave all of us compiled.
+        threading.Thread(target=self._load, name="load").start()
 
     def _load(self) -> None:
         import gc  # noqa: PLC0415 - as all that follows: the tools are told before
@@ -89,17 +90,13 @@ class Server:
             self._hooks = HookTool(self._tools.context)
         finally:
             self._loaded.set()
-        with contextlib.suppress(Exception):  # who calls is told
-            # The first call that needs them need not wait for them.
-            import filelock  # noqa: F401, PLC0415
+        # The first call that needs them need not wait for them.
+        import filelock  # noqa: F401, PLC0415
 
-            from . import tools  # noqa: F401, PLC0415
+        from . import tools  # noqa: F401, PLC0415
 
-            gc.freeze()  # what is loaded stays: no call waits while all of it is looked through
-            context = self._tools.context
-            if context.project.state.is_dir():
-                with context.service({}) as service, service.catalog.view():
-                    pass
+        gc.freeze()  # what is loaded stays: no call waits while all of it is looked through
+        threading.Thread(target=_look, args=(self._tools,), name="first look", daemon=True).start()
 
     # ------------------------------------------------------------------ serve
 
@@ -175,6 +172,15 @@ def carry_out(handler: ToolHandler, name: str, arguments: Params) -> tuple[str, 
 
         traceback.print_exc(file=sys.stderr)
         return f"{name} failed within ({type(error).__name__}: {error}); nothing is lost, try once more", True
+
+
+def _look(handler: ToolHandler) -> None:
+    """Look at the tasks before the first call needs them, in a project that is ours already."""
+    with contextlib.suppress(Exception):  # who calls is told
+        context = handler.context
+        if context.project.state.is_dir():
+            with context.service({}) as service, service.catalog.view():
+                pass
 
 
 def _started(environ: Mapping[str, str]) -> None:
