@@ -7,9 +7,9 @@
     uv run bench/storm.py --items 1000000 --workers 64 --kill-every 0.5 --stop-every 2 \
         --work 0.001 --calm-after 600 --deadline 3600
 
-Half of the workers are processes whose death is seen at once; the others hold by lease, on PostgreSQL half of them
-on what seems to be another machine. With ``--files`` each result is also published into a file. Exit 0: every invariant
-held; 1: one did not, each on a line of its own.
+Half of the workers are processes whose death is seen at once; the others hold by lease, on PostgreSQL half of
+them on what seems to be another machine. With ``--files`` each result is also published into a file. Exit 0:
+every invariant held; 1: one did not, each on a line of its own.
 
 Workers are forked from this process, which has no database open while it does.
 """
@@ -34,8 +34,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench.storm_worker import BATCH, Place, StormWorker
 
@@ -76,7 +77,7 @@ class Storm:
     table: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    #: For each living worker its name; for each stopped one when it goes on; for each killed one when it died.
+    #: For each living worker its name; for each stopped one when it goes on; for each killed one its death.
     running: dict[int, str] = field(default_factory=dict)
     stopped: dict[int, float] = field(default_factory=dict)
     killed: dict[str, float] = field(default_factory=dict)
@@ -130,7 +131,7 @@ class Storm:
             try:
                 StormWorker(self.place, kind, name, self.plan.seed).run()
                 code = 0
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - whatever it is, it is told
                 Path(self.folder, "logs", f"{name}.err").write_text(traceback.format_exc(), "utf-8")
             finally:
                 os._exit(code)
@@ -204,8 +205,8 @@ class Storm:
                 self.broken.append(
                     f"{key}: attempt {attempt} was told accepted, the result is {items[key].result}"
                 )
-        for key in told.lost & told.accepted.keys():
-            self.broken.append(f"attempt {key} was told lost, and accepted")
+        both = sorted(told.lost & told.accepted.keys())
+        self.broken += [f"attempt {attempt} was told lost, and accepted" for attempt in both]
         for key, work in items.items() if self.plan.files else ():
             file = Path(self.folder, "files", key)
             if not work.published or not file.exists() or file.read_text("utf-8") != json.dumps(work.result):
@@ -237,10 +238,7 @@ class Storm:
             if name in self.killed:
                 late = (ended - self.killed[name]) / 1000
                 seconds.setdefault(name.partition("-")[0], []).append(max(0.0, late))
-        return {
-            f"recovery s, {kind}": f"p50 {_quantile(found, 0.5):.2f}, p99 {_quantile(found, 0.99):.2f} of {len(found)}"
-            for kind, found in sorted(seconds.items())
-        }
+        return {f"recovery s, {kind}": _quantiles(found) for kind, found in sorted(seconds.items())}
 
 
 @dataclass(slots=True)
@@ -274,8 +272,10 @@ class Told:
         return told
 
 
-def _quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def _quantiles(values: list[float]) -> str:
+    ranked = sorted(values)
+    half, most = (ranked[min(len(ranked) - 1, int(share * len(ranked)))] for share in (0.5, 0.99))
+    return f"p50 {half:.2f}, p99 {most:.2f} of {len(ranked)}"
 
 
 @contextlib.contextmanager

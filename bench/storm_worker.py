@@ -1,4 +1,4 @@
-"""One worker of a storm, in a process of its own: claims, works for a moment, completes, and logs what it was told.
+"""One worker of a storm, in a process of its own: claims, works, completes, and logs what it was told.
 
 Its log has a line of JSON for each execution and each answer. The storm compares it with the store.
 """

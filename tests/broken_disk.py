@@ -137,8 +137,9 @@ class _Vfs(apsw.VFS):
         super().xDelete(filename, syncdir)
         self._disk.files.pop(filename, None)
 
-    def excepthook(self, *_: object) -> None:
+    def excepthook(self, *_: object) -> bool:
         """Pass over faults where SQLite takes none: it goes on without."""
+        return True
 
 
 class _VfsFile(apsw.VFSFile):
@@ -148,8 +149,9 @@ class _VfsFile(apsw.VFSFile):
         if path not in disk.files:
             disk.files[path] = _File(synced=Path(path).read_bytes() if os.path.exists(path) else b"")
 
-    def excepthook(self, *_: object) -> None:
+    def excepthook(self, *_: object) -> bool:
         """Pass over faults where SQLite takes none: it goes on without."""
+        return True
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         if self._disk.step(self._path, f"write {len(data)}", needs_room=True):

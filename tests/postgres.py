@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of the tests' own: a fresh data directory, on a loopback port, with fsync as by default.
+"""A real PostgreSQL server of the tests' own: a fresh data directory, a loopback port, fsync as by default.
 
 `start_server` runs this file as a process that owns the server, and stops it and deletes its data as soon
 as its standard input ends: so no server outlives the tests, however they end. PostgreSQL does not run as
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 INSTALL = "apt-get install postgresql  (a server, 14 or later, with initdb and pg_ctl)"
 _USER = "hypervisor_test"
@@ -51,7 +52,7 @@ def _own(binaries: str) -> None:
     password = secrets.token_urlsafe(12)  # the port is open to every user of the machine
     secret, data = os.path.join(home, "password"), os.path.join(home, "data")
     Path(secret).write_text(password + "\n", "ascii")
-    account = {}
+    account: dict[str, Any] = {}
     if os.geteuid() == 0:
         user = _unprivileged()
         account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

@@ -81,7 +81,7 @@ class Engine(ABC):
         """
 
     def state(self) -> tuple[int, int]:
-        """Return what differs after anybody, this process too, has changed the database. Cheap like `version`."""
+        """Return what differs after anybody, this process too, has changed the database. Cheap."""
         return self.version(), 0
 
     @abstractmethod

@@ -147,7 +147,7 @@ class Batches:
         return {"queued": sum(counts.values()), **counts}
 
     def items(self, batch: int, states: Sequence[str] = ()) -> Iterator[BatchItem]:
-        """Yield the items in the order of the queue, page by page; with *states* only those in one of them."""
+        """Yield the items in the order of the queue, page by page; with *states* only those in one."""
         after = 0
         statement = SQL.items_in if states else SQL.items
         while True:
@@ -211,7 +211,7 @@ def add_items(tx: Transaction, batch: int, items: Sequence[Item]) -> int:
         if item.reopen and not tx.run(SQL.known, {"key": item.key, "batch": batch}):
             ready_work(tx, item.key, item.text, reopen=True)
     texts = [{"key": one.key, "text": to_column(one.text)} for one in items if not one.reopen]
-    new = dict(tx.each(SQL.add_work, texts))
+    new: dict[str, int] = dict(tx.each(SQL.add_work, texts))
     first = tx.run(SQL.last_seq, {"batch": batch})[0][0] + 1
     fresh, known = [], []
     for seq, one in enumerate(items, first):

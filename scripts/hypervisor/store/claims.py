@@ -96,7 +96,7 @@ class Claims:
 
         return self._engine.write(body)
 
-    def claim(
+    def claim(  # noqa: PLR0913 - what is kept of a claim
         self,
         worker: Worker,
         key: str,
@@ -118,8 +118,8 @@ class Claims:
             reopen: Whether a finished and published item begins its next cycle.
             batch: The batch in whose name the work is done, if any.
             lock: The name of the lock directory that the claim makes, "" for none.
-            task: What the worker's session is to know of the claim (see `sessions.AgentClaim`); None for a claim
-                that is no work of an agent, and for a worker without a session.
+            task: What the worker's session is to know of the claim (see `sessions.AgentClaim`); None for a
+                claim that is no work of an agent, and for a worker without a session.
 
         Returns:
             The claim; or who holds the item; or its result.
@@ -221,7 +221,7 @@ class Claims:
             raise ClaimLost(answer)
         return answer
 
-    def fail(
+    def fail(  # noqa: PLR0913 - what is kept of an attempt
         self,
         claim: Claim,
         reason: str,
@@ -474,8 +474,8 @@ class Claims:
         for id_, key, cycle, text, result in rows:
             record = json.loads(result)
             work = Work(
-                id=id_, key=key, cycle=cycle, text=from_column(text), state=str(record.get("status", "")), attempts=0,
-                last_number=0, result=record, published=False,
+                id=id_, key=key, cycle=cycle, text=from_column(text), state=str(record.get("status", "")),
+                attempts=0, last_number=0, result=record, published=False,
             )  # fmt: skip
             found.append((work, record))
         return found
@@ -561,7 +561,7 @@ class Claims:
 
     # ---------------------------------------------------------------- details
 
-    def _open(
+    def _open(  # noqa: PLR0913 - as above
         self,
         tx: Transaction,
         rows: Sequence[Row],
@@ -661,7 +661,8 @@ def add_agent_claim(
     tx.run(
         SQL.add_agent_claim,
         {"session": session, "agent": agent, "attempt": attempt, "task": plain(task.task),
-         "receipts": json.dumps(task.receipts), "receipts_to": plain(task.receipts_to), "assigned": int(assigned)},
+         "receipts": json.dumps(task.receipts), "receipts_to": plain(task.receipts_to),
+         "assigned": int(assigned)},
     )  # fmt: skip
 
 
@@ -685,8 +686,8 @@ def work_of(row: Row) -> Work:
     """Return the work in a row of the statements ``latest`` and ``work``."""
     id_, key, cycle, text, state, attempts, number, result, published = row
     return Work(
-        id=id_, key=key, cycle=cycle, text=from_column(text), state=state, attempts=attempts, last_number=number,
-        result=None if result is None else json.loads(result), published=bool(published),
+        id=id_, key=key, cycle=cycle, text=from_column(text), state=state, attempts=attempts,
+        last_number=number, result=None if result is None else json.loads(result), published=bool(published),
     )  # fmt: skip
 
 
@@ -702,7 +703,8 @@ def attempt_of(row: Row) -> Attempt:
     (id_, number, name, session, agent, claimed, ended, outcome, detail, counted, revert, restored, tokens,
      cost, log, worker, runner, work, batch) = row  # fmt: skip
     return Attempt(
-        id=id_, work=work, batch=batch, number=number, worker=worker, name=name or "", session=session or "", agent=agent or "",
+        id=id_, work=work, batch=batch, number=number, worker=worker, name=name or "",
+        session=session or "", agent=agent or "",
         claimed_at=claimed, ended_at=ended, outcome=outcome, detail=detail or "", counted=bool(counted),
         revert=None if revert is None else json.loads(revert), restored=bool(restored), tokens=tokens,
         cost_usd=cost, log=log, runner=runner or "",

@@ -1,4 +1,4 @@
-"""The PostgreSQL engine (14 or later), through psycopg 3: one schema per project, on a server for many machines.
+"""The PostgreSQL engine (14 or later), through psycopg 3: one schema a project, for many machines.
 
 The rules:
 
@@ -64,7 +64,7 @@ class PostgresEngine(Engine):
     def read(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Engine.read`."""
         with self._lock, self._as_os_errors():
-            return _fetch(self._live().execute(render(statement, "postgres"), parameters))  # type: ignore[arg-type]
+            return _fetch(self._live().execute(render(statement, "postgres"), parameters))
 
     def write(self, body: Callable[[Transaction], T], *, durable: bool = False) -> T:
         """See `Engine.write`."""
@@ -132,7 +132,7 @@ class PostgresEngine(Engine):
                 if not self._schema_found():  # again: another may have been faster
                     run(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._name)))
                     for statement in schema_script("postgres"):
-                        run(statement)  # type: ignore[arg-type]
+                        run(statement)
                     run("INSERT INTO meta (name, value) VALUES ('schema', %s)", (str(SCHEMA),))
             return self._schema_found()
 
@@ -166,14 +166,14 @@ class _PostgresTransaction(Transaction):
 
     def run(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Transaction.run`."""
-        return _fetch(self._connection.execute(render(statement, "postgres"), parameters))  # type: ignore[arg-type]
+        return _fetch(self._connection.execute(render(statement, "postgres"), parameters))
 
     def each(self, statement: str, parameters: Iterable[Parameters]) -> list[Row]:
         """See `Transaction.each`."""
         rows: list[Row] = []
         text = render(statement, "postgres")
         with self._connection.cursor() as cursor:
-            cursor.executemany(text, list(parameters), returning=True)  # type: ignore[arg-type]
+            cursor.executemany(text, list(parameters), returning=True)
             while True:
                 if cursor.description is not None:
                     rows += cursor.fetchall()

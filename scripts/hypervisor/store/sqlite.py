@@ -64,8 +64,8 @@ class SqliteEngine(Engine):
     Args:
         path: The file; made with its schema if it is missing.
         create: False to raise FileNotFoundError instead of making it.
-        vfs: The name of a registered SQLite VFS (sqlite.org/vfs.html), "" for that of the system. Tests lose and
-            tear writes through it.
+        vfs: The name of a registered SQLite VFS (sqlite.org/vfs.html), "" for that of the system. Tests lose
+            and tear writes through it.
 
     Raises:
         FileNotFoundError: There is no file, and *create* is False.
@@ -115,8 +115,8 @@ class SqliteEngine(Engine):
         self._require_own_process()
         if self.schema > SCHEMA:
             raise StoreNewer(
-                f"{self.path} was changed by a newer version (schema {self.schema}, this one knows {SCHEMA}); "
-                "it can be read, not changed: update hypervisor"
+                f"{self.path} was changed by a newer version (schema {self.schema}; this one: {SCHEMA}): "
+                "it can be read, not changed; update hypervisor"
             )
         run = self._connection.execute
         with self._lock:
@@ -179,8 +179,8 @@ class SqliteEngine(Engine):
     def _set_up(self) -> None:
         connection = self._connection
         connection.set_busy_timeout(_BUSY_MS)  # before anything that could meet a lock
-        # A plan depends on the statement alone. Otherwise each that has a parameter in LIMIT is compiled again
-        # at each call, which costs four times what it does.
+        # A plan depends on the statement alone. Otherwise each that has a parameter in LIMIT is compiled at
+        # each call, which costs four times what it does.
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         mode = connection.pragma("journal_mode")
         if mode != "wal":
@@ -191,12 +191,13 @@ class SqliteEngine(Engine):
             os.chmod(self.path, 0o600)
         if mode != "wal":  # SQLite says no by answering another mode
             raise StoreUnusable(
-                f"{self.path}: this file system allows no write-ahead log (SQLite answered '{mode}'); keep the "
-                "project on a local disk, or set store.url to a PostgreSQL server"
+                f"{self.path}: this file system allows no write-ahead log (SQLite answered '{mode}'); keep "
+                "the project on a local disk, or set store.url to a PostgreSQL server"
             )
         for pragma, value in (
             ("synchronous", "FULL"), ("foreign_keys", "OFF"), ("journal_size_limit", _WAL_BYTES),
-            ("checkpoint_fullfsync", "ON"), ("temp_store", "MEMORY"), ("wal_autocheckpoint", _CHECKPOINT_PAGES),
+            ("checkpoint_fullfsync", "ON"), ("temp_store", "MEMORY"),
+            ("wal_autocheckpoint", _CHECKPOINT_PAGES),
         ):  # fmt: skip
             connection.pragma(pragma, value)
 
@@ -292,11 +293,16 @@ def _meaning(error: apsw.Error, path: str) -> Exception:
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return OSError(errno.EAGAIN, f"the database was locked for {_BUSY_MS // 1000} s", path)
     if isinstance(error, apsw.IOError):
-        code = errno.ENOSPC if error.extendedresult in _WANT_ROOM and _no_room(path) else errno.EIO
+        code = (
+            errno.ENOSPC
+            if getattr(error, "extendedresult", 0) in _WANT_ROOM and _no_room(path)
+            else errno.EIO
+        )
         return OSError(code, os.strerror(code), path)
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return StoreDamaged(
-            f"{path}: the database is damaged ({error}); move it away together with {Path(path).name}-wal and "
-            f"{Path(path).name}-shm to begin anew: results up to then stay in it, and task files are untouched"
+            f"{path}: the database is damaged ({error}); move it away together with {Path(path).name}-wal "
+            f"and {Path(path).name}-shm to begin anew: results up to then stay in it, and task files are "
+            "untouched"
         )
     return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -168,6 +169,8 @@ def test_processes_that_create_the_store_at_one_moment_all_get_it(db: Database) 
                 store = db.open()
                 fill(store, f"item-{number}")
                 code = 0
+            except BaseException:  # noqa: BLE001 - whatever it is, it is told
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)

@@ -73,7 +73,8 @@ def test_a_work_has_at_most_one_open_attempt(store: Store) -> None:
     with pytest.raises(Exception, match=r"(?i)unique"):
         store.engine.write(
             lambda tx: tx.run(
-                "INSERT INTO attempt (work, number, worker, claimed_at, lease_until) VALUES (:w, 99, 'x', 0, 0)",
+                "INSERT INTO attempt (work, number, worker, claimed_at, lease_until)"
+                " VALUES (:w, 99, 'x', 0, 0)",
                 {"w": first.work},
             )
         )

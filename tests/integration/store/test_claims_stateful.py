@@ -304,4 +304,4 @@ def test_any_order_of_calls_is_answered_as_the_model_answers(db: Database) -> No
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(lambda: Machine(stores), settings=few)  # type: ignore[arg-type, no-untyped-call]
+    run_state_machine_as_test(lambda: Machine(stores), settings=few)  # type: ignore[arg-type]

@@ -52,9 +52,9 @@ def test_who_may_use_the_tables_needs_no_right_to_make_any(postgres_db: Database
     fill(postgres_db.open(), "a")
     name = postgres_db.schema
     with psycopg.connect(postgres_db.url, autocommit=True) as admin:
-        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'word'")  # type: ignore[arg-type]
-        admin.execute(f"GRANT USAGE ON SCHEMA {name} TO {name}")  # type: ignore[arg-type]
-        admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {name} TO {name}")  # type: ignore[arg-type]
+        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'word'")
+        admin.execute(f"GRANT USAGE ON SCHEMA {name} TO {name}")
+        admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {name} TO {name}")
         admin.execute("REVOKE CREATE ON DATABASE postgres FROM PUBLIC")
     parts = urlsplit(postgres_db.url)
     url = f"postgresql://{name}:word@127.0.0.1:{parts.port}/postgres"

@@ -21,6 +21,17 @@ from stores import Database, a_worker, done, fill, kinds, take
 NOW = {"now": 0, "lease_now": 0}
 
 
+def engine_of(store: Store) -> SqliteEngine:
+    """Return the engine of a store on SQLite."""
+    assert isinstance(store.engine, SqliteEngine)
+    return store.engine
+
+
+def connection_of(store: Store) -> apsw.Connection:
+    """Return its connection."""
+    return engine_of(store)._connection
+
+
 def plan(store: Store, statement: str, **parameters: object) -> str:
     """Return SQLite's plan for a statement."""
     text = "EXPLAIN QUERY PLAN " + statements.render(statement, "sqlite")
@@ -89,7 +100,7 @@ def test_a_transition_finds_its_rows_by_their_ids(full: Store, name: str) -> Non
 
 
 def test_no_statement_is_compiled_twice(full: Store) -> None:
-    worker, connection = a_worker(), full.engine._connection
+    worker, connection = a_worker(), connection_of(full)
     full.claims.add_worker(worker)
 
     def life() -> None:
@@ -218,7 +229,7 @@ def test_a_backup_that_is_made_while_others_write_is_sound(sqlite_db: Database, 
     with ThreadPoolExecutor(1) as pool:
         churning = pool.submit(churn)
         for number in range(3):
-            store.engine.backup(tmp_path / f"copy-{number}.db")
+            engine_of(store).backup(tmp_path / f"copy-{number}.db")
         stop.set()
         churning.result()
     for number in range(3):
@@ -237,7 +248,7 @@ def test_a_reader_leaves_no_cursor_open(sqlite_db: Database) -> None:
     next(reader.batches.items(batch))
     next(reader.events.since(0), None)
     writer.claims.complete([done(claim) for claim in writer.claims.claim_next(worker, batch, 30)])
-    busy, log, copied = writer.engine._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+    busy, log, copied = connection_of(writer).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
     assert (busy, log, copied) == (0, 0, 0), "an open reader keeps the log from being reset"
 
 
