@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from acceptance.api import ScriptedApi, calls, say, use, wait_for
@@ -200,8 +200,8 @@ def test_an_update_keeps_what_was_begun_and_an_uninstall_what_is_the_users(
     )
     running = made.start("a session of the old version")
     eventually(lambda: tasks.status("t-1") == "in_progress", "the claim", seconds=LONG)
-    with sqlite3.connect(git_project / ".hypervisor/index.db") as index:
-        index.execute("PRAGMA user_version = 999")  # as another version would leave it
+    index = apsw.Connection(str(git_project / ".hypervisor/index.db"))
+    index.execute("PRAGMA user_version = 999")  # as another version would leave it
     index.close()
 
     manifest = market.repository / ".claude-plugin/plugin.json"

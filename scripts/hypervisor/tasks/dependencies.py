@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,8 +14,8 @@ from ..core.model import TaskStatus
 if TYPE_CHECKING:
     from .index import Index
 
-#: How many names of a circle are told to each of its tasks.
-_SHOWN = 12
+#: How many names of a circle are told to each of its tasks, and how many tasks are looked at to find it.
+_SHOWN, _LOOKED = 12, 100
 
 
 class Node(Protocol):
@@ -32,50 +34,118 @@ class Node(Protocol):
         """Its status; only ``done`` counts."""
 
 
+class _Dependencies(ABC):
+    """What tasks wait for, wherever that is known from."""
+
+    @abstractmethod
+    def waits_for(self, task: Node) -> list[str]:
+        """Return the ids of what *task* waits for, as it spells them."""
+
+    @abstractmethod
+    def name_of(self, low: str) -> str | None:
+        """Return an id as the task that bears it spells it; None if no task does."""
+
+    @abstractmethod
+    def next_of(self, low: str) -> Sequence[str]:
+        """Return the ids, in lower case, for which the task with an id waits."""
+
+    def unmet(self, task: Node) -> list[str]:
+        """Return what *task* waits for, each with its name and what is wrong with it."""
+        return [self._told(task.id.lower(), name) for name in self.waits_for(task)]
+
+    def _told(self, task: str, name: str) -> str:
+        if self.name_of(name.lower()) is None:
+            return f"{name} (no such task)"
+        way = self._way(name.lower(), task)
+        if not way:
+            return name
+        circle = [self.name_of(low) or low for low in (task, *way)]
+        shown = circle if len(circle) <= _SHOWN + 1 else [*circle[:_SHOWN], "..."]
+        return f"{name} (in a circle: {' -> '.join(shown)})"
+
+    def _way(self, start: str, goal: str) -> list[str]:
+        """Return the shortest way on which *start* waits for *goal*, both included; empty for none near."""
+        before = {start: ""}
+        left = deque([start])
+        while left and len(before) <= _LOOKED:
+            low = left.popleft()
+            if low == goal:
+                way = [low]
+                while before[way[-1]]:
+                    way.append(before[way[-1]])
+                return way[::-1]
+            for other in self.next_of(low):
+                if other not in before:
+                    before[other] = low
+                    left.append(other)
+        return []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
+class Graph(_Dependencies):
     """The dependencies of all tasks of a project."""
 
     #: Ids (in lower case) of tasks that are done.
     done: frozenset[str] = frozenset()
+    #: Ids of all tasks, in lower case and as the first that bears it spells it.
+    names: Mapping[str, str] = field(default_factory=dict)
+    #: Who waits for whom, in lower case.
+    edges: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: Ids that tasks depend on and that no task bears, with the tasks that name them.
     unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: Circles of open tasks, each once: ids in the order in which each waits for the next.
     cycles: Sequence[Sequence[str]] = ()
-    #: Which of `cycles` a task (its id in lower case) is in.
-    circle_of: Mapping[str, int] = field(default_factory=dict)
-
-    def unmet(self, task: Node) -> list[str]:
-        """Return what *task* waits for, each with its name and what is wrong with it."""
-        return [self.told(task.id.lower(), name) for name in self.waits_for(task)]
 
     def waits_for(self, task: Node) -> list[str]:
-        """Return the ids of what *task* waits for, as it spells them."""
+        """See `_Dependencies.waits_for`."""
         return [name for name in task.depends_on if name.lower() not in self.done]
 
-    def told(self, task: str, name: str) -> str:
-        """Return *name*, for which *task* (in lower case) waits, with what is wrong with it."""
-        if name.lower() in self.unknown:
-            return f"{name} (no such task)"
-        mine, other = self.circle_of.get(task), self.circle_of.get(name.lower())
-        if mine is None or mine != other:
-            return name
-        circle = self.cycles[mine]
-        shown = [*circle, circle[0]] if len(circle) <= _SHOWN else [*circle[:_SHOWN], "..."]
-        return f"{name} (in a circle: {' -> '.join(shown)})"
+    def name_of(self, low: str) -> str | None:
+        """See `_Dependencies.name_of`."""
+        return self.names.get(low)
+
+    def next_of(self, low: str) -> Sequence[str]:
+        """See `_Dependencies.next_of`."""
+        return sorted(set(self.edges.get(low, ())))
+
+
+class Edges(_Dependencies):
+    """The dependencies of a project's tasks, asked of its index; answers as `Graph` does."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def waits_for(self, task: Node) -> list[str]:
+        """See `_Dependencies.waits_for`."""
+        return [name for name in task.depends_on if not self._index.is_done(name)]
+
+    def name_of(self, low: str) -> str | None:
+        """See `_Dependencies.name_of`."""
+        return self._index.name_of(low)
+
+    def next_of(self, low: str) -> Sequence[str]:
+        """See `_Dependencies.next_of`."""
+        return self._index.next_of(low)
+
+    @cached_property
+    def faults(self) -> Graph:
+        """Circles of open tasks, and ids that no task bears: of all tasks, when that is asked for."""
+        return graph_of_waiting(self._index.waiting())
 
 
 def graph_of(tasks: Iterable[Node]) -> Graph:
     """Return the dependencies of *tasks*, which must be all of a project's."""
     tasks = list(tasks)
-    known = {task.id.lower() for task in tasks}
+    names: dict[str, str] = {}
+    for task in tasks:
+        names.setdefault(task.id.lower(), task.id)
     done = {task.id.lower() for task in tasks if task.status is TaskStatus.DONE}
     waiting = (
-        (task.id, low, low in known)
+        (task.id, low, low in names)
         for task in tasks
         for low in sorted({name.lower() for name in task.depends_on} - done)
     )
-    return replace(graph_of_waiting(waiting), done=frozenset(done))
+    return replace(graph_of_waiting(waiting), done=frozenset(done), names=names)
 
 
 def graph_of_waiting(waiting: Iterable[tuple[str, str, bool]]) -> Graph:
@@ -99,7 +169,7 @@ def graph_of_waiting(waiting: Iterable[tuple[str, str, bool]]) -> Graph:
     return Graph(
         unknown={low: list(by) for low, by in unknown.items()},
         cycles=[[names[key] for key in circle] for circle in circles],
-        circle_of={key: number for number, circle in enumerate(circles) for key in circle},
+        edges=edges,
     )
 
 
@@ -134,34 +204,3 @@ def circles_of(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
                 path.append(node)
                 left.append(iter(edges[node]))
     return circles
-
-
-class Edges:
-    """The dependencies of a project's tasks, asked of its index; answers as `Graph` does."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-
-    def unmet(self, task: Node) -> list[str]:
-        """Return what *task* waits for, each with its name and what is wrong with it."""
-        names = self.waits_for(task)
-        return [self.graph.told(task.id.lower(), name) for name in names] if names else []
-
-    def waits_for(self, task: Node) -> list[str]:
-        """Return the ids of what *task* waits for, as it spells them."""
-        return [name for name in task.depends_on if not self._index.is_done(name)]
-
-    @property
-    def cycles(self) -> Sequence[Sequence[str]]:
-        """Circles of open tasks: ids in the order in which each waits for the next."""
-        return self.graph.cycles
-
-    @property
-    def unknown(self) -> Mapping[str, Sequence[str]]:
-        """Ids that tasks depend on and that no task bears, with the tasks that name them."""
-        return self.graph.unknown
-
-    @cached_property
-    def graph(self) -> Graph:
-        """What is wrong with dependencies: read only where a task waits for something, or it is asked for."""
-        return graph_of_waiting(self._index.waiting())

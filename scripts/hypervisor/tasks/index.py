@@ -27,11 +27,24 @@ from ..core.model import TaskHead
 from ..core.process import on_network
 from ..core.project import Project, canonical, item_key
 from .discovery import Stamp, fixed_parts, stamp_of, stamps
-from .index_rows import HEAD, ONE_OF, PUT, ROW, SCHEMA, VERSION, WAITING, WAITS, head_of, row_of, stored
+from .index_rows import (
+    HEAD,
+    NEXT_OF,
+    ONE_OF,
+    PUT,
+    ROW,
+    SCHEMA,
+    VERSION,
+    WAITING,
+    WAITS,
+    head_of,
+    row_of,
+    stored,
+)  # fmt: skip
 
 #: The coarsest step in which a file system in use stamps times, and some more (FAT aside).
 _STEP_NS = 50_000_000
-#: So many files are read, and written in one transaction: whoever else writes waits no longer.
+#: So many files are written in one transaction.
 _AT_ONCE = 500
 _BUSY_SECONDS, _PAUSE = 30.0, 0.001
 #: What SQLite meets in a cache that is whole: there was no room, or no turn.
@@ -104,8 +117,7 @@ class Index:
 
     def noted(self, name: str) -> Any:
         """Return what is noted under *name*, None for nothing."""
-        row = self.database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        return self.database.execute("SELECT value FROM meta WHERE name = ?", (name,)).get
 
     def note(self, name: str, value: Any) -> None:
         """Note *value* under *name*."""
@@ -116,8 +128,10 @@ class Index:
             return
         if self._path:
             # A write-ahead log needs memory shared between its users, which a network file system
-            # has not (sqlite.org/wal.html).
-            database.pragma("journal_mode", "delete" if on_network(str(self.project.state)) else "wal")
+            # has not (sqlite.org/wal.html). Whoever changes the mode keeps others from it.
+            mode = "delete" if on_network(str(self.project.state)) else "wal"
+            with contextlib.suppress(apsw.BusyError, apsw.LockedError):
+                database.pragma("journal_mode", mode)
         with _writing(database):
             if database.pragma("user_version") == VERSION:  # another was faster
                 return
@@ -206,8 +220,17 @@ class Index:
 
     def is_done(self, name: str) -> bool:
         """Tell whether a task with this id, in whatever case, is done."""
-        query = "SELECT 1 FROM task WHERE low = ? AND status = 'done' LIMIT 1"
-        return self.database.execute(query, (name.lower(),)).fetchone() is not None
+        query = "SELECT count(*) FROM task WHERE low = ? AND status = 'done'"
+        return bool(self.database.execute(query, (name.lower(),)).get)
+
+    def name_of(self, low: str) -> str | None:
+        """Return an id as the first task that bears it spells it, None if there is none."""
+        query = "SELECT id FROM task WHERE low = ? ORDER BY path LIMIT 1"
+        return next((str(row[0]) for row in self.database.execute(query, (low,))), None)
+
+    def next_of(self, low: str) -> list[str]:
+        """Return the ids, in lower case, for which the tasks with this id wait."""
+        return [str(row[0]) for row in self.database.execute(NEXT_OF, (low,))]
 
     def waiting(self) -> list[tuple[str, str, bool]]:
         """Return who waits for whom; see `dependencies.graph_of_waiting`."""
@@ -272,8 +295,8 @@ class Index:
             with _writing(self.database):
                 rows = []
                 for path, row in read.items():
-                    now = stamp_of(self._root + path)
-                    if row is None or not row["settled"] or now is None or now[:2] != _times(row):
+                    now = stamp_of(self._root + path) or ()
+                    if not row or not row["settled"] or now[:2] != (row["mtime_ns"], row["size"]):
                         row = self._read(path)  # noqa: PLW2901
                     rows += [row] if row else []
                 self._write(rows, [stored(path) for path in some])
@@ -349,10 +372,6 @@ class Index:
             f" path IN (SELECT value FROM json_each(?) UNION SELECT path FROM depends WHERE low IN {ONE_OF})",
             (*among, flipped),
         )
-
-
-def _times(row: Mapping[str, Any]) -> tuple[int, int]:
-    return row["mtime_ns"], row["size"]
 
 
 def _connected(path: str) -> apsw.Connection:

@@ -17,7 +17,7 @@ from ..core.model import Complexity, Priority, TaskHead, TaskStatus
 from .eligibility import is_agent
 
 #: Raised with every change of what is kept; an index of another version is made anew.
-VERSION = 6
+VERSION = 7
 COLUMNS = tuple(one.name for one in fields(TaskHead) if one.name != "path")
 _LISTS = ("assignee", "depends_on", "files", "needs", "tags", "receipts")
 #: Of many tasks, once in memory.
@@ -40,10 +40,13 @@ CREATE INDEX task_key_hash ON task (key_hash);
 CREATE INDEX task_loose ON task (path) WHERE NOT plain;
 CREATE INDEX task_error ON task (path) WHERE error != '';
 CREATE INDEX task_waiting ON task (path) WHERE unmet;
-CREATE INDEX task_listed ON task (rank, path, {_FILTERS}) WHERE error = '';
-CREATE INDEX task_project ON task (project_low, rank, path, {_FILTERS}, project) WHERE error = '';
-CREATE INDEX task_counted ON task (status, status_word, complexity) WHERE error = '';
-CREATE INDEX task_ready ON task (rank, path, people, {_FILTERS}) WHERE startable AND unmet = 0;
+CREATE INDEX task_listed ON task (rank, path, {_FILTERS}, error) WHERE error = '';
+CREATE INDEX task_project ON task (project_low, rank, path, {_FILTERS}, error) WHERE error = '';
+CREATE INDEX task_status ON task (status, status_word, error) WHERE error = '';
+CREATE INDEX task_complexity ON task (complexity, error) WHERE error = '';
+CREATE INDEX task_project_status ON task (project, status, error) WHERE error = '';
+CREATE INDEX task_ready ON task (rank, path, people, {_FILTERS}, startable, unmet)
+    WHERE startable AND unmet = 0;
 CREATE TABLE depends (low TEXT, path TEXT, PRIMARY KEY (low, path)) WITHOUT ROWID;
 CREATE INDEX depends_of ON depends (path, low);
 """
@@ -61,6 +64,12 @@ FROM task JOIN depends USING (path)
 WHERE unmet AND NOT EXISTS
     (SELECT 1 FROM task AS other WHERE other.low = depends.low AND other.status = 'done')
 ORDER BY path, depends.low
+"""
+#: Of the tasks with one id: what of their dependencies is not done.
+NEXT_OF = """
+SELECT DISTINCT depends.low FROM task JOIN depends USING (path) WHERE task.low = ? AND NOT EXISTS
+    (SELECT 1 FROM task AS other WHERE other.low = depends.low AND other.status = 'done')
+ORDER BY depends.low
 """
 #: In a query, one of the values of a JSON list: SQLite has a most of single ones.
 ONE_OF = "(SELECT value FROM json_each(?))"

@@ -20,7 +20,10 @@ from .actor import Actor
 from .dependencies import Edges
 from .eligibility import SPREAD, Dependencies, Eligibility, Plan, Wanted, plan
 from .index import Index
-from .index_rows import ONE_OF, joined
+from .index_rows import COLUMNS, ONE_OF, head_of, joined
+
+#: Of no more tasks that wait is told for which others they do.
+_TOLD = 50
 
 
 class _Catalog(Protocol):
@@ -107,25 +110,28 @@ class CatalogView:
         """
         if not ready:
             return self._listed(asked, limit, offset)
-        edges, of_file = self.edges, self.eligibility.of_file
-        kept = [task for task in self._kept(asked) if of_file(task, edges.unmet(task)) is None]
+        waits_for, of_file = self.edges.waits_for, self.eligibility.of_file
+        kept = [task for task in self._kept(asked) if of_file(task, waits_for(task)) is None]
         total = self._count(*_startable(asked, self._catalog.actor.name)) - len(kept)
         found = islice(self._ready(asked), offset, None if limit < 0 else offset + limit)
         return list(found), total
 
     def counts(self, of: Literal["status", "complexity", "project"]) -> dict[str, dict[str, int]]:
         """Return how many tasks there are of each word: of ``project`` under its name, else under ``""``."""
-        name, word = {
-            "status": ("''", "coalesce(status, nullif(status_word, ''), 'no status')"),
-            "complexity": ("''", "complexity"),
-            "project": ("project", "ifnull(status, '')"),
-        }[of]
-        query = f"""
-            SELECT {name}, {word}, count(*) FROM task WHERE error = '' AND {word} IS NOT NULL GROUP BY 1, 2
-        """  # noqa: S608 - our own words
+        other = {"status": "status_word", "complexity": "error", "project": "status"}[of]
+        query = f"SELECT {of}, {other}, count(*) FROM task WHERE error = '' GROUP BY 1, 2"  # noqa: S608
         found: dict[str, dict[str, int]] = {}
-        for group, value, number in self._index.database.execute(query):
-            found.setdefault(group, {})[value] = number
+        for first, second, number in self._index.database.execute(query):
+            if of == "project":
+                group, word = first, second or ""
+            elif of == "status":
+                group, word = "", first or second or "no status"
+            elif first is None:
+                continue
+            else:
+                group, word = "", first
+            counts = found.setdefault(group, {})
+            counts[word] = counts.get(word, 0) + number
         return found
 
     def candidates(self, wanted: Wanted, tried: Mapping[str, str]) -> list[TaskHead]:
@@ -149,14 +155,22 @@ class CatalogView:
             wanted: Which.
             tried: Why those may not be claimed that looked as if they might, by their absolute paths.
         """
-        among = wanted.among
-        tasks = self._index.heads() if among is None else self._at(self._below(among))
         reasons: Counter[str] = Counter()
-        for task in filter(wanted.asks_for, tasks):
+        single = {task.path: task for task in [*self._singled_out(Asked()), *self._at(self._below(tried))]}
+        for task in filter(wanted.asks_for, single.values()):
             why = wanted.refusal(task) or tried.get(task.path) or self.eligibility(task)
             if why:  # else it has become ready meanwhile
                 reasons[why] += 1
-        return reasons
+        groups = self._alike(wanted, self._below(single))
+        waiting = sum(bool(task.depends_on) for task, _ in groups)
+        for task, number in groups:
+            why = wanted.refusal(task)
+            if why is None and task.depends_on and waiting > _TOLD and self.edges.waits_for(task):
+                why = self.eligibility.of_file(task, ["other tasks"])
+            why = why or self.eligibility(task)
+            if why:
+                reasons[why] += number
+        return Counter(dict(sorted(reasons.items())))
 
     def plan(self, ids: Sequence[str], parent: str) -> tuple[Plan, list[TaskHead]]:
         """Return what would run and what would not, of *ids*, else of those below *parent*, else of all.
@@ -180,18 +194,36 @@ class CatalogView:
 
     def _kept(self, asked: Asked) -> list[TaskHead]:
         """Return the tasks that their files alone would let be claimed, and that something else keeps."""
+        return [task for task in self._singled_out(asked, ready=True) if self.eligibility.held(task)]
+
+    def _singled_out(self, asked: Asked, *, ready: bool = False) -> list[TaskHead]:
+        """Return the tasks of which the index does not know all: they may be held, locked or gated."""
         keys = set(self.eligibility.holders)
-        found = {task.path: task for task in self._with_keys(keys, asked, ready=True)}
+        found = {task.path: task for task in self._with_keys(keys, asked, ready=ready)}
         for name in [*self.eligibility.locks, *self.eligibility.gated]:
             found |= {task.path: task for task in self._with_id(name, asked)}
-        return [task for task in found.values() if self.eligibility.held(task)]
+        return list(found.values())
+
+    def _alike(self, wanted: Wanted, but: Sequence[str]) -> list[tuple[TaskHead, int]]:
+        """Return one of those wanted tasks that share the reason why they may not be claimed; how many."""
+        where, values = _asked(wanted).where()
+        among = "" if wanted.among is None else f"AND path IN {ONE_OF}"
+        values += [json.dumps(but)] + ([json.dumps(self._below(wanted.among or ()))] if among else [])
+        query = f"""
+            SELECT min(path), {", ".join(COLUMNS)}, count(*) FROM task
+            WHERE error = '' AND {where} AND path NOT IN {ONE_OF} {among}
+            GROUP BY status, status_word, assignee, complexity, needs, CASE WHEN unmet THEN depends_on END
+        """  # noqa: S608 - our own words
+        root = os.path.join(self._catalog.project.root, "")
+        rows = self._index.database.execute(query, values)
+        return [(head_of(row[:-1], root), row[-1]) for row in rows]
 
     def _ready(self, asked: Asked, among: Collection[str] | None = None) -> Iterator[TaskHead]:
         """Yield the tasks that are asked for and may be claimed, the most urgent first."""
         but = {self._catalog.relative(task) for task in self._kept(asked)}
         fit = None if among is None else set(self._below(among))
         where, values = _startable(asked, self._catalog.actor.name)
-        query = f"SELECT path FROM task WHERE {where} ORDER BY rank, path"  # noqa: S608 - our own words
+        query = f"SELECT path FROM task INDEXED BY task_ready WHERE {where} ORDER BY rank, path"  # noqa: S608
         for (path,) in self._index.database.execute(query, values):
             if path not in but and (fit is None or path in fit) and (task := self._index.at(path)):
                 yield task
@@ -199,8 +231,11 @@ class CatalogView:
     def _listed(self, asked: Asked, limit: int, offset: int) -> tuple[list[TaskHead], int]:
         where, values = asked.where()
         where = f"error = '' AND {where}"
-        # First their paths alone, which an index has; then those few rows.
-        query = f"SELECT path FROM task WHERE {where} ORDER BY rank, path LIMIT ? OFFSET ?"  # noqa: S608
+        # First their paths alone, which an index has in this order; then those few rows.
+        ordered = "task_project" if asked.project is not None else "task_listed"
+        query = f"""
+            SELECT path FROM task INDEXED BY {ordered} WHERE {where} ORDER BY rank, path LIMIT ? OFFSET ?
+        """  # noqa: S608 - our own words
         rows = self._index.database.execute(query, (*values, limit, offset)).fetchall()
         return self._at([str(row[0]) for row in rows]), self._count(where, values)
 

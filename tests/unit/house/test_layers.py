@@ -126,3 +126,15 @@ def test_help_names_every_command_and_loads_none_of_them() -> None:
         [sys.executable, "-c", look], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )
     assert ended.stdout == "[] True\n"
+
+
+def test_one_library_of_sqlite_is_in_a_process() -> None:
+    # The standard library's brings its own, older copy, and two in a process break each other's file locks
+    # (sqlite.org/howtocorrupt.html, 2.2.1).
+    found = set()
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {module for name in names if name.partition(".")[0] in ("sqlite3", "_sqlite3")}
+    assert not found
