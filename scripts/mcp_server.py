@@ -5,19 +5,20 @@
 # ///
 """The MCP server `task_manager`: JSON-RPC on standard input and output, until the input ends.
 
-With "end": what is done once its client is gone (`mcp.client_end`).
+"first FILE": until its packages are there (`mcp.first_start`); "pending LINE": what it was told before that;
+"end ...": what is done once its client is gone (`mcp.client_end`).
 """
 
-import gc
 import sys
 
-gc.disable()  # while what stays is loaded: a sixth of the time that it takes
 sys.dont_write_bytecode = True  # beside the source; the package says where to instead
 from hypervisor.core.bootstrap import require  # noqa: E402
 
 if __name__ == "__main__":
-    require(__file__)
-    from hypervisor.mcp import client_end, server
+    what, words = "".join(sys.argv[1:2]), sys.argv[2:]
+    if what != "first":
+        require(__file__)
+    from hypervisor.mcp import client_end, first_start, server
 
-    gc.enable()
-    sys.exit(client_end.main(sys.argv[2:]) if sys.argv[1:2] == ["end"] else server.main())
+    modes = {"first": lambda: first_start.main(words[0]), "end": lambda: client_end.main(words)}
+    sys.exit(modes.get(what, lambda: server.main(words))())

@@ -8,12 +8,13 @@ by the thread that reads.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -36,14 +37,30 @@ HOOK = "hook"
 _FORGOTTEN = 86400.0
 
 
-def main() -> int:
-    """Serve until the client closes standard input; return the exit code."""
+def main(pending: Iterable[str] = ()) -> int:
+    """Serve until the client closes standard input; return the exit code.
+
+    Args:
+        pending: What the client has said already.
+    """
     server = Server(os.environ)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # how a client ends its servers
         signal.signal(number, server.stop)
     server.load()
-    server.serve(Connection(sys.stdin.buffer, sys.stdout.buffer))
+    said = itertools.chain((line.encode() for line in pending), sys.stdin.buffer)
+    server.serve(Connection(said, sys.stdout.buffer))
     return 0
+
+
+def hello_answer(request: Request) -> dict[str, Any]:
+    """Return the answer to ``initialize``."""
+    return hello(request, SERVER, __version__, INSTRUCTIONS)
+
+
+def list_answer(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the answer to ``tools/list``; the client has its tools with that."""
+    _started(environ)
+    return {"tools": [tool.to_json() for tool in TOOLS]}
 
 
 def client_of(environ: Mapping[str, str]) -> Identity | None:
@@ -116,10 +133,9 @@ class Server:
         if request.method == "tools/call":
             self._call(connection, request, *tool_call(request))
         elif request.method == "initialize":
-            connection.answer(request, hello(request, SERVER, __version__, INSTRUCTIONS))
+            connection.answer(request, hello_answer(request))
         elif request.method == "tools/list":
-            _started(self._environ)
-            connection.answer(request, {"tools": [tool.to_json() for tool in TOOLS]})
+            connection.answer(request, list_answer(self._environ))
         elif request.method == "ping":
             connection.answer(request, {})
         else:
