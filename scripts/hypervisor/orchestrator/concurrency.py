@@ -15,8 +15,7 @@ from ..core.errors import HypervisorError
 from ..core.project import Project
 from ..learning.advice import Advice, Capacity, ConcurrencyPolicy
 from ..learning.lessons import Lessons
-from ..learning.patterns import patterns_of
-from ..learning.stats import Sample, TaskClass
+from ..learning.stats import Sample, TaskClass, patterns_of
 from ..monitor.metrics import Cgroups, Sampler
 from ..runners.base import Usage
 from ..store.events import RunEvent

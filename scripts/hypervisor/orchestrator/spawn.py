@@ -27,8 +27,7 @@ from ..core.model import Priority
 from ..core.process import WORKER_MARK
 from ..core.project import Project
 from ..learning.hive import checked_name
-from ..learning.patterns import MAP_REDUCE, PIPELINE, arranged
-from ..learning.stats import INDEPENDENT
+from ..learning.stats import INDEPENDENT, MAP_REDUCE, PIPELINE, arranged
 from ..queue.batch import Batch
 from ..queue.batches import create, new_batch_name, spawned_folder, task_options
 from ..store.events import RunEvent

@@ -11,7 +11,7 @@ from ..core.errors import Unreadable
 from ..core.model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
 from ..documents import markdown, yaml_edit
 from ..tasks.files import edit_key, open_task, status_word
-from ..triage.triage import Rules, compile_rules, triage
+from ..triage.classify import Rules, compile_rules, triage
 from .base import ItemWork
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hypervisor.core.errors import UsageError
-from hypervisor.learning.patterns import MAP_REDUCE, PIPELINE, arranged, patterns_of
-from hypervisor.learning.stats import INDEPENDENT
+from hypervisor.learning.stats import INDEPENDENT, MAP_REDUCE, PIPELINE, arranged, patterns_of
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypervisor.core.errors import ConfigError
 from hypervisor.core.model import Complexity, Priority, Task, TaskStatus
 from hypervisor.core.settings import default_settings, load_settings
-from hypervisor.triage.triage import Triage, compile_rules, triage
+from hypervisor.triage.classify import Triage, compile_rules, triage
 
 RULES = compile_rules(default_settings())
 PEOPLE = frozenset({Complexity.REQUIRES_JUDGMENT, Complexity.BLOCKED_HUMAN})

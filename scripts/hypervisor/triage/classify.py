@@ -1,7 +1,7 @@
 """What kind of worker a task needs, and whether it is open at all. Pure: data in, data out.
 
-The rules are data (``[triage]`` in the settings, see `triage_rules`) and are weighed against
-what the task says of itself (see `triage_facts`). A wrong "a person has to look at this" stops
+The rules are data (``[triage]`` in the settings, see `rules`) and are weighed against
+what the task says of itself (see `facts`). A wrong "a person has to look at this" stops
 work for no reason, so only the title, tags, lists and how a paragraph begins count; a word
 somewhere in the prose never does.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.model import CLOSED, Complexity, Decision, Task, TaskStatus
-from .triage_facts import Outline, TextBlock, gather, is_named
-from .triage_rules import Rule, Rules, compile_rules, shorten
+from .facts import Outline, TextBlock, gather, is_named
+from .rules import Rule, Rules, compile_rules, shorten
 
 __all__ = ["Rules", "Triage", "compile_rules", "triage"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.model import Complexity
-from .triage_facts import FIGURES, TEXTS, Facts
+from .facts import FIGURES, TEXTS, Facts
 
 _RULE_KEYS = frozenset({"complexity", "where", "weight", "patterns", "at_least", "at_most"})
 #: Lists of patterns beside the rules.

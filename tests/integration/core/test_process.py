@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from commands import PATIENCE
-from hypervisor.core import process as machine
+from hypervisor.core import process as core_process
 from hypervisor.core.process import (
     WORKER_MARK,
     Identity,
@@ -26,7 +26,7 @@ from hypervisor.core.process import (
     this_process,
 )
 
-LINUX_ONLY = pytest.mark.skipif(not machine.LINUX, reason="looks into /proc")
+LINUX_ONLY = pytest.mark.skipif(not core_process.LINUX, reason="looks into /proc")
 
 
 def sleeper(code: str = "", *, mark: str = "", session: bool = True) -> subprocess.Popen[bytes]:
@@ -121,7 +121,7 @@ def test_a_group_is_ended_whole() -> None:
     process = sleeper("import subprocess, sys\nsubprocess.Popen(['sleep', '60'])")
     end_group(process.pid, grace_seconds=5.0)
     assert ended(process) == -signal.SIGTERM
-    assert not machine._running_members(process.pid)
+    assert not core_process._running_members(process.pid)
 
 
 def test_a_group_that_ignores_term_is_killed_after_its_grace() -> None:
@@ -142,9 +142,9 @@ def test_ending_a_group_whose_leader_is_a_zombie_ends_what_is_left_of_it() -> No
     process = sleeper("import subprocess\nchild = subprocess.Popen(['sleep', '60'])", session=True)
     os.kill(process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert machine._running_members(process.pid)
+    assert core_process._running_members(process.pid)
     end_group(process.pid, grace_seconds=5.0)
-    assert not machine._running_members(process.pid)
+    assert not core_process._running_members(process.pid)
     ended(process)
 
 
@@ -231,8 +231,8 @@ def test_a_process_never_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @LINUX_ONLY
 def test_the_deepest_mount_says_what_file_system_it_is() -> None:
-    assert machine.file_system_of("/proc/self") == "proc"
-    assert machine.file_system_of("/") not in ("", "proc")
+    assert core_process.file_system_of("/proc/self") == "proc"
+    assert core_process.file_system_of("/") not in ("", "proc")
 
 
 @pytest.mark.parametrize(
@@ -242,5 +242,5 @@ def test_the_deepest_mount_says_what_file_system_it_is() -> None:
 def test_a_network_file_system_is_known_by_its_type(
     monkeypatch: pytest.MonkeyPatch, kind: str, network: bool
 ) -> None:
-    monkeypatch.setattr(machine, "file_system_of", lambda path: kind)
-    assert machine.on_network("/anywhere") is network
+    monkeypatch.setattr(core_process, "file_system_of", lambda path: kind)
+    assert core_process.on_network("/anywhere") is network
