@@ -57,7 +57,7 @@ with open(done, "a") as tool:
 
 
 @dataclass(slots=True)
-class Tally:
+class RunCounts:
     """What the kills came to."""
 
     kills: int = 0
@@ -99,7 +99,7 @@ def verify(folder: Path) -> list[dict[str, str]]:
     return found
 
 
-def one_kill(tally: Tally, folder: Path, items: int, at: int, after: float) -> None:
+def one_kill(tally: RunCounts, folder: Path, items: int, at: int, after: float) -> None:
     """Kill a worker *after* so many seconds from its action number *at*, look, and let another go on."""
     task, done = folder / "tasks" / "t-1.md", folder / "done"
     task.parent.mkdir()
@@ -148,7 +148,7 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    chance, tally = random.Random(options.seed), Tally()
+    chance, tally = random.Random(options.seed), RunCounts()
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch, "whole")
         (whole / "tasks").mkdir(parents=True)

@@ -123,7 +123,7 @@ class ExecRunner:
 def _task_environment(work: ItemWork) -> dict[str, str]:
     if not work.task:
         return {}
-    from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
+    from ..tasks.tasks import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
 
     environment = {"HYPERVISOR_TASK_FILE": work.path}
     with contextlib.suppress(Unreadable):  # the command may still know what to do with it
@@ -191,7 +191,6 @@ class CommandAgent:
             exit=end.code,
             survivors=end.survivors,
         )
-
 
 
 def _text(code: int, word: str) -> str:
