@@ -11,10 +11,9 @@ from ..core.errors import Unreadable, UsageError
 from ..core.model import TaskHead
 from ..queue.batches import create_of_tasks
 from ..tasks.catalog import TaskCatalog
+from ..tasks.conflicts import Independence, Part, examine, paths_in, to_json
 from ..tasks.eligibility import Plan
 from ..tasks.files import read_task
-from ..tasks.independence import Independence, Part, examine, to_json
-from ..tasks.mentions import paths_in
 from .caller import add_caller, catalog_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 

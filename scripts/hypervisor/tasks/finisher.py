@@ -11,7 +11,7 @@ from ..core.errors import ClaimLost, Refused
 from ..core.model import CLOSED, Outcome, Task, TaskHead, TaskStatus
 from ..store.records import Claim, Completion, Held, Result
 from .actor_claims import ActorClaims
-from .claim_edit import revert_claim_edit, revert_keys
+from .claimer import revert_claim_edit, revert_keys
 from .completion import CompletedBy, TaskCompletion, result_of
 from .files import open_task, read_task
 from .publication import publish, publish_pending, settle

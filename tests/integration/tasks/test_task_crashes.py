@@ -16,7 +16,7 @@ from hypervisor.core.errors import Refused
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.project import file_lock_path
 from hypervisor.tasks import claimer, publication, rewriting
-from hypervisor.tasks.claim_edit import apply_claim_edit
+from hypervisor.tasks.claimer import apply_claim_edit
 from hypervisor.tasks.completion import TaskCompletion
 from hypervisor.tasks.eligibility import Wanted
 from hypervisor.tasks.service import TaskService

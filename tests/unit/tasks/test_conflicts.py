@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import Shell, shell, write_task
-from hypervisor.tasks.independence import Independence, Part, examine
-from hypervisor.tasks.mentions import paths_in
+from hypervisor.tasks.conflicts import Independence, Part, examine, paths_in
 from hypervisor.tasks.scopes import overlap
 
 
