@@ -110,9 +110,10 @@ class Index:
     def identity(self) -> str | None:
         """Return what tells this cache from one that took its place, or was emptied; None for none."""
         with contextlib.suppress(apsw.Error):
-            same = self._database is not None and self._opened and self._opened == file_identity(self._path)
-            if same and self.noted("words") == self.words:
-                return f"{self._opened} {self.noted('emptied')}"
+            if self._database is not None and self._opened and self._opened == file_identity(self._path):
+                version, words = self._database.pragma("user_version"), self.noted("words")
+                if (version, words) == (VERSION, self.words):
+                    return f"{self._opened} {self.noted('emptied')}"
         return None
 
     def noted(self, name: str) -> Any:
@@ -135,8 +136,7 @@ class Index:
         with _writing(database):
             if database.pragma("user_version") == VERSION:  # another was faster
                 return
-            tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-            for (name,) in database.execute(tables).fetchall():
+            for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
                 database.execute(f'DROP TABLE "{name}"')
             database.execute(f"{SCHEMA} PRAGMA user_version = {VERSION};")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from commands import ROOT, eventually, write_task
@@ -348,7 +349,7 @@ def test_a_task_folder_that_comes_goes_or_becomes_a_link_is_followed(
     assert statuses(project, kept) == {"a": "done", "x": "active"}
 
 
-@pytest.mark.parametrize("how", ["gone", "made anew", "other words"])
+@pytest.mark.parametrize("how", ["gone", "made anew", "other words", "another version"])
 def test_a_cache_that_another_process_replaces_is_not_believed(
     project: Project, kept: LiveIndex, how: str
 ) -> None:
@@ -364,6 +365,10 @@ def test_a_cache_that_another_process_replaces_is_not_believed(
         other = Index(project, settings)
         assert other.database  # no row in it yet
         other.close()
+    elif how == "another version":
+        newer = apsw.Connection(str(path))
+        newer.execute("DROP TABLE depends; DELETE FROM task; PRAGMA user_version = 999")
+        newer.close()
     elif how == "other words":
         settings = settings | {"status": settings["status"] | {"words": {"parked": "blocked"}}}
         other = Index(project, settings)
