@@ -77,6 +77,8 @@ class ScriptedApi:
         self.closing = threading.Event()
         #: What no script foresaw, and what went wrong in one.
         self.surprises: list[str] = []
+        #: Requests that were wrong, by session, agent and length, and what was said of them.
+        self.wrong: dict[tuple[str, str, int], Failure] = {}
         #: Requests of the client's own that belong to no conversation, such as for a title.
         self.side_calls: list[dict[str, Any]] = []
         self.served = Served()
@@ -249,19 +251,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif path == "/v1/messages":
             session = self.headers.get("x-claude-code-session-id", "")
             agent = self.headers.get("x-claude-code-agent-id", "")
-            self._reply(self.api.answer(session, agent, request), request)
+            key = (session, agent, len(request.get("messages", ())))
+            # Newer clients repeat a request that was wrong: it is so again.
+            self._reply(self.api.wrong.get(key) or self.api.answer(session, agent, request), request, key)
         else:
             self.api.surprise(f"POST {self.path}")
             self._send(404, fail(404, "not_found_error").body)
 
-    def _reply(self, reply: Reply, request: dict[str, Any]) -> None:
+    def _reply(self, reply: Reply, request: dict[str, Any], key: tuple[str, str, int]) -> None:
         if isinstance(reply, Wait):
             reply = self._waited(reply)
-            self._reply(reply, request)
+            self._reply(reply, request, key)
         elif isinstance(reply, Hang):
             self._hold(reply.event.is_set)
             self.close_connection = True
         elif isinstance(reply, Failure):
+            if reply.status == 400:
+                self.api.wrong[key] = reply
             self._send(reply.status, reply.body, ("x-should-retry", str(reply.retry).lower()))
         else:
             self._message(reply, request)

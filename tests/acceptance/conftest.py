@@ -47,6 +47,18 @@ def claude() -> str:
 
 
 @pytest.fixture(scope="session")
+def older_claude() -> str:
+    """Return the path of an older Claude Code; where there is none, the test is skipped, but never in CI."""
+    path = find_client("claude-code-older")
+    if path is None:
+        why = "no older Claude Code here; type: tests/acceptance/install"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    return path
+
+
+@pytest.fixture(scope="session")
 def uv_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what makes uv use the cache and the certificates that the test's caller uses.
 

@@ -69,7 +69,7 @@ def test_a_bulk_action_is_denied_until_its_dry_run_is_approved(
     tried = api.of("Try it.").results
     assert all(one.is_error for one in tried)
     assert "nobody has approved it" in tried[0].text
-    assert "the user's word, and a worker cannot ask" in tried[1].text
+    assert "waits for the user's decision, and a worker cannot ask" in tried[1].text
     assert not main[4].is_error, main[4].text
     assert main[4].json["word"] == "archive m-1"
     worked = api.of("/pull t-10").results

@@ -15,8 +15,8 @@ from acceptance.api import ScriptedApi, Step, calls, fail, hang, say, use
 from acceptance.client import MODEL, Client
 from acceptance.conftest import NewClient
 from commands import eventually, gone
+from hypervisor.core.process import marked
 from hypervisor.runners.base import AgentEnd, Assignment, How
-from hypervisor.runners.child import _marked
 from hypervisor.runners.claude import ClaudeAgent, child_environment
 
 Run = Callable[..., AgentEnd]
@@ -48,7 +48,7 @@ def run(client: NewClient, tmp_path: Path) -> Run:
             "timeout": 120.0,
         }
         end = agent.run(Assignment(**{**made, **more}))
-        assert _marked(mark, 0.0) == []
+        assert marked(*mark) == []
         return end
 
     return start

@@ -17,8 +17,8 @@ from acceptance.api import Step, calls, fail, hang, say, use
 from acceptance.gemini import MODEL, GeminiClient, said
 from acceptance.gemini_api import GEMINI_PREFIX, GeminiApi, Stream, gemini_tool
 from commands import ROOT, eventually, gone, tree
+from hypervisor.core.process import marked
 from hypervisor.runners.base import AgentEnd, Assignment, How
-from hypervisor.runners.child import _marked
 from hypervisor.runners.gemini import GeminiAgent
 
 READ = use("read_file", file_path="README.md")
@@ -180,7 +180,7 @@ def test_a_timeout_ends_all_that_was_started(
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(run, gemini_user, tmp_path, skip_permissions=True, stopped=stopped)
         eventually(begun.exists, "the command to run", seconds=90)
-        there = [one.pid for one in _marked(mark, 0.0)]
+        there = [one.pid for one in marked(*mark)]
         assert len(there) >= 4, "client, server, shell and sleep"
         stopped.set()
         end = ending.result(60)
@@ -189,7 +189,7 @@ def test_a_timeout_ends_all_that_was_started(
 
 
 def _clients(mark: tuple[str, str]) -> list[psutil.Process]:
-    return [one for one in _marked(mark, 0.0) if "gemini" in " ".join(one.cmdline()[:3])]
+    return [one for one in marked(*mark) if "gemini" in " ".join(one.cmdline()[:3])]
 
 
 def test_a_sandbox_that_cannot_be_is_said_as_what_it_is(gemini_user: GeminiClient, tmp_path: Path) -> None:

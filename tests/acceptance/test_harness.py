@@ -65,11 +65,20 @@ def test_the_results_of_all_turns_can_be_asked_for_by_name(api: ScriptedApi, cli
         talk.tool_result("Edit")
 
 
+def _report(text: str) -> str:
+    """Return the first line of a subagent's report, which newer clients frame and indent."""
+    return (
+        text.partition("The report follows:")[2].strip().splitlines()[0]
+        if "hand-back" in text
+        else (text.splitlines()[0])
+    )
+
+
 def test_subagents_walk_their_own_scripts(api: ScriptedApi, client: NewClient, tmp_path: Path) -> None:
     toy = write_toy(tmp_path, tmp_path / "hook")
     api.main(
-        calls(_agent("Work 1 now"), _agent("Work 10 now")),
-        lambda turn: say(" / ".join(result.text.splitlines()[0] for result in turn.results)),
+        calls(*(_agent(f"Work {n} now", run_in_background=False) for n in (1, 10))),
+        lambda turn: say(" / ".join(_report(result.text) for result in turn.results)),
     )
     ended = threading.Event()
     # The first of the two ends last, and still its result comes first.
@@ -79,7 +88,7 @@ def test_subagents_walk_their_own_scripts(api: ScriptedApi, client: NewClient, t
     running.until(lambda event: event["type"] == "user" and "ten: True" in json.dumps(event["message"]))
     ended.set()
     session = running.wait().passed()
-    assert session.text == "one / ten: True"
+    assert session.text == "one / ten: True"  # in the order of the calls
     result = api.of("Work 1 ").tool_result("Bash")
     assert result.text == "one"
     assert "<system-reminder>" in result.told  # else this does not show that `text` is without
@@ -118,7 +127,8 @@ def test_an_mcp_tool_runs_if_it_is_allowed(
     assert session.text == "hi"
     assert session.denials == []
     offered = api.of("go").turns[0].tools
-    assert (ECHO in offered, "ToolSearch" in offered) == (True, tool_search)
+    assert ECHO in offered
+    assert "ToolSearch" in offered or not tool_search
 
 
 def test_an_mcp_tool_is_denied_if_nobody_allowed_it(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -10,22 +9,16 @@ from pathlib import Path
 import pytest
 
 from acceptance.api import ScriptedApi, calls, hang, say, use
-from acceptance.client import Client, find_client
+from acceptance.client import Client
 from acceptance.conftest import NewClient
 from acceptance.product import RULES, Tasks, claim, done, plugged, tool, worker
 from commands import eventually
 
 
 @pytest.fixture
-def older(client: NewClient, git_project: Path) -> Client:
-    path = find_client("claude-code-older")
-    if path is None:
-        why = "no older Claude Code here; type: tests/acceptance/install claude-code-older"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
+def older(client: NewClient, git_project: Path, older_claude: str) -> Client:
     made = plugged(client, git_project)
-    made.path = path
+    made.path = older_claude
     return made
 
 

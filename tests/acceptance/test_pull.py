@@ -50,7 +50,7 @@ def test_pull_without_an_id_takes_the_most_urgent_one(
 REFUSALS = {
     "t-done": "t-done: already complete",
     "t-cancelled": "t-cancelled: cancelled",
-    "t-held": "t-held is held by gemini (gemini-",
+    "t-held": "t-held is held by gemini (attempt 1)",
     "t-person": "t-person: assigned to maria, a person",
     "t-waits": "t-waits: waits for t-held",
     "t-circle": "t-circle: waits for t-round (in a circle: t-circle -> t-round -> t-circle)",
