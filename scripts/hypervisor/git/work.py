@@ -57,7 +57,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class AgentWork:
     """What an agent left."""
 
     #: Commits on its branch beyond the base, oldest first.
@@ -159,7 +159,7 @@ def own_commits(
     return tuple(found.split())
 
 
-def committed(git: Git, base: str, tip: str, prefix: str) -> Work:
+def committed(git: Git, base: str, tip: str, prefix: str) -> AgentWork:
     """Return the commits from *base* to *tip*, and what they do to files."""
     commits: list[str] = []
     parents: list[str] = []
@@ -178,7 +178,7 @@ def committed(git: Git, base: str, tip: str, prefix: str) -> Work:
         )
         raw = git.lines("diff", *_RAW, start, tip, "--")
     pairs = [(head, from_top(top, prefix)) for head, top in zip(raw[::2], raw[1::2], strict=True)]
-    return Work(
+    return AgentWork(
         commits=tuple(commits),
         files=tuple(path for _, path in pairs),
         submodules=tuple(path for head, path in pairs if "160000" in head.removeprefix(":").split()[:2]),

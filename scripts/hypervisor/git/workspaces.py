@@ -21,7 +21,7 @@ from ..core.files import write_once
 from ..core.project import STATE
 from .git import Git, Status, begun_in, from_top, is_full
 from .repository import Repository
-from .work import Gathered, Opened, Tree, Work, commit_files, committed, own_commits
+from .work import AgentWork, Gathered, Opened, Tree, commit_files, committed, own_commits
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,13 @@ class Workspaces:
         trees = [tree for tree in map(self._read, records) if tree is not None]
         return [tree for tree in trees if tree.path.is_dir() or main.exists(tree.ref)]
 
-    def inspect(self, tree: Tree) -> Work:
+    def inspect(self, tree: Tree) -> AgentWork:
         """Look at what is in a folder."""
         main, prefix = self.repository.git(), self.repository.prefix
         at = self._mend(tree)
         if at is None:
             tip = main.commit(tree.ref)
-            return replace(committed(main, tree.base, tip, prefix) if tip else Work(), gone=True)
+            return replace(committed(main, tree.base, tip, prefix) if tip else AgentWork(), gone=True)
         status = at.git.status()
         tip = at.branches.commit(tree.ref)
         return replace(
@@ -134,7 +134,7 @@ class Workspaces:
             made = commit_files(at, tree, message, chosen, tip, staged=staged)
         tip = made or tip
         why, beside = self._bring(tree, at, tip)
-        work = Work()
+        work = AgentWork()
         if why:
             astray = (*astray, f"{tip[:12]} ({why})")
         elif tip != tree.base:
