@@ -227,8 +227,8 @@ def signal_name(number: int) -> str:
         return str(number)
 
 
-def end_group(group: int, grace_seconds: float = 5.0) -> None:
-    """End the process group *group*, which the caller has started and not yet reaped.
+def end_group(group: int, grace_seconds: float = 5.0, *, since: Moment | None = None) -> None:
+    """End the process group *group*, which the caller has started, after *since*, and not yet reaped.
 
     TERM first; KILL for what is left after *grace_seconds*. The leader must not have been
     waited for: as long as it is a zombie at worst, the number cannot be another group's.
@@ -236,13 +236,13 @@ def end_group(group: int, grace_seconds: float = 5.0) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGTERM)
     deadline = time.monotonic() + grace_seconds
-    while time.monotonic() < deadline and _running_members(group):
+    while time.monotonic() < deadline and _running_members(group, since):
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
-def _running_members(group: int) -> bool:
+def _running_members(group: int, since: Moment | None = None) -> bool:
     """Tell whether the group has a member that still runs (a zombie does not)."""
     if not LINUX:
         try:
@@ -250,11 +250,9 @@ def _running_members(group: int) -> bool:
         except (ProcessLookupError, PermissionError):
             return False
         return True
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+    for pid in pids_since(since):
         try:
-            stat = _read(f"/proc/{entry}/stat")
+            stat = _read(f"/proc/{pid}/stat")
         except OSError:
             continue
         fields = stat[stat.rindex(")") + 2 :].split()
@@ -268,7 +266,9 @@ def end_orphans(worker: str, grace_seconds: float = 1.0) -> list[int]:
     return end_marked(WORKER_MARK, worker, grace_seconds)
 
 
-def end_marked(name: str, value: str, grace_seconds: float = 1.0, *, since: float = 0.0) -> list[int]:
+def end_marked(
+    name: str, value: str, grace_seconds: float = 1.0, *, since: Moment | None = None
+) -> list[int]:
     """End every process whose environment has *value* under *name*, but for the caller.
 
     TERM first, KILL after *grace_seconds*; on return they are gone. It looks again until nothing new is
@@ -279,13 +279,11 @@ def end_marked(name: str, value: str, grace_seconds: float = 1.0, *, since: floa
         name: The variable.
         value: What it holds.
         grace_seconds: What they have between TERM and KILL.
-        since: A time of `process_clock`; the environment of what started before is not read.
+        since: What started before that moment is not looked at.
 
     Returns:
         The pids that were ended.
     """
-    import psutil  # noqa: PLC0415 - 100 ms, and rare
-
     ended: list[int] = []
     doubts = 0
     for _ in range(_LOOKS):
@@ -296,6 +294,8 @@ def end_marked(name: str, value: str, grace_seconds: float = 1.0, *, since: floa
                 break
             time.sleep(0.01)
             continue
+        import psutil  # noqa: PLC0415 - 100 ms, and only where there is one
+
         for process in found if not ended else ():  # what was begun meanwhile is killed at once
             with contextlib.suppress(psutil.Error):
                 process.terminate()
@@ -308,7 +308,7 @@ def end_marked(name: str, value: str, grace_seconds: float = 1.0, *, since: floa
     return ended
 
 
-def marked(name: str, value: str, *, since: float = 0.0) -> list[Any]:
+def marked(name: str, value: str, *, since: Moment | None = None) -> list[Any]:
     """Return the processes, of psutil, that `end_marked` would end now."""
     return _marked(name, value, since, ())[0]
 
@@ -319,18 +319,82 @@ def process_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - 0.02 if LINUX else time.time() - 1.0
 
 
-def _marked(name: str, value: str, since: float, known: Collection[int]) -> tuple[list[Any], bool]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A time, and how far the kernel had come in numbering processes: what started later is quickly found."""
+
+    #: `process_clock` then.
+    clock: float
+    #: The newest process's pid, and how many had been started since boot; 0 where that is not told.
+    pid: int = 0
+    forks: int = 0
+
+
+def this_moment() -> Moment:
+    """Return the moment of the call."""
+    clock = process_clock()
+    if LINUX:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int(_read("/proc/loadavg").split()[-1])
+            with open("/proc/stat", "rb") as file:
+                text = file.read()
+            return Moment(
+                clock=clock, pid=pid, forks=int(text.split(b"\nprocesses ", 1)[1].split(None, 1)[0])
+            )
+    return Moment(clock=clock)
+
+
+def pids_since(moment: Moment | None) -> list[int]:
+    """Return the pids of all processes, of Linux, that can have been started since; of all without a moment.
+
+    The kernel numbers processes one after another, and begins anew at the end. As long as so few were
+    started that it cannot have come round, those since then lie between two numbers.
+    """
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    if moment is None or not moment.pid or not _in_turn():
+        return pids
+    now = this_moment()
+    if not 0 <= now.forks - moment.forks < _most_pids() // 4:
+        return pids
+    if moment.pid <= now.pid:
+        return [pid for pid in pids if moment.pid <= pid <= now.pid]
+    return [pid for pid in pids if pid >= moment.pid or pid <= now.pid]
+
+
+@lru_cache(maxsize=1)
+def _most_pids() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(_read("/proc/sys/kernel/pid_max"))
+    return 0
+
+
+@lru_cache(maxsize=1)
+def _in_turn() -> bool:
+    """Tell, by a thread of ours, whether the kernel's figures mean what they say; in some sandboxes not."""
+    before = this_moment()
+    made = threading.Thread(target=lambda: None)
+    made.start()
+    made.join()
+    after, number = this_moment(), made.native_id or 0
+    between = before.pid < number <= after.pid
+    return after.forks > before.forks > 0 and (between or after.pid < before.pid)
+
+
+def _marked(name: str, value: str, since: Moment | None, known: Collection[int]) -> tuple[list[Any], bool]:
     """Return the processes that bear the mark, but for *known*, and whether one may be about to bear it.
 
     Between a program's exec and its start the kernel shows its environment as empty.
     """
-    import psutil  # noqa: PLC0415 - see above
+    others = (os.getpid(), *known)
+    if LINUX:
+        return _marked_in_proc(f"{name}={value}".encode("utf-8", "surrogateescape"), since, others)
+    import psutil  # noqa: PLC0415 - 100 ms
 
     found, doubt = [], False
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             # The start first: of the many that are older nobody reads the environment.
-            if process.pid in (os.getpid(), *known) or (since and _started(process) < since):
+            if process.pid in others or (since and process.create_time() < since.clock):
                 continue
             environment = process.environ()
             of_ours = environment.get(name) == value
@@ -338,13 +402,34 @@ def _marked(name: str, value: str, since: float, known: Collection[int]) -> tupl
                 continue
             if of_ours:
                 found.append(process)
-            elif process.ppid() != _KERNEL:
+            else:
                 doubt = doubt or time.time() - process.create_time() < 1.0
     return found, doubt
 
 
-def _started(process: Any) -> float:
-    """Return when a process of psutil started, on `process_clock`."""
-    if not LINUX:
-        return float(process.create_time())
-    return float(start_time(process.pid) or 0) / os.sysconf("SC_CLK_TCK")
+def _environment(pid: int) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read()
+
+
+def _marked_in_proc(mark: bytes, since: Moment | None, others: Collection[int]) -> tuple[list[Any], bool]:
+    tick = os.sysconf("SC_CLK_TCK")
+    found, doubt = [], False
+    for pid in pids_since(since):
+        if pid in others:
+            continue
+        with contextlib.suppress(OSError):
+            stat = _read(f"/proc/{pid}/stat")
+            fields = stat[stat.rindex(")") + 2 :].split()
+            start = int(fields[19]) / tick
+            if fields[0] in "ZX" or (since and start < since.clock):
+                continue
+            environment = _environment(pid)
+            if mark in environment.split(b"\0"):
+                import psutil  # noqa: PLC0415 - 100 ms, and only where there is one
+
+                with contextlib.suppress(psutil.Error):
+                    found.append(psutil.Process(pid))
+            elif not environment and int(fields[1]) != _KERNEL:
+                doubt = doubt or process_clock() - start < 1.0
+    return found, doubt

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core.process import process_clock
+from ..core.process import Moment, this_moment
 from ..store.events import RunEvent
 from .metrics import Reading, Sampler
 from .overseer import Action, AgentSample, Enforcement, Overseer
@@ -58,8 +58,8 @@ class MonitoredAgent:
     log: str
     #: Set to make its runner end it.
     stopped: threading.Event
-    #: `Process.order` below which nothing is its.
-    least: float
+    #: Before it nothing of its was started.
+    since: Moment
     begun: float
     heard: float
     #: How much it has said, in bytes, and the CPU time that it had used then.
@@ -133,7 +133,7 @@ class ResourceMonitor:
             self._number += 1
             made = MonitoredAgent(
                 mark=mark, task=task, rank=rank, order=self._number, log=log, stopped=stopped,
-                least=process_clock(), begun=now, heard=now,
+                since=this_moment(), begun=now, heard=now,
             )  # fmt: skip
             self._watched[mark] = made
         return made
@@ -150,7 +150,9 @@ class ResourceMonitor:
         doubt: set[tuple[int, str]] = set()
         while True:
             with self._lock:
-                table, marks = processes(), self._marks()
+                # What any agent has started was started after the first of them.
+                first = min((one.since for one in self._watched.values()), key=lambda one: one.clock)
+                table, marks = processes(first), self._marks()
                 left = self._tree.look(table, marks)[watched.mark]
                 strays = {(one.pid, one.start): one for one in self._tree.strays(table, marks, watched.mark)}
             its |= {(one.pid, one.start) for one in left}
@@ -235,7 +237,7 @@ class ResourceMonitor:
                 self.tell(RunEvent.READING, "", zone=state.zone.word, why=state.why, **figures)
 
     def _marks(self) -> dict[str, float]:
-        return {mark: one.least for mark, one in self._watched.items()}
+        return {mark: one.since.clock for mark, one in self._watched.items()}
 
     def _forgive(self, now: float) -> None:
         """Let time in which we ourselves were stopped count for nobody's silence."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..core.process import LINUX, start_time
+from ..core.process import LINUX, Moment, pids_since, start_time
 
 #: prctl(2): orphans below us become our children, and not those of init.
 _SET_CHILD_SUBREAPER = 36
@@ -47,19 +47,22 @@ Table: TypeAlias = Mapping[int, Process]
 Environment: TypeAlias = Callable[[int], "list[bytes] | None"]
 
 
-def processes() -> dict[int, Process]:
-    """Return all processes that can be seen, by their pids."""
-    return _from_proc() if LINUX else _from_psutil()
+def processes(since: Moment | None = None) -> dict[int, Process]:
+    """Return all processes that can be seen, by their pids; with *since*, only those that count.
+
+    Those are what can have been started since then, and this process.
+    """
+    if not LINUX:
+        return _from_psutil()
+    return _from_proc({*pids_since(since), os.getpid()})
 
 
-def _from_proc() -> dict[int, Process]:
+def _from_proc(pids: Iterable[int]) -> dict[int, Process]:
     found = {}
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    for pid in pids:
         try:
-            descriptor = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             continue
         try:
@@ -70,8 +73,8 @@ def _from_proc() -> dict[int, Process]:
             os.close(descriptor)
         # The command's name may hold blanks and parentheses: count from the last one (proc(5)).
         words = text[text.rindex(b")") + 2 :].split()
-        found[int(name)] = Process(
-            pid=int(name), parent=int(words[1]), session=int(words[3]),
+        found[pid] = Process(
+            pid=pid, parent=int(words[1]), session=int(words[3]),
             start=words[19].decode(), order=int(words[19]) / tick,
             cpu_seconds=sum(map(int, words[11:15])) / tick, rss=int(words[21]) * page,
             zombie=words[0] in (b"Z", b"X"),

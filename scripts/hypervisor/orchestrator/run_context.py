@@ -27,6 +27,7 @@ from ..store.liveness import WorkerLock, new_worker_id
 from ..store.records import Claim, Worker, WorkerKind
 from ..store.store import Store
 from ..tasks.actor import Actor
+from ..tasks.index_watch import LiveIndex
 from ..tasks.service import TaskService
 from .checks import verify
 from .options import RunOptions
@@ -120,16 +121,18 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
                 repository, folder, record.name, options.start_branch, options.start_commit
             )
     lock = WorkerLock(store.workers, worker.id)
+    live = LiveIndex()  # each attempt looks its task up three times
     try:
         yield RunContext(
             batch=batch, options=options, router=router, worker=worker, inherit=(lock.descriptor,),
             service=TaskService(
-                project, store.settings, Actor(name=name), store, worker=worker, batch=record.id
+                project, store.settings, Actor(name=name), store, live=live, worker=worker, batch=record.id
             ),
             supervisor=supervisor_of(batch, options, worker.id, tell),
             trees=trees, integration=integration, watch=watch, tell=tell, running=running,
         )  # fmt: skip
     finally:
+        live.close()
         lock.close()
 
 

@@ -6,16 +6,13 @@ of that may hold up the caller, fill its memory, or outlive the call.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ..core.process import LINUX, EndedBy, end_group, start_time, wait_for_end
+from ..core.process import LINUX, EndedBy, end_group, end_marked, marked, this_moment, wait_for_end
 from .base import Assignment, Usage
 from .pump import LINE_BYTES, PART_BYTES, OnLine, Pump, Sink
 
@@ -62,7 +59,7 @@ def run_child(
         return ChildEnd(ended_by="stopped")
     out = Sink(assignment.log + ".out", part_bytes, on_line, line_bytes)
     err = Sink(assignment.log + ".err", part_bytes)
-    floor = _now()
+    moment = this_moment()
     try:
         process = subprocess.Popen(
             words,
@@ -85,11 +82,11 @@ def run_child(
     try:
         ended_by = wait_for_end(process.pid, assignment.stopped, assignment.timeout)
         if not ended_by:
-            survivors = tuple(one.pid for one in _marked(assignment.mark, floor))
+            survivors = tuple(one.pid for one in marked(*assignment.mark, since=moment))
     finally:
-        end_group(process.pid, _GRACE_ENDED if ended_by else _GRACE_LEFT)
+        end_group(process.pid, _GRACE_ENDED if ended_by else _GRACE_LEFT, since=moment)
         _reap(process, assignment.usage)
-        end_marked(assignment.mark, floor)
+        end_marked(*assignment.mark, since=moment)
         pump.finish()
     return ChildEnd(
         code=process.returncode,
@@ -110,56 +107,3 @@ def _reap(process: subprocess.Popen[bytes], usage: Usage) -> None:
     process.returncode = os.waitstatus_to_exitcode(status)
     usage.cpu_seconds = used.ru_utime + used.ru_stime
     usage.ram_mb = used.ru_maxrss / (2**10 if LINUX else 2**20)  # kilobytes there, bytes on macOS
-
-
-def _now() -> float:
-    """Return the time on the clock by which processes' starts are told, see `_start_of`."""
-    # The clock of the starts in /proc, which nobody can set; its ticks are coarser than this reading.
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - 0.02 if LINUX else time.time() - 1.0
-
-
-def _start_of(process: Any) -> float:
-    if not LINUX:
-        return float(process.create_time())
-    return float(start_time(process.pid) or 0) / os.sysconf("SC_CLK_TCK")
-
-
-def _marked(mark: tuple[str, str], floor: float) -> list[Any]:
-    """Return the processes that bear *mark* and were started after *floor*, but for the caller."""
-    import psutil  # noqa: PLC0415 - 100 ms, while the program runs
-
-    name, value = mark
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            # The start first: of the many that are older nobody reads the environment.
-            if (
-                process.pid != os.getpid()
-                and _start_of(process) >= floor
-                and process.environ().get(name) == value
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process)
-    return found
-
-
-def end_marked(mark: tuple[str, str], floor: float, grace_seconds: float = _GRACE_LEFT) -> None:
-    """End every process that bears *mark*, a variable's name and value, and started after *floor*.
-
-    TERM first, KILL after *grace_seconds*. It looks again until nothing is left, as a process may start
-    another one while it is being ended.
-    """
-    import psutil  # noqa: PLC0415 - see above
-
-    found = _marked(mark, floor)
-    for process in found:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    psutil.wait_procs(found, timeout=grace_seconds)
-    for _ in range(100):  # a process in the kernel's hands cannot be killed; it is not waited for for ever
-        if not (found and (found := _marked(mark, floor))):
-            break
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(found, timeout=0.1)

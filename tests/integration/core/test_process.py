@@ -207,18 +207,49 @@ def test_an_orphan_in_a_session_of_its_own_is_found() -> None:
 
 def test_an_orphan_that_is_just_becoming_a_program_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     orphan = sleeper(mark="w-6")
-    environ, asked = psutil.Process.environ, []
+    environment, asked = core_process._environment, []
 
-    def between_exec_and_start(self: psutil.Process) -> dict[str, str]:
-        if self.pid == orphan.pid:
-            asked.append(self.pid)
+    def between_exec_and_start(pid: int) -> bytes:
+        if pid == orphan.pid:
+            asked.append(pid)
             if len(asked) == 1:  # so the kernel shows it for a moment
-                return {}
-        return dict(environ(self))
+                return b""
+        return environment(pid)
 
-    monkeypatch.setattr(psutil.Process, "environ", between_exec_and_start)
+    monkeypatch.setattr(core_process, "_environment", between_exec_and_start)
     assert end_orphans("w-6") == [orphan.pid]
     ended(orphan)
+
+
+@LINUX_ONLY
+def test_what_started_since_is_among_few_and_what_is_older_is_not_looked_at() -> None:
+    older = sleeper()
+    moment = core_process.this_moment()
+    newer = sleeper()
+    found = core_process.pids_since(moment)
+    assert newer.pid in found
+    assert older.pid in core_process.pids_since(None)
+    if core_process._in_turn() and moment.pid > older.pid:
+        assert older.pid not in found
+    for one in (older, newer):
+        one.kill()
+        ended(one)
+
+
+@LINUX_ONLY
+@pytest.mark.parametrize("case", ["come round", "too many", "backwards", "not told"])
+def test_where_numbers_tell_nothing_every_process_is_looked_at(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = core_process.this_moment()
+    monkeypatch.setattr(core_process, "_most_pids", lambda: 1000)
+    monkeypatch.setattr(core_process, "_in_turn", lambda: case != "not told")
+    change = {"come round": 100, "too many": 251, "backwards": -1, "not told": 1}[case]
+    before = replace(now, forks=now.forks - change, pid=now.pid + (1 if case == "come round" else 0))
+    monkeypatch.setattr(core_process, "this_moment", lambda: now)
+    found = core_process.pids_since(before)
+    assert os.getpid() in found or os.getpid() == now.pid
+    assert (1 in found) == (1 in core_process.pids_since(None))
 
 
 def test_a_process_never_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from commands import alive, eventually, gone
+from hypervisor.core.process import marked, this_moment
 from hypervisor.runners.base import AgentEnd, Assignment, How
-from hypervisor.runners.child import ChildEnd, _now, _start_of, run_child
+from hypervisor.runners.child import ChildEnd, run_child
 from hypervisor.runners.exec import CommandAgent
 
 MIB = 2**20
@@ -205,7 +205,7 @@ def test_a_process_that_bears_the_mark_but_is_older_is_left_alone(tmp_path: Path
     other = subprocess.Popen(["sleep", "600"], env={"PATH": os.defpath, name: value})
     try:
         # Starts are told in ticks, and a run takes for its own what is about as old as itself.
-        eventually(lambda: _start_of(psutil.Process(other.pid)) < _now(), "a start that is clearly older")
+        eventually(lambda: not marked(name, value, since=this_moment()), "a start that is clearly older")
         assert run_child(["true"], given).survivors == ()
         assert alive(other.pid)
     finally:
