@@ -94,7 +94,7 @@ def _own(binaries: str) -> None:
         # The log goes to a file: pg_ctl's output would stay open in the server.
         run("pg_ctl", "-w", "-l", os.path.join(home, "log"), "-o", options, "start")
         try:
-            print(f"postgresql://{_USER}:{password}@127.0.0.1:{port}/postgres", flush=True)
+            print(f"postgresql://{_USER}:{password}@127.0.0.1:{port}/postgres?connect_timeout=60", flush=True)
             sys.stdin.read()
         finally:
             run("pg_ctl", "-m", "immediate", "stop")

@@ -17,10 +17,11 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from ..core.errors import StoreNewer, StoreUnusable
 from .base import NO_PARAMETERS, Engine, Parameters, Row, Transaction
@@ -32,6 +33,8 @@ T = TypeVar("T")
 _OLDEST_SERVER = 140000
 #: How often a transaction that the server broke off is begun again.
 _TRIES = 10
+#: Where the URL sets no ``connect_timeout``.
+_CONNECT_SECONDS = 10
 #: Two creators of one schema at a moment wait for each other by this number.
 _CREATION_LOCK = 7_406_226_071
 
@@ -104,7 +107,8 @@ class PostgresEngine(Engine):
 
     def _connect(self) -> psycopg.Connection[Row]:
         with self._as_os_errors():
-            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            words: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, **conninfo_to_dict(self._url)}
+            connection = psycopg.connect(autocommit=True, **words)
         if connection.info.server_version < _OLDEST_SERVER:
             found = connection.info.server_version // 10000
             connection.close()

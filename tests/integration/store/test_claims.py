@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from hypervisor.core.errors import ClaimLost, Loss
+from hypervisor.store.base import NO_PARAMETERS, Parameters, Row
 from hypervisor.store.records import Accepted, Claim, Decided, Held, Item, WorkerKind
 from hypervisor.store.store import Store
 from stores import Database, a_worker, done, fill, kinds, rows, take
@@ -435,6 +436,24 @@ def test_a_renewed_lease_is_not_swept(db: Database) -> None:
     claim = take(hasty, worker, batch)
     assert patient.claims.renew([claim.attempt]) == set()
     assert patient.claims.sweep_silent() == []
+
+
+def test_a_lease_that_is_renewed_while_it_is_swept_is_kept(db: Database) -> None:
+    patient, hasty, worker = db.open(), db.open(lease_seconds=-1), a_worker(kind=WorkerKind.LEASE)
+    batch = fill(patient, "a")
+    patient.claims.add_worker(worker)
+    claim, sweeper = take(hasty, worker, batch), db.open()
+    read = sweeper.engine.read
+
+    def read_and_then_renew(statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
+        found = read(statement, parameters)
+        assert found == [(claim.attempt,)]
+        patient.claims.renew([claim.attempt])
+        return found
+
+    sweeper.engine.read = read_and_then_renew  # type: ignore[method-assign]
+    assert sweeper.claims.sweep_silent() == []
+    patient.claims.complete_one(done(claim))
 
 
 def test_a_sweep_takes_a_bounded_number(db: Database) -> None:
