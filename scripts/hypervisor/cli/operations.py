@@ -13,6 +13,9 @@ from ..core.settings import settings_of
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 from .naming import batch_of, names_batch
 
+#: Merge commits that `undo` names.
+_MERGES = 8
+
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``reap``, ``retry``, ``cancel`` and ``undo`` what they take."""
@@ -77,10 +80,16 @@ def _undo(options: Namespace) -> int:
 
     with batch_of(options) as batch:
         put_back, left = operations.undo(batch)
+        merges = operations.merges_of(batch)
     if options.json:
-        print_json({"put_back": put_back, "left": left})
+        print_json({"put_back": put_back, "left": left, "merges": merges})
     else:
-        print(f"restored: {len(put_back)} file(s)")
+        nothing = "nothing left to undo: no file has a change of this batch"
+        print(f"restored: {len(put_back)} file(s)" if put_back or left else nothing)
+        if merges and (put_back or left):
+            some = " ".join(commit[:12] for commit in merges[:_MERGES])
+            more = f" ... ({len(merges)} in all)" if len(merges) > _MERGES else ""
+            print(f"merged commits stay; `git revert -m 1 {some}`{more} takes them back")
         for line in left:
             print(f"not restored: {line}")
     if left:

@@ -177,6 +177,31 @@ def revert(data: bytes, edit: FileEdit) -> tuple[bytes, list[str]]:
     return document.text.encode(), conflicts
 
 
+def is_reverted(data: bytes, edits: Sequence[FileEdit]) -> bool:
+    """Return whether a file is as it was before *edits*, in their order, as far as they changed it.
+
+    Raises:
+        Unreadable: The content cannot be read.
+    """
+    document = parse(data, edits[-1].path)
+    first: dict[str, str | None] = {}
+    for edit in edits:
+        for key in edit.keys:
+            first.setdefault(key.key, key.old)
+        for line in edit.lines:
+            without = body.remove(document.text, document.body_start, line, document.newline)
+            if line.text.strip() and without is not None:
+                return False
+    return all(_says_source(document, key, old) for key, old in first.items())
+
+
+def _says_source(document: Document, key: str, source: str | None) -> bool:
+    """Return whether *key* has this value; a source of several parts is that of an entry that was removed."""
+    if source is not None and _PART in source:
+        return key in document.entries and _lines(document, key) == source.split(_PART)[2]
+    return document.source(key) == source
+
+
 def _with_body(document: Document, text: str) -> Document:
     # The closing line may gain or lose a line end, so its place is looked up again.
     place = split(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
     Raises:
         Refused: Items of the batch are being worked on.
     """
-    from ..tasks.publication import take_back  # noqa: PLC0415 - the YAML loader
+    from ..tasks.publication import is_taken_back, take_back  # noqa: PLC0415 - the YAML loader
 
     settle(batch)
     cycles: list[tuple[int, Work, str, bool]] = []
@@ -133,8 +133,14 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
             for decided, work in found
             if (work.result or {}).get("batch") in (batch.id, None)
         ]
+    by_path: dict[str, list[Work]] = {}
+    for _, work, path, _ in sorted(cycles, key=lambda one: one[:1]):
+        by_path.setdefault(path, []).append(work)
+    undone = {path for path, works in by_path.items() if is_taken_back(batch.store, works)}
     changed, left = [], []
     for _, work, path, reopened in sorted(cycles, key=lambda one: one[:1], reverse=True):
+        if path in undone:
+            continue
         before = _content(path)
         if reopened:
             _deactivate(batch, work)
@@ -145,6 +151,14 @@ def undo(batch: Batch) -> tuple[list[str], list[str]]:
         if _content(path) != before and path not in changed:
             changed.append(path)
     return changed, left
+
+
+def merges_of(batch: Batch) -> list[str]:
+    """Return the merge commits of a batch's tasks, the newest first; `undo` leaves them."""
+    results = [entry.result or {} for entry in entries(batch, ("success",))]
+    results.sort(key=lambda result: str(result.get("finished")), reverse=True)
+    told = [result["evidence"] for result in results if isinstance(result.get("evidence"), Mapping)]
+    return [str(evidence["merged"]) for evidence in told if evidence.get("merged")]
 
 
 # ------------------------------------------------------------------- details

@@ -288,6 +288,23 @@ def take_back(store: Store, work: Work) -> list[NotChanged]:
     return [NotChanged(path=str(path), why=why) for why in whys]
 
 
+def is_taken_back(store: Store, works: Sequence[Work]) -> bool:
+    """Return whether the task file of *works*, one task's cycles in their order, is as before the first.
+
+    That is so if each key that they changed has its first value again, and no line they put in is there.
+    """
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
+
+    edits: list[FileEdit] = []
+    for work in works:
+        mine = [one for one in store.claims.attempts(work.key) if one.work == work.id]
+        edits += _edits(mine, work.result or {})
+    try:
+        return bool(edits) and yaml_edit.is_reverted(Path(edits[-1].path).read_bytes(), edits)
+    except (OSError, Unreadable):
+        return False
+
+
 def _edits(attempts: Sequence[Attempt], result: Result) -> list[FileEdit]:
     """Return what still stands in the file of a cycle's claims and result, in the order it was written."""
     gave_up = result.get("gave_up", False)  # by no edit of its own: what its first claim found is restored

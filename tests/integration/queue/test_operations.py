@@ -227,8 +227,8 @@ def test_undo_twice_changes_nothing_the_second_time(user: Shell) -> None:
     before, name = triaged(user)
     user.hypervisor("undo", name).passed()
     again = user.hypervisor("undo", name)
-    assert "restored: 0 file(s)" in again.out
-    assert again.code in (1, 3)
+    assert again.out == "nothing left to undo: no file has a change of this batch\n"
+    assert again.code == 3
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -240,6 +240,21 @@ def test_undo_takes_back_the_changes_of_every_cycle(user: Shell) -> None:
     user.worker("--all").passed()
     user.hypervisor("undo").passed()
     assert path.read_bytes() == before
+
+
+def test_undo_of_an_agents_work_in_two_cycles_is_complete_and_a_second_one_finds_nothing(user: Shell) -> None:
+    path = write_task(user.cwd / "tasks/t-1.md", assignee="bot")
+    before = path.read_bytes()
+    run = ("run", "--agent", "exec", "--isolation", "none")
+    assert user.hypervisor(*run, "--all", "--exec", "false").code == 1
+    user.hypervisor("retry").passed()
+    assert user.hypervisor("run", "--resume", batch_of(user).name).code == 1
+    assert path.read_bytes() != before
+    assert user.hypervisor("undo").passed().out == "restored: 1 file(s)\n"
+    assert path.read_bytes() == before
+    assert user.hypervisor("undo").code == 3
+    path.write_text(path.read_text().replace("status: active", "status: blocked"))
+    assert "was changed since" in user.hypervisor("undo").out
 
 
 def test_undo_waits_for_no_worker(user: Shell, gate: Gate) -> None:
