@@ -51,7 +51,7 @@ class Clones(Workspaces):
             if merged or not gathered.commits:
                 self._record(tree.path.name).unlink(missing_ok=True)
 
-    def remove(self, tree: Tree, merged_into: str | None = None) -> None:
+    def remove(self, tree: Tree, merged_into: str | None = None, *, dry_run: bool = False) -> None:
         """See `Workspaces.remove`. A clone whose branch is in the user's repository goes in any case."""
         main = self.repository.git()
         into = main.commit(merged_into) if merged_into else ""
@@ -59,7 +59,8 @@ class Clones(Workspaces):
             raise Refused(f"{merged_into}: no such branch or commit")
         if tree.path.is_dir():
             self._must_be_home(tree)
-            remove_tree(tree.path)
+            if not dry_run:
+                remove_tree(tree.path)
         tip = main.commit(tree.ref)
         if tip:
             merged = ("--not", tree.base, *([into] if into else []))
@@ -68,8 +69,10 @@ class Clones(Workspaces):
                 raise Refused(
                     f"{tree.branch} has {len(commits)} unmerged commit(s), the newest {commits[0][:12]}"
                 )
-            main.run("update-ref", "-d", tree.ref, tip)
-        self._record(tree.path.name).unlink(missing_ok=True)
+            if not dry_run:
+                main.run("update-ref", "-d", tree.ref, tip)
+        if not dry_run:
+            self._record(tree.path.name).unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- details
 

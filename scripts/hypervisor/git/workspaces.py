@@ -43,8 +43,13 @@ class Workspaces:
         """
         raise NotImplementedError
 
-    def remove(self, tree: Tree, merged_into: str | None = None) -> None:
+    def remove(self, tree: Tree, merged_into: str | None = None, *, dry_run: bool = False) -> None:
         """Remove a folder and its branch, if all that is in them is in *merged_into* or nothing is.
+
+        Args:
+            tree: The folder.
+            merged_into: A branch or commit.
+            dry_run: Remove nothing; only raise as if.
 
         Raises:
             Refused: Something would be lost; the message names it.

@@ -54,7 +54,7 @@ class Worktrees(Workspaces):
         with contextlib.suppress(Refused):
             self.remove(tree, merged_into=gathered.commits[-1] if merged else None)
 
-    def remove(self, tree: Tree, merged_into: str | None = None) -> None:
+    def remove(self, tree: Tree, merged_into: str | None = None, *, dry_run: bool = False) -> None:
         """See `Workspaces.remove`. Nothing is removed where anything would be lost."""
         with locked(self.repository.common / "hypervisor.lock"):
             main = self.repository.git()
@@ -71,6 +71,8 @@ class Worktrees(Workspaces):
                 )
             if at is not None:
                 self._must_be_empty(at, tree, merged)
+            if dry_run:
+                return
             self._discard(main, tree.path)
             if tip and not any(line == f"branch {tree.ref}" for line in _listed(main)):
                 main.run("update-ref", "-d", tree.ref, tip)

@@ -231,19 +231,16 @@ def remove_folders(project: Project, *, dry_run: bool) -> list[dict[str, str]]:
         merge = f"hypervisor/{batch}/merge"
         for tree in kinds["clone"].found():
             trees = kinds[tree.kind]
-            what, why = "removed", ""
-            if dry_run:
-                left = trees.inspect(tree)
-                facts = [f"{len(left.commits)} commit(s) on {tree.branch}"] if left.commits else []
-                facts += [f"{len(left.astray)} commit(s) elsewhere"] if left.astray else []
-                facts += [f"{len(left.uncommitted)} uncommitted change(s)"] if left.uncommitted else []
-                what, why = "would", ", ".join(facts) or "nothing in it"
-            else:
-                into = merge if git.exists(merge) else repository.branch
-                try:
-                    trees.remove(tree, merged_into=into)
-                except Refused as error:
-                    what, why = "kept", str(error)
+            what, why = "would" if dry_run else "removed", ""
+            into = merge if git.exists(merge) else repository.branch
+            try:
+                trees.remove(tree, merged_into=into, dry_run=dry_run)
+            except Refused as error:
+                what, why = "kept", str(error)
+                if not tree.path.is_dir():
+                    why += (
+                        f"; see `hypervisor diff {tree.task}`, or discard it: `git branch -D {tree.branch}`"
+                    )
             place = os.path.relpath(tree.path, project.root)
             found.append({"folder": place, "kind": tree.kind, "what": what, "why": why})
     return found
