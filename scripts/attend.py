@@ -6,8 +6,8 @@
 """Wakes a session whose own thread rests when one of its workers or runs has ended.
 
 With "monitor": a line, or several at once, whenever something has ended, until the
-client is gone. Else a hook of the client: its `Stop` as JSON on standard input. Exit code 2: something has
-ended, which stands on standard error and wakes the client; 0 otherwise.
+client is gone. Else a hook of the client: its `Stop` as JSON on standard input. Exit code 92: something has
+ended, which stands on standard error and is to wake the client; 0 otherwise.
 """
 
 import os

@@ -258,7 +258,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.api.surprise(f"POST {self.path}")
             self._send(404, fail(404, "not_found_error").body)
 
-    def _reply(self, reply: Reply, request: dict[str, Any], key: tuple[str, str, int]) -> None:
+    def _reply(self, reply: Reply, request: dict[str, Any], key: tuple[str, str, int] | None = None) -> None:
         if isinstance(reply, Wait):
             reply = self._waited(reply)
             self._reply(reply, request, key)
@@ -266,7 +266,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._hold(reply.event.is_set)
             self.close_connection = True
         elif isinstance(reply, Failure):
-            if reply.status == 400:
+            if reply.status == 400 and key is not None:
                 self.api.wrong[key] = reply
             self._send(reply.status, reply.body, ("x-should-retry", str(reply.retry).lower()))
         else:

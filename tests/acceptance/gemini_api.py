@@ -62,12 +62,14 @@ class GeminiHandler(Handler):
         session = f"{key} {request['messages'][0]['content'] if request['messages'] else ''}"
         self._reply(self.api.answer(session, "", request), {**request, "gemini": True})
 
-    def _reply(self, reply: Reply, request: dict[str, Any]) -> None:
+    def _reply(
+        self, reply: Reply, request: dict[str, Any], key: tuple[str, str, int] | None = None
+    ) -> None:
         if isinstance(reply, Failure) and request.get("gemini"):
             error = {"code": reply.status, "message": reply.message, "status": reply.kind}
             self._send(reply.status, json.dumps({"error": error}).encode())
         else:
-            super()._reply(reply, request)
+            super()._reply(reply, request, key)
 
     def _message(self, message: Message, request: dict[str, Any]) -> None:
         if not request.get("gemini"):

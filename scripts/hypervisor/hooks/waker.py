@@ -1,7 +1,7 @@
 """Wakes a session whose own thread rests when one of its workers or runs has ended.
 
 Two ways into the client. At `Stop` a hook that the client runs in the background and that wakes it by its
-exit code 2; a client that runs one prompt and ends (`-p`) waits for the hook instead, so that it lives
+exit code; a client that runs one prompt and ends (`-p`) waits for the hook instead, so that it lives
 until its workers are done. And a plugin's monitor, whose lines wake an interactive client that supports
 them. One of them at a time serves a session.
 """
@@ -32,8 +32,8 @@ from .handler import HookHandler
 
 Found = TypeVar("Found")
 
-#: Exit code by which a hook keeps the client from stopping, or wakes it.
-WAKE = 2
+#: Exit code that `scripts/with-uv` makes the one by which a hook wakes the client: nothing else says it.
+WAKE = 92
 #: In the environment of what the guard starts: the client's pid.
 CLIENT_PID = "HYPERVISOR_CLIENT_PID"
 #: A file in the state folder, of which each session's waker locks one byte.

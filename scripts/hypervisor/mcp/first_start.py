@@ -7,15 +7,18 @@ server takes this one's place: same process, same pipes, and the call in hand is
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from .schema import PREFIX
 from .server import HOOK, hello_answer, list_answer
-from .wire import Connection, Request, WrongRequest, read_request, tool_call, tool_result, unknown
+from .wire import Connection, Params, Request, WrongRequest, read_request, tool_call, tool_result, unknown
 
 _SCRIPTS = Path(__file__).resolve().parents[2]
 #: For how long a call waits for the packages, in seconds: less than clients wait for a tool.
@@ -60,9 +63,9 @@ def _lines(ready: str) -> Iterator[bytes]:
 
 def _answer(connection: Connection, request: Request, line: bytes) -> None:
     if request.method == "tools/call":
-        name, _ = tool_call(request)
+        name, given = tool_call(request)
         if name == HOOK:
-            connection.answer(request, tool_result("{}"))
+            connection.answer(request, tool_result(json.dumps(_hook(given))))
             return
         done = subprocess.run(
             [_SCRIPTS / "warm-up", str(_PATIENCE)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -81,6 +84,20 @@ def _answer(connection: Connection, request: Request, line: bytes) -> None:
         connection.answer(request, {})
     else:
         raise unknown(request)
+
+
+def _hook(given: Params) -> dict[str, Any]:
+    """Let a tool of ours be called, in the name of whoever calls; all else is decided by the real server."""
+    ours = str(given.get("tool_name")).startswith(PREFIX) and given.get("hook_event_name") == "PreToolUse"
+    if not ours or given.get("permission_mode") == "plan":
+        return {}
+    try:
+        told = dict(json.loads(given["tool_input"]))
+    except (KeyError, ValueError, TypeError):
+        return {}
+    who = {"caller_session": given.get("session_id", ""), "caller_agent": given.get("agent_id") or "main"}
+    allowed = {"permissionDecision": "allow", "permissionDecisionReason": "a tool of hypervisor"}
+    return {"hookSpecificOutput": {"hookEventName": "PreToolUse", **allowed, "updatedInput": {**told, **who}}}
 
 
 def _become_the_server(*pending: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from commands import ROOT, script, write_task
 
-IF_USED, START = str(ROOT / "hooks/if-used"), str(ROOT / "hooks/start")
+IF_USED, START, WITH_UV = (str(ROOT / name) for name in ("hooks/if-used", "hooks/start", "scripts/with-uv"))
 UV = shutil.which("uv")
 #: Of whoever runs the tests, before each test gets a home of its own.
 REAL = {name: os.environ[name] for name in ("HOME", "UV_CACHE_DIR", "XDG_CACHE_HOME") if name in os.environ}
@@ -30,6 +30,7 @@ class User:
     folder: Path
     shell: str
     environ: dict[str, str] = field(default_factory=dict)
+    uv: str = 'case $1 in run) printf "%s\\n" "$@" ;; lock) echo --script ;; esac'
 
     @property
     def top(self) -> Path:
@@ -39,11 +40,7 @@ class User:
     def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script of ours to its end."""
         (self.folder / "fake bin").mkdir(exist_ok=True)
-        script(
-            self.folder / "fake bin",
-            "uv",
-            'case $1 in run) printf "%s\\n" "$@" ;; lock) echo --script ;; esac',
-        )
+        script(self.folder / "fake bin", "uv", self.uv)
         path = f"{self.folder / 'fake bin'}:{os.defpath}"
         said = {"CLAUDE_PROJECT_DIR": str(self.top), "PATH": path, "HOME": str(self.folder)}
         return subprocess.run(
@@ -98,6 +95,36 @@ def test_what_a_hook_becomes_keeps_its_input_and_its_exit_code(user: User) -> No
     (user.top / "tasks").mkdir()
     done = user.run(IF_USED, "sh", "-c", "exit 2")
     assert done.returncode == 2
+
+
+# -------------------------------------------------------------------- with-uv
+
+
+@pytest.mark.parametrize("name", ["hook.py", "attend.py", "gemini_hook.py", "../hooks/preflight.py"])
+@pytest.mark.parametrize(("code", "becomes"), [(0, 0), (1, 0), (2, 0), (92, 2), (127, 0)])
+def test_only_a_hooks_own_word_is_a_veto(user: User, name: str, code: int, becomes: int) -> None:
+    user.uv = f"exit {code}"
+    assert user.run(WITH_UV, name).returncode == becomes
+
+
+def test_a_command_of_the_users_ends_with_its_own_code(user: User) -> None:
+    user.uv = "exit 3"
+    assert user.run(WITH_UV, "hypervisor_cli.py").returncode == 3
+
+
+def test_where_there_is_no_uv_no_hook_is_a_veto(user: User) -> None:
+    (user.folder / "few").mkdir()
+    for name in ("dirname", "mkdir", "sh"):
+        (user.folder / "few" / name).symlink_to(str(shutil.which(name)))
+    for name, code in (("hook.py", 0), ("attend.py", 0), ("hypervisor_cli.py", 2)):
+        assert user.run(WITH_UV, name, PATH=str(user.folder / "few")).returncode == code
+
+
+def test_what_a_run_has_started_uses_the_runs_python(user: User) -> None:
+    python = script(user.folder, "python", 'printf "%s\n" "$@"')
+    done = user.run(WITH_UV, "mcp_server.py", HYPERVISOR_PYTHON=str(python))
+    assert done.stdout == f"{ROOT}/scripts/mcp_server.py\n"
+    assert "--script" in user.run(WITH_UV, "hook.py", HYPERVISOR_PYTHON="/nonexistent").stdout
 
 
 # ---------------------------------------------------------------- hooks/start

@@ -18,7 +18,7 @@ from hookclient import WORKER, age, finish, held, hold, open_store
 from hypervisor.core.project import Project
 from hypervisor.hooks import delivery
 from hypervisor.hooks.call import Call
-from hypervisor.hooks.waker import SessionWaker
+from hypervisor.hooks.waker import WAKE, SessionWaker
 from hypervisor.store.sessions import MAIN
 from talkingclient import TalkingClient
 
@@ -84,7 +84,7 @@ def test_at_the_end_of_a_turn_a_hook_waits_for_the_workers_and_wakes_the_client(
     assert attend().end().code == 0  # one is enough
     finish(project, "t-1", "a1")
     woken = waiting.end()
-    assert woken.code == 2
+    assert woken.code == WAKE
     assert "- t-1 success: made it" in woken.err
     client.give(woken.err, "Stop")
     client.speak()
@@ -95,7 +95,7 @@ def test_at_the_end_of_a_turn_a_hook_waits_for_the_workers_and_wakes_the_client(
         note = f"<task-notification>\n<task-id>{agent}</task-id>\n</task-notification>"
         client.write(type="queue-operation", operation="enqueue", content=note)
     woken = again.end()
-    assert woken.code == 2
+    assert woken.code == WAKE
     assert "a2 left without a task" in woken.err
     assert "t-1" not in woken.err
 
