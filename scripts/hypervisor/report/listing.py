@@ -45,8 +45,8 @@ def index_stats(catalog: TaskCatalog, *, projects: bool) -> dict[str, Any]:
             "by_status": by_status,
             "by_complexity": _sorted(view.counts("complexity").get("", {})),
             "unreadable": catalog.unreadable,
-            "cycles": [list(cycle) for cycle in view.edges.faults.cycles],
-            "unknown_dependencies": {name: list(by) for name, by in view.edges.faults.unknown.items()},
+            "cycles": [list(cycle) for cycle in view.edges.cycles],
+            "unknown_dependencies": {name: list(by) for name, by in view.edges.unknown.items()},
         }
         if projects:
             stats["by_project"] = {

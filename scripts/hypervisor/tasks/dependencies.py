@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.model import TaskStatus
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .index import Index
 
 #: How many names of a circle are told to each of its tasks, and how many tasks are looked at to find it.
-_SHOWN, _LOOKED = 12, 100
+_SHOWN, _LOOKED = 12, 50
 
 
 class Node(Protocol):
@@ -108,6 +108,9 @@ class Graph(_Dependencies):
         """See `_Dependencies.next_of`."""
         return sorted(set(self.edges.get(low, ())))
 
+    def _way(self, start: str, goal: str) -> list[str]:
+        return _Dependencies._way(self, start, goal) if self.cycles else []
+
 
 class Edges(_Dependencies):
     """The dependencies of a project's tasks, asked of its index; answers as `Graph` does."""
@@ -127,10 +130,26 @@ class Edges(_Dependencies):
         """See `_Dependencies.next_of`."""
         return self._index.next_of(low)
 
+    @property
+    def cycles(self) -> list[list[str]]:
+        """Circles of open tasks, each once: ids in the order in which each waits for the next."""
+        cycles: list[list[str]] = self._faults["cycles"]
+        return cycles
+
+    @property
+    def unknown(self) -> dict[str, list[str]]:
+        """Ids that tasks depend on and that no task bears, with the tasks that name them."""
+        unknown: dict[str, list[str]] = self._faults["unknown"]
+        return unknown
+
     @cached_property
-    def faults(self) -> Graph:
-        """Circles of open tasks, and ids that no task bears: of all tasks, when that is asked for."""
-        return graph_of_waiting(self._index.waiting())
+    def _faults(self) -> dict[str, Any]:
+        return self._index.faults(_faults_of)
+
+
+def _faults_of(waiting: Iterable[tuple[str, str, bool]]) -> dict[str, Any]:
+    found = graph_of_waiting(waiting)
+    return {"cycles": found.cycles, "unknown": found.unknown}
 
 
 def graph_of(tasks: Iterable[Node]) -> Graph:

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -27,20 +27,9 @@ from ..core.model import TaskHead
 from ..core.process import on_network
 from ..core.project import Project, canonical, item_key
 from .discovery import Stamp, fixed_parts, stamp_of, stamps
-from .index_rows import (
-    HEAD,
-    NEXT_OF,
-    ONE_OF,
-    PUT,
-    ROW,
-    SCHEMA,
-    VERSION,
-    WAITING,
-    WAITS,
-    head_of,
-    row_of,
-    stored,
-)  # fmt: skip
+from .index_rows import HEAD, NEXT_OF, ROW, SCHEMA, VERSION, WAITING, head_of, row_of, stored, write
+
+T = TypeVar("T")
 
 #: The coarsest step in which a file system in use stamps times, and some more (FAT aside).
 _STEP_NS = 50_000_000
@@ -232,9 +221,19 @@ class Index:
         """Return the ids, in lower case, for which the tasks with this id wait."""
         return [str(row[0]) for row in self.database.execute(NEXT_OF, (low,))]
 
-    def waiting(self) -> list[tuple[str, str, bool]]:
-        """Return who waits for whom; see `dependencies.graph_of_waiting`."""
-        return [(id_, low, bool(known)) for id_, low, known in self.database.execute(WAITING)]
+    def faults(self, find: Callable[[list[tuple[str, str, bool]]], T]) -> T:
+        """Return what *find* finds wrong with all dependencies, as JSON has it; kept until one changes.
+
+        It is given who waits for whom: an id, an id in lower case, whether any task bears that.
+        """
+        kept = self.noted("faults")
+        if kept is None:
+            with _writing(self.database):
+                rows = self.database.execute(WAITING)
+                kept = json.dumps(find([(name, low, bool(known)) for name, low, known in rows]))
+                self.note("faults", kept)
+        found: T = json.loads(kept)
+        return found
 
     def unreadable(self) -> list[str]:
         """Return why the files that are no tasks could not be read, a line each."""
@@ -299,12 +298,14 @@ class Index:
                     if not row or not row["settled"] or now[:2] != (row["mtime_ns"], row["size"]):
                         row = self._read(path)  # noqa: PLW2901
                     rows += [row] if row else []
-                self._write(rows, [stored(path) for path in some])
+                write(self.database, rows, [stored(path) for path in some])
 
     def _require_words(self) -> None:
         if self.noted("words") != self.words:
             with _writing(self.database):
-                self.database.execute("DELETE FROM task; DELETE FROM depends;")
+                self.database.execute(
+                    "DELETE FROM task; DELETE FROM depends; DELETE FROM meta WHERE name = 'faults'"
+                )
                 self.note("words", self.words)
                 self.note("emptied", (self.noted("emptied") or 0) + 1)  # who has seen the rows looks again
 
@@ -351,27 +352,6 @@ class Index:
             return row | {"error": str(error)} | ({"settled": 0} if error.reason == "no access" else {})
         # Of a key the hash is enough to find the task by.
         return row | {"key_hash": item_key(canonical(real, str(self.project.root)))[-32:]}
-
-    def _write(self, rows: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> None:
-        """Replace the rows of *paths* by *rows*, and what other rows say of what they wait for."""
-        run, among = self.database.execute, (json.dumps(paths),)
-        old = run(f"SELECT low FROM task WHERE low IS NOT NULL AND path IN {ONE_OF}", among)  # noqa: S608
-        # Only of these can it have changed whether they are done.
-        lows = (json.dumps(sorted({row[0] for row in old} | {row["low"] for row in rows if row["low"]})),)
-        query = f"SELECT low FROM task WHERE status = 'done' AND low IN {ONE_OF}"  # noqa: S608
-        done = set(run(query, lows))
-        gone = set(paths) - {row["path"] for row in rows}
-        self.database.executemany("DELETE FROM task WHERE path = ?", [(path,) for path in gone])
-        self.database.executemany(PUT, rows)
-        run(f"DELETE FROM depends WHERE path IN {ONE_OF}", among)  # noqa: S608
-        edges = {(name.lower(), r["path"]) for r in rows for name in json.loads(r["depends_on"] or "[]")}
-        self.database.executemany("INSERT INTO depends VALUES (?, ?)", sorted(edges))
-        flipped = json.dumps([low for (low,) in done ^ set(run(query, lows))])
-        run(
-            f"UPDATE task SET unmet = ({WAITS}) WHERE unmet != ({WAITS}) AND"  # noqa: S608
-            f" path IN (SELECT value FROM json_each(?) UNION SELECT path FROM depends WHERE low IN {ONE_OF})",
-            (*among, flipped),
-        )
 
 
 def _connected(path: str) -> apsw.Connection:

@@ -1,4 +1,4 @@
-"""What the task index keeps of a task: the tables, and a task as a row. Pure.
+"""What the task index keeps of a task: the tables, a task as a row, and how rows are written.
 
 Beside what the file says a row holds what is asked by, and how many tasks it waits for (``unmet``);
 ``depends`` has the edges.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
+
+import apsw
 
 from ..core.model import Complexity, Priority, TaskHead, TaskStatus
 from .eligibility import is_agent
 
 #: Raised with every change of what is kept; an index of another version is made anew.
-VERSION = 7
+VERSION = 8
 COLUMNS = tuple(one.name for one in fields(TaskHead) if one.name != "path")
 _LISTS = ("assignee", "depends_on", "files", "needs", "tags", "receipts")
 #: Of many tasks, once in memory.
@@ -113,3 +115,39 @@ def head_of(row: Sequence[Any], root: str) -> TaskHead:
     values["complexity"] = Complexity(values["complexity"]) if values["complexity"] else None
     values["priority"] = Priority(values["priority"])
     return TaskHead(path=os.path.join(root, row[0]), **values)
+
+
+def write(database: apsw.Connection, rows: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> None:
+    """Replace the rows of *paths* by *rows*, and what other rows say of what they wait for.
+
+    What is known of all dependencies ("faults" in ``meta``) is forgotten where it may have changed. A task
+    that begins changes none of it, nor does one that ends and had waited for nothing.
+    """
+    run, among = database.execute, (json.dumps(paths),)
+    old = run(f"SELECT path, id, low, unmet FROM task WHERE path IN {ONE_OF}", among).fetchall()  # noqa: S608
+    edges = {(name.lower(), row["path"]) for row in rows for name in json.loads(row["depends_on"] or "[]")}
+    same = edges == set(run(f"SELECT low, path FROM depends WHERE path IN {ONE_OF}", among))  # noqa: S608
+    same = same and {row[:2] for row in old} == {(row["path"], row["id"]) for row in rows}
+    # Only of these can it have changed whether they are done.
+    lows = {row[2] for row in old if row[2]} | {row["low"] for row in rows if row["low"]}
+    done = _done(database, lows)
+    gone = set(paths) - {row["path"] for row in rows}
+    database.executemany("DELETE FROM task WHERE path = ?", [(path,) for path in gone])
+    database.executemany(PUT, rows)
+    if not same:
+        run(f"DELETE FROM depends WHERE path IN {ONE_OF}", among)  # noqa: S608
+        database.executemany("INSERT INTO depends VALUES (?, ?)", sorted(edges))
+    now = _done(database, lows)
+    if not same or done - now or (now - done) & {row[2] for row in old if row[3]}:
+        run("DELETE FROM meta WHERE name = 'faults'")
+    flipped = json.dumps(sorted(done ^ now))
+    run(
+        f"UPDATE task SET unmet = ({WAITS}) WHERE unmet != ({WAITS}) AND"  # noqa: S608
+        f" path IN (SELECT value FROM json_each(?) UNION SELECT path FROM depends WHERE low IN {ONE_OF})",
+        (*among, flipped),
+    )
+
+
+def _done(database: apsw.Connection, lows: Collection[Any]) -> set[str]:
+    query = f"SELECT low FROM task WHERE status = 'done' AND low IN {ONE_OF}"  # noqa: S608
+    return {str(row[0]) for row in database.execute(query, (json.dumps(sorted(lows)),))}

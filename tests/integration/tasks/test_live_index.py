@@ -123,8 +123,8 @@ def require_the_same(catalog: TaskCatalog) -> None:
             assert look.edges.unmet(task) == graph.unmet(task)
             assert look.eligibility(task) == refusal(task), task.path
             assert look.eligibility.waits_for(task) == refusal.waits_for(task)
-        assert [list(cycle) for cycle in look.edges.faults.cycles] == [list(cycle) for cycle in graph.cycles]
-        assert list(look.edges.faults.unknown.items()) == list(graph.unknown.items())
+        assert [list(cycle) for cycle in look.edges.cycles] == [list(cycle) for cycle in graph.cycles]
+        assert list(look.edges.unknown.items()) == list(graph.unknown.items())
         for want in WANTED:
             kind = [task for task in urgent if want.asks_for(task)]
             fit = [task.path for task in kind if want.refusal(task) is None and refusal(task) is None]
