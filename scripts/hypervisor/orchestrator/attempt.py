@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -273,7 +272,7 @@ class TaskAttempt:
             details["branch"] = work.tree.branch
         completion = TaskCompletion(
             outcome=verdict.outcome, status=verdict.status or TaskStatus.BLOCKED, text=verdict.text,
-            commit=str(verdict.evidence.get("commit") or ""), evidence=_in_words(verdict.evidence),
+            commit=str(verdict.evidence.get("commit") or ""), evidence=evidence_text(verdict.evidence),
             details=details, tokens=end.tokens if end else None, cost_usd=end.cost_usd if end else None,
         )  # fmt: skip
         work.service.finish(work.service.relative(work.task), completion, work.claim.number)
@@ -297,5 +296,21 @@ class TaskAttempt:
             self._run.trees.close(work.tree, work.gathered, merged=work.merged)
 
 
-def _in_words(evidence: Mapping[str, Any]) -> str:
-    return "; ".join(f"{key} {shlex.quote(str(value))}" for key, value in evidence.items() if value)[:500]
+#: Evidence that the report of a task has in other rows, or that is no evidence for its reader.
+_UNTOLD = ("how", "commit", "suspects")
+_EVIDENCE = 500
+
+
+def evidence_text(evidence: Mapping[str, Any]) -> str:
+    """Return evidence as the report in a task's file says it: plain text, in one line. Pure."""
+    told = []
+    for key, value in evidence.items():
+        if key in _UNTOLD or not value:
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if key == "commits":
+            told.append(f"{text} commit{'' if text == '1' else 's'}")
+        else:
+            told.append(key.replace("_", " ") if value is True else f"{key.replace('_', ' ')}: {text}")
+    line = "; ".join(told)
+    return line if len(line) <= _EVIDENCE else f"{line[: _EVIDENCE - 1]}…"

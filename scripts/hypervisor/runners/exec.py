@@ -46,8 +46,8 @@ class ExecRunner:
     """Runs a command for each item.
 
     Exit 0 is success, 75 asks for another attempt, 78 means blocked, and everything else failed.
-    The last line of standard output (of standard error, where that is empty) is the outcome, or
-    the reason.
+    The last line of standard output (of standard error, where that is empty) is the outcome, or for 75
+    and 78 the reason. Of all other failures it is the last line of standard error, where there is one.
     """
 
     #: Program and arguments; each ``{}`` stands for the item, which is appended if there is none.
@@ -78,7 +78,7 @@ class ExecRunner:
                 report = self._not_started(error)
             else:
                 ended_by = self._watch(process, work)
-                report = self._report(process.returncode, ended_by, _end_of(stdout) or _end_of(stderr))
+                report = self._report(process.returncode, ended_by, _end_of(stdout), _end_of(stderr))
             return report
 
     def preview(self, work: ItemWork) -> dict[str, Any]:
@@ -105,8 +105,8 @@ class ExecRunner:
         retry = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
         return Report(status=Outcome.FAILED, outcome=outcome, retry=retry)
 
-    def _report(self, code: int, ended_by: str, word: str) -> Report:
-        evidence = {"exit": code}
+    def _report(self, code: int, ended_by: str, out: str, err: str) -> Report:
+        evidence, word = {"exit": code}, _last_word(code, out, err)
         if ended_by:
             retry = self.retry_failures and ended_by != "stopped"
             return Report(status=Outcome.FAILED, outcome=ended_by, evidence=evidence, retry=retry)
@@ -123,7 +123,7 @@ class ExecRunner:
 def _task_environment(work: ItemWork) -> dict[str, str]:
     if not work.task:
         return {}
-    from ..tasks.tasks import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
+    from ..tasks.files import read_task  # noqa: PLC0415 - the YAML loader: only where there is a task
 
     environment = {"HYPERVISOR_TASK_FILE": work.path}
     with contextlib.suppress(Unreadable):  # the command may still know what to do with it
@@ -184,13 +184,19 @@ class CommandAgent:
 
         item = assignment.environment.get(ITEM, assignment.task_id)
         end = run_child(arguments_for(self.command, item), assignment, on_line=hear)
-        word = last_line(said[0].decode("utf-8", "replace")) or last_line(end.stderr)
+        out, err = last_line(said[0].decode("utf-8", "replace")), last_line(end.stderr)
+        word = _last_word(end.code or 0, out, err)
         return ended_otherwise(end, assignment, self.command[0]) or AgentEnd(
             how=How.FAILED if end.code else How.ENDED,
             text=_text(end.code or 0, word),
             exit=end.code,
             survivors=end.survivors,
         )
+
+
+def _last_word(code: int, out: str, err: str) -> str:
+    """Return what a command said last where its exit code sends people to look: errors for a failure."""
+    return out or err if code in (0, EX_TEMPFAIL, EX_CONFIG) else err or out
 
 
 def _text(code: int, word: str) -> str:

@@ -266,6 +266,7 @@ def command(folder: Path, *words: str, **more: Any) -> AgentEnd:
         ("echo wait for x >&2; exit 78", How.FAILED, "wait for x", 78),
         ("echo broken; exit 3", How.FAILED, "exit 3: broken", 3),
         ("exit 3", How.FAILED, "exit 3", 3),
+        ("echo start; echo broken >&2; exit 3", How.FAILED, "exit 3: broken", 3),
         ("kill -9 $$", How.KILLED, "killed by signal 9 (SIGKILL)", -9),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hypervisor.core.model import Outcome, TaskStatus
+from hypervisor.orchestrator.attempt import evidence_text
 from hypervisor.orchestrator.verdict import Evidence, Failed, Passed, Reported, decide_outcome
 from hypervisor.runners.base import AgentEnd, How
 
@@ -254,3 +255,11 @@ def test_no_work_is_lost_and_every_verdict_is_one_line(seen: Evidence) -> None:
     assert verdict.text.isprintable()
     assert len(verdict.text) <= 400
     assert (verdict.status is None) == (verdict.again == "no attempt")
+
+
+def test_a_task_file_gets_the_evidence_as_plain_text() -> None:
+    seen = facts(commits=("a1", "b2"), files=("src/a.py", "b's.py"), verify=GOOD, suspects=("t-6",))
+    told = evidence_text({**decide_outcome(seen).evidence, "merged": "c3"})
+    assert told == "2 commits; files: src/a.py, b's.py; verify: pytest -q: passed; merged: c3"
+    assert evidence_text({"merged": True, "files": []}) == "merged"
+    assert len(evidence_text({"files": ["x" * 300] * 3})) == 500
