@@ -24,7 +24,7 @@ from ..queue.summary import take_census, write_summary
 from ..queue.worker import QueueWorker, WorkerOptions
 from ..runners.base import QueueRunner
 from ..runners.registry import RUNNERS, RunnerOptions
-from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, print_json, shown
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, answer_stop, print_json, shown
 from .looking import dry_run, print_stats
 from .opening import open_batch
 
@@ -117,6 +117,7 @@ def _process(options: Namespace) -> int:
             worker = _worker(options, batch, stop, member.tell, member.may_begin)
             member.report(worker.run())
             return EXIT_DONE
+        answer_stop(stop, lambda: "the running items")
         return _work_through(options, batch, stop)
 
 
@@ -128,9 +129,7 @@ def _check(options: Namespace) -> None:
     for look in ("stats", "dry_run"):
         if options.queue == "-" and getattr(options, look):
             option = "--" + look.replace("_", "-")
-            raise UsageError(
-                f"--queue - adds items to the queue and {option} changes nothing; omit one"
-            )
+            raise UsageError(f"--queue - adds items to the queue and {option} changes nothing; omit one")
     if options.queue == "-" and not options.dir:
         raise UsageError("--queue - needs --dir D: the items are kept in D/queue.txt")
     for name in ("batch", "workers"):

@@ -23,7 +23,7 @@ from ..review.waves import CheckpointMode, WaveState, state_of
 from ..store.store import Store
 from .checkpoint import ask, criteria_of, names_chunked, print_review
 from .chunk_batch import on_chunked
-from .console import EXIT_DONE, EXIT_REFUSED, Teller, print_json, shown
+from .console import EXIT_DONE, EXIT_REFUSED, Teller, answer_stop, print_json, shown
 
 #: How often `--wait` looks for a decision.
 _LOOK_SECONDS = 0.5
@@ -62,6 +62,7 @@ def _run(options: Namespace, made: ChunkedBatch) -> int:
     stop = Stop()
     wanted = _options(options, made)
     stop.listen(signal.SIGINT, signal.SIGTERM)
+    answer_stop(stop, lambda: "the running items")
     plan = made.plan()
     if not os.path.isdir(plan.base):
         raise UsageError(

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from ..core.errors import HypervisorError, NothingToDo, UsageError, advice_for
 from ..queue.counts import ItemEvent
+from ..queue.stop import Stop
 
 EXIT_DONE = 0
 EXIT_REFUSED = 1  #: refused, or some item failed
@@ -112,11 +113,32 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "replace").decode())
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things, such as ``1 task`` or ``3 tasks``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def shown(item: str, length: int = 200) -> str:
     """Return *item* as one printable line."""
     text = item.encode("utf-8", "backslashreplace").decode()
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def answer_stop(stop: Stop, running: Callable[[], str]) -> None:
+    """Let each Ctrl-C be answered at once, on standard error.
+
+    Args:
+        stop: What Ctrl-C asks.
+        running: Returns what runs at the moment, such as ``3 tasks``; "" for nothing.
+    """
+
+    def answer(now: bool) -> None:
+        what = running()
+        text = f"stopping {what}" if now else f"finishing {what}; Ctrl-C again stops them"
+        print(f"hypervisor: {text if what else 'stopping'}", file=sys.stderr, flush=True)
+
+    stop.told = answer
 
 
 class Teller:

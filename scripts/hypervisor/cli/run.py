@@ -10,8 +10,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import NothingToDo, UsageError
+from ..core.model import Outcome
 from ..core.project import Project, find_project
 from ..core.settings import settings_of
 from ..git.merging import Integration
@@ -28,11 +30,21 @@ from ..queue.batches import create_of_tasks, open_named
 from ..queue.retention import compress_if_over
 from ..queue.stop import Stop
 from ..queue.summary import finding_lines, write_summary
+from ..report.pace import duration
 from ..store.liveness import forget_dead
 from ..store.sessions import BackgroundRun
 from ..tasks.actor import Actor
 from ..tasks.service import TaskService
-from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Teller, print_json, shown
+from .console import (
+    EXIT_DONE,
+    EXIT_NOTHING,
+    EXIT_REFUSED,
+    Teller,
+    answer_stop,
+    counted,
+    print_json,
+    shown,
+)
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
@@ -102,6 +114,7 @@ def _carried_out(
     teller = Teller(None, quiet=options.json)
     with opened_run(project, batch, asked) as run:
         print(f"batch {batch.id}: {permissions_of(run.router)}", file=sys.stderr)
+        answer_stop(stop, lambda: counted(len(run.running), "task") if run.running else "")
         try:
             _, halted = run_agents(run, teller.tell, stop)
         finally:
@@ -110,7 +123,7 @@ def _carried_out(
     forget_dead(batch.store.workers)
     summary, census = write_summary(batch)
     background.came_to = census.line()
-    if halted:
+    if halted and census.of("waiting") + census.of("running"):
         said.append(f"ended early: {halted}; resume with `hypervisor run --resume {batch.id}`")
     if asked.on_finish:
         said.append(on_finish(asked.on_finish, batch.folder))
@@ -123,13 +136,33 @@ def _carried_out(
         for need in summary["needs_attention"]:
             what = f"{shown(need['reason'])}; {shown(need['next'])}"
             print(f"needs attention: {shown(str(need['task_id']))}: {what}")
-        said = finding_lines(summary) + said
-        for line in said:
+        for line in [*_kept_lines(summary), *finding_lines(summary), *said, _spent_line(batch, summary)]:
             print(line)
     if told := compress_if_over(batch, census, settings_of(project.state)):
         print(told, file=sys.stderr)
     bad = census.of("failed") + census.of("blocked") + census.of("waiting") + census.of("running")
     return EXIT_DONE if census.closes and not bad and not halted else EXIT_REFUSED
+
+
+def _kept_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the branches that were kept, each with the commands to look at it and to merge it."""
+    kept = [row for row in summary["workers"] if row.get("branch") and row["status"] != Outcome.SUCCESS]
+    return [
+        f"kept: {row['branch']}: look `hypervisor diff {row['task_id']}`, "
+        f"merge `hypervisor accept {row['task_id']}`"
+        for row in kept
+    ]
+
+
+def _spent_line(batch: Batch, summary: Mapping[str, Any]) -> str:
+    """Return what the batch took so far, and where the outputs of its agents are."""
+    tokens, cost, seconds = (summary[key] for key in ("total_tokens", "total_cost_usd", "runtime_seconds"))
+    told = [
+        "tokens not known" if tokens is None else f"{tokens:,.0f} tokens",
+        "cost not known" if cost is None else f"{cost:,.2f} USD",
+        *([duration(seconds)] if seconds is not None else []),
+    ]
+    return f"took {', '.join(told)}; logs in {shown(os.path.relpath(batch.logs))}"
 
 
 def _begun(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:

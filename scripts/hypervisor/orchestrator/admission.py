@@ -12,6 +12,17 @@ from enum import StrEnum
 
 from ..monitor.zones import MachineState, Zone
 
+#: The setting that puts the machine into a zone, by the zone and the beginning of its reason.
+_SETTINGS = {
+    (Zone.WARNING.word, "CPU"): "machine.safe_cpu_percent",
+    (Zone.WARNING.word, "RAM"): "machine.safe_ram_percent",
+    (Zone.DANGER.word, "CPU"): "machine.danger_cpu_percent",
+    (Zone.DANGER.word, "RAM"): "machine.danger_ram_percent",
+    (Zone.DANGER.word, "free disk"): "machine.danger_disk_mib",
+    (Zone.EMERGENCY.word, "available RAM"): "machine.emergency_available_percent",
+    (Zone.EMERGENCY.word, "memory pressure"): "machine.emergency_pressure_percent",
+}
+
 
 class Level(StrEnum):
     """How far a run is from what the user asked for."""
@@ -48,6 +59,17 @@ class LevelChange:
     room: int
     #: What keeps the level down; "" if nothing does.
     why: str
+
+    def line(self, most: int) -> str:
+        """Return the change as a person reads it, with the setting that decides where there is one."""
+        if not self.why:
+            return f"up to {most} at work again"
+        zone, _, figures = self.why.partition(": ")
+        names = [
+            name for (word, begin), name in _SETTINGS.items() if word == zone and figures.startswith(begin)
+        ]
+        told = f"{figures} ({names[0]})" if names else self.why
+        return f"{self.room} of {most} at work: {told}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,6 +113,8 @@ class Coordinator:
                 RunEvent.LEVEL, "", level=change.level.value, was=change.was.value, room=change.room,
                 why=change.why or "all is well again", **admission.state.reading.figures(),
             )  # fmt: skip
+            if waits:
+                self.tell(ItemEvent(kind="paced", item="", text=change.line(self.rules.limit)))
         if waits or counts["running"]:
             return used_up or (hold if not counts["running"] else "")
         return ""

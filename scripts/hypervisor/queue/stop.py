@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 
 class Stop:
@@ -15,6 +16,8 @@ class Stop:
         self.now = threading.Event()
         #: The `Work.stopped` of the item in hand.
         self.in_hand = threading.Event()
+        #: Called after each `ask`, with whether to end now; says so to whoever waits.
+        self.told: Callable[[bool], None] | None = None
 
     def ask(self) -> None:
         """Ask once to end soon; asked again, to end now."""
@@ -22,6 +25,8 @@ class Stop:
             self.now.set()
             self.in_hand.set()
         self.soon.set()
+        if self.told is not None:
+            self.told(self.now.is_set())
 
     def listen(self, *signals: int) -> None:
         """Ask on each of *signals*.

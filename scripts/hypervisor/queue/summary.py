@@ -183,7 +183,7 @@ def _row(batch: Batch, entry: QueueEntry, result: Mapping[str, Any], spent: Spen
         "started": result.get("started"),
         "finished": result.get("finished"),
     }
-    for key in ("commit", "runner", "tokens", "cost_usd", "evidence", "decisions", "next_step"):
+    for key in ("commit", "branch", "runner", "tokens", "cost_usd", "evidence", "decisions", "next_step"):
         if key in result:
             row[key] = result[key]
     if spent is not None:

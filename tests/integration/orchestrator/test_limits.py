@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -155,7 +156,9 @@ def test_memory_in_danger_starts_one_at_a_time_and_status_says_so(user: Shell, t
         gate.open()
         gate.wait(1)
         gate.open()
-        assert "2 success" in running.end(60).passed().out
+        ended = running.end(60).passed()
+        assert "2 success" in ended.out
+        assert re.search(r"1 of 2 at work: RAM \d+ % \(machine.danger_ram_percent\)\n", ended.err)
     finally:
         gate.close()
     (level,) = events(user, RunEvent.LEVEL)

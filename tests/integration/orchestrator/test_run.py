@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -314,6 +315,7 @@ def test_ctrl_c_finishes_what_is_in_hand_and_begins_nothing_more(user: Shell, tm
     assert "1 success" in ended.out
     assert "2 waiting" in ended.out
     assert "stopped by the user" in ended.out
+    assert "hypervisor: finishing 1 task; Ctrl-C again stops them\n" in ended.err
 
 
 def test_ctrl_c_twice_stops_what_is_in_hand_at_no_cost(user: Shell, tmp_path: Path) -> None:
@@ -334,6 +336,7 @@ def test_ctrl_c_twice_stops_what_is_in_hand_at_no_cost(user: Shell, tmp_path: Pa
     finally:
         gate.close()
     assert ended.code == 1
+    assert "hypervisor: stopping 1 task\n" in ended.err
     assert "2 queued = 0 success + 0 blocked + 0 failed + 0 skipped + 0 running + 2 waiting" in ended.out
     assert (user.cwd / "tasks/t-1.md").read_bytes() == before
 
@@ -484,6 +487,19 @@ def test_a_user_who_works_in_the_way_loses_nothing(user: Shell) -> None:
     assert "branch main not moved: " in ended.out
     (branch,) = [name for name in branches(user) if name.endswith("/merge")]
     assert git(user.cwd, "show", f"{branch}:src/t-1.txt") == "t-1\n"
+
+
+def test_a_run_ends_with_what_was_merged_what_was_kept_and_what_it_took(user: Shell) -> None:
+    tasks(user, "t-1", "t-2")
+    text = f'if [ "$HYPERVISOR_TASK_ID" = t-1 ]; then\n{GOOD}\nelse\n{STRAYS}\nfi'
+    ended = run(user, text, "-j", "1")
+    (branch,) = [name for name in branches(user) if "/t-2-1" in name]
+    assert f"\nkept: {branch}: look `hypervisor diff t-2`, merge `hypervisor accept t-2`\n" in ended.out
+    assert re.search(r"\nmain fast-forwarded [0-9a-f]{7}\.\.[0-9a-f]{7} \(1 task\)\n", ended.out)
+    last = ended.lines[-1]
+    assert re.fullmatch(
+        r"took tokens not known, cost not known, [\d.]+ s; logs in .hypervisor/batches/\S+/logs", last
+    )
 
 
 def test_clean_removes_what_holds_nothing_and_names_the_rest(user: Shell) -> None:

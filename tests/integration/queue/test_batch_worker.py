@@ -198,6 +198,18 @@ def test_the_exit_code_of_a_command_is_its_result(
     assert result["evidence"] == {"exit": code}
 
 
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(0, "start a"), (1, "exit 1: ValueError: bad"), (78, "start a")]
+)
+def test_the_reason_of_a_failure_is_its_last_error(user: Shell, code: int, outcome: str) -> None:
+    work = queue(user, "a")
+    command = script(
+        user.cwd, "cmd", f"echo start a; echo Traceback >&2; echo ValueError: bad >&2; exit {code}"
+    )
+    user.worker("--dir", "work", "--all", "--exec", command)
+    assert result_of(work, "a")["outcome"] == outcome
+
+
 def test_exit_75_asks_for_another_attempt_and_has_three(user: Shell) -> None:
     work = queue(user, "once", "always")
     mark = user.cwd / "mark"
@@ -565,6 +577,8 @@ def test_a_second_signal_stops_at_once_and_the_item_is_free(user: Shell, gates: 
     ended = running.end()
     assert ended.code == 0, ended.err
     assert "stopped by the user" in ended.out
+    told = "hypervisor: finishing the running items; Ctrl-C again stops them\n"
+    assert ended.err == f"{told}hypervisor: stopping the running items\n"
     gone(*pids)
     assert results(work) == []
     assert stats(user, work) | {"running": 0, "waiting": 3} == stats(user, work)
