@@ -11,10 +11,12 @@ import fcntl
 import os
 import posixpath
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,6 +92,8 @@ class Git:
     settings: tuple[str, ...] = ()
     #: Variables that name an author where the user has none; None: git's settings are asked first.
     identity: Mapping[str, str] | None = None
+    #: What `inherited` returned, to be used again; None to ask anew.
+    inherited: Mapping[str, str] | None = None
 
     def run(self, *words: str, check: bool = True, input: str | None = None) -> str:  # noqa: A002
         """Return what git printed, without the last line end.
@@ -146,7 +150,7 @@ class Git:
         source: BinaryIO | None = None,
         to: BinaryIO | None = None,
     ) -> tuple[int, str, str]:
-        environment = {**_environment(os.environ), **self.environment}
+        environment = {**(self.inherited or inherited()), **self.environment}
         if self.ceiling is not None:
             environment["GIT_CEILING_DIRECTORIES"] = os.path.realpath(self.ceiling)
         if words[0] in _COMMITTING:
@@ -158,7 +162,7 @@ class Git:
         while True:
             try:
                 done = subprocess.run(
-                    ["git", *settings, *words],
+                    [_program(environment.get("PATH", os.defpath)), *settings, *words],
                     cwd=self.cwd,
                     env=environment,
                     stdin=source,
@@ -280,9 +284,16 @@ def is_full(name: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) is not None
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {k: v for k, v in environ.items() if not k.startswith("GIT_") or k.startswith(_KEPT)}
+def inherited() -> dict[str, str]:
+    """Return what git gets of this process's environment, and what it always gets."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k.startswith(_KEPT)}
     return {**kept, **_OURS}
+
+
+@lru_cache(maxsize=4)
+def _program(path: str) -> str:
+    """Return where git is; looked for once, as a search at each start costs more than the start."""
+    return shutil.which("git", path=path) or "git"
 
 
 def _is_contention(said: str) -> bool:

@@ -7,12 +7,14 @@ again before git is run in it in our name, and its settings are never believed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from .git import Git
@@ -36,6 +38,8 @@ _OWN = (
 _REMOVED = ("commondir", "gitdir", "config.worktree", "info/grafts", "index.lock", "HEAD.lock", "config.lock")
 #: Files of the user's git folder that say what is ignored, how files are treated, and where history ends.
 _COPIED = ("info/exclude", "info/attributes", "shallow")
+#: Folders at its top that nothing is written to but what bears its content's hash, or nothing at all.
+_NOT_WRITTEN = ("objects", "modules", "hooks", "lfs")
 #: Packs with fewer objects are unpacked, as `git fetch` does it.
 _FEW = 100
 
@@ -58,34 +62,37 @@ class PrivateFolder:
         where = {
             "GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(self.path), "GIT_NO_REPLACE_OBJECTS": "1",
         }  # fmt: skip
-        return Git(self.path, environment=where, identity=self.repository.identity)
+        return self.repository.git(cwd=self.path, environment=where)
 
     def make(self, head: str, refs: Mapping[str, str]) -> None:
         """Make the folder; *head* is a commit, or ``ref: `` and a branch's full name."""
+        folder = str(self.folder)
         for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
-            os.makedirs(self.folder / name)
+            os.makedirs(f"{folder}/{name}")
         for name, data in self._files().items():
-            (self.folder / name).write_bytes(data)
+            _write(f"{folder}/{name}", data)
         for ref, commit in refs.items():
             self.set_ref(ref, commit)
-        (self.folder / "HEAD").write_text(f"{head}\n")
+        _write(f"{folder}/HEAD", f"{head}\n".encode())
 
     def restore(self) -> bool:
         """Make the folder sound again; tell whether that could be done, as it was still ours."""
-        if not self._is_plain():
+        folder = str(self.folder)
+        if not _is_plain(folder):
             return False
         files = self._files()
         for name in (*_REMOVED, *(name for name in _COPIED if name not in files)):
-            (self.folder / name).unlink(missing_ok=True)
-        for lock in (self.folder / "refs").rglob("*.lock"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(f"{folder}/{name}")
+        for lock in Path(folder, "refs").rglob("*.lock"):
             lock.unlink()
         for name in ("objects/info", "info"):
-            os.makedirs(self.folder / name, exist_ok=True)
+            os.makedirs(f"{folder}/{name}", exist_ok=True)
         for name, data in files.items():
-            path = self.folder / name
-            if not path.is_file() or path.read_bytes() != data:
-                path.unlink(missing_ok=True)
-                path.write_bytes(data)
+            if _read(f"{folder}/{name}") != data:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/{name}")
+                _write(f"{folder}/{name}", data)
         return True
 
     def check_out(self, commit: str, keep: tuple[int, ...] = ()) -> None:
@@ -101,7 +108,8 @@ class PrivateFolder:
             "GIT_INDEX_FILE": str(self.folder / "index"),
         }  # fmt: skip
         whole = ("core.splitIndex=false", "core.sparseCheckout=false", "index.sparse=false")
-        Git(self.path, keep=keep, environment=where, settings=whole).run("read-tree", "--reset", "-u", commit)
+        git = self.repository.git(keep, cwd=self.path, environment=where, settings=whole)
+        git.run("read-tree", "--reset", "-u", commit)
 
     def set_ref(self, ref: str, commit: str) -> None:
         """Write a ref; for a folder that is sound only."""
@@ -145,41 +153,65 @@ class PrivateFolder:
             many = ("index-pack", "--stdin", "--fix-thin", "--strict", "--threads=1")
             self.repository.git().read_from(pack, *(few if count < _FEW else many))
 
-    def _is_plain(self) -> bool:
-        """Tell whether the folder is one, and no link in it leads elsewhere."""
-        if self.folder.is_symlink() or not (self.folder / "HEAD").is_file():
-            return False
-        if not all((self.folder / name).is_dir() for name in ("objects", "refs")):
-            return False
-        for at, folders, files in os.walk(self.folder):
-            if any(os.path.islink(os.path.join(at, name)) for name in (*folders, *files)):
-                return False
-            if Path(at) == self.folder:
-                folders[:] = [name for name in folders if name not in ("objects", "modules", "hooks", "lfs")]
-        return True
-
     def _files(self) -> dict[str, bytes]:
-        common = self.repository.common
-        found = {"config": self._config(), "objects/info/alternates": _quoted(common / "objects")}
+        repository = self.repository
+        found = {
+            "config": _config(repository.object_format, repository.settings),
+            "objects/info/alternates": _quoted(repository.common / "objects"),
+        }
         for name in _COPIED:
-            path = common / name
-            if path.is_file():
-                found[name] = path.read_bytes()
+            data = _read(f"{repository.common}/{name}")
+            if data is not None:
+                found[name] = data
         return found
 
-    def _config(self) -> bytes:
-        sha1 = self.repository.object_format == "sha1"
-        version = (("core.repositoryformatversion", "0" if sha1 else "1"),)
-        extension = () if sha1 else (("extensions.objectformat", self.repository.object_format),)
-        theirs = [one for one in self.repository.settings if _ALLOWED.fullmatch(one[0])]
-        lines = []
-        for key, value in (*version, *extension, *_OWN, *theirs):
-            section, _, rest = key.partition(".")
-            sub, _, name = rest.rpartition(".")
-            under = ' "{}"'.format(sub.replace("\\", "\\\\").replace('"', '\\"')) if sub else ""
-            plain = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-            lines.append(f'[{section}{under}]\n\t{name} = "{plain}"\n')
-        return os.fsencode("".join(lines))
+
+def _is_plain(folder: str) -> bool:
+    """Tell whether a git folder is one, and no link in it leads elsewhere."""
+    if os.path.islink(folder) or not os.path.isfile(f"{folder}/HEAD"):
+        return False
+    if not all(os.path.isdir(f"{folder}/{name}") for name in ("objects", "refs")):
+        return False
+    below = [folder]
+    for at in below:
+        with os.scandir(at) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    return False
+                if entry.is_dir() and (at != folder or entry.name not in _NOT_WRITTEN):
+                    below.append(entry.path)
+    return True
+
+
+def _read(path: str) -> bytes | None:
+    """Return what is in a file, None if it is not there or no file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+@lru_cache(maxsize=4)
+def _config(object_format: str, settings: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the settings of a private folder, of which *settings* are the user's."""
+    sha1 = object_format == "sha1"
+    version = (("core.repositoryformatversion", "0" if sha1 else "1"),)
+    extension = () if sha1 else (("extensions.objectformat", object_format),)
+    theirs = [one for one in settings if _ALLOWED.fullmatch(one[0])]
+    lines = []
+    for key, value in (*version, *extension, *_OWN, *theirs):
+        section, _, rest = key.partition(".")
+        sub, _, name = rest.rpartition(".")
+        under = ' "{}"'.format(sub.replace("\\", "\\\\").replace('"', '\\"')) if sub else ""
+        plain = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        lines.append(f'[{section}{under}]\n\t{name} = "{plain}"\n')
+    return os.fsencode("".join(lines))
 
 
 def _quoted(path: Path) -> bytes:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import Refused
-from .git import Git, fallback_identity
+from .git import Git, fallback_identity, inherited
 
 _QUESTIONS = (
     "--is-inside-work-tree", "--absolute-git-dir", "--git-common-dir", "--show-object-format",
@@ -36,9 +36,11 @@ class Repository:
     #: ``sha1`` or ``sha256``.
     object_format: str
     #: The settings that belong to this repository alone, in their order.
-    settings: Sequence[tuple[str, str]]
+    settings: tuple[tuple[str, str], ...]
     #: Variables that name an author where the user's settings do not.
     identity: dict[str, str] = field(default_factory=dict)
+    #: What git inherits of this process's environment.
+    inherited: dict[str, str] = field(default_factory=inherited, repr=False)
 
     @classmethod
     def read(cls, root: Path) -> Repository:
@@ -63,13 +65,23 @@ class Repository:
             root=root, top=Path(top), common=where, prefix=prefix, head=head,
             branch=branch.removeprefix("refs/heads/") if branch.startswith("refs/heads/") else None,
             object_format=object_format,
-            settings=[(key, value) for scope, key, value in settings if scope in _LOCAL],
+            settings=tuple((key, value) for scope, key, value in settings if scope in _LOCAL),
             identity=fallback_identity([key for _, key, _ in settings], os.environ),
         )  # fmt: skip
 
-    def git(self, keep: tuple[int, ...] = ()) -> Git:
-        """Return git in the project's root; *keep* are descriptors that it inherits."""
-        return Git(self.root, keep=keep, identity=self.identity)
+    def git(
+        self,
+        keep: tuple[int, ...] = (),
+        *,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        settings: tuple[str, ...] = (),
+    ) -> Git:
+        """Return git in the project's root, or in *cwd*; see the fields of `Git`."""
+        return Git(
+            cwd or self.root, keep=keep, environment=environment or {}, settings=settings,
+            identity=self.identity, inherited=self.inherited,
+        )  # fmt: skip
 
 
 def _asked_one_by_one(git: Git, root: Path, failed: bool) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import Refused
@@ -106,7 +106,7 @@ class Worktrees(Workspaces):
             main.run("update-ref", tree.ref, tree.base, "")
         if not tree.path.is_dir():
             return None
-        git = Git(tree.path, ceiling=tree.path.parent, identity=self.repository.identity)
+        git = replace(self.repository.git(cwd=tree.path), ceiling=tree.path.parent)
 
         def move(new: str, old: str) -> None:
             main.run("update-ref", "-m", "hypervisor: gather", tree.ref, new, old)
