@@ -87,7 +87,7 @@ class SqliteEngine(Engine):
         if kind := network_file_system(os.path.dirname(self.path)):
             raise StoreUnusable(
                 f"{self.path}: a {kind} file system cannot hold the database; keep the project on a local "
-                "disk, or set store.url to a PostgreSQL server"
+                "disk, or let HYPERVISOR_HOME name a folder on one"
             )
         with contextlib.ExitStack() as undo, _as_os_errors(self.path):
             self._gate = os.open(self.path + "-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -192,7 +192,7 @@ class SqliteEngine(Engine):
         if mode != "wal":  # SQLite says no by answering another mode
             raise StoreUnusable(
                 f"{self.path}: this file system allows no write-ahead log (SQLite answered '{mode}'); keep "
-                "the project on a local disk, or set store.url to a PostgreSQL server"
+                "the project on a local disk, or let HYPERVISOR_HOME name a folder on one"
             )
         for pragma, value in (
             ("synchronous", "FULL"), ("foreign_keys", "OFF"), ("journal_size_limit", _WAL_BYTES),

@@ -140,7 +140,7 @@ def test_a_network_file_system_is_refused_with_what_would_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "network_file_system", lambda _: "nfs4")
-    with pytest.raises(StoreUnusable, match=r"nfs4 file system .* store\.url to a PostgreSQL server"):
+    with pytest.raises(StoreUnusable, match=r"nfs4 file system .* HYPERVISOR_HOME name a folder"):
         SqliteEngine(tmp_path / FILE)
     assert list(tmp_path.iterdir()) == []
 
