@@ -66,13 +66,15 @@ def _state(project: Project) -> CheckFinding:
             text += f" is user {seen.st_uid}'s: what root makes in it, that user cannot end"
             return warning("state folder", text, f"su $(id -un {seen.st_uid}), and work as that user")
         return failure("state folder", f"{text} is user {seen.st_uid}'s", f"sudo chown -R $(id -u) {state}")
-    if not os.access(state, os.W_OK | os.X_OK) or seen.st_mode & 0o077:
+    if not os.access(state, os.W_OK | os.X_OK) or seen.st_mode & 0o022:
         return failure("state folder", text, f"chmod 700 {state}")
     # One of another user's (of a `sudo hypervisor ...`) keeps everybody from claiming.
     for name in ("workers", "batches", "logs", "sessions", "locks", "results"):
         path = state / name
         if path.is_dir() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             return failure("state folder", f"{path} is not writable", f"sudo chown -R $(id -u) {state}")
+    if seen.st_mode & 0o077:  # made by hand, for the settings: others may read what agents print
+        return warning("state folder", f"{text}: others can read it", f"chmod 700 {state}")
     return found("state folder", text)
 
 
@@ -81,7 +83,7 @@ def _file_system(folder: Path) -> CheckFinding:
     if not on_network(str(folder)):
         return found("file system", kind)
     text = f"{kind} is a network file system, which cannot hold the database"
-    return failure("file system", text, f"{_ELSEWHERE}, or store.url to a PostgreSQL server")
+    return failure("file system", text, _ELSEWHERE)
 
 
 def _promises(folder: Path) -> Iterator[CheckFinding]:

@@ -6,6 +6,7 @@ What acts on a task is loaded by those who act: a list takes a part of it only.
 from __future__ import annotations
 
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +77,7 @@ def _task_verbs(verbs: Any) -> None:
     block.add_argument("--next", default="", help="what would unblock it")
     block.add_argument("--evidence", default="")
     release = _verb(verbs, "release", "release a claim; the task file is restored", _release, ends=True)
-    release.add_argument("--reason", required=True)
+    release.add_argument("--reason", default="no reason was given")
     receipt = _verb(verbs, "receipt", "record an irreversible action in a task; needs no claim", _receipt)
     receipt.add_argument("line", metavar="LINE", help="what was done, in one line")
     receipt.add_argument(
@@ -109,10 +110,25 @@ def _list(options: Namespace) -> int:
         found, _ = view.listed(asked, limit, ready=options.ready)
     if options.json:
         print_json([task_row(catalog, task) for task in found])
-    for task in found if not options.json else ():
-        status = task.status or task.status_word or "no status"
-        print(f"{task.id}\t{status}\t{task.priority}\t{', '.join(task.assignee) or '-'}\t{shown(task.title)}")
+    elif found:
+        _print_table([
+            ("ID", "STATUS", "PRIORITY", "ASSIGNEE", "TITLE"),
+            *(
+                (
+                    shown(task.id), str(task.status or task.status_word or "no status"), str(task.priority),
+                    shown(", ".join(task.assignee)) or "-", shown(task.title),
+                )
+                for task in found
+            ),
+        ])  # fmt: skip
     return EXIT_DONE if found else EXIT_NOTHING
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows with their columns below each other, the first row as the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _show(options: Namespace) -> int:
@@ -244,7 +260,13 @@ def _end(options: Namespace, completion: TaskCompletion, word: str) -> int:
             assigned.require(options.id)
             reported(service, assigned, completion)
             return _report(options, service, options.id, f"reported as {word}")
+        task = service.find(options.id)
+        done = completion.status is TaskStatus.DONE is not task.status
+        unclaimed = done and service.held(task) is None
         service.finish(options.id, completion, options.attempt)
+        if unclaimed and task.verify:
+            text = f"{task.id} was not claimed, and its verify was not run: `{shown(task.verify)}`"
+            print(f"hypervisor: {text}", file=sys.stderr)
         return _report(options, service, options.id, word)
 
 

@@ -252,7 +252,8 @@ def test_settings_and_a_state_folder_that_others_may_read(user: Shell) -> None:
     state.chmod(0o755)
     (state / "config.toml").write_text("[claims]\nattempt = 2\n")
     found = look(user, code=1)
-    assert found["state folder"]["text"] == f"{state} (mode 755)"
+    assert found["state folder"]["text"] == f"{state} (mode 755): others can read it"
+    assert found["state folder"]["level"] == "warning"
     assert found["state folder"]["do"] == f"chmod 700 {state}"
     assert "did you mean `attempts`?" in found["settings"]["text"]
     assert found["settings"]["do"] == f"edit {state}/config.toml"
@@ -330,7 +331,7 @@ def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert found["file system"].text == f"{kind} is a network file system, which cannot hold the database"
     assert (
         found["file system"].do
-        == "set HYPERVISOR_HOME to a local folder, or store.url to a PostgreSQL server"
+        == "set HYPERVISOR_HOME to a local folder"
     )
 
 

@@ -116,7 +116,24 @@ def test_a_list_holds_every_condition_that_was_asked(root: Path, task: Command) 
     write_task(root / "tasks/b.md", project="alpha", parent="alpha")
     rows = task("list", "--project", "alpha", "--parent", "alpha", "--json").json
     assert [row["id"] for row in rows] == ["b"]
-    assert task("list", "--ready").out.split("\n")[0].startswith("a\tactive\tmedium\t-\t")
+    header, first, *_ = task("list", "--ready").out.split("\n")
+    assert header.split() == ["ID", "STATUS", "PRIORITY", "ASSIGNEE", "TITLE"]
+    assert first.split()[:4] == ["a", "active", "medium", "-"]
+    assert header.index("STATUS") == first.index("active")
+
+
+def test_a_release_needs_no_reason_and_a_completion_without_a_claim_says_what_was_not_run(
+    root: Path, task: Command
+) -> None:
+    write_task(root / "tasks/t-1.md", verify="test -f x")
+    task("claim", "t-1", "--caller", "claude")
+    assert task("release", "t-1", "--caller", "claude").code == 0
+    task("claim", "t-1", "--caller", "claude")
+    assert task("complete", "t-1", "--outcome", "made it", "--caller", "claude").err == ""
+    write_task(root / "tasks/t-3.md", verify="test -f x")
+    done = task("complete", "t-3", "--outcome", "made it", "--caller", "claude")
+    assert done.code == 0
+    assert done.err == "hypervisor: t-3 was not claimed, and its verify was not run: `test -f x`\n"
 
 
 def test_preflight_says_what_would_run_and_what_is_skipped_and_why(root: Path, task: Command) -> None:
