@@ -24,7 +24,17 @@ from ..queue.summary import take_census, write_summary
 from ..queue.worker import QueueWorker, WorkerOptions
 from ..runners.base import QueueRunner
 from ..runners.registry import RUNNERS, RunnerOptions
-from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, Parser, Teller, answer_stop, print_json, shown
+from .console import (
+    EXIT_DONE,
+    EXIT_NOTHING,
+    EXIT_REFUSED,
+    Parser,
+    Teller,
+    answer_stop,
+    print_json,
+    shown,
+    time_span,
+)
 from .looking import dry_run, print_stats
 from .opening import open_batch
 
@@ -81,13 +91,17 @@ def _add_arguments(made: ArgumentParser, typed: str, verb: list[str]) -> None:
     what.add_argument("--exec", metavar="'CMD {}'", help="command per item; {} is the item (default: triage)")
     what.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     how = made.add_argument_group("how")
-    how.add_argument("-j", "--workers", metavar="W", type=int, default=1, help="worker processes (default 1)")
-    how.add_argument("--timeout", metavar="S", type=float, help="time limit of a command in seconds")
+    how.add_argument(
+        "-j", "--workers", metavar="N", type=int, default=1, help="worker processes (default: 1)"
+    )
+    how.add_argument("--timeout", metavar="TIME", type=time_span, help="time limit of a command: 30s, 5m")
     how.add_argument(
         "--retries", metavar="N", type=int, help="retry failed commands up to N times (default: never; "
         "crashes and exit code 75 are retried twice)"
     )  # fmt: skip
-    how.add_argument("--lease", metavar="S", type=float, help="reclaim after S silent seconds (900)")
+    how.add_argument(
+        "--lease", metavar="TIME", type=time_span, help="reclaim after this long a silence (15m)"
+    )
     how.add_argument("--json", action="store_true", help="print one JSON document")
 
 

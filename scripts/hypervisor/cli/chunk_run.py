@@ -23,7 +23,7 @@ from ..review.waves import CheckpointMode, WaveState, state_of
 from ..store.store import Store
 from .checkpoint import ask, criteria_of, names_chunked, print_review
 from .chunk_batch import on_chunked
-from .console import EXIT_DONE, EXIT_REFUSED, Teller, answer_stop, print_json, shown
+from .console import EXIT_DONE, EXIT_REFUSED, Teller, answer_stop, print_json, shown, time_span
 
 #: How often `--wait` looks for a decision.
 _LOOK_SECONDS = 0.5
@@ -37,7 +37,9 @@ def add_run(verbs: Any) -> None:
     run.add_argument(
         "--exec", metavar="'CMD {}'", help="command for each chunk; {} is the file with its items"
     )
-    run.add_argument("-j", "--jobs", type=int, metavar="N", help="chunks in parallel (default: 1)")
+    run.add_argument(
+        "-j", "--workers", dest="jobs", type=int, metavar="N", help="chunks in parallel (default: 1)"
+    )
     run.add_argument(
         "--checkpoint",
         choices=list(CheckpointMode),
@@ -46,7 +48,7 @@ def add_run(verbs: Any) -> None:
     run.add_argument(
         "--criteria", metavar="TEXT", help="criteria for the workers; @FILE reads them from a file"
     )
-    run.add_argument("--timeout", type=float, metavar="S", help="time limit of a command in seconds")
+    run.add_argument("--timeout", type=time_span, metavar="TIME", help="time limit of a command: 30s, 5m")
     run.add_argument("--retries", type=int, metavar="N", help="retry failed commands up to N times")
     run.add_argument(
         "--wait", action="store_true", help="without a terminal: wait at a checkpoint for a decision"

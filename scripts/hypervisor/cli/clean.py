@@ -21,9 +21,8 @@ from ..queue.retention import Kept, RetentionRule, in_words_of_size
 from ..runners import outputs
 from ..store.store import Store
 from ..tasks.discovery import find_task_files
-from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
+from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown, time_span
 
-_SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 #: After which a worker that never worked on anything is forgotten.
 _WORKER_SECONDS = 30 * 86400.0
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -33,9 +32,9 @@ Row = dict[str, Any]
 
 def age(text: str) -> float:
     """Return the seconds that an age such as ``30d`` stands for."""
-    if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text)):
-        raise ArgumentTypeError(f"{text}: must be like 90m, 12h, 30d or 4w")
-    return float(found[1]) * _SECONDS[found[2]]
+    if text[-1:].isdigit():  # days, or seconds? what is removed is gone
+        raise ArgumentTypeError(f"{text}: must have a unit, like 12h, 30d or 4w")
+    return time_span(text)
 
 
 def size(text: str) -> int:
@@ -68,7 +67,7 @@ def _clean(options: Namespace) -> int:
     if options.dir:
         with open_folder(options.dir, cwd=str(Path.cwd()), write=False) as batch:
             settings = batch.store.settings
-            rows = []
+            rows: list[Row] = []
             if batch.project is None and not options.outputs:
                 rows += _leftovers(batch.store, Path(batch.folder), (), dry_run=options.dry_run)
         found = retention.survey([(batch.id, batch.folder)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,18 @@ EXIT_DONE = 0
 EXIT_REFUSED = 1  #: refused, or some item failed
 EXIT_USAGE = 2
 EXIT_NOTHING = 3  #: nothing to do
+
+
+#: Seconds of the units in which options take a time.
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def time_span(text: str) -> float:
+    """Return the seconds that an option's time stands for: ``30s``, ``5m``, ``12h``, ``30d``; or seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: must be a time like 30s, 5m or 12h")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 class Parser(argparse.ArgumentParser):

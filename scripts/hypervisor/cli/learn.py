@@ -30,7 +30,13 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     )
     show.add_argument("type", nargs="?", metavar="TYPE", help="only tasks of this type")
     show.add_argument(
-        "-j", "--jobs", type=int, default=_JOBS, metavar="N", help=f"at most N at once (default: {_JOBS})"
+        "-j",
+        "--workers",
+        dest="jobs",
+        type=int,
+        default=_JOBS,
+        metavar="N",
+        help=f"at most N at once (default: {_JOBS})",
     )
     show.add_argument("--json", action="store_true", help="print one JSON document")
     show.set_defaults(action=_show)

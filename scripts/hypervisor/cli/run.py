@@ -44,6 +44,7 @@ from .console import (
     counted,
     print_json,
     shown,
+    time_span,
 )
 
 
@@ -59,7 +60,15 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
                      help="auto: by the rules in [[agents.rules]] of the settings")  # fmt: skip
     run.add_argument("--exec", metavar="CMD", dest="command", help="for --agent exec; {} is the task's file")
     run.add_argument("--model", default="", help="model for claude or gemini (default: the client's own)")
-    run.add_argument("-j", "--jobs", type=int, default=4, metavar="N", help="agents in parallel (default: 4)")
+    run.add_argument(
+        "-j",
+        "--workers",
+        dest="jobs",
+        type=int,
+        default=4,
+        metavar="N",
+        help="agents in parallel (default: 4)",
+    )
     run.add_argument("--strategy", choices=STRATEGIES, default="parallel",
                      help="auto, adaptive: per task type, the concurrency that was fastest in earlier "
                      "batches; adaptive also explores")  # fmt: skip
@@ -73,7 +82,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument("--commit-tasks", action="store_true", help="commit the changed task files at the end")
     run.add_argument("--canary", type=int, default=0, metavar="N", help="run N tasks first")
     run.add_argument("--halt", default="", metavar="fail=P%", help="stop starting at this share of failures")
-    run.add_argument("--timeout", type=float, metavar="S", help="time limit of an agent in seconds")
+    run.add_argument("--timeout", type=time_span, metavar="TIME", help="time limit of an agent: 30m, 1h")
     run.add_argument("--retries", type=int, default=0, metavar="N")
     run.add_argument("--budget-usd", type=float, metavar="N", help="stop at N US dollars")
     run.add_argument("--budget-tokens", type=int, metavar="N", help="stop at N tokens")

@@ -41,7 +41,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     spawn.add_argument("--agent", default="", metavar="NAME", help="agent (default: the setting spawn.agent)")
     spawn.add_argument("--exec", metavar="CMD", dest="command", default="", help="with --agent exec")
     spawn.add_argument("--model", default="")
-    spawn.add_argument("-j", "--jobs", type=int, default=0, metavar="N", help="most agents in parallel")
+    spawn.add_argument(
+        "-j", "--workers", dest="jobs", type=int, default=0, metavar="N", help="most agents in parallel"
+    )
     spawn.add_argument("--json", action="store_true", help="print one JSON document")
     spawn.set_defaults(action=_spawn)
     stats.add_argument("--json", action="store_true", help="print one JSON document")

@@ -22,7 +22,7 @@ from ..store.store import Store
 from ..store.waiting import TICK_SECONDS, wait_until
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
-from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
+from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown, time_span
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
@@ -35,14 +35,17 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     )
     what.add_argument("--all", action="store_true", help="return when everything has ended")
     what.add_argument("--task", metavar="ID", help="return when this task has ended")
-    wait.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds with exit code 3")
+    wait.add_argument(
+        "--timeout",
+        type=time_span,
+        metavar="TIME",
+        help="give up after this time (30s, 5m), with exit code 3",
+    )
     wait.add_argument("--json", action="store_true", help="print one JSON document")
     wait.set_defaults(action=_wait)
 
 
 def _wait(options: Namespace) -> int:
-    if options.timeout is not None and not options.timeout >= 0:
-        raise UsageError(f"--timeout {options.timeout}: must be 0 or more seconds")
     project = find_project(Path.cwd(), os.environ)
     deadline = None if options.timeout is None else time.monotonic() + options.timeout
     if options.task:

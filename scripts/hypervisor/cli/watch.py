@@ -26,7 +26,7 @@ from ..queue.batches import open_folder
 from ..report.activity import MachineLook
 from ..report.report import ReportBuilder
 from ..report.screen import frame, one_line
-from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json
+from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json, time_span
 from .naming import batch_of, names_batch
 
 #: How often a screen is drawn, in seconds; and a line is printed where there is none.
@@ -44,7 +44,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``watch`` and ``drain`` what they take."""
     watch = commands["watch"]
     names_batch(watch)
-    watch.add_argument("--every", type=float, metavar="S", help="refresh interval in seconds")
+    watch.add_argument("--every", type=time_span, metavar="TIME", help="refresh interval: 2s, 1m")
     watch.add_argument(
         "--json", action="store_true", help="print one JSON document per line until the batch ends"
     )

@@ -109,7 +109,7 @@ def test_a_wait_that_ends_without_an_end_exits_3(user: Shell, service: TaskServi
     service.claim("t-1")
     assert user.here("wait", "--task", "t-1", "--timeout", "0").code == 3
     assert user.here("wait", "--any", "--timeout", "0.1").code == 3
-    user.here("wait", "--any", "--timeout", "-1").refused(2, "--timeout -1")
+    user.here("wait", "--any", "--timeout", "-1").refused(2, "--timeout: -1: must be a time")
 
 
 def test_where_nobody_has_begun_anything_a_wait_makes_nothing(user: Shell) -> None:

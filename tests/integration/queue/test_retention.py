@@ -489,7 +489,7 @@ def test_the_settings_hold_for_clean_alone(user: Shell) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--older-than", "30"], "30: must be like 90m, 12h, 30d or 4w"),
+        (["--older-than", "30"], "30: must have a unit, like 12h, 30d or 4w"),
         (["--outputs", "--larger-than", "lots"], "lots: must be like 500M or 2G"),
         (["--older-than", "30d"], "add --outputs"),
     ],
