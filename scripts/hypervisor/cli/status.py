@@ -59,9 +59,17 @@ def _batches(project: Project, store: Store) -> list[dict[str, Any]]:
     from ..queue.batches import all_of  # noqa: PLC0415 - not in a project without a store
     from ..queue.summary import take_census  # noqa: PLC0415
 
-    return [
-        {"batch_id": batch.id, "census": take_census(batch).to_json()} for batch in all_of(project, store)
-    ]
+    found = []
+    for batch in all_of(project, store):
+        row: dict[str, Any] = {"batch_id": batch.id, "census": take_census(batch).to_json()}
+        if row["census"]["waiting"] and "run" in batch.record.options:
+            from ..report.activity import killed_run  # noqa: PLC0415 - for runs that are not done
+            from ..report.answers import timeline_of  # noqa: PLC0415
+
+            if worker := killed_run(store, timeline_of(batch)):
+                row["killed_run"] = worker
+        found.append(row)
+    return found
 
 
 def _claims(store: Store) -> list[dict[str, Any]]:
@@ -92,8 +100,7 @@ def _print(
     faults = [f"         cannot be read: {line}" for line in tasks["unreadable"]]
     faults += [f"         {line}" for line in dependency_faults(tasks)]
     _print_some(faults, _FAULTS, "more; --json names them")
-    counts_of = [", ".join(f"{n} {word}" for word, n in one["census"].items() if n) for one in batches]
-    lines = [f"batch    {one['batch_id']}: {text}" for one, text in zip(batches, counts_of, strict=True)]
+    lines = list(map(_batch_line, batches))
     _print_some(lines[::-1], _BATCHES, "before those; --json names them")
     lines = [
         f"claim    {shown(one['item'])}: {shown(one['holder'])}, attempt {one['attempt']}, "
@@ -102,6 +109,15 @@ def _print(
     ]
     _print_some(lines, _CLAIMS, "more; --json names them")
     return EXIT_DONE
+
+
+def _batch_line(row: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{n} {word}" for word, n in row["census"].items() if n)
+    line = f"batch    {row['batch_id']}: {counts}"
+    if killed := row.get("killed_run"):
+        resume = f"hypervisor run --resume {row['batch_id']}"
+        line += f"\n         its run {killed} was killed; to continue: {resume}"
+    return line
 
 
 def _print_some(lines: list[str], most: int, rest: str) -> None:
@@ -129,7 +145,7 @@ def _screen(batch: Batch) -> tuple[list[str], bool]:
     """Return a batch on one screen, as plain lines, and whether its census closes."""
     from ..report.answers import batch_status  # noqa: PLC0415 - not for every form of the command
     from ..report.report import ReportBuilder  # noqa: PLC0415
-    from ..report.screen import frame, text_of  # noqa: PLC0415
+    from ..report.screen import frame, next_steps, text_of  # noqa: PLC0415
 
     builder = ReportBuilder(batch, with_items=False)
     builder.look()
@@ -141,8 +157,6 @@ def _screen(batch: Batch) -> tuple[list[str], bool]:
         below = [f"waits: {shown(name)}: {shown(why)}" for name, why in not_ready[:_NOT_READY]]
         if len(not_ready) > _NOT_READY:
             below.append(f"waits: and {len(not_ready) - _NOT_READY} or more, likewise")
-    troubled = head["census"]["failed"] + head["census"]["blocked"]
-    if troubled:
-        below.append(f"{troubled} need attention: hypervisor summary {head['batch']['called']}")
+    below += next_steps(head)
     lines = frame(head, builder.failures(8), size.columns, size.lines - 1 - len(below))
     return [*map(text_of, lines), *below], bool(head["closes"])

@@ -25,7 +25,7 @@ from ..queue.batch import Batch
 from ..queue.batches import open_folder
 from ..report.activity import MachineLook
 from ..report.report import ReportBuilder
-from ..report.screen import frame, one_line
+from ..report.screen import frame, next_steps, one_line
 from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json, time_span
 from .naming import batch_of, names_batch
 
@@ -180,8 +180,14 @@ class _Screen:
 
         style = "bold" if self.asks else "blocked" if self.said else "dim"
         # What is said may name a folder, and a command to type is no use cut off.
-        said = textwrap.wrap(printable_line(self.said, 500), max(8, width), break_on_hyphens=False)
-        foot = said[: max(1, height // 4)] or [_KEYS]
+        told = [self.said] if self.said else [*next_steps(self._head), _KEYS]
+        foot = [
+            row
+            for text in told
+            for row in textwrap.wrap(printable_line(text, 500), max(8, width), break_on_hyphens=False)
+        ]
+        most = max(1, height // 4)
+        foot = foot[:most] if self.said else foot[-most:]
         room = max(0, height - 1 - len(foot))
         lines = frame(self._head, self.builder.failures(height), width, room)
         lines += [[] for _ in range(room + 1 - len(lines))]

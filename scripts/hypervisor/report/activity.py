@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from ..core.settings import settings_of
 from ..core.text import printable_line
@@ -22,6 +26,9 @@ from .timeline import FIGURES, Timeline
 #: The name with which the ids of `batch_worker.py`'s processes begin.
 _PROCESS = "worker-"
 _LOCK = ".lock"
+#: The id of a worker process, with its pid.
+_OF_PROCESS = re.compile(r"(?:worker|run)-(\d+)-[0-9a-f]+")
+_SCRIPTS = ("batch_worker.py", "hypervisor_cli.py", "run_batch.py")
 
 
 def active_items(
@@ -100,6 +107,30 @@ def coordinator_lives(store: Store, timeline: Timeline) -> bool:
     """Return whether the coordinator that started the batch last still works on it, on this machine."""
     worker = timeline.coordinator
     return bool(worker) and "/" not in worker and lock_state(store.workers, worker) == "held"
+
+
+def killed_run(store: Store, timeline: Timeline) -> str:
+    """Return the id of the coordinator that started the batch last and was killed; "" if none was."""
+    worker = timeline.coordinator
+    # One of another machine is not looked for here.
+    return worker if worker and "/" not in worker and not coordinator_lives(store, timeline) else ""
+
+
+def command_of(workers: Collection[str]) -> str:
+    """Return the command that worker processes of this machine were started with; "" if none is found."""
+    for worker in sorted(workers):
+        found = _OF_PROCESS.fullmatch(worker)
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(int(found[1])) if found else None
+            parent = process.parent() if process is not None else None
+            # A worker of a pool is shown as what its user has typed: the pool.
+            for one in (parent, process):
+                words = one.cmdline() if one is not None else []
+                at = next((n for n, word in enumerate(words[:3]) if word.endswith(_SCRIPTS)), None)
+                if at is not None:
+                    name = os.path.basename(words[at]).replace("hypervisor_cli.py", "hypervisor")
+                    return printable_line(shlex.join([name, *words[at + 1 :]]), 300)
+    return ""
 
 
 @dataclass(slots=True)

@@ -29,10 +29,12 @@ class Pace:
     standing_on: int = 0
     #: Seconds since the last completion; None before the first.
     quiet: float | None = None
+    #: Seconds since the first start, of a batch that is done until its last completion; None before any end.
+    elapsed: float | None = None
 
 
 def pace_of(speed: Speed, left: int) -> Pace:
-    """Return the pace of a batch.
+    """Return the pace of a batch; of one that is done over all its time: it changes no more.
 
     The time that is left is the number of items that are left, times the median of the time between two
     completions, as the last `RECENT` show it in groups of eight. A median, so that a night's pause among
@@ -46,12 +48,15 @@ def pace_of(speed: Speed, left: int) -> Pace:
         return Pace()
     now, last = speed.now / 1000, sorted(end / 1000 for end in speed.last[: RECENT + 1])
     first = min(last[0] if speed.first is None else speed.first / 1000, last[0])
-    window = max(1.0, min(WINDOW, now - first))
+    elapsed = max(0.0, (now if left else last[-1]) - first)
+    window, ended = max(1.0, min(WINDOW, elapsed)), speed.recent
+    if not left:
+        window, ended = max(1.0, elapsed), speed.ended
     gap, count = _gap(last, first)
     return Pace(
-        per_minute=round(60 * speed.recent / window, 3), window=round(window, 1),
+        per_minute=round(60 * ended / window, 3), window=round(window, 1),
         eta=round(gap * left, 1) if left else 0.0, standing_on=count,
-        quiet=round(max(0.0, now - last[-1]), 1),
+        quiet=round(max(0.0, now - last[-1]), 1), elapsed=round(elapsed, 1),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ commands and agents, and is shown in terminals and browsers. Times are seconds s
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
@@ -18,7 +19,15 @@ from ..queue.summary import Census, next_step, take_census, typed_as
 from ..store.batches import Running
 from ..store.progress import Speed, Totals
 from . import logtail
-from .activity import MachineLook, active_items, idle_workers, log_stem, worker_label
+from .activity import (
+    MachineLook,
+    active_items,
+    command_of,
+    idle_workers,
+    killed_run,
+    log_stem,
+    worker_label,
+)
 from .attention import TroubledItem, group_by_reason
 from .follower import BatchFollower, FollowedItem
 from .labels import ItemNames, checkpoints_of, names_of
@@ -122,6 +131,7 @@ class ReportBuilder:
         idle = idle_workers(self.batch.store, self.batch.number, busy) if left else []
         if left and not at_work and not idle:
             pace = replace(pace, eta=None)  # nobody is at work: it will never be done
+        workers = {*busy, *idle, *([self.timeline.coordinator] if self.timeline.coordinator else [])}
         return {
             "format": 2,
             "instance": self.follower.instance,
@@ -136,6 +146,9 @@ class ReportBuilder:
             "at_work": at_work,
             "idle": idle,
             "held_up": self.timeline.held_up,
+            "killed_run": killed_run(self.batch.store, self.timeline) if left else "",
+            "command": command_of(workers) if left else "",
+            "host": socket.gethostname(),
             "zone": self._zone(now),
             "spent": {
                 "tokens": found.spent.tokens, "cost_usd": found.spent.cost_usd, "of": found.spent.attempts,

@@ -25,6 +25,8 @@ SIGNS = {
 _QUIET = 60.0
 #: Lines that the workers leave to the failures below them, if there are any.
 _BELOW = 4
+#: A screen of so many lines has no room for the command.
+_SMALL = 12
 
 
 def frame(
@@ -41,21 +43,35 @@ def frame(
     lines = [_title(head), _bar(head, width), _census(head, width), _pace(head), _spent(head)]
     if not head["closes"]:
         lines.append([("THE CENSUS DOES NOT CLOSE", "bad")])
-    if head["held_up"]:
+    if head.get("killed_run"):
+        lines.append([(f"its run {head['killed_run']} was killed", "blocked")])
+    elif head["held_up"]:
         lines.append([(str(head["held_up"]), "blocked")])
+    if head.get("command") and height > _SMALL:
+        lines.append([("command ", "dim"), (str(head["command"]), "")])
     rows = _rows(head)
     left = height - len(lines)
     # Failures get what the workers leave, and where both are many a few lines all the same.
     below = min(len(failures) + 2, max(_BELOW, left - len(rows) - 2)) if failures else 0
     lines += _workers(rows, width, left - min(below, max(3, left // 2)))
     if failures and height - len(lines) >= 3:
-        lines += [[], [("failed last", "bold")]]
+        lines += [[], [("recent failures", "bold")]]
         for state, name, reason in failures[: height - len(lines)]:
             room_for_name = min(cells(name), max(12, width // 2))
             lines.append(
                 [(f"{SIGNS.get(state, '!')} ", state), (fit(name, room_for_name), ""), (f": {reason}", "dim")]
             )
     return [_clip(line, width) for line in lines[:height]]
+
+
+def next_steps(head: Mapping[str, Any]) -> list[str]:
+    """Return what a person may type next, a line each; they must not be cut."""
+    steps, batch = [], head["batch"]
+    if troubled := head["census"]["failed"] + head["census"]["blocked"]:
+        steps.append(f"{troubled} need attention: hypervisor summary {batch['called']}")
+    if not head["finished"] and not head["at_work"] and not head["idle"]:
+        steps.append(f"to continue: {batch['go_on']}")
+    return steps
 
 
 def text_of(line: Line) -> str:
@@ -84,7 +100,13 @@ def _title(head: Mapping[str, Any]) -> Line:
     else:
         how = ("nobody is at work", "blocked")
     at = time.strftime("%H:%M:%S", time.localtime(head["at"]))
-    return [("batch ", "dim"), (str(head["batch"]["id"]), "bold"), ("  ", ""), how, (f"  {at}", "dim")]
+    elapsed = head["pace"].get("elapsed")
+    took = f"  {duration(elapsed)}" if elapsed is not None else ""
+    host = f"  {head['host']}" if head.get("host") else ""
+    return [
+        ("batch ", "dim"), (str(head["batch"]["id"]), "bold"), ("  ", ""), how, (took, ""),
+        (f"{host}  {at}", "dim"),
+    ]  # fmt: skip
 
 
 def _bar(head: Mapping[str, Any], width: int) -> Line:
@@ -100,6 +122,9 @@ def _bar(head: Mapping[str, Any], width: int) -> Line:
         if part and state != "waiting":
             line.append(("█" * part, state))
             used += part
+    if line and over == head["census"]["queued"]:  # what rounding has left over
+        line[-1] = (line[-1][0] + "█" * (length - used), line[-1][1])
+        used = length
     return [*line, ("░" * (length - used), "dim"), (told, "")]
 
 
@@ -118,7 +143,11 @@ def _pace(head: Mapping[str, Any]) -> Line:
     pace = head["pace"]
     if pace["per_minute"] is None:
         return [("nothing has ended yet", "dim")]
-    line: Line = [(f"{pace['per_minute']:,.1f} a minute", ""), (f" (last {duration(pace['window'])})", "dim")]
+    over = "in" if head["finished"] else "last"
+    line: Line = [
+        (f"{pace['per_minute']:,.1f} a minute", ""),
+        (f" ({over} {duration(pace['window'])})", "dim"),
+    ]
     if head["finished"]:
         return line
     if pace["eta"] is not None:
@@ -138,7 +167,7 @@ def _spent(head: Mapping[str, Any]) -> Line:
     line: Line = [("tokens ", "dim"), (tokens, ""), ("  cost ", "dim"), (cost, "")]
     if 0 < spent["tokens_known"] < spent["of"]:
         line.append((f" (of {spent['tokens_known']:,} of {spent['of']:,})", "dim"))
-    new = zone["at"] is None or head["at"] - zone["at"] <= ZONE_SECONDS
+    new = not head["finished"] and (zone["at"] is None or head["at"] - zone["at"] <= ZONE_SECONDS)
     if zone["word"] and new:
         figures = [
             f"{word} {zone[key]:.0f} %"

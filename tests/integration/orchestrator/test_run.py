@@ -233,7 +233,13 @@ def test_a_killed_coordinator_is_resumed_and_only_what_was_in_flight_runs_again(
         (agent,) = gate.wait()
         running.kill()
         (batch,) = os.listdir(user.cwd / ".hypervisor/batches")
+        resume = f"to continue: hypervisor run --resume {batch}\n"
+        assert re.search(rf" its run run-{running.pid}-\w+ was killed; {resume}", user.here("status").out)
+        looked = user.here("status", batch).out
+        assert f"its run run-{running.pid}-" in looked
+        assert looked.endswith(resume)
         ended = user.hypervisor("run", "--resume", batch).passed()
+        assert "was killed" not in user.here("status").out
         gone(agent)
     finally:
         gate.close()

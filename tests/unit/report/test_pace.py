@@ -56,3 +56,11 @@ def test_the_first_completions_count_from_the_first_start() -> None:
 )
 def test_a_duration_is_told_as_people_do(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_pace_of_a_batch_that_is_done_does_not_change() -> None:
+    ends = [float(n) for n in range(1, 61)]
+    found = [pace(0.0, ends, 0, now) for now in (60.0, 90.0, 9000.0)]
+    assert [one.per_minute for one in found] == [60.0] * 3
+    assert [one.elapsed for one in found] == [60.0] * 3
+    assert pace(0.0, ends, 5, 90.0).elapsed == 90.0

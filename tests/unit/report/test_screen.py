@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hypervisor.report.screen import cells, fit, frame, one_line, text_of
+from hypervisor.report.screen import cells, fit, frame, next_steps, one_line, text_of
 
 
 def head(**more: Any) -> dict[str, Any]:
@@ -93,3 +93,34 @@ def test_one_line_is_one_line() -> None:
         "43 of 100 done, 2 failed, 1 blocked, 8 at work, 12.5 a minute (last 5 min)  about 12 min left, "
         "from 40 completions"
     )
+
+
+def test_the_bar_of_a_batch_that_is_done_is_full_and_its_machine_is_not_told() -> None:
+    census = {
+        "queued": 60,
+        "success": 41,
+        "blocked": 3,
+        "failed": 9,
+        "skipped": 7,
+        "running": 0,
+        "waiting": 0,
+    }
+    zone = {"word": "danger", "why": "", "at": 1e9, "cpu_percent": 93.0}
+    for width in range(40, 120):
+        lines = lines_of(head(census=census, finished=True, at_work=[], zone=zone), width, 22)
+        assert "░" not in lines[1]
+        assert "machine" not in "\n".join(lines)
+
+
+def test_a_screen_says_how_long_it_has_taken_where_and_by_which_command() -> None:
+    pace = head()["pace"] | {"elapsed": 754.0}
+    lines = lines_of(head(pace=pace, host="box", command="batch_worker.py --dir b --all"), 80, 22)
+    assert "  13 min  box  " in lines[0]
+    assert "command batch_worker.py --dir b --all" in lines
+
+
+def test_what_to_type_next_is_told_in_full() -> None:
+    assert next_steps(head()) == ["3 need attention: hypervisor summary --dir b"]
+    dead = head(at_work=[], killed_run="run-7-ab")
+    assert next_steps(dead)[1] == "to continue: batch_worker.py --dir b --all"
+    assert "its run run-7-ab was killed" in lines_of(dead, 80, 22)
