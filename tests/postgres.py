@@ -37,7 +37,10 @@ def programs() -> str:
 def start_server() -> Iterator[str]:
     """Start a server; yield its URL; stop it."""
     command = [sys.executable, os.path.abspath(__file__), programs()]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen(
+        # A session of its own: what ends the tests' process group must not end the owner before its server.
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as owner:  # fmt: skip
         assert owner.stdout is not None
         url = owner.stdout.readline().strip()
         assert url, f"PostgreSQL did not start: exit {owner.wait()}"
