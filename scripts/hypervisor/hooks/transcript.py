@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator
+from datetime import datetime
 from typing import Any
 
 #: Attachments that go before the model.
@@ -39,10 +40,15 @@ def shown(path: str, place: int, marks: Collection[str]) -> set[str] | None:
     return found
 
 
-def ended(path: str, place: int) -> tuple[int, list[str]]:
+def ended(path: str, place: int, since: float = 0.0) -> tuple[int, list[str]]:
     """Return where the transcript ends, and the agents of which the client has noted the end after *place*.
 
     The client notes that where it queues its own notice, which may be lost later.
+
+    Args:
+        path: The transcript.
+        place: Where to begin, in bytes; what is no whole line there is passed over.
+        since: Seconds since the epoch; what was noted before does not count.
     """
     found = []
     try:
@@ -50,7 +56,8 @@ def ended(path: str, place: int) -> tuple[int, list[str]]:
             place = end
             if b'"queue-operation"' in line and b"<task-id>" in line:
                 entry = _entry(line)
-                if entry.get("type") == "queue-operation" and entry.get("operation") == "enqueue":
+                enqueued = entry.get("type") == "queue-operation" and entry.get("operation") == "enqueue"
+                if enqueued and _seconds(entry.get("timestamp")) >= since:
                     found += _OVER.findall(str(entry.get("content", "")))[:1]
     except OSError:
         return place, found
@@ -73,6 +80,14 @@ def _entry(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def _seconds(timestamp: object) -> float:
+    """Return the seconds since the epoch of a note; those without a readable time are the newest."""
+    try:
+        return datetime.fromisoformat(str(timestamp)).timestamp()
+    except ValueError:
+        return float("inf")
 
 
 def _is_shown(entry: dict[str, Any]) -> bool:

@@ -42,6 +42,8 @@ _LOCKS = "wakers.lock"
 _FOLD_SECONDS = 0.5
 #: How long the hook of a worker's end, which knows why it ended, may take after the client's note of it.
 _HOOK_SECONDS = 2.0
+#: How much of what came just before its start it looks at.
+_BEFORE_BYTES, _BEFORE_SECONDS = 1 << 20, 10.0
 #: How often it is seen whether the database or the transcript has changed. A monitor, which lives as long as
 #: its client, looks less often than somebody waits for.
 _TICK, _MONITOR_TICK = 0.05, 0.25
@@ -119,8 +121,10 @@ class SessionWaker:
         self.session = call.session
         self.sessions = store.sessions
         self.queue = store.notices(call.session)
-        #: Up to where the client's transcript was looked at.
-        self._place = transcript.length(call.transcript)
+        #: Up to where the transcript was looked at; and what is too old in it to be news. An agent may
+        #: have ended after the client said at `Stop` which ones run, and before this process could look.
+        self._place = max(0, transcript.length(call.transcript) - _BEFORE_BYTES)
+        self._since = time.time() - _BEFORE_SECONDS
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -225,7 +229,7 @@ class SessionWaker:
 
     def _note_ended_agents(self) -> None:
         """End the claims of workers of which the client has noted the end, whether it told us or not."""
-        self._place, agents = transcript.ended(self.call.transcript, self._place)
+        self._place, agents = transcript.ended(self.call.transcript, self._place, self._since)
         patience = time.monotonic() + _HOOK_SECONDS
         while left := [agent for agent in agents if agent in self.sessions.running_agents(self.session)]:
             if time.monotonic() > patience:
