@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UsageError
+from ..core.model import Outcome
 from ..core.project import find_project, state_above
 from ..core.settings import settings_of
 from ..queue.batch import Batch
@@ -255,8 +256,9 @@ def _pool(options: Namespace, batch: Batch, stop: Stop, teller: Teller) -> tuple
 
 def _close(options: Namespace, batch: Batch, done: RunCounts, deaths: int, *, count: bool) -> int:
     """Say what was done, and where the queue stands."""
-    told = ", ".join(f"{number} {kind}" for kind, number in done.results.items()) or "nothing"
-    report: dict[str, Any] = {"processed": done.processed, "results": done.results, "again": done.again}
+    results = {kind.value: done.results[kind.value] for kind in Outcome if kind.value in done.results}
+    told = ", ".join(f"{number} {kind}" for kind, number in results.items()) or "nothing"
+    report: dict[str, Any] = {"processed": done.processed, "results": results, "again": done.again}
     closes = True
     if count:
         summary, census = write_summary(batch)

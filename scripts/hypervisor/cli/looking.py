@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import shlex
 from argparse import Namespace
+from collections import Counter
 from itertools import islice
 from typing import Any
 
+from ..core.model import Outcome
 from ..queue.batch import Batch
 from ..queue.summary import entries, stats
 from ..runners.base import ItemWork, QueueRunner
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
+
+#: What a dry run says of a result.
+_VERBS = {Outcome.SUCCESS: "set", Outcome.BLOCKED: "block", Outcome.FAILED: "fail", Outcome.SKIPPED: "skip"}
+#: The reasons that a dry run names, those of the most items first.
+_REASONS = 12
 
 
 def print_stats(batch: Batch, *, as_json: bool) -> int:
@@ -38,10 +45,28 @@ def dry_run(options: Namespace, batch: Batch, runner: QueueRunner) -> int:
     if options.json:
         print_json(rows)
     else:
-        for row in rows:
-            text = shlex.join(row["command"]) if "command" in row else f"{row['status']}: {row['outcome']}"
-            print(f"would {shown(row['item'])}: {shown(text, 500)}")
+        for line in _lines(rows):
+            print(line)
     return EXIT_DONE if rows else EXIT_NOTHING
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what would be done as a person reads it: a line for each item, the totals, the reasons."""
+    lines = []
+    counts: Counter[str] = Counter()
+    why: Counter[str] = Counter()
+    for row in rows:
+        if "command" in row:
+            verb, text = "run", shlex.join(row["command"])
+        else:
+            verb, text = _VERBS[Outcome(row["status"])], row["outcome"]
+            made = [one for one in row["decisions"] if one["value"] is not None]
+            why.update(f"{one['field']} {shown(str(one['value']))}: {shown(one['reason'])}" for one in made)
+        counts[verb] += 1
+        lines.append(f"would {verb} {shown(row['item'])}: {shown(text, 500)}")
+    told = ", ".join(f"{counts[verb]} to {verb}" for verb in ("run", *_VERBS.values()) if counts[verb])
+    lines += [f"in all: {told}"] if rows else []
+    return lines + [f"why: {number} x {reason}" for reason, number in why.most_common(_REASONS)]
 
 
 def _would(options: Namespace, batch: Batch) -> list[tuple[str, str]]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from argparse import ArgumentParser, Namespace
+from itertools import islice
 from pathlib import Path
 
 from ..core.errors import UsageError
 from ..core.project import find_project
 from ..queue.batch import Batch
 from ..queue.batches import has_batches, open_folder, open_named
+from ..store.sqlite import FILE
+
+#: Folders that are named where a batch was not found.
+_NEAR = 5
 
 
 def names_batch(command: ArgumentParser) -> None:
@@ -37,5 +43,23 @@ def batch_of(options: Namespace, *, write: bool = False) -> Batch:
     if not options.batch and os.path.isfile("queue.txt"):
         return open_folder(cwd, cwd=cwd, write=write)
     if not options.batch and not has_batches(project):
-        raise UsageError(f"{project.root} has no batch; name a folder with --dir")
-    return open_named(project, options.batch or "")
+        near = "; ".join(f"{options.typed} --dir {shlex.quote(name)}" for name in folders_here())
+        then = f"try: {near}" if near else "name a folder with --dir"
+        raise UsageError(f"{project.root} has no batch; {then}")
+    try:
+        return open_named(project, options.batch or "")
+    except UsageError:
+        if options.batch in folders_here():  # of a queue that keeps its own store
+            return open_folder(options.batch, cwd=cwd, write=write)
+        raise
+
+
+def folders_here() -> list[str]:
+    """Return the names of the current folder's folders that hold a queue, at most five of them."""
+    try:
+        names = sorted(name for name in os.listdir() if not name.startswith("."))
+    except OSError:
+        return []
+    marks = ("queue.txt", FILE)
+    found = (name for name in names if any(os.path.isfile(os.path.join(name, mark)) for mark in marks))
+    return list(islice(found, _NEAR))

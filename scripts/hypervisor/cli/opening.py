@@ -41,12 +41,13 @@ def open_batch(options: Namespace, project: Project) -> Batch:
     looking = options.stats or options.dry_run
     if options.tasks:
         if options.stats:
-            raise UsageError(
-                "--stats shows a batch: name it with --dir, or omit --tasks for the newest"
-            )
+            raise UsageError("--stats shows a batch: name it with --dir, or omit --tasks for the newest")
         return _from_tasks(options, project)
     if options.dir:
         queue = options.queue
+        new = not os.path.lexists(options.dir)
+        if new and not looking and queue and (queue == "-" or os.path.isfile(queue)):
+            os.makedirs(options.dir, exist_ok=True)
         if queue == "-":
             _take_in(options)
             queue = None
@@ -77,8 +78,6 @@ def _claims(options: Namespace) -> dict[str, Any]:
 def _take_in(options: Namespace) -> None:
     """Append the items of standard input to the folder's queue."""
     folder = Path(options.dir)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; make it first")
     end = b"\0" if options.nul else b"\n"
     begun = find_folder(str(folder), cwd=str(Path.cwd()))
     if begun is not None:

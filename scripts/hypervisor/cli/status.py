@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from ..store.store import Store
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
 from .console import EXIT_DONE, EXIT_REFUSED, print_json, shown
-from .naming import batch_of
+from .naming import batch_of, folders_here
 
 if TYPE_CHECKING:
     from ..queue.batch import Batch
@@ -108,6 +109,9 @@ def _print(
         for one in claims
     ]
     _print_some(lines, _CLAIMS, "more; --json names them")
+    if not batches:
+        for name in folders_here():
+            print(f"queue    {shown(name)}: hypervisor status --dir {shlex.quote(name)}")
     return EXIT_DONE
 
 

@@ -360,13 +360,34 @@ def test_what_a_command_leaves_in_its_process_group_ends_with_it(user: Shell, ga
 # -------------------------------------------------------------------- looking
 
 
+def test_a_new_folder_is_made_for_a_queue_and_found_by_its_name(user: Shell) -> None:
+    words = ("--all", "--exec", "true")
+    user.run([*BATCH_WORKER, "--dir", "new", "--queue", "-", *words], stdin=b"a\n").passed()
+    (user.cwd / "list.txt").write_text("a\n")
+    user.worker("--dir", "newer", "--queue", "list.txt", *words).passed()
+    assert "1 queued = 1 success" in user.hypervisor("summary", "new").passed().out
+    user.hypervisor("watch").refused(2, "try: hypervisor watch --dir new; hypervisor watch --dir newer")
+    assert "queue    new: hypervisor status --dir new\n" in user.hypervisor("status").out
+    user.worker("--dir", "none", "--queue", "none.txt", *words).refused(2, "none: no such folder")
+    assert not (user.cwd / "none").exists()
+
+
+def test_a_run_counts_its_results_in_one_order(user: Shell) -> None:
+    queue(user, "1", "78", "0")
+    command = script(user.cwd, "cmd", "exit $1")
+    ended = user.worker("--dir", "work", "--all", "--exec", command)
+    assert "this run: 1 success, 1 blocked, 1 failed\n" in ended.out
+
+
 def test_a_dry_run_changes_nothing(user: Shell) -> None:
     task = write_task(user.cwd / "notes/t-1.md", title="Fix typo in the README")
     work = queue(user, "notes/t-1.md", "notes/none.md")
     before = tree(user.cwd)
     told = user.worker("--dir", "work", "--dry-run").passed()
-    assert told.lines[0].startswith("would notes/t-1.md: success: complexity mechanical")
-    assert told.lines[1] == "would notes/none.md: failed: missing"
+    assert told.lines[0].startswith("would set notes/t-1.md: complexity mechanical")
+    assert told.lines[1] == "would fail notes/none.md: missing"
+    assert told.lines[2] == "in all: 1 to set, 1 to fail"
+    assert told.lines[3].startswith("why: 1 x complexity mechanical: ")
     rows = user.worker("--dir", "work", "--dry-run", "--json", "--batch", "1").passed().json
     assert [row["item"] for row in rows] == ["notes/t-1.md"]
     assert {decision["field"] for decision in rows[0]["decisions"]} == {
@@ -376,7 +397,7 @@ def test_a_dry_run_changes_nothing(user: Shell) -> None:
         "link",
     }
     shown = user.worker("--dir", "work", "--dry-run", "--exec", "cat '{}' x").passed().lines
-    assert shown[0] == "would notes/t-1.md: cat notes/t-1.md x"
+    assert shown[0] == "would run notes/t-1.md: cat notes/t-1.md x"
     assert tree(user.cwd) == before
     compiled = user.home / ".cache/hypervisor/compiled"  # Python's, of the command itself
     others = [path for path in user.home.rglob("*") if compiled not in (path, *path.parents)]
@@ -388,7 +409,7 @@ def test_a_dry_run_changes_nothing(user: Shell) -> None:
 def test_a_dry_run_of_tasks_makes_no_batch(user: Shell) -> None:
     write_task(user.cwd / "tasks/t-1.md")
     before = tree(user.cwd)
-    assert len(user.worker("--tasks", "tasks/*.md", "--dry-run").passed().lines) == 1
+    assert "in all: 1 to set" in user.worker("--tasks", "tasks/*.md", "--dry-run").passed().lines
     assert tree(user.cwd) == before
 
 
