@@ -114,12 +114,15 @@ def file_lock_path(path: str, environ: Mapping[str, str]) -> Path:
     """Return the lock file that guards edits of the task file *path*.
 
     It stands in the state folder of the project that the file lies in, so that no lock
-    litters the user's folders; for a file of no project, in the user's cache folder.
+    litters the user's folders. Files of no project share 256 locks in the user's cache folder:
+    a lock that is removed could be held twice, and one a note would stay for ever.
     """
     real = Path(os.path.realpath(path))
-    name = hashlib.blake2b(os.fsencode(real), digest_size=16).hexdigest() + ".lock"
+    digest = hashlib.blake2b(os.fsencode(real), digest_size=16).hexdigest()
+    name = f"{digest}.lock"
     state = state_above(real.parent)
     if state is None:
+        name = f"{digest[:2]}.lock"
         cache = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/"), ".cache")
         state = Path(cache) / "hypervisor"
     folder = state / "filelocks"

@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,31 +88,39 @@ def rewrite_all(rewrites: Sequence[Rewrite], patience: float | None = None) -> l
         What became of each, in order; the failure of one does not keep the others from being changed.
     """
     answers = [Rewritten()] * len(rewrites)
-    # Sorted by their files, as two that lock several at once would else wait for each other; changes of
+    locks: dict[int, Path] = {}
+    for index, one in enumerate(rewrites):
+        try:
+            locks[index] = file_lock_path(str(one.path), os.environ)
+        except OSError as error:
+            answers[index] = Rewritten(error=error)
+    # Sorted by their locks, as two that lock several at once would else wait for each other; changes of
     # one file follow each other.
-    order = sorted(range(len(rewrites)), key=lambda index: os.path.realpath(rewrites[index].path))
-    left = order
+    left = sorted(locks, key=locks.__getitem__)
     while left:
         now: list[int] = []
-        seen: set[str] = set()
+        seen: set[Path] = set()
         for index in left:
-            real = os.path.realpath(rewrites[index].path)
-            if real not in seen and len(now) < _AT_ONCE:
-                seen.add(real)
+            if locks[index] not in seen and len(now) < _AT_ONCE:
+                seen.add(locks[index])
                 now.append(index)
-        _rewrite_some(rewrites, now, answers, _LOCK_SECONDS if patience is None else patience)
+        _rewrite_some(rewrites, now, locks, answers, _LOCK_SECONDS if patience is None else patience)
         left = [index for index in left if index not in set(now)]
     return answers
 
 
 def _rewrite_some(
-    rewrites: Sequence[Rewrite], indexes: Sequence[int], answers: list[Rewritten], patience: float
+    rewrites: Sequence[Rewrite],
+    indexes: Sequence[int],
+    paths: Mapping[int, Path],
+    answers: list[Rewritten],
+    patience: float,
 ) -> None:
     with contextlib.ExitStack() as locks:
         locked = []
         for index in indexes:
             try:
-                locks.enter_context(_locked(rewrites[index].path, patience))
+                locks.enter_context(_locked(rewrites[index].path, paths[index], patience))
                 locked.append(index)
             except (Refused, OSError) as error:
                 answers[index] = Rewritten(error=error)
@@ -215,10 +223,10 @@ def _synced(draft: _Draft) -> OSError | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, patience: float) -> Iterator[None]:
+def _locked(path: Path, lock_path: Path, patience: float) -> Iterator[None]:
     import filelock  # noqa: PLC0415 - 30 ms, for those who write only
 
-    lock = filelock.FileLock(file_lock_path(str(path), os.environ), timeout=patience)
+    lock = filelock.FileLock(lock_path, timeout=patience)
     try:
         lock.acquire()
     except filelock.Timeout:

@@ -294,6 +294,22 @@ def test_a_lock_that_is_held_is_told(file: Path, monkeypatch: pytest.MonkeyPatch
         holder.communicate()
 
 
+def test_files_of_no_project_share_few_locks_and_are_edited_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(rewriting, "_LOCK_SECONDS", 1.0)
+    notes = [tmp_path / f"note-{n}.md" for n in range(400)]
+    for note in notes:
+        note.write_bytes(b"a")
+    answers = rewriting.rewrite_all(
+        [rewriting.Rewrite(path=note, change=lambda data: (data + b"b", [])) for note in notes * 2]
+    )
+    assert [answer.error for answer in answers] == [None] * 800
+    assert {note.read_bytes() for note in notes} == {b"abb"}
+    assert len(list((tmp_path / "cache/hypervisor/filelocks").iterdir())) <= 256
+
+
 def test_a_completion_report_is_a_section_of_one_line_values() -> None:
     edit = completion_report(
         outcome="fixed\nit", who="w-1", when="2025-01-01T00:00:00Z", commit="abc", newline="\r\n"
