@@ -156,3 +156,20 @@ def test_what_strangers_wrote_is_shown_and_never_run(user: Shell, chromium: str)
         assert len(browser.requests) == 1
     told = user.hypervisor("status", "--dir", "b").passed().out
     assert all(line.isprintable() for line in told.splitlines())
+
+
+def test_a_phone_shows_the_page_without_scrolling_sideways(user: Shell, chromium: str) -> None:
+    with batch_in(user.cwd / "b", "notes/" + "x" * 90, "a-failure") as batch:
+        Hands(batch).do("notes/" + "x" * 90)
+        Hands(batch).do("a-failure", "failed", outcome="exit 1: " + "y" * 300)
+    user.hypervisor("report", "--dir", "b", "--html", "r.html").passed()
+    with Browser(chromium) as browser:
+        browser.call(
+            "Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True
+        )
+        browser.open((user.cwd / "r.html").as_uri())
+        browser.wait("document.querySelectorAll('#rows tr').length === 2")
+        browser.run("document.querySelectorAll('#rows button').forEach(one => one.click())")
+        browser.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+        assert browser.run("document.documentElement.scrollWidth") == 390
+        assert browser.run("document.querySelector('#table').getBoundingClientRect().right") <= 390
