@@ -217,7 +217,7 @@ def clear(folder: Path) -> None:
 def machine(folder: Path) -> dict[str, str]:
     """Return what the figures depend on: the machine, the file system of *folder*, the versions."""
     sys.path.insert(0, str(SCRIPTS))
-    from hypervisor.core.process import file_system_of  # noqa: PLC0415 - found only now
+    from hypervisor.core.files import file_system_of  # noqa: PLC0415 - found only now
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     facts = {

@@ -62,9 +62,7 @@ class GeminiHandler(Handler):
         session = f"{key} {request['messages'][0]['content'] if request['messages'] else ''}"
         self._reply(self.api.answer(session, "", request), {**request, "gemini": True})
 
-    def _reply(
-        self, reply: Reply, request: dict[str, Any], key: tuple[str, str, int] | None = None
-    ) -> None:
+    def _reply(self, reply: Reply, request: dict[str, Any], key: tuple[str, str, int] | None = None) -> None:
         if isinstance(reply, Failure) and request.get("gemini"):
             error = {"code": reply.status, "message": reply.message, "status": reply.kind}
             self._send(reply.status, json.dumps({"error": error}).encode())

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import ConfigError, StoreUnusable
-from ..core.process import file_system_of, on_network
+from ..core.files import file_system_of, on_network
 from ..core.project import Project
 from ..core.settings import CONFIG_FILE, load_settings
 from ..queue.leftovers import TRIAL

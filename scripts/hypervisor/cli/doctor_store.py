@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import ConfigError, StoreDamaged, StoreUnusable
-from ..core.process import network_file_system
+from ..core.files import network_file_system
 from ..core.project import Project
 from ..core.settings import settings_of
 from ..store.directories import LockDirectories

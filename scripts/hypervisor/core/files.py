@@ -1,4 +1,4 @@
-"""Files that are whole or absent, also after a power loss; and which paths a glob means."""
+"""Files that are whole or absent, also after a power loss; which paths a glob means; where a path lies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import secrets
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+
+#: File systems on which a lock of another machine is not seen, or is seen late.
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
+     "fuse.ceph-fuse", "lustre", "gpfs", "afs", "ocfs2", "gfs2"}
+)  # fmt: skip
 
 
 def path_exists(path: str | Path) -> bool:
@@ -140,3 +146,28 @@ def _compiled(glob: str) -> re.Pattern[str]:
             out.append(re.escape(glob[at]))
             at += 1
     return re.compile("".join(out), re.DOTALL)
+
+
+def file_system_of(path: str) -> str:
+    """Return the type of the file system that *path* lies on, or "" where it is not known."""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+            left, _, right = line.partition(" - ")
+            mount = left.split()[4].encode().decode("unicode_escape")
+            inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+            if inside and len(mount) >= len(best):
+                best, kind = mount, right.split()[0]
+    return kind
+
+
+def network_file_system(path: str) -> str:
+    """Return the kind of network file system that *path* lies on, "" for a local disk."""
+    kind = file_system_of(path)
+    return kind if kind in NETWORK_FILE_SYSTEMS else ""
+
+
+def on_network(path: str) -> bool:
+    """Tell whether *path* lies on a network file system, where locks cannot be trusted."""
+    return file_system_of(path) in NETWORK_FILE_SYSTEMS

@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 LINUX = sys.platform.startswith("linux")
@@ -27,12 +26,6 @@ _LOOKS, _DOUBTS = 20, 5
 _FIRST_POLL, _LAST_POLL = 0.001, 0.1
 #: The parent of all threads of Linux's own.
 _KERNEL = 2
-
-#: File systems on which a lock of another machine is not seen, or is seen late.
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
-     "fuse.ceph-fuse", "lustre", "gpfs", "afs", "ocfs2", "gfs2"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,31 +141,6 @@ def life_of(other: Identity, here: Identity) -> Life:
     return "alive" if other.start and start_time(other.pid) == other.start else "dead"
 
 
-def file_system_of(path: str) -> str:
-    """Return the type of the file system that *path* lies on, or "" where it is not known."""
-    real = os.path.realpath(path)
-    best, kind = "", ""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-            left, _, right = line.partition(" - ")
-            mount = left.split()[4].encode().decode("unicode_escape")
-            inside = real == mount or real.startswith(mount.rstrip("/") + "/")
-            if inside and len(mount) >= len(best):
-                best, kind = mount, right.split()[0]
-    return kind
-
-
-def network_file_system(path: str) -> str:
-    """Return the kind of network file system that *path* lies on, "" for a local disk."""
-    kind = file_system_of(path)
-    return kind if kind in NETWORK_FILE_SYSTEMS else ""
-
-
-def on_network(path: str) -> bool:
-    """Tell whether *path* lies on a network file system, where locks cannot be trusted."""
-    return file_system_of(path) in NETWORK_FILE_SYSTEMS
-
-
 EndedBy = Literal["", "stopped", "timed out"]
 
 
@@ -217,14 +185,6 @@ def _end_of(pid: int, held: contextlib.ExitStack) -> select.poll | None:
     end = select.poll()
     end.register(descriptor, select.POLLIN)
     return end
-
-
-def signal_name(number: int) -> str:
-    """Return a signal's number with its name, where it has one."""
-    try:
-        return f"{number} ({signal.Signals(number).name})"
-    except ValueError:
-        return str(number)
 
 
 def end_group(group: int, grace_seconds: float = 5.0, *, since: Moment | None = None) -> None:

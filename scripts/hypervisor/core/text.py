@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +22,14 @@ _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
 )
 _BLANKS = re.compile(r"\s+")
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's number with its name, where it has one."""
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)
 
 
 def printable_line(text: object, length: int = 200) -> str:

@@ -134,9 +134,7 @@ class SessionWaker:
         digest = hashlib.blake2b(self.session.encode("utf-8", "replace"), digest_size=7).digest()
         try:
             try:
-                fcntl.lockf(
-                    descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int.from_bytes(digest), os.SEEK_SET
-                )
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int.from_bytes(digest), os.SEEK_SET)
             except OSError:
                 yield False
                 return

@@ -14,8 +14,7 @@ from datetime import datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ..core.process import signal_name
-from ..core.text import last_line
+from ..core.text import last_line, signal_name
 from .base import How, event_of, list_of, map_of, number_of
 
 #: Tools that change nothing: an agent that got no further than these was refused what it needed.

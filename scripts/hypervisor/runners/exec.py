@@ -13,10 +13,10 @@ from typing import Any
 
 from ..core.errors import Unreadable
 from ..core.model import Outcome, Report
-from ..core.process import WORKER_MARK, end_group, end_orphans, signal_name, wait_for_end
+from ..core.process import WORKER_MARK, end_group, end_orphans, wait_for_end
 from ..core.project import state_above
 from ..core.settings import load_settings
-from ..core.text import last_line
+from ..core.text import last_line, signal_name
 from .base import AgentEnd, Assignment, How, ItemWork
 from .child import ChildEnd, run_child
 from .outputs import begin

@@ -33,8 +33,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ..core.process import signal_name
-from ..core.text import last_line
+from ..core.text import last_line, signal_name
 from .base import How, event_of, list_of, map_of, number_of
 
 #: Our server's name among the client's; its policies would misread one with an underscore.

@@ -43,7 +43,7 @@ class RunnerKind:
     queue_runner: Callable[[RunnerOptions], QueueRunner] | None = None
     #: Makes the agent of tasks; None where it takes none.
     agent: Callable[[RunnerOptions], Agent] | None = None
-    #: Whether it is a client's program, under the runner's own name; a rule of ``[[agents.rules]]`` may name it.
+    #: Whether it is a client's program, under the runner's own name: ``[[agents.rules]]`` may name it.
     is_client: bool = False
     #: Whether its agents say while they work how many tokens they have used.
     counts_tokens: bool = False

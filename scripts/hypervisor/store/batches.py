@@ -9,7 +9,7 @@ from typing import Any
 
 from . import statements
 from .base import Engine, Row, Transaction
-from .claims import ready_work, work_of
+from .claim_rows import ready_work, work_of
 from .columns import from_column, to_column
 from .records import BatchRecord, Item, Work
 
@@ -99,7 +99,7 @@ class Batches:
         return [_batch_of(row) for row in self._engine.read(SQL.of_work, {"work": work})]
 
     def folders_of(self, works: Iterable[int]) -> dict[str, set[int]]:
-        """Return the folders of the batches that hold these items, as their rows keep them, each with which."""
+        """Return the folders of the batches that hold these items, as rows keep them, with the items."""
         found: dict[str, set[int]] = {}
         for folder, work in self._engine.read(SQL.folders_of, {"ids": json.dumps(list(works))}):
             found.setdefault(from_column(folder), set()).add(work)

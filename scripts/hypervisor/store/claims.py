@@ -1,5 +1,6 @@
 """Claims: who works on what, and how it ended. Why no item is done twice: docs/store.md.
 
+It is one module, though a long one, so that all that begins or ends a claim can be checked in one reading.
 Each method is one short transaction that checks its guard in the statement itself, changes the rows and
 appends the event. The guards:
 
@@ -20,16 +21,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.errors import ClaimLost, Loss
-from ..core.process import Identity
-from . import statements
 from .base import Engine, Row, Transaction
-from .columns import from_column, plain, to_column
+from .claim_queries import ClaimQueries
+from .claim_rows import (
+    SQL,
+    add_agent_claim,
+    add_worker,
+    answer_again,
+    event_row,
+    gave_up_result,
+    held_of,
+    json_text,
+    loss_in,
+    ready_work,
+    work_of,
+    worker_of,
+)
+from .columns import from_column, plain
 from .records import (
-    Abandoned,
     Accepted,
     AgentTask,
     Answer,
-    Attempt,
     Claim,
     Completion,
     Decided,
@@ -38,20 +50,15 @@ from .records import (
     Revoked,
     Work,
     Worker,
-    WorkerKind,
 )
-
-SQL = statements.load("claims")
 
 #: On PostgreSQL an item may change hands between two statements: how often it is looked at again.
 _TRIES = 50
-#: One encoder for all, as `json.dumps` makes one a call.
-_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 #: Claims that one call takes from dead or silent workers; those that are left are taken by the next call.
 SWEEP = 200
 
 
-class Claims:
+class Claims(ClaimQueries):
     """The claims, attempts and results of a store.
 
     Args:
@@ -61,7 +68,7 @@ class Claims:
     """
 
     def __init__(self, engine: Engine, *, attempts: int = 3, lease_seconds: float = 900.0) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._limit = attempts
         self._lease = round(lease_seconds * 1000)
 
@@ -137,7 +144,7 @@ class Claims:
                         add_agent_claim(tx, worker.session, worker.agent, found[0].attempt, task)
                     return found[0]
                 if held := tx.run(SQL.holder, {"work": work.id}):
-                    return _held_of(held[0])
+                    return held_of(held[0])
             raise RuntimeError(f"work {work.id} ({work.key}) is {work.state} without an open attempt")
 
         return self._engine.write(body)
@@ -156,7 +163,7 @@ class Claims:
         Raises:
             ClaimLost: The claim is no longer held.
         """
-        self._note(SQL.set_revert, claim.attempt, revert=_text(revert))
+        self._note(SQL.set_revert, claim.attempt, revert=json_text(revert))
 
     def set_log(self, claim: Claim, log: str, runner: str = "") -> None:
         """Keep where the attempt's log is, and what works on it (``claude``, ``exec`` ...).
@@ -183,7 +190,7 @@ class Claims:
         # Outside the transaction, in which others wait.
         ends = [
             {"attempt": one.attempt, "status": one.status, "detail": plain(one.result.get("outcome", "")),
-             "tokens": one.tokens, "cost_usd": one.cost_usd, "log": one.log, "result": _text(one.result),
+             "tokens": one.tokens, "cost_usd": one.cost_usd, "log": one.log, "result": json_text(one.result),
              "published": int(one.published)}
             for one in completions
         ]  # fmt: skip
@@ -203,7 +210,7 @@ class Claims:
                 tx.each(SQL.decide, mine)
                 tx.run(SQL.add_completed, {"ids": json.dumps([end["attempt"] for end in mine])})
             return [
-                _answer_again(tx, one, str(end["result"])) if answer is None else answer
+                answer_again(tx, one, str(end["result"])) if answer is None else answer
                 for answer, one, end in zip(answers, completions, ends, strict=True)
             ]
 
@@ -258,9 +265,9 @@ class Claims:
 
         def body(tx: Transaction) -> Decided | Loss | None:
             if not tx.run(SQL.end_attempt, parameters):
-                return _loss(tx, claim.attempt)
+                return loss_in(tx, claim.attempt)
             gave_up = self._give_back(tx, claim.work, counted=counted, limit=limit, delay=delay)
-            tx.run(SQL.add_event, _event("released", claim.work, claim.attempt, plain(reason)))
+            tx.run(SQL.add_event, event_row("released", claim.work, claim.attempt, plain(reason)))
             return (
                 Decided(work=claim.work, cycle=claim.cycle, result=gave_up, gave_up=True) if gave_up else None
             )
@@ -315,7 +322,7 @@ class Claims:
             return None
         work = int(ended[0][1])
         self._give_back(tx, work, counted=False)
-        tx.run(SQL.add_event, _event("released", work, attempt, plain(reason)))
+        tx.run(SQL.add_event, event_row("released", work, attempt, plain(reason)))
         return work
 
     def revoke(self, attempt: int, why: str, *, counted: bool = True) -> Revoked | None:
@@ -359,17 +366,17 @@ class Claims:
                 for (attempt,) in tx.run(SQL.open_attempt_of, {"work": work.id}):
                     ended = {"attempt": attempt, "outcome": "revoked", "detail": why, "counted": 0}
                     if tx.run(SQL.end_attempt, {**ended, "tokens": None, "cost_usd": None, "log": None}):
-                        tx.run(SQL.add_event, _event("revoked", work.id, attempt, why))
+                        tx.run(SQL.add_event, event_row("revoked", work.id, attempt, why))
                 # Not if it was claimed once more meanwhile: that attempt has to be ended first.
                 done = tx.run(
                     SQL.cancel,
-                    {"work": work.id, "number": work.last_number, "result": _text(result),
+                    {"work": work.id, "number": work.last_number, "result": json_text(result),
                      "published": int(published)},
                 )  # fmt: skip
                 if done:
                     tx.run(SQL.not_ready, {"ids": json.dumps([work.id])})
                     tx.run(
-                        SQL.add_event, _event("cancelled", work.id, None, plain(result.get("outcome", "")))
+                        SQL.add_event, event_row("cancelled", work.id, None, plain(result.get("outcome", "")))
                     )
                     return work_of(tx.run(SQL.work, {"work": work.id})[0])
             raise RuntimeError(f"work {work.id} ({work.key}) changed hands {_TRIES} times at one moment")
@@ -465,100 +472,6 @@ class Claims:
 
         return self._engine.write(body)
 
-    # ----------------------------------------------------------- task files
-
-    def unpublished(self, limit: int = 1000, after: int = 0) -> list[tuple[Work, Result]]:
-        """Return decided work of which something is left to be written to a file, the oldest first."""
-        rows = self._engine.read(SQL.unpublished, {"limit": limit, "after": after})
-        found = []
-        for id_, key, cycle, text, result in rows:
-            record = json.loads(result)
-            work = Work(
-                id=id_, key=key, cycle=cycle, text=from_column(text), state=str(record.get("status", "")),
-                attempts=0, last_number=0, result=record, published=False,
-            )  # fmt: skip
-            found.append((work, record))
-        return found
-
-    def set_published(self, works: Iterable[int]) -> None:
-        """Note that all that these results imply is written to files."""
-        ids = json.dumps(list(works))
-        if ids != "[]":
-            self._engine.write(lambda tx: tx.run(SQL.published, {"ids": ids}))
-
-    def unrestored(self, work: int) -> list[tuple[int, Mapping[str, Any]]]:
-        """Return the ended attempts whose change of the task file is not restored yet, oldest first."""
-        return [(row[0], json.loads(row[1])) for row in self._engine.read(SQL.unrestored, {"work": work})]
-
-    def abandoned(self) -> list[Abandoned]:
-        """Return what ended attempts without a result left in task files that nobody has claimed since."""
-        return [
-            Abandoned(attempt=id_, work=work, key=key, text=from_column(text), revert=json.loads(revert))
-            for id_, work, key, text, revert in self._engine.read(SQL.abandoned)
-        ]
-
-    def set_restored(self, attempts: Iterable[int]) -> None:
-        """Note that the task file is as it was before these attempts."""
-        ids = json.dumps(list(attempts))
-        if ids != "[]":
-            self._engine.write(lambda tx: tx.run(SQL.restored, {"ids": ids}))
-
-    # ------------------------------------------------------ lock directories
-
-    def recorded_locks(self, names: Iterable[str]) -> set[str]:
-        """Return those of *names* whose lock directory an attempt has made, or was about to make."""
-        rows = self._engine.read(SQL.recorded_locks, {"names": json.dumps(list(names))})
-        return {row[0] for row in rows}
-
-    def locks_of_work(self, work: int) -> dict[int, str]:
-        """Return the names of the lock directories that attempts at *work* have recorded, by attempt."""
-        return dict(self._engine.read(SQL.locks_of_work, {"work": work}))
-
-    def forget_locks(self, attempts: Iterable[int]) -> None:
-        """Note that the lock directories of these attempts are removed: of that name is another's now."""
-        ids = json.dumps(list(attempts))
-        if ids != "[]":
-            self._engine.write(lambda tx: tx.run(SQL.forget_locks, {"ids": ids}))
-
-    # ------------------------------------------------------------------- look
-
-    def latest(self, key: str) -> Work | None:
-        """Return the latest cycle of an item; None if the store does not know it."""
-        rows = self._engine.read(SQL.latest, {"key": key})
-        return work_of(rows[0]) if rows else None
-
-    def work(self, work: int) -> Work:
-        """Return one cycle by its id."""
-        return work_of(self._engine.read(SQL.work, {"work": work})[0])
-
-    def held(self, key: str) -> Held | None:
-        """Return who holds an item; that worker may be dead."""
-        latest = self.latest(key)
-        rows = self._engine.read(SQL.holder, {"work": latest.id}) if latest else []
-        return _held_of(rows[0]) if rows else None
-
-    def held_all(self) -> list[Held]:
-        """Return all open attempts, the oldest first; some of their workers may be dead."""
-        return [_held_of(row) for row in self._engine.read(SQL.held_all)]
-
-    def held_in_session(self, session: str, agent: str | None = None) -> list[Held]:
-        """Return the open attempts of a client's session, or of one agent in it, the oldest first."""
-        parameters = {"session": session, "agent": agent or "", "all_agents": int(agent is None)}
-        return [_held_of(row) for row in self._engine.read(SQL.held_in_session, parameters)]
-
-    def cycles(self, key: str) -> list[tuple[Work, int | None]]:
-        """Return all cycles of an item, the oldest first, each with the time of its result."""
-        return [(work_of(row[:-1]), row[-1]) for row in self._engine.read(SQL.cycles, {"key": key})]
-
-    def attempts(self, key: str) -> list[Attempt]:
-        """Return all attempts at an item, over all its cycles, the oldest first."""
-        return [attempt_of(row) for row in self._engine.read(SQL.attempts, {"key": key})]
-
-    def loss(self, attempt: int) -> Loss | None:
-        """Return how an attempt was lost; None if it is open, or ended by its own worker."""
-        rows = self._engine.read(SQL.fate, {"attempt": attempt})
-        return _loss_of(rows[0]) if rows and rows[0][1] == "revoked" else None
-
     # ---------------------------------------------------------------- details
 
     def _open(  # noqa: PLR0913 - as above
@@ -579,7 +492,7 @@ class Claims:
         opened = tx.run(
             SQL.open_attempts,
             {"ids": ids, "worker": worker, "batch": batch, "lease": self._lease, "lock": lock or None,
-             "locks": int(locks), "revert": None if revert is None else _text(revert)},
+             "locks": int(locks), "revert": None if revert is None else json_text(revert)},
         )  # fmt: skip
         tx.run(SQL.not_ready, {"ids": ids})
         tx.run(SQL.add_claimed, {"ids": json.dumps([row[0] for row in opened])})
@@ -602,7 +515,7 @@ class Claims:
 
     def _taken_back(self, tx: Transaction, attempt: int, work: int, why: str, *, counted: bool) -> Revoked:
         gave_up = self._give_back(tx, work, counted=counted)
-        tx.run(SQL.add_event, _event("revoked", work, attempt, plain(why)))
+        tx.run(SQL.add_event, event_row("revoked", work, attempt, plain(why)))
         text = tx.run(SQL.limit_reached, {"work": work})[0][0]
         return Revoked(
             attempt=attempt, work=work, text=from_column(text), why=why, gave_up=gave_up is not None
@@ -612,21 +525,21 @@ class Claims:
         self, tx: Transaction, work: int, *, counted: bool, limit: int | None = None, delay: float = 0.0
     ) -> Result | None:
         """Make running work ready again, or failed where its attempts are used up; return that result."""
-        result = _gave_up(tx, work)
+        result = gave_up_result(tx, work)
         parameters = {
-            "work": work, "counted": int(counted), "gave_up": _text(result), "delay": round(delay * 1000),
+            "work": work, "counted": int(counted), "gave_up": json_text(result), "delay": round(delay * 1000),
             "limit": self._limit if limit is None else limit,
         }  # fmt: skip
         rows = tx.run(SQL.give_back, parameters)
         if rows and rows[0][0] == "failed":
-            tx.run(SQL.add_event, _event("completed", work, None, "failed"))
+            tx.run(SQL.add_event, event_row("completed", work, None, "failed"))
             return result
         tx.run(SQL.ready_again, {"work": work})
         return None
 
     def _note(self, statement: str, attempt: int, **values: Any) -> None:
         def body(tx: Transaction) -> Loss | None:
-            return None if tx.run(statement, {"attempt": attempt, **values}) else _loss(tx, attempt)
+            return None if tx.run(statement, {"attempt": attempt, **values}) else loss_in(tx, attempt)
 
         if lost := self._engine.write(body):
             raise ClaimLost(lost)
@@ -639,131 +552,4 @@ def _unclaim(tx: Transaction, attempts: Sequence[int], delay: float = 0.0) -> No
     works = json.dumps([work for _, work in rows])
     tx.run(SQL.not_begun, {"ids": works, "delay": round(delay * 1000)})
     tx.run(SQL.all_ready_again, {"ids": works})
-    tx.each(SQL.add_event, [_event("released", work, attempt, "not begun") for attempt, work in rows])
-
-
-def add_worker(tx: Transaction, worker: Worker) -> None:
-    """Register a worker within a transaction."""
-    process = worker.process
-    tx.run(
-        SQL.add_worker,
-        {"id": worker.id, "kind": worker.kind.value, "name": worker.name, "host": process.host,
-         "boot": process.boot, "pid_namespace": process.pid_namespace, "pid": process.pid,
-         "process_start": process.start, "session": worker.session, "agent": worker.agent},
-    )  # fmt: skip
-
-
-def add_agent_claim(
-    tx: Transaction, session: str, agent: str, attempt: int, task: AgentTask, *, assigned: bool = False
-) -> None:
-    """Note, within a transaction, under which claim an agent works."""
-    tx.run(SQL.add_session, {"session": session})
-    tx.run(
-        SQL.add_agent_claim,
-        {"session": session, "agent": agent, "attempt": attempt, "task": plain(task.task),
-         "receipts": json.dumps(task.receipts), "receipts_to": plain(task.receipts_to),
-         "assigned": int(assigned)},
-    )  # fmt: skip
-
-
-def ready_work(tx: Transaction, key: str, text: str, *, reopen: bool) -> Work:
-    """Return the latest cycle of an item, made where it is missing or, with *reopen*, where it is over."""
-    rows = tx.run(SQL.latest, {"key": key})
-    latest = work_of(rows[0]) if rows else None
-    if latest is not None and not (reopen and latest.decided and latest.published):
-        return latest
-    cycle, number = (latest.cycle + 1, latest.last_number) if latest else (1, 0)
-    made = tx.run(
-        SQL.insert_work, {"key": key, "cycle": cycle, "text": to_column(text), "last_number": number}
-    )
-    fresh = work_of(tx.run(SQL.latest, {"key": key})[0])
-    if latest is not None and made:
-        tx.run(SQL.add_event, _event("reopened", fresh.id, None, f"cycle {fresh.cycle}"))
-    return fresh
-
-
-def work_of(row: Row) -> Work:
-    """Return the work in a row of the statements ``latest`` and ``work``."""
-    id_, key, cycle, text, state, attempts, number, result, published = row
-    return Work(
-        id=id_, key=key, cycle=cycle, text=from_column(text), state=state, attempts=attempts,
-        last_number=number, result=None if result is None else json.loads(result), published=bool(published),
-    )  # fmt: skip
-
-
-def worker_of(row: Row) -> Worker:
-    """Return the worker in a row of ten columns: id, kind, name, process (five), session, agent."""
-    id_, kind, name, host, boot, namespace, pid, start, session, agent = row
-    process = Identity(host=host, boot=boot, pid_namespace=namespace, pid=pid, start=start)
-    return Worker(id=id_, kind=WorkerKind(kind), name=name, process=process, session=session, agent=agent)
-
-
-def attempt_of(row: Row) -> Attempt:
-    """Return the attempt in a row of the statement ``attempts``."""
-    (id_, number, name, session, agent, claimed, ended, outcome, detail, counted, revert, restored, tokens,
-     cost, log, worker, runner, work, batch) = row  # fmt: skip
-    return Attempt(
-        id=id_, work=work, batch=batch, number=number, worker=worker, name=name or "",
-        session=session or "", agent=agent or "",
-        claimed_at=claimed, ended_at=ended, outcome=outcome, detail=detail or "", counted=bool(counted),
-        revert=None if revert is None else json.loads(revert), restored=bool(restored), tokens=tokens,
-        cost_usd=cost, log=log, runner=runner or "",
-    )  # fmt: skip
-
-
-def _held_of(row: Row) -> Held:
-    attempt, work, number, claimed, expires, revert, batch, key, cycle, text, lock, *worker, silent = row
-    return Held(
-        attempt=attempt, work=work, number=number, key=key, cycle=cycle, text=from_column(text),
-        worker=worker_of(tuple(worker)), claimed_at=claimed, expires_in=expires,
-        revert=None if revert is None else json.loads(revert), batch=batch, lock=lock or "", silent=silent,
-    )  # fmt: skip
-
-
-def _answer_again(tx: Transaction, one: Completion, text: str) -> Answer:
-    """Answer a completion whose attempt has ended: as the first time if it is the same, else why not."""
-    rows = tx.run(SQL.fate, {"attempt": one.attempt})
-    if rows and rows[0][1] == one.status and rows[0][4] == text:
-        work = tx.run("SELECT work FROM attempt WHERE id = :attempt", {"attempt": one.attempt})[0][0]
-        return Accepted(work=work, result=one.result)
-    return _loss(tx, one.attempt)
-
-
-def _loss(tx: Transaction, attempt: int) -> Loss:
-    rows = tx.run(SQL.fate, {"attempt": attempt})
-    if not rows:
-        return Loss(key="", attempt=0, reason="unknown", detail="the store has no such attempt")
-    return _loss_of(rows[0])
-
-
-def _loss_of(row: Row) -> Loss:
-    number, outcome, detail, state, result, key, winner = row
-    if outcome == "revoked" and winner is not None:
-        what = "cancelled" if state == "skipped" else f"finished as {state}"
-        return Loss(
-            key=key, attempt=number, reason="finished", detail=f"{what} by attempt {winner}; {detail}"
-        )
-    if outcome == "revoked":
-        return Loss(key=key, attempt=number, reason="revoked", detail=detail or "")
-    if outcome == "again":
-        return Loss(key=key, attempt=number, reason="released", detail=detail or "")
-    said = json.loads(result).get("outcome", "") if result else ""
-    return Loss(key=key, attempt=number, reason="finished", detail=f"this attempt ended as {outcome}: {said}")
-
-
-def _gave_up(tx: Transaction, work: int) -> Result:
-    tries = tx.run(SQL.counted_attempts, {"work": work})
-    said = "; ".join(f"attempt {number}: {detail or 'no reason given'}" for number, detail in tries)
-    text = from_column(tx.run(SQL.limit_reached, {"work": work})[0][0])
-    return {
-        "item": text, "status": "failed", "outcome": f"gave up after {len(tries)} attempts: {said}",
-        "attempt": tries[-1][0] if tries else None, "gave_up": True,
-    }  # fmt: skip
-
-
-def _event(kind: str, work: int | None, attempt: int | None, detail: str | None) -> dict[str, Any]:
-    return {"kind": kind, "batch": None, "work": work, "attempt": attempt, "detail": detail}
-
-
-def _text(value: Mapping[str, Any]) -> str:
-    return _encode(value)
+    tx.each(SQL.add_event, [event_row("released", work, attempt, "not begun") for attempt, work in rows])

@@ -23,7 +23,9 @@ def to_column(text: str) -> str:
 
 def from_column(text: str) -> str:
     """Return what `to_column` was given."""
-    return unquote_to_bytes(text[1:]).decode("utf-8", "surrogateescape") if text.startswith(_ENCODED) else text
+    return (
+        unquote_to_bytes(text[1:]).decode("utf-8", "surrogateescape") if text.startswith(_ENCODED) else text
+    )
 
 
 def plain(text: object, length: int = _DETAIL_LENGTH) -> str:

@@ -1,6 +1,6 @@
 """Lock directories and result files: the state as other programs see it, where a folder asks for them.
 
-A folder (of a batch, or a project's ``.hypervisor/``) that holds a folder ``locks`` shows every claim in it as a
+A folder (of a batch, or a project's ``.hypervisor/``) with a folder ``locks`` shows every claim in it as a
 directory, made with ``mkdir``, and takes any other directory there, or a file ``<name>.lock``, as somebody
 else's claim. A folder that holds a folder ``results`` gets every result as ``results/<key>.json``. Who makes
 neither pays for neither.
@@ -97,7 +97,9 @@ class ResultFiles:
         """Write results by key, each whole or not at all. One that is there already is replaced."""
         for key, result in results.items():
             temporary = os.path.join(self.path, f".{key}.{os.getpid()}.tmp")
-            data = json.dumps(result, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+            data = (
+                json.dumps(result, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+            )
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             write_new(temporary, data)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from . import statements
 from .base import Engine, Row
-from .claims import work_of
+from .claim_rows import work_of
 from .columns import from_column
 from .records import Work
 

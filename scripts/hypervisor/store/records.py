@@ -46,7 +46,7 @@ class AgentTask:
 
     #: The task's id.
     task: str
-    #: Tools whose use leaves a receipt in the task, and the id of another task that gets it too ("" for none).
+    #: Tools whose use leaves a receipt in the task; the id of another task that gets it too, "" for none.
     receipts: tuple[str, ...] = ()
     receipts_to: str = ""
 
@@ -101,8 +101,8 @@ class Held:
     def claim(self) -> Claim:
         """The claim itself, to act on in its holder's name."""
         return Claim(
-            attempt=self.attempt, work=self.work, key=self.key, cycle=self.cycle, number=self.number, text=self.text,
-            worker=self.worker.id, lock=self.lock,
+            attempt=self.attempt, work=self.work, key=self.key, cycle=self.cycle, number=self.number,
+            text=self.text, worker=self.worker.id, lock=self.lock,
         )  # fmt: skip
 
 

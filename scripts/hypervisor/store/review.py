@@ -17,8 +17,8 @@ from typing import Any
 from . import statements
 from .base import Engine, Transaction
 from .batches import add_items
-from .claims import SQL as CLAIMS
-from .claims import ready_work
+from .claim_rows import SQL as CLAIMS
+from .claim_rows import ready_work
 from .columns import from_column, to_column
 from .events import SQL as EVENTS
 from .records import Item, Result

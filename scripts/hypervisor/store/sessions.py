@@ -15,7 +15,8 @@ from typing import Any, Literal
 from ..core.process import Identity, life_of, this_process
 from . import statements
 from .base import Engine, Row, Transaction
-from .claims import Claims, add_agent_claim
+from .claim_rows import add_agent_claim
+from .claims import Claims
 from .columns import from_column, plain
 from .heartbeat import LONGEST, renew, who
 from .records import AgentTask, Claim

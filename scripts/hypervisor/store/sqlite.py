@@ -30,7 +30,7 @@ from typing import TypeVar
 import apsw
 
 from ..core.errors import StoreDamaged, StoreNewer, StoreUnusable
-from ..core.process import network_file_system
+from ..core.files import network_file_system
 from .base import NO_PARAMETERS, Engine, Parameters, Row, Transaction
 from .statements import positional, schema_script
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .claims import Claims
 from .sqlite import FILE, SqliteEngine
 
-# The others are imported by the property that needs them: a command uses few, and starts for each of its calls.
+# The others are imported by the property that needs them: a command uses few of them.
 if TYPE_CHECKING:
     from .base import Engine
     from .batches import Batches

@@ -22,9 +22,8 @@ from typing import Any, TypeVar
 import apsw
 
 from ..core.errors import Unreadable
-from ..core.files import file_identity, matches_any
+from ..core.files import file_identity, matches_any, on_network
 from ..core.model import TaskHead
-from ..core.process import on_network
 from ..core.project import Project, canonical, item_key
 from .discovery import Stamp, fixed_parts, stamp_of, stamps
 from .index_rows import HEAD, NEXT_OF, ROW, SCHEMA, VERSION, WAITING, head_of, row_of, stored, write

@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.files import matches_any
-from ..core.process import file_system_of
+from ..core.files import file_system_of, matches_any
 from ..core.project import Project
 from .discovery import PASSED_OVER, folders
 from .index import Index

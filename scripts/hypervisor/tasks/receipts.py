@@ -55,7 +55,7 @@ def as_receipt(line: str) -> str:
 
 
 def receipt_lines(body: str) -> list[str]:
-    """Return the receipts that a text for a body consists of: the lines of a plain list; none for other text."""
+    """Return the receipts in a text for a body: the lines of a plain list; none for other text."""
     lines = [line for line in body.splitlines() if line.strip()]
     return lines if all(line.startswith("- ") for line in lines) else []
 

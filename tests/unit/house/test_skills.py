@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from commands import ROOT
-from hypervisor.cli import cli, batch_worker
+from hypervisor.cli import batch_worker, cli
 from hypervisor.mcp.schema import BY_NAME, IDENTITY, PREFIX, SERVER
 
 SKILLS = sorted((ROOT / "skills").glob("*/SKILL.md"))

@@ -93,7 +93,8 @@ def test_where_memory_is_short_nobody_is_asked() -> None:
 def test_in_an_emergency_the_least_urgent_is_stopped_first_and_one_at_a_time() -> None:
     overseer = Overseer(Limits())
     samples = {
-        "urgent": AgentSample(rank=0, order=3, rss=400 * MIB), "old": AgentSample(rank=3, order=1, rss=10 * MIB),
+        "urgent": AgentSample(rank=0, order=3, rss=400 * MIB),
+        "old": AgentSample(rank=3, order=1, rss=10 * MIB),
         "young": AgentSample(rank=3, order=2, rss=10 * MIB),
     }  # fmt: skip
     stopped = []

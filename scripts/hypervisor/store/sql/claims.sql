@@ -100,6 +100,9 @@ SELECT number, detail FROM attempt WHERE work = :work AND counted = 1 ORDER BY n
 -- name: limit_reached
 SELECT text FROM work WHERE id = :work
 
+-- name: work_of_attempt
+SELECT work FROM attempt WHERE id = :attempt
+
 -- name: fate
 SELECT a.number, a.outcome, a.detail, w.state, w.result, w.key,
     (SELECT b.number FROM attempt AS b WHERE b.work = a.work AND b.outcome = w.state ORDER BY b.id DESC LIMIT 1)
