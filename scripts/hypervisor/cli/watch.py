@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.errors import HypervisorError, UsageError
+from ..core.errors import HypervisorError, UsageError, advice_for
 from ..core.text import printable_line
 from ..queue import operations
 from ..queue.batch import Batch
@@ -26,7 +26,7 @@ from ..queue.batches import open_folder
 from ..report.activity import MachineLook
 from ..report.report import ReportBuilder
 from ..report.screen import frame, next_steps, one_line
-from .console import EXIT_DONE, EXIT_NOTHING, advice_for, print_json, time_span
+from .console import EXIT_DONE, EXIT_NOTHING, print_json, time_span
 from .naming import batch_of, names_batch
 
 #: How often a screen is drawn, in seconds; and a line is printed where there is none.
