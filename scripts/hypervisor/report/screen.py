@@ -70,7 +70,9 @@ def next_steps(head: Mapping[str, Any]) -> list[str]:
     if troubled := head["census"]["failed"] + head["census"]["blocked"]:
         steps.append(f"{troubled} need attention: hypervisor summary {batch['called']}")
     if not head["finished"] and not head["at_work"] and not head["idle"]:
-        steps.append(f"to continue: {batch['go_on']}")
+        # Which runner a queue is for is its users' to say: without `--exec` its items would be triaged.
+        more = "" if str(batch["go_on"]).startswith("hypervisor run ") else ", with its --exec if it had one"
+        steps.append(f"to continue: {batch['go_on']}{more}")
     return steps
 
 

@@ -76,7 +76,8 @@ def test_status_is_one_screen(user: Shell) -> None:
     assert max(map(len, lines[:-2])) <= 80
     assert "60 of 300 (20 %)" in lines[1]
     assert lines[-2] == f"60 need attention: hypervisor summary --dir {batch.folder}"
-    assert lines[-1] == f"to continue: batch_worker.py --dir {batch.folder} --all"
+    words = f"batch_worker.py --dir {batch.folder} --all"
+    assert lines[-1] == f"to continue: {words}, with its --exec if it had one"
 
 
 def test_status_of_a_batch_says_who_does_what(user: Shell) -> None:

@@ -122,5 +122,5 @@ def test_a_screen_says_how_long_it_has_taken_where_and_by_which_command() -> Non
 def test_what_to_type_next_is_told_in_full() -> None:
     assert next_steps(head()) == ["3 need attention: hypervisor summary --dir b"]
     dead = head(at_work=[], killed_run="run-7-ab")
-    assert next_steps(dead)[1] == "to continue: batch_worker.py --dir b --all"
+    assert next_steps(dead)[1] == "to continue: batch_worker.py --dir b --all, with its --exec if it had one"
     assert "its run run-7-ab was killed" in lines_of(dead, 80, 22)
