@@ -37,6 +37,10 @@ _TRIES = 10
 _CONNECT_SECONDS = 10
 #: Two creators of one schema at a moment wait for each other by this number.
 _CREATION_LOCK = 7_406_226_071
+_IS_THERE = """
+SELECT 1 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = 'meta'
+"""
 
 
 class PostgresEngine(Engine):
@@ -127,9 +131,8 @@ class PostgresEngine(Engine):
         """Make the tables where there are none, whoever of many comes first; return the schema's version."""
         run = self._connection.execute
         with self._as_os_errors():
-            if (
-                found := self._schema_found()
-            ):  # so that who may only use the tables needs no right to make any
+            # First, so that a user who may only use the tables needs no right to make any.
+            if found := self._schema_found():
                 return found
             with self._connection.transaction():
                 run("SELECT pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
@@ -141,8 +144,9 @@ class PostgresEngine(Engine):
             return self._schema_found()
 
     def _schema_found(self) -> int:
-        there = self._connection.execute("SELECT to_regclass('meta') IS NOT NULL").fetchone()
-        if there is None or not there[0]:
+        # Asked of the catalog itself: within a transaction that has waited for the creation lock, a name may
+        # still be looked up in a cache of before, which says that there is no such table.
+        if not self._connection.execute(_IS_THERE, (self._name,)).fetchone():
             return 0
         found = self._connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
         return int(found[0]) if found else 0
