@@ -59,6 +59,12 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A run of the client that has ended."""
@@ -185,6 +191,10 @@ class RunningSession:
             raise AssertionError(
                 f"the client ran for {timeout:g} s: {self.stderr}{self.events[-3:]}"
             ) from None
+        # What its server has begun at its end: it releases what was held.
+        while any("mcp_server.py end " in " ".join(_words(one)) for one in marked(self.mark)):
+            assert time.monotonic() < deadline, "what is to be done at the client's end is not"
+            time.sleep(0.02)
         self._reader.join(max(1.0, deadline - time.monotonic()))
         assert not self._reader.is_alive(), f"somebody holds its output open: {marked(self.mark)}"
         return Session(code, list(self.events), self.stderr)

@@ -94,7 +94,7 @@ def test_plugin_and_extension_in_one_home_start_clean(
     assert (ended.code, ended.out.strip(), said(ended)) == (0, "from Gemini", [])
     (turn,) = both_apis.of("Hello, Gemini").turns
     assert {f"{GEMINI_PREFIX}claim_next_task", f"{GEMINI_PREFIX}complete_task"} <= set(turn.tools)
-    assert "Work on a task only under a claim" in json.dumps(both_apis.bodies)
+    assert "Work on a task only with a claim" in json.dumps(both_apis.bodies)
 
 
 @pytest.fixture
