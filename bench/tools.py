@@ -39,7 +39,7 @@ def uv() -> str:
 
 
 def script(name: str) -> list[str]:
-    """Return the command that runs one of our scripts, as `.mcp.json` and `bin/hypervisor` do."""
+    """Return the command that runs one of our scripts, as the plugin and `bin/hypervisor` do."""
     return ["sh", str(SCRIPTS / "with-uv"), name]
 
 
