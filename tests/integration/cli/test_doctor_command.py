@@ -16,7 +16,7 @@ import pytest
 
 from commands import HYPERVISOR, ROOT, Shell, script, shell, tree, write_task
 from hypervisor.cli import doctor_place, doctor_project, doctor_store
-from hypervisor.core import process as machine
+from hypervisor.core import files
 from hypervisor.core.process import identity_of, this_process
 from hypervisor.core.project import Project
 from hypervisor.core.settings import default_settings
@@ -325,7 +325,7 @@ def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     def path(*words: Any) -> Path:
         return mounts if words == ("/proc/self/mountinfo",) else real(*words)
 
-    monkeypatch.setattr(machine, "Path", path)
+    monkeypatch.setattr(files, "Path", path)
     found = {one.check: one for one in doctor_place.examine(Project(tmp_path, tmp_path / ".hypervisor"))}
     assert found["file system"].level == "failure"
     assert found["file system"].text == f"{kind} is a network file system, which cannot hold the database"
