@@ -1,13 +1,13 @@
-"""What running a command costs beside running it: no-op items and tasks, eight at once.
+"""What running a command costs beside running it: no-op items, eight at once; for tasks, see `run.py`.
 
 In one run, per item, medians of several rounds: `batch_worker.py --exec true` (claims, results, logs),
-`hypervisor run --agent exec` on tasks in the project's folder and in worktrees, `xargs -P`, and GNU
-parallel where it is installed. No yardstick keeps a result, claims anything, or survives a kill. In
---folder /dev/shm the same runs without a disk: what is left is not the price of durability.
+`xargs -P`, and GNU parallel where it is installed.
+No yardstick keeps a result, claims anything, or survives a kill. In --folder /dev/shm the same runs without
+a disk: what is left is not the price of durability.
 
 With --queued N instead: memory and idle CPU of `hypervisor run` that has N tasks queued and two at work.
 
-    uv run bench/overhead.py [--items 1000] [--tasks 100] [--jobs 8] [--rounds 3] [--folder D]
+    uv run bench/overhead.py [--items 1000] [--jobs 8] [--rounds 3] [--folder D]
     uv run bench/overhead.py --queued 100000 [--folder D]
 """
 
@@ -62,14 +62,6 @@ def run_words(agent: str, jobs: int) -> list[str]:
     return [sys.executable, script, "run", "--all", "-j", str(jobs), "--agent", "exec", "--exec", agent]
 
 
-def tasks(folder: Path, options: argparse.Namespace, *more: str) -> float:
-    agent = folder / "agent"
-    agent.write_text('#!/bin/sh\ntouch "f-${HYPERVISOR_TASK_ID#t-}"\n')
-    agent.chmod(0o755)
-    project(folder, options.tasks)
-    return timed([*run_words(str(agent), options.jobs), *more], folder) / float(options.tasks)
-
-
 def at_rest(folder: Path, count: int) -> int:
     """Print what a coordinator with *count* tasks queued takes while two agents are at work."""
     project(folder, count)
@@ -114,7 +106,6 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--items", type=int, default=1000)
-    parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where to work; without it: the system's temporary folder")
@@ -127,8 +118,6 @@ def main() -> int:
     ways: dict[str, Callable[[Path, argparse.Namespace], float]] = {
         "xargs -P": yardstick(["xargs", "-P", jobs, "-n", "1", "true"]),
         "batch_worker --exec": items,
-        "run, isolation none": lambda folder, o: tasks(folder, o, "--isolation", "none"),
-        "run, worktrees": tasks,
     }
     if shutil.which("parallel"):
         ways["GNU parallel"] = yardstick(["parallel", "-j", jobs, "true"])
