@@ -182,9 +182,11 @@ class Teller:
         self._done += event.kind not in ("again", "lost", "started")
         if self._quiet:
             return
-        line = f"{event.kind:8} {shown(event.item)}" + (f": {shown(event.text)}" if event.text else "")
+        told = f" ({shown(event.text)})" if event.kind == "started" else f": {shown(event.text)}"
+        line = f"{event.kind:8} {shown(event.item)}{told if event.text else ''}"
         if not self._terminal:
-            print(line, flush=True)
+            sys.stdout.write(f"{line}\n")  # in one piece, as several threads tell
+            sys.stdout.flush()
             return
         self._advance()
         if event.kind not in ("success", "skipped"):

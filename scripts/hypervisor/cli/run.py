@@ -20,7 +20,7 @@ from ..git.merging import Integration
 from ..git.repository import Repository
 from ..learning.hive import checked_name
 from ..orchestrator.collect import collect
-from ..orchestrator.options import STRATEGIES, RunOptions, keep_options, options_of
+from ..orchestrator.options import STRATEGIES, RunOptions, change_options, keep_options, options_of
 from ..orchestrator.router import AGENTS, permissions_of, require_runnable
 from ..orchestrator.run import deliver, move_branch, on_finish, run_agents, starting_point
 from ..orchestrator.run_context import opened_run
@@ -47,6 +47,9 @@ from .console import (
     time_span,
 )
 
+#: What may be raised for a run that is resumed.
+_BUDGETS = ("budget_usd", "budget_tokens", "budget_minutes", "budget_attempts")
+
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``run`` and ``merge`` what they take."""
@@ -55,7 +58,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument("--all", action="store_true", help="all ready tasks of the project")
     run.add_argument("--parent", metavar="ID", help="all tasks below this one")
     run.add_argument("--batch", metavar="BATCH", help="a batch that `preflight --batch` created")
-    run.add_argument("--resume", metavar="BATCH", help="continue a run that was stopped or killed")
+    run.add_argument(
+        "--resume", metavar="BATCH", help="continue a run that was stopped or killed; new --budget-... apply"
+    )
     run.add_argument("--agent", choices=AGENTS, default="claude",
                      help="auto: by the rules in [[agents.rules]] of the settings")  # fmt: skip
     run.add_argument("--exec", metavar="CMD", dest="command", help="for --agent exec; {} is the task's file")
@@ -202,12 +207,7 @@ def _options(options: Namespace) -> RunOptions:
         raise UsageError("--agent exec and --exec CMD belong together")
     if options.jobs < 1:
         raise UsageError(f"-j {options.jobs}: at least 1")
-    for name in ("usd", "tokens", "minutes", "attempts"):
-        value = getattr(options, f"budget_{name}")
-        if value is not None and not value > 0:
-            raise UsageError(f"--budget-{name} {value:g}: must be more than 0")
-    if options.agent == "exec" and (options.budget_tokens or options.budget_usd):
-        raise UsageError("--agent exec reports no cost; use --budget-minutes or --budget-attempts")
+    _check_budgets(options, options.agent)
     return RunOptions(
         agent=options.agent,
         command=tuple(shlex.split(options.command or "")),
@@ -234,6 +234,15 @@ def _options(options: Namespace) -> RunOptions:
     )
 
 
+def _check_budgets(options: Namespace, agent: str) -> None:
+    for name in _BUDGETS:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be more than 0")
+    if agent == "exec" and (options.budget_tokens or options.budget_usd):
+        raise UsageError("--agent exec reports no cost; use --budget-minutes or --budget-attempts")
+
+
 def _percent(text: str) -> float:
     if not text:
         return 0.0
@@ -251,7 +260,10 @@ def _resumed(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     if options.ids or options.all or options.parent or options.batch:
         raise UsageError("--resume goes on with that batch's own tasks; name no others")
     batch = open_named(project, options.resume)
-    return batch, options_of(batch)
+    kept = options_of(batch)
+    _check_budgets(options, kept.agent)
+    asked = {name: value for name in _BUDGETS if (value := getattr(options, name)) is not None}
+    return batch, change_options(batch, kept, asked) if asked else kept
 
 
 # ------------------------------------------------------------------------ merge

@@ -219,10 +219,13 @@ class BudgetTracker:
 
     # ------------------------------------------------------------------ asked
 
-    def why_not(self) -> str:
-        """Return why no further agent may begin now; "" if one may."""
+    def why_not(self, running: int = 0) -> str:
+        """Return why no further agent may begin beside *running* of this run; "" if one may."""
         with self._lock:
-            spent = self._spent()
+            # Those that have not begun yet will count; those that have ended already do, so some count twice
+            # until their work is merged, which holds up the last attempts of a budget for that long.
+            coming = Spend(attempts=max(0, running - len(self._open)))
+            spent = {scope: one + coming for scope, one in self._spent().items()}
             talks = self._talks + 1
             return no_more(self.caps, spent) or (
                 short_of(self.caps, spent, talks, self.answer) if self.counts else ""

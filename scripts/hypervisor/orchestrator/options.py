@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..core.errors import UsageError
@@ -79,6 +79,13 @@ def keep_options(batch: Batch, options: RunOptions) -> None:
     """Keep *options* with a batch, unless it has some: what a run began with stays."""
     if KEY not in batch.record.options:
         batch.set_options(**{KEY: asdict(options)})
+
+
+def change_options(batch: Batch, options: RunOptions, changes: Mapping[str, Any]) -> RunOptions:
+    """Keep *options* of a batch with some of them changed, and return them."""
+    changed = replace(options, **changes)
+    batch.set_options(**{KEY: asdict(changed)})
+    return changed
 
 
 def options_of(batch: Batch) -> RunOptions:

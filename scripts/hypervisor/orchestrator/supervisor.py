@@ -69,7 +69,7 @@ class AgentSupervisor:
             others = self.budgets.spending.at_work_of_session()
             if running + others >= self.per_session:
                 return f"{running + others} agents of this session are at work, and {self.per_session} may be"
-        return self.budgets.why_not()
+        return self.budgets.why_not(running)
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:

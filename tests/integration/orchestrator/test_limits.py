@@ -85,6 +85,17 @@ def test_attempts_are_a_budget_over_runs(user: Shell) -> None:
     (batch,) = [path.name for path in (user.cwd / ".hypervisor/batches").iterdir()]
     again = user.hypervisor("run", "--resume", batch)
     assert (again.code, len(events(user, RunEvent.BEGUN))) == (1, 2)
+    user.hypervisor("run", "--resume", batch, "--budget-attempts", "0").refused(2, "must be more than 0")
+    more = user.hypervisor("run", "--resume", batch, "--budget-attempts", "3").passed()
+    assert "3 queued = 3 success" in more.out
+    assert len(events(user, RunEvent.BEGUN)) == 3
+
+
+def test_a_budget_of_attempts_claims_no_task_that_it_cannot_begin(user: Shell) -> None:
+    tasks(user, *[f"t-{number}" for number in range(6)])
+    ended = user.hypervisor(*words(user, GOOD, "-j", "4", "--budget-attempts", "3"))
+    assert ended.out.count("started  ") == ended.out.count(" (attempt 1)") == 3
+    assert "6 queued = 3 success + 0 blocked + 0 failed + 0 skipped + 0 running + 3 waiting" in ended.out
 
 
 def test_time_that_is_spent_ends_what_runs_and_it_waits_again(user: Shell, tmp_path: Path) -> None:
