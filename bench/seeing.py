@@ -95,11 +95,14 @@ def lay_out(folder: Path, items: int, workers: int) -> Batch:
             "ram_percent": round(40 + 30 * heat + dice.uniform(0, 3), 1),
         }
         batch.store.events.add(RunEvent.READING, figures, batch=batch.number)
-        moment = {"at": round(1000 * (time.time() - 3600 + minute * 60)), "id": batch.store.events.last()}
-        batch.store.engine.write(
-            lambda tx, moment=moment: tx.run("UPDATE event SET at = :at WHERE id = :id", moment)
-        )
+        _move_event(batch, round(1000 * (time.time() - 3600 + minute * 60)))
     return batch
+
+
+def _move_event(batch: Batch, at: int) -> None:
+    """Give the latest event another time."""
+    moment = {"at": at, "id": batch.store.events.last()}
+    batch.store.engine.write(lambda tx: tx.run("UPDATE event SET at = :at WHERE id = :id", moment))
 
 
 def new_worker(batch: Batch) -> Worker:

@@ -235,7 +235,7 @@ rules = [
     code, out, err = runs.hypervisor("run", "--all", "--agent", "auto", "-j", "3")
     assert code == 0, out + err
     assert "8 queued = 8 success" in out
-    assert "gemini: 4 runs, " in out
+    assert "gemini: 4 attempts, " in out
     summary = runs.summary
     assert {row["task_id"]: row["runner"] for row in summary["workers"]} == {
         **dict.fromkeys(by_gemini, "gemini"), **dict.fromkeys(by_claude, "claude"),

@@ -14,7 +14,7 @@ import pytest
 
 from commands import eventually
 from hypervisor.core.errors import ClaimLost, Loss
-from hypervisor.store import batches, claims, events
+from hypervisor.store import batches, claim_rows, events
 from hypervisor.store.base import NO_PARAMETERS, Parameters, Row, Transaction
 from hypervisor.store.records import Accepted, Claim, Item
 from hypervisor.store.store import Store
@@ -245,7 +245,7 @@ def test_a_claim_that_is_not_committed_yet_is_passed_over(postgres_db: Database)
     one, two, worker = postgres_db.open(), postgres_db.open(), a_worker()
     batch = fill(one, *"abcd")
     one.claims.add_worker(worker)
-    paused = Paused(two, claims.SQL.open_attempts, lambda: two.claims.claim_next(worker, batch, 2))
+    paused = Paused(two, claim_rows.SQL.open_attempts, lambda: two.claims.claim_next(worker, batch, 2))
     first = one.claims.claim_next(worker, batch, 9)
     assert [claim.key for claim in first] == ["c", "d"]
     assert [claim.key for claim in paused.go_on()] == ["a", "b"]
@@ -255,7 +255,7 @@ def test_an_item_that_is_given_back_between_two_looks_is_claimed(postgres_db: Da
     one, two = postgres_db.open(), postgres_db.open()
     held = one.claims.claim(a_worker("one"), "a", "a")
     assert isinstance(held, Claim)
-    before(two, claims.SQL.holder, lambda: one.claims.release(held, "not now"))
+    before(two, claim_rows.SQL.holder, lambda: one.claims.release(held, "not now"))
     claim = two.claims.claim(a_worker("two"), "a", "a")
     assert isinstance(claim, Claim)
     assert claim.number == 2
@@ -266,7 +266,7 @@ def test_a_claim_made_while_its_item_is_cancelled_is_ended_too(postgres_db: Data
     batch = fill(one, "a")
     one.claims.add_worker(worker)
     found: list[Claim] = []
-    before(two, claims.SQL.cancel, lambda: found.extend(one.claims.claim_next(worker, batch, 1)))
+    before(two, claim_rows.SQL.cancel, lambda: found.extend(one.claims.claim_next(worker, batch, 1)))
     cancelled = two.claims.cancel("a", "a", {"status": "skipped", "outcome": "cancelled"}, "nic")
     assert cancelled is not None
     with pytest.raises(ClaimLost, match="cancelled by nic"):
@@ -277,7 +277,7 @@ def test_a_completion_that_a_revocation_precedes_is_lost(postgres_db: Database) 
     one, two = postgres_db.open(), postgres_db.open()
     claim = one.claims.claim(a_worker(), "a", "a")
     assert isinstance(claim, Claim)
-    before(one, claims.SQL.lock_open, lambda: two.claims.revoke(claim.attempt, "judged"))
+    before(one, claim_rows.SQL.lock_open, lambda: two.claims.revoke(claim.attempt, "judged"))
     with pytest.raises(ClaimLost, match="judged"):
         one.claims.complete_one(done(claim))
 
@@ -286,7 +286,7 @@ def test_a_revocation_waits_for_a_completion_that_came_first_and_finds_it(postgr
     one, two, three = postgres_db.open(), postgres_db.open(), postgres_db.open()
     claim = one.claims.claim(a_worker(), "a", "a")
     assert isinstance(claim, Claim)
-    paused = Paused(one, claims.SQL.decide, lambda: one.claims.complete_one(done(claim)))
+    paused = Paused(one, claim_rows.SQL.decide, lambda: one.claims.complete_one(done(claim)))
     with ThreadPoolExecutor(1) as pool:
         revocation = pool.submit(two.claims.revoke, claim.attempt, "judged")
         eventually(lambda: somebody_waits(three), "the revocation to wait")
@@ -299,7 +299,7 @@ def test_an_item_is_ready_in_a_batch_that_it_joins_while_it_changes_hands(postgr
     batch = fill(one, "a", name="one")
     one.claims.add_worker(worker)
     claim = take(one, worker, batch)
-    paused = Paused(one, claims.SQL.ready_again, lambda: one.claims.release(claim, "not now"))
+    paused = Paused(one, claim_rows.SQL.ready_again, lambda: one.claims.release(claim, "not now"))
     with ThreadPoolExecutor(1) as pool:
         joining = pool.submit(fill, two, "a", name="two")
         eventually(lambda: somebody_waits(three), "the second batch to wait")
@@ -326,7 +326,7 @@ def test_an_item_that_two_reopen_at_once_has_one_next_cycle(postgres_db: Databas
     one.claims.add_worker(worker)
     claim = take(one, worker, batch)
     one.claims.complete_one(done(claim))
-    before(two, claims.SQL.insert_work, lambda: take_after_reopening(one, worker, claim, batch))
+    before(two, claim_rows.SQL.insert_work, lambda: take_after_reopening(one, worker, claim, batch))
     two.claims.reopen(claim.work, batch)
     assert kinds(list(one.events.since(0))).count("reopened") == 1
 
@@ -344,9 +344,9 @@ def test_an_event_is_not_read_before_one_that_may_still_precede_it(postgres_db: 
     def two_events(tx: Transaction) -> None:
         event = {"kind": "slow", "batch": batch, "work": None, "attempt": None, "detail": "{}"}
         tx.run(events.SQL.add, event)  # it has the lower id, and is committed later
-        tx.run(claims.SQL.work, {"work": 0})
+        tx.run(claim_rows.SQL.work, {"work": 0})
 
-    paused = Paused(slow, claims.SQL.work, lambda: slow.engine.write(two_events))
+    paused = Paused(slow, claim_rows.SQL.work, lambda: slow.engine.write(two_events))
     fast.events.add("fast", batch=batch)
     assert kinds(list(fast.events.since(0))) == []
     assert fast.events.last() == 0

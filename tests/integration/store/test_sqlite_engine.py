@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from hypervisor.core.errors import StoreDamaged, StoreNewer, StoreUnusable
-from hypervisor.store import batches, claims, sqlite, statements
+from hypervisor.store import batches, claim_rows, sqlite, statements
 from hypervisor.store.sqlite import FILE, SqliteEngine
 from hypervisor.store.store import Store
 from stores import Database, a_worker, done, fill, kinds, take
@@ -53,7 +53,7 @@ def full(sqlite_db: Database) -> Store:
 
 
 def test_claiming_costs_the_same_at_any_length_of_the_queue(full: Store) -> None:
-    found = plan(full, claims.SQL.next_ready, batch=1, limit=1)
+    found = plan(full, claim_rows.SQL.next_ready, batch=1, limit=1)
     assert "USING INDEX batch_item_ready (batch=?)" in found
     assert "TEMP B-TREE" not in found, "the order is the index's"
     assert "SCAN" not in found
@@ -62,13 +62,13 @@ def test_claiming_costs_the_same_at_any_length_of_the_queue(full: Store) -> None
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (claims.SQL.expired, "one_open_attempt"),
-        (claims.SQL.holders, "one_open_attempt"),
-        (claims.SQL.open_of_worker, "attempt_open_worker"),
-        (claims.SQL.holder, "one_open_attempt"),
-        (claims.SQL.open_attempt_of, "one_open_attempt"),
-        (claims.SQL.unpublished, "work_unpublished"),
-        (claims.SQL.latest, "sqlite_autoindex_work_1"),
+        (claim_rows.SQL.expired, "one_open_attempt"),
+        (claim_rows.SQL.holders, "one_open_attempt"),
+        (claim_rows.SQL.open_of_worker, "attempt_open_worker"),
+        (claim_rows.SQL.holder, "one_open_attempt"),
+        (claim_rows.SQL.open_attempt_of, "one_open_attempt"),
+        (claim_rows.SQL.unpublished, "work_unpublished"),
+        (claim_rows.SQL.latest, "sqlite_autoindex_work_1"),
         (batches.SQL.any_ready, "batch_item_ready"),
     ],
     ids=[
@@ -95,7 +95,7 @@ def test_a_look_costs_by_what_is_open_and_not_by_what_was(full: Store, statement
 def test_a_transition_finds_its_rows_by_their_ids(full: Store, name: str) -> None:
     words = dict.fromkeys(("attempt", "work", "counted", "limit", "delay", "published", "lease"), 1)
     texts = dict.fromkeys(("outcome", "status", "detail", "tokens", "cost_usd", "log", "result", "gave_up"))
-    found = plan(full, getattr(claims.SQL, name), ids="[1]", **words, **texts)
+    found = plan(full, getattr(claim_rows.SQL, name), ids="[1]", **words, **texts)
     assert "USING INTEGER PRIMARY KEY (rowid=?)" in found, found
 
 

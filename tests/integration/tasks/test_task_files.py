@@ -31,7 +31,7 @@ from hypervisor.tasks.files import (
     status_word,
 )
 from hypervisor.tasks.receipts import as_receipt, with_receipt
-from hypervisor.tasks.rewriting import Rewrite, rewrite_all
+from hypervisor.tasks.rewriting import Change, Rewrite, rewrite_all
 
 SETTINGS = default_settings()
 SCRIPTS = ROOT / "scripts"
@@ -344,7 +344,12 @@ def test_many_files_are_changed_together_each_folder_synced_once(
     files = [write(tmp_path / f"tasks/{number % 2}/t-{number}.md", f"old {number}") for number in range(8)]
     folders: list[Path] = []
     sync = sync_directory
-    monkeypatch.setattr(rewriting, "sync_directory", lambda folder: (folders.append(folder), sync(folder)))
+
+    def noted(folder: Path) -> None:
+        folders.append(folder)
+        sync(folder)
+
+    monkeypatch.setattr(rewriting, "sync_directory", noted)
     answers = rewrite_all([
         Rewrite(path=path, change=lambda data: (data.replace(b"old", b"new"), [])) for path in files
     ])  # fmt: skip
@@ -377,10 +382,12 @@ def test_changes_of_one_file_follow_each_other(tmp_path: Path) -> None:
     path, link = write(tmp_path / "t.md", "0"), tmp_path / "link.md"
     link.symlink_to(path)
     names = [path, link, path]
-    rewrite_all([
-        Rewrite(path=name, change=lambda data, mark=mark: (data + mark, []))
-        for name, mark in zip(names, [b"a", b"b", b"c"], strict=True)
-    ])  # fmt: skip
+
+    def adding(mark: bytes) -> Change:
+        return lambda data: (data + mark, [])
+
+    marks = [b"a", b"b", b"c"]
+    rewrite_all([Rewrite(path=name, change=adding(mark)) for name, mark in zip(names, marks, strict=True)])
     assert path.read_text() == "0abc"
 
 
