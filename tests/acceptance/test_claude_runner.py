@@ -55,7 +55,9 @@ def run(client: NewClient, tmp_path: Path) -> Run:
 
 
 def test_a_success_and_all_that_it_cost(run: Run, api: ScriptedApi) -> None:
-    worker = use("Agent", description="d", prompt="help", subagent_type="general-purpose")
+    worker = use(
+        "Agent", description="d", prompt="help", subagent_type="general-purpose", run_in_background=False
+    )
     touch = use("Write", file_path="made.txt", content="x")
     api.main(calls(worker), calls(touch), say("first line\nall done"), when="do it")
     api.agent("help", calls(use("Bash", command="true")), say("helped"))

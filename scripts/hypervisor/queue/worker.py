@@ -36,8 +36,6 @@ T = TypeVar("T")
 
 #: How often the claims of dead workers are looked for.
 _RESCUE_SECONDS = 0.5
-#: How old what is known of a drain may be.
-_DRAIN_SECONDS = 0.02
 #: How long an item that somebody else's lock directory holds is left alone.
 _FOREIGN_SECONDS = 2.0
 #: How long a full disk is waited for before the worker gives up, in seconds.
@@ -105,7 +103,7 @@ class QueueWorker:
         #: Seconds an item, lately; None before the first has ended.
         self._pace: float | None = None
         self._drained_before: int | None = None
-        self._look_at = self._rescue_at = 0.0
+        self._rescue_at = 0.0
 
     def run(self) -> RunCounts:
         """Work until nothing is left to do; return what was done."""
@@ -358,10 +356,9 @@ class QueueWorker:
     # ---------------------------------------------------------------- details
 
     def _ended(self) -> bool:
-        if not self._stop.soon.is_set() and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + _DRAIN_SECONDS
-            if self._store.batches.get(self._batch.number).drain_at != self._drained_before:
-                self._stop.soon.set()
+        # Asked each time: after `hypervisor drain` has answered, nothing more may begin.
+        if self._store.batches.get(self._batch.number).drain_at != self._drained_before:
+            self._stop.soon.set()
         return self._stop.soon.is_set()
 
     def _say(self, item: str, kind: str, text: str, seconds: float = 0.0) -> None:

@@ -18,6 +18,7 @@ from commands import ROOT
 from hypervisor.core.errors import Refused, Unreadable
 from hypervisor.core.files import sync_directory
 from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
+from hypervisor.core.project import STATE
 from hypervisor.core.settings import default_settings
 from hypervisor.documents import yaml_edit
 from hypervisor.tasks import rewriting
@@ -341,6 +342,8 @@ def test_a_completion_is_undone_to_the_byte_also_after_receipts(file: Path) -> N
 def test_many_files_are_changed_together_each_folder_synced_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    state = tmp_path / STATE
+    state.mkdir()  # in a project each file has a lock of its own; outside, files share locks
     files = [write(tmp_path / f"tasks/{number % 2}/t-{number}.md", f"old {number}") for number in range(8)]
     folders: list[Path] = []
     sync = sync_directory
