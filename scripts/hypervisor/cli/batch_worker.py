@@ -8,6 +8,7 @@ import signal
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..core.model import Outcome
 from ..core.project import find_project, state_above
 from ..core.settings import settings_of
 from ..queue.batch import Batch
+from ..queue.batches import open_folder
 from ..queue.block import LARGEST
 from ..queue.counts import RunCounts
 from ..queue.pool import PoolMember, WorkerPool
@@ -33,11 +35,12 @@ from .console import (
     Teller,
     answer_stop,
     print_json,
+    run,
     shown,
     time_span,
 )
 from .looking import dry_run, print_stats
-from .opening import open_batch
+from .opening import claim_settings, open_batch
 
 #: Above this, the whole queue is not counted at the end of each invocation.
 _COUNTED_AT_END = 50_000
@@ -57,28 +60,21 @@ exit codes: 0 done, 1 refused or some item failed, 2 wrong usage, 3 nothing to d
 def parser() -> Parser:
     """Return the parser of the script."""
     made = Parser(prog="batch_worker.py", allow_abbrev=False)
-    _add_arguments(made, "batch_worker.py", [])
+    _add_arguments(made, "batch_worker.py")
     return made
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``batch`` what it takes: all that the script takes."""
-    _add_arguments(commands["batch"], "hypervisor batch", ["batch"])
+    _add_arguments(commands["batch"], "hypervisor batch")
     commands["batch"].set_defaults(action=_process)
 
 
-def _add_arguments(made: ArgumentParser, typed: str, verb: list[str]) -> None:
-    """Add what the command takes.
-
-    Args:
-        made: Its parser.
-        typed: What is typed for it.
-        verb: What stands between the program and the options where a pool starts its workers.
-    """
+def _add_arguments(made: ArgumentParser, typed: str) -> None:
+    """Add what the command takes; *typed* is what a user types for it."""
     made.description = "Work through a queue: each item once, by as many workers as you start."
     made.epilog = EXAMPLES.replace("batch_worker.py", typed)
     made.formatter_class = RawDescriptionHelpFormatter
-    made.set_defaults(verb=verb)
     where = made.add_argument_group("the queue")
     where.add_argument("--dir", metavar="D", help="folder with queue.txt, and of the batch's state")
     where.add_argument("--tasks", metavar="GLOB", help="task files of this project that match GLOB")
@@ -113,8 +109,19 @@ def main(arguments: Sequence[str]) -> int:
 
 def _process(options: Namespace) -> int:
     _check(options)
-    stop = Stop()
-    member = PoolMember.of_this_process(stop)
+    looks = options.stats or options.dry_run
+    if options.workers == 1 or looks:
+        return _open_and_process(options, None)
+    _import_for_workers(options)
+
+    def work(member: PoolMember, folder: str) -> int:
+        return run(lambda _: _work_as_member(options, member, folder), ())
+
+    with WorkerPool(options.workers, work) as pool:
+        return _open_and_process(options, pool)
+
+
+def _open_and_process(options: Namespace, pool: WorkerPool | None) -> int:
     project = find_project(Path.cwd(), os.environ)
     with open_batch(options, project) as batch:
         if options.stats:
@@ -126,14 +133,33 @@ def _process(options: Namespace) -> int:
                 f"{batch.folder}: cut into chunks, which start as they are approved; "
                 f"use `hypervisor chunk run --dir {batch.folder}`"
             )
+        stop = Stop()
         stop.listen(signal.SIGINT, signal.SIGTERM)
-        if member is not None:
-            member.attend()
-            worker = _worker(options, batch, stop, member.tell, member.may_begin)
-            member.report(worker.run())
-            return EXIT_DONE
         answer_stop(stop, lambda: "the running items")
-        return _work_through(options, batch, stop)
+        return _work_through(options, batch, stop, pool)
+
+
+def _import_for_workers(options: Namespace) -> None:
+    """Import, before workers are forked, what each of them would import for itself."""
+    for name in ("store.sqlite", "store.claims", "store.batches", "store.directories", "store.liveness"):
+        import_module(f"hypervisor.{name}")
+    if options.exec is None:
+        for name in ("runners.triage", "tasks.publication", "documents.yaml_edit"):
+            import_module(f"hypervisor.{name}")
+        import_module("filelock")
+
+
+def _work_as_member(options: Namespace, member: PoolMember, folder: str) -> int:
+    """Work on the batch in *folder* as one of a pool; return the exit code."""
+    # The pool's allowance holds for all; one worker claims at most its half of an equal share at once.
+    share = max(1, (options.batch or 0) // (2 * options.workers))
+    stop = Stop()
+    with open_folder(folder, cwd=str(Path.cwd()), claims=claim_settings(options)) as batch:
+        stop.listen(signal.SIGINT, signal.SIGTERM)
+        member.attend(stop)
+        own = Namespace(**{**vars(options), "batch": share if options.batch else None})
+        member.report(_worker(own, batch, stop, member.tell, member.may_begin).run())
+    return EXIT_DONE
 
 
 def _check(options: Namespace) -> None:
@@ -209,15 +235,16 @@ def _worker(options: Namespace, batch: Batch, stop: Stop, tell: Any, may_begin: 
     return QueueWorker(batch, _runner(options, batch), options=worker_options, tell=tell, stop=stop)
 
 
-def _work_through(options: Namespace, batch: Batch, stop: Stop) -> int:
+def _work_through(options: Namespace, batch: Batch, stop: Stop, pool: WorkerPool | None) -> int:
     small = batch.source.size() < _COUNTED_AT_END * 100
     counts = small and sys.stdout.isatty() and not options.json  # for the bar
     teller = Teller(
         options.batch or (take_census(batch).of("waiting") if counts else None), quiet=options.json
     )
     try:
-        if options.workers > 1:
-            done, deaths = _pool(options, batch, stop, teller)
+        if pool is not None:
+            deaths = pool.run(batch.folder, allowance=options.batch, stop=stop, tell=teller.tell)
+            done = pool.counts
         else:
             done, deaths = _worker(options, batch, stop, teller.tell, _allowance(options.batch)).run(), 0
     finally:
@@ -238,20 +265,6 @@ def _allowance(count: int | None) -> Callable[[int], int]:
         return granted
 
     return may_begin
-
-
-def _pool(options: Namespace, batch: Batch, stop: Stop, teller: Teller) -> tuple[RunCounts, int]:
-    words = [sys.executable, sys.argv[0], *options.verb, "--dir", batch.folder]
-    # The pool's allowance holds for all; one worker claims at most its half of an equal share at once.
-    share = max(1, (options.batch or 0) // (2 * options.workers))
-    words += ["--batch", str(share)] if options.batch else ["--all"]
-    for name in ("exec", "timeout", "retries", "lease"):
-        value = getattr(options, name)
-        if value is not None:
-            words += [f"--{name}", str(value)]
-    pool = WorkerPool(words, options.workers, options.batch, stop, teller.tell)
-    deaths = pool.run()
-    return pool.counts, deaths
 
 
 def _close(options: Namespace, batch: Batch, done: RunCounts, deaths: int, *, count: bool) -> int:

@@ -52,20 +52,25 @@ def open_batch(options: Namespace, project: Project) -> Batch:
             _take_in(options)
             queue = None
         return open_folder(
-            options.dir, cwd=cwd, nul=options.nul, queue=queue, write=not looking, claims=_claims(options)
+            options.dir,
+            cwd=cwd,
+            nul=options.nul,
+            queue=queue,
+            write=not looking,
+            claims=claim_settings(options),
         )
     if options.queue:
         raise UsageError("--queue needs --dir D, where claims and results are kept")
     if os.path.isfile("queue.txt"):
-        return open_folder(cwd, cwd=cwd, nul=options.nul, write=not looking, claims=_claims(options))
+        return open_folder(cwd, cwd=cwd, nul=options.nul, write=not looking, claims=claim_settings(options))
     if not has_batches(project):
         raise UsageError(
             f"no queue here: {cwd} has no queue.txt, and {project.root} no batch; name --dir or --tasks"
         )
-    return open_named(project, "", claims=_claims(options))
+    return open_named(project, "", claims=claim_settings(options))
 
 
-def _claims(options: Namespace) -> dict[str, Any]:
+def claim_settings(options: Namespace) -> dict[str, Any]:
     """Return the settings of ``[claims]`` that the options take the place of."""
     found: dict[str, Any] = {}
     if options.lease is not None:
@@ -139,7 +144,7 @@ def _from_tasks(options: Namespace, project: Project) -> Batch:
     if options.dry_run:
         return look_at_tasks(project, run, skipped)
     batch = create_of_tasks(project, run, skipped)
-    if claims := _claims(options):
+    if claims := claim_settings(options):
         batch.close()
         batch = open_named(project, batch.id, claims=claims)
     # What a pool's workers open, instead of making a batch each.

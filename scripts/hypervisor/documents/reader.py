@@ -122,7 +122,7 @@ def read(data: bytes, path: str) -> ParsedFile:
 
 
 # An edit is tried out when it is made, and carried out later: most of its texts are read twice.
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=128)
 def read_text(text: str, path: str) -> ParsedFile:
     """Read the text of a markdown file; see `read`."""
     handler = TaskHandler(text, path)

@@ -178,7 +178,6 @@ def test_a_worker_that_is_stopped_gives_back_what_it_has_not_begun(folder: Path)
 def test_a_drain_ends_the_work_and_not_that_of_who_begins_later(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hypervisor.queue.worker._DRAIN_SECONDS", 0.0)
     queue(folder, 300)
 
     def act(work: ItemWork) -> None:
