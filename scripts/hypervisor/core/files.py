@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -99,6 +100,42 @@ def replace_file(path: Path, data: bytes) -> None:
             os.unlink(temporary)
         raise
     sync_directory(path.parent)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two files change names in one step; False where the system cannot do that.
+
+    Raises:
+        FileNotFoundError: One of them is not there.
+        OSError: The disk said no.
+    """
+    number = _exchange_call()(os.fsencode(first), os.fsencode(second))
+    if number == 0:
+        return True
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(second))
+
+
+@lru_cache(maxsize=1)
+def _exchange_call() -> Callable[[bytes, bytes], int]:
+    """Return what exchanges two names and returns the number of its error, 0 for none."""
+    import ctypes  # noqa: PLC0415 - for those who write only
+
+    library = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE (linux/fs.h); RENAME_SWAP (macOS) is 2 as well
+    linux, macos = (getattr(library, name, None) for name in ("renameat2", "renamex_np"))
+
+    def call(first: bytes, second: bytes) -> int:
+        if linux is not None:
+            failed = linux(here, first, here, second, swap)
+        elif macos is not None:
+            failed = macos(first, second, swap)
+        else:
+            return errno.ENOSYS
+        return ctypes.get_errno() if failed else 0
+
+    return call
 
 
 def file_identity(path: str) -> tuple[int, int] | None:

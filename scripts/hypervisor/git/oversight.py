@@ -15,8 +15,14 @@ from .checkout import Snapshot, changed
 from .git import locked
 from .repository import Repository
 
-#: What `durable.replace` calls a file that is to take another's place.
-_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
+#: What an edit of ours, or an editor, calls the file that it keeps beside the one it changes: a draft, a
+#: swap file, a lock, a backup (vim, emacs, nano, kate, JetBrains, gedit, Word).
+_BESIDE = re.compile(
+    r"\.(.+)\.(?:[0-9a-f]{16}\.tmp|sw[a-z]|kate-swp|[A-Za-z0-9]{6})|(.+)(?:~|\.~\d+~|\.bak|\.orig|\.tmp|\.swp)"
+    r"|\.#(.+)|#(.+)#|~\$(.+)|(.+)___jb_(?:tmp|old)___"
+)
+#: Names that editors try whether they can write in a folder, or save through; they bear no other name.
+_PROBE = re.compile(r"4913|\.goutputstream-\w{6}")
 
 
 @contextlib.contextmanager
@@ -67,8 +73,17 @@ class CheckoutWatch:
 
 
 def is_ours(path: str, globs: Sequence[str]) -> bool:
-    """Tell whether a path below the root is a task file, which *globs* name, or the state of a tool."""
+    """Tell whether a path below the root is no work: a task file, which *globs* name, or the state of a tool.
+
+    So is what an editor keeps beside a task file while a person has it open.
+    """
     folder, _, name = path.rpartition("/")
-    if draft := _DRAFT.fullmatch(name):  # of an edit of ours that is under way
-        path = f"{folder}/{draft[1]}" if folder else draft[1]
-    return path.split("/", 1)[0] in (".hypervisor", ".claude") or matches_any(path, globs)
+    if path.split("/", 1)[0] in (".hypervisor", ".claude") or matches_any(path, globs):
+        return True
+    if _PROBE.fullmatch(name):
+        name = "probe.md"
+    elif found := _BESIDE.fullmatch(name):
+        name = next(filter(None, found.groups()))
+    else:
+        return False
+    return matches_any(f"{folder}/{name}" if folder else name, globs)

@@ -40,6 +40,8 @@ _RESCUE_SECONDS = 0.5
 _FOREIGN_SECONDS = 2.0
 #: How long a full disk is waited for before the worker gives up, in seconds.
 _DISK_PATIENCE = 600.0
+#: And once the worker was asked to end.
+_DISK_GRACE = 2.0
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -368,14 +370,19 @@ class QueueWorker:
             self._tell_user(event)
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        """Do *act*; where the disk is full, wait for room, as nothing is lost by waiting."""
+        """Do *act*; where the disk is full, wait for room, as nothing is lost by waiting.
+
+        A worker that is asked to end does not wait any more: what it cannot write down is done again.
+        """
         deadline = time.monotonic() + _DISK_PATIENCE
-        told = False
+        told = asked = False
         while True:
             try:
                 return act()
             except OSError as error:
                 full = error.errno in _DISK_ERRORS
+                if full and self._stop.soon.is_set() and not asked:
+                    asked, deadline = True, min(deadline, time.monotonic() + _DISK_GRACE)
                 if not full or time.monotonic() > deadline or self._stop.now.is_set():
                     raise
                 if not told:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import Refused, Unreadable, UnreadableReason
-from ..core.files import sync_directory
+from ..core.files import exchange, sync_directory
 from ..core.project import file_lock_path
 
 #: Takes a file's content; returns the new one, and what was left out, a line each.
@@ -152,10 +152,9 @@ def _try_once(rewrites: Sequence[Rewrite], indexes: Sequence[int], answers: list
             try:
                 if failed is not None:
                     raise failed
-                if read_stamp(rewrites[draft.index].path) != draft.stamp:
+                if read_stamp(rewrites[draft.index].path) != draft.stamp or not _put(draft):
                     again.append(draft.index)
                     continue
-                os.rename(draft.temporary, draft.target)
                 folders.setdefault(draft.target.parent, []).append(draft.index)
                 answers[draft.index] = draft.answer
             except (Unreadable, OSError) as error:
@@ -202,6 +201,29 @@ def _draft(rewrite: Rewrite, index: int, answers: list[Rewritten]) -> _Draft | N
             os.unlink(temporary)
         raise
     return _Draft(index, target, temporary, descriptor, stamp, answer)
+
+
+def _put(draft: _Draft) -> bool:
+    """Put the new content in the file's place; False if an editor saved the file in that moment.
+
+    The two change places, so that what an editor put there after the last look comes out and is seen. It
+    goes back; if the editor has saved again by then, the newest save is the one that stays.
+    """
+    try:
+        if not exchange(draft.temporary, draft.target):
+            os.rename(draft.temporary, draft.target)
+            return True
+        if read_stamp(draft.temporary) == draft.stamp:
+            return True
+        expected = os.fstat(draft.descriptor).st_ino
+        while True:
+            put = read_stamp(draft.temporary)[0]
+            exchange(draft.temporary, draft.target)
+            if read_stamp(draft.temporary)[0] == expected:
+                return False
+            expected = put
+    except FileNotFoundError:  # deleted in that moment
+        return False
 
 
 def _sync(drafts: Sequence[_Draft]) -> list[OSError | None]:

@@ -386,6 +386,29 @@ def test_what_was_done_while_the_disk_was_full_is_kept(small_disk: Path, tmp_pat
         assert numbers(batch) == [[1]] * 3
 
 
+def test_one_signal_ends_a_worker_whose_disk_is_full(small_disk: Path, tmp_path: Path) -> None:
+    queue(small_disk, 3)
+    gate = Gate(tmp_path, "gate")
+    command = script(tmp_path, "wait", gate.words)
+    words = [sys.executable, str(ROOT / "scripts/batch_worker.py"), "--dir", str(small_disk), "--all"]
+    worker = subprocess.Popen([*words, "--exec", command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    gate.wait()
+    with contextlib.suppress(OSError), open(small_disk / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 512)
+    gate.open()
+    assert worker.stderr is not None
+    assert b"No space left on device" in worker.stderr.readline()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE) == 1
+    worker.stderr.close()
+    gate.close()
+    (small_disk / "filler").unlink()
+    with open_folder(small_disk, cwd="/") as batch:
+        assert work_on(small_disk, Steps()).processed == 3, "what was not written down is done again"
+        assert take_census(batch).of("success") == 3
+
+
 # ------------------------------------------------------------ heartbeat and stop
 
 

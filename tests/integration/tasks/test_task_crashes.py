@@ -55,9 +55,9 @@ if what == "claim":
     if step == "committed":
         claimer.apply_claim_edit = die
     elif step == "drafted":
-        os.rename = die
+        rewriting.exchange = die
     elif step == "renamed":
-        os.rename = then_die(os.rename)
+        rewriting.exchange = then_die(rewriting.exchange)
     else:
         claimer.apply_claim_edit = then_die(claimer.apply_claim_edit)
     mine.claim("t-1")
@@ -74,7 +74,7 @@ elif what == "complete":
     if step == "decided":
         finisher.publish = die
     elif step == "drafted":
-        os.rename = die
+        rewriting.exchange = die
     elif step == "written":
         Claims.set_published = die
     mine.finish("t-1", TaskCompletion(

@@ -13,6 +13,7 @@ from hypervisor.core.errors import ClaimLost, Refused
 from hypervisor.core.model import Outcome, TaskStatus
 from hypervisor.core.process import this_process
 from hypervisor.store.records import Completion, Worker, WorkerKind
+from hypervisor.tasks import rewriting
 from hypervisor.tasks.completion import CompletedBy, TaskCompletion, result_of
 from hypervisor.tasks.files import open_task
 from hypervisor.tasks.publication import publish, take_back
@@ -148,16 +149,16 @@ def test_a_result_that_cannot_be_written_stays_to_be_published_and_keeps_no_othe
 ) -> None:
     paths = [place.task(f"t-{number}") for number in (1, 2)]
     mine = service()
-    rename = os.rename
+    exchange = rewriting.exchange
 
-    def full(source: Path, target: Path) -> None:
+    def full(source: Path, target: Path) -> bool:
         if Path(target).name == "t-1.md":
             raise OSError(28, "No space left on device")
-        rename(source, target)
+        return exchange(source, target)
 
     mine.claim("t-1")
     with monkeypatch.context() as disk:
-        disk.setattr(os, "rename", full)
+        disk.setattr(rewriting, "exchange", full)
         with pytest.raises(OSError, match="No space"):
             mine.finish("t-1", DONE)
         assert mine.finish("t-2", DONE)["status"] == "success"

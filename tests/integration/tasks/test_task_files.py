@@ -226,7 +226,7 @@ def test_an_edit_is_done_undone_and_keeps_the_file_s_mode(file: Path) -> None:
 def test_an_edit_that_changes_nothing_writes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit = change(file, "status", "Done")
     edit_file(file, edit)
-    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(rewriting, "exchange", lambda *_: pytest.fail("written again"))
     assert edit_file(file, edit) == []
 
 
@@ -256,6 +256,29 @@ def test_what_an_editor_saves_in_the_middle_is_not_lost(file: Path, monkeypatch:
     monkeypatch.setattr(yaml_edit, "apply", apply_slowly)
     assert edit_file(file, edit) == []
     assert file.read_bytes() == b"---\nid: t-1\nstatus: Done  # c\n---\n# T\nsaved 3\nsaved 2\nsaved 1\n"
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_what_an_editor_saves_by_rename_after_the_last_look_is_not_lost(
+    file: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    real, left = rewriting.exchange, list(range(saves))
+
+    def exchange(first: Path, second: Path) -> bool:
+        if left:
+            left.pop()
+            saved = file.with_name("saved")
+            saved.write_bytes(file.read_bytes() + b"one more line\n")
+            os.rename(saved, file)
+        return real(first, second)
+
+    if not real(write(file.with_name("a"), "a"), write(file.with_name("b"), "b")):
+        pytest.skip("this system cannot exchange two files; renames leave a moment open")
+    monkeypatch.setattr(rewriting, "exchange", exchange)
+    edit_file(file, change(file, "status", "done"))
+    assert "status: done" in file.read_text()
+    assert "one more line" in file.read_text()
+    assert left == []
 
 
 def test_a_file_that_never_rests_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,14 +390,14 @@ def test_a_file_that_fails_keeps_no_other_from_being_changed(
 ) -> None:
     files = [write(tmp_path / f"t-{number}.md", "old") for number in range(3)]
     gone = tmp_path / "gone.md"
-    rename = os.rename
+    exchange = rewriting.exchange
 
-    def full(source: Path, target: Path) -> None:
+    def full(source: Path, target: Path) -> bool:
         if target == files[1]:
             raise OSError(28, "No space left on device")
-        rename(source, target)
+        return exchange(source, target)
 
-    monkeypatch.setattr(os, "rename", full)
+    monkeypatch.setattr(rewriting, "exchange", full)
     answers = rewrite_all([Rewrite(path=path, change=lambda _: (b"new", [])) for path in [gone, *files]])
     assert [type(answer.error) for answer in answers] == [Unreadable, type(None), OSError, type(None)]
     assert [path.read_text() for path in files] == ["new", "old", "new"]

@@ -21,6 +21,27 @@ def bounds(folder: Path, *files: str, verify: str = "") -> Bounds:
 
 
 @pytest.mark.parametrize(
+    ("path", "beside"),
+    [
+        ("tasks/.t-1.md.swp", True),
+        ("tasks/.t-1.md.swx", True),
+        ("tasks/t-1.md~", True),
+        ("tasks/.#t-1.md", True),
+        ("tasks/#t-1.md#", True),
+        ("tasks/deep/4913", True),
+        ("tasks/.goutputstream-A1B2C3", True),
+        ("tasks/t-1.md___jb_tmp___", True),
+        ("tasks/.t-1.md.0123456789abcdef.tmp", True),
+        ("src/.a.py.swp", False),
+        ("4913", False),
+        ("tasks/evil.sh", False),
+    ],
+)
+def test_what_an_editor_keeps_beside_a_task_file_is_no_work(path: str, beside: bool) -> None:
+    assert is_ours(path, default_settings()["tasks"]["globs"]) is beside
+
+
+@pytest.mark.parametrize(
     ("path", "allowed"),
     [
         ("src/a.py", True),
