@@ -22,7 +22,7 @@ from ..learning.hive import checked_name
 from ..orchestrator.collect import collect
 from ..orchestrator.options import STRATEGIES, RunOptions, change_options, keep_options, options_of
 from ..orchestrator.router import AGENTS, permissions_of, require_runnable
-from ..orchestrator.run import deliver, move_branch, on_finish, run_agents, starting_point
+from ..orchestrator.run import bring_home, deliver, on_finish, run_agents, starting_point
 from ..orchestrator.run_context import opened_run
 from ..orchestrator.supervisor import check_settings
 from ..queue.batch import Batch
@@ -85,6 +85,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
                      help="ff: fast-forward the current branch to the verified work if nothing is in the "
                      "way; branch: leave it on the batch's branch; none: on each task's own")  # fmt: skip
     run.add_argument("--commit-tasks", action="store_true", help="commit the changed task files at the end")
+    run.add_argument(
+        "--push", action="store_true", help="push the merged work; agents themselves cannot push"
+    )
     run.add_argument("--canary", type=int, default=0, metavar="N", help="run N tasks first")
     run.add_argument("--halt", default="", metavar="fail=P%", help="stop starting at this share of failures")
     run.add_argument("--timeout", type=time_span, metavar="TIME", help="time limit of an agent: 30m, 1h")
@@ -104,6 +107,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     merge = commands["merge"]
     merge.add_argument("batch", nargs="?", default="", metavar="BATCH", help="batch id (default: the newest)")
     merge.add_argument("--merge", choices=["ff", "branch"], default="ff", help="as in `run`")
+    merge.add_argument("--push", action="store_true", help="as in `run`")
     merge.add_argument("--json", action="store_true", help="print one JSON document")
     merge.set_defaults(action=_merge)
 
@@ -216,6 +220,7 @@ def _options(options: Namespace) -> RunOptions:
         isolation=options.isolation,
         merge=options.merge,
         commit_tasks=options.commit_tasks,
+        push=options.push,
         skip_permissions=options.skip_permissions,
         sandbox=options.sandbox,
         allowed=tuple(options.allow),
@@ -272,12 +277,12 @@ def _resumed(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
 def _merge(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
     with open_named(project, options.batch) as batch:
-        asked = starting_point(project, RunOptions(agent="claude", merge=options.merge))
+        asked = starting_point(project, RunOptions(agent="claude", merge=options.merge, push=options.push))
         folder = project.state / "worktrees" / batch.id
         repository = Repository.read(project.root)
         integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
         found = list(collect(project, batch, integration))
-        said = move_branch(project, batch, integration, asked, sum(one.merged for one in found))
+        said = bring_home(project, batch, integration, asked, sum(one.merged for one in found))
     if options.json:
         print_json({"merged": [asdict(one) for one in found], "notes": said})
     else:

@@ -32,6 +32,7 @@ MORE_THAN_ZERO = frozenset(
         "agents.max_ram_percent",
         "run.verify_seconds",
         "run.turns_away",
+        "git.remote_seconds",
         "machine.look_seconds",
         "machine.per_batch",
         "budget.answer_tokens",

@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,6 +95,8 @@ class Git:
     identity: Mapping[str, str] | None = None
     #: What `inherited` returned, to be used again; None to ask anew.
     inherited: Mapping[str, str] | None = None
+    #: Seconds after which a command counts as hanging, and is ended with what it started; None for never.
+    seconds: float | None = None
 
     def run(self, *words: str, check: bool = True, input: str | None = None) -> str:  # noqa: A002
         """Return what git printed, without the last line end.
@@ -161,15 +164,13 @@ class Git:
         wait = 0.01
         while True:
             try:
-                done = subprocess.run(
+                started = subprocess.Popen(
                     [_program(environment.get("PATH", os.defpath)), *settings, *words],
                     cwd=self.cwd,
                     env=environment,
-                    stdin=source,
-                    input=None if source else os.fsencode(text or ""),
+                    stdin=source or subprocess.PIPE,
                     stdout=to or subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    check=False,
                     pass_fds=self.keep,
                     # Ctrl-C is for us: a git that dies of it would look like a fault of the repository.
                     process_group=0,
@@ -177,11 +178,25 @@ class Git:
             except FileNotFoundError as error:
                 missing = "git is not installed" if self.cwd.is_dir() else f"{self.cwd}: no such folder"
                 raise GitError(missing) from error
-            said = done.stderr.decode("utf-8", "replace")
-            if done.returncode == 0 or not _is_contention(said) or time.monotonic() > deadline:
-                return done.returncode, os.fsdecode(done.stdout or b""), said
+            with started:
+                out, err = self._answer_of(started, None if source else os.fsencode(text or ""))
+            said = err.decode("utf-8", "replace")
+            if started.returncode == 0 or not _is_contention(said) or time.monotonic() > deadline:
+                return started.returncode, os.fsdecode(out or b""), said
             time.sleep(wait)
             wait = min(2 * wait, 0.5)
+
+    def _answer_of(self, started: subprocess.Popen[bytes], text: bytes | None) -> tuple[bytes, bytes]:
+        """Return what git prints until it ends; a git that hangs is ended with the programs it started."""
+        try:
+            return started.communicate(text, self.seconds)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            out, err = started.communicate()
+            return out, err + f"\nfatal: no answer within {self.seconds:g} s".encode()
 
     def _identity(self, environment: Mapping[str, str]) -> dict[str, str]:
         asked = self._run(

@@ -38,6 +38,10 @@ class Conflict:
     #: Git's words.
     text: str
 
+    def why(self, beside: str) -> str:
+        """Return that it conflicts with *beside*, in one line."""
+        return f"conflicts with {beside} in {', '.join(map(shown, self.files[:5])) or self.text}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unverified:
@@ -45,6 +49,10 @@ class Unverified:
 
     #: What the verification said.
     text: str
+
+    def why(self, beside: str) -> str:
+        """Return that it does not verify beside *beside*, in one line."""
+        return f"does not verify beside {beside} ({self.text})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

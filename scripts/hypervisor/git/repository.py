@@ -76,11 +76,12 @@ class Repository:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
         settings: tuple[str, ...] = (),
+        seconds: float | None = None,
     ) -> Git:
         """Return git in the project's root, or in *cwd*; see the fields of `Git`."""
         return Git(
             cwd or self.root, keep=keep, environment=environment or {}, settings=settings,
-            identity=self.identity, inherited=self.inherited,
+            identity=self.identity, inherited=self.inherited, seconds=seconds,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ..core.assignment import BRANCH
 from ..core.errors import ClaimLost, HypervisorError, Loss, Taken
 from ..core.model import Outcome, Task, TaskStatus
 from ..git.git import Git
-from ..git.merging import Conflict, Unverified
+from ..git.merging import Merged
 from ..git.trailers import merge_message
 from ..git.work import Gathered, Tree
 from ..runners.base import Agent, AgentEnd, Assignment, How, Usage
@@ -234,13 +234,10 @@ class TaskAttempt:
             str(verdict.evidence["commit"]), merge_message(task.id, task.title),
             verified if task.verify else None, note, tree.branch if tree.kind == "clone" else "",
         )  # fmt: skip
-        if isinstance(merged, Conflict):
-            text = f"conflicts with other work in {', '.join(merged.files[:5])}; kept on {tree.branch}"
-        elif isinstance(merged, Unverified):
-            text = f"does not verify beside other work ({merged.text}); kept on {tree.branch}"
-        else:
+        if isinstance(merged, Merged):
             run.merged.add(task.path)
             return replace(verdict, evidence={**verdict.evidence, "merged": merged.commit})
+        text = f"{merged.why('other work')}; kept on {tree.branch}"
         return replace(
             verdict, outcome=Outcome.BLOCKED, status=TaskStatus.REVIEW, text=text, merge=False, keep=True
         )

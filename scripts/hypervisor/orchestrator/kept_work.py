@@ -20,7 +20,7 @@ from ..tasks.files import read_task
 from ..tasks.service import TaskService
 from .checks import verify
 from .options import RunOptions
-from .run import move_branch, starting_point
+from .run import bring_home, starting_point
 from .verdict import Failed
 
 
@@ -102,7 +102,7 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
         integration.close()
         raise Refused(_why_not(merged, task, kept, asked.start_branch))
     commands = {task.verify} if task.verify else set()
-    said = move_branch(project, batch, integration, asked, 1, lambda: commands)
+    said = bring_home(project, batch, integration, asked, 1, lambda: commands)
     if not _is_merged(project, merged.commit):
         raise Refused(f"{task.id}: {'; '.join(said)}")
     work = service.store.claims.latest(service.key(kept.task))

@@ -32,6 +32,8 @@ class RunOptions:
     #: be; ``branch``: merged on the batch's branch; ``none``: each task's work stays on its own branch.
     merge: str = "ff"
     commit_tasks: bool = False
+    #: Whether what was merged is pushed to the remote that the branch follows.
+    push: bool = False
     #: Whether agents may do everything without being asked.
     skip_permissions: bool = False
     #: Whether Gemini's tools run in a container.

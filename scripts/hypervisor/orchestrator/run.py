@@ -14,9 +14,10 @@ from ..core.errors import Refused, UsageError
 from ..core.files import matches_any
 from ..core.project import Project
 from ..git.clones import Clones
-from ..git.git import Git
+from ..git.git import Git, GitError
 from ..git.merging import FastForward, Integration, Merged
 from ..git.oversight import checkout_lock
+from ..git.remote import Remote
 from ..git.repository import Repository
 from ..git.workspaces import Workspaces
 from ..git.worktrees import Worktrees
@@ -34,8 +35,12 @@ from .verdict import Failed
 
 #: How long each check of all that came together may take, in seconds.
 _CHECK_SECONDS = 600.0
+#: How often a push is tried that comes too late, as others have pushed.
+_PUSHES = 5
 #: Tasks without a result, those in the hands of another coordinator among them.
 _OPEN = ("ready", "running")
+#: Gets a folder; returns why what is in it is not good, or None.
+Check = Callable[[Path], str | None]
 
 
 def starting_point(project: Project, options: RunOptions) -> RunOptions:
@@ -52,6 +57,8 @@ def starting_point(project: Project, options: RunOptions) -> RunOptions:
         raise UsageError(f"{error}; or add --isolation none") from error
     if repository.branch is None and options.merge == "ff":
         raise UsageError(f"{project.root}: no branch is checked out; check one out, or add --merge branch")
+    if options.push:
+        Remote.of(repository, repository.branch or "", 0)  # there is one
     return replace(options, start_branch=repository.branch or "", start_commit=repository.head)
 
 
@@ -109,28 +116,30 @@ def run_agents(run: RunContext, tell: Callable[[ItemEvent], None], stop: Stop) -
 def deliver(run: RunContext) -> list[str]:
     """Bring what is merged to the user's branch, as the options say; return what was done, in words."""
     options, globs = run.options, run.service.settings["tasks"]["globs"]
-    said = []
-    if run.integration:
 
-        def commands() -> set[str]:
-            tasks = run.service.catalog.tasks()
-            return {task.verify for task in tasks if task.verify and task.path in run.merged}
+    def commands() -> set[str]:
+        tasks = run.service.catalog.tasks()
+        return {task.verify for task in tasks if task.verify and task.path in run.merged}
 
-        said = move_branch(run.project, run.batch, run.integration, options, len(run.merged), commands)
-    if options.commit_tasks:
-        said.append(commit_tasks(run.project, run.batch.id, globs))
-    return said
+    def tasks_too() -> list[str]:
+        return [commit_tasks(run.project, run.batch.id, globs)] if options.commit_tasks else []
+
+    if not run.integration:
+        return tasks_too()
+    merged = len(run.merged)
+    return bring_home(run.project, run.batch, run.integration, options, merged, commands, tasks_too)
 
 
-def move_branch(
+def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three steps on the way
     project: Project,
     batch: Batch,
     integration: Integration,
     options: RunOptions,
     merged: int,
     commands: Callable[[], Collection[str]] = tuple,
+    then: Callable[[], list[str]] = list,
 ) -> list[str]:
-    """Fast-forward the user's branch to what is merged, if the options say so.
+    """Fast-forward the user's branch to what is merged, and push it, if the options say so.
 
     Args:
         project: The project.
@@ -138,43 +147,93 @@ def move_branch(
         integration: Where the work was merged.
         options: What the user asked for.
         merged: How many tasks were merged.
-        commands: Returns what must pass once commits that were added to the user's branch meanwhile are
-            merged in.
+        commands: Returns what must pass once commits that were added to the user's branch or to the remote's
+            meanwhile are merged in.
+        then: What is done between the two; returns what was done, in words.
 
     Returns:
         What was done, in words.
     """
-    said = []
-    where, tasks = options.start_branch, f"{merged} task{'' if merged == 1 else 's'}"
-    if options.merge == "ff":
-        moved = _fast_forward(project, batch, integration)
-        git = integration.repository.git()
-        if not moved.done and not git.contains(integration.tip, git.commit(where)):
-            # Others have moved the branch meanwhile: their work is merged in first.
-            def check(folder: Path) -> str | None:
-                failed = (
-                    one
-                    for command in sorted(commands())
-                    if isinstance(one := run_check(command, folder, _CHECK_SECONDS), Failed)
-                )
-                return next((f"{one.command}: {one.line}" for one in failed), None)
+    tasks = f"{merged} task{'' if merged == 1 else 's'}"
 
-            news = integration.merge(where, f"Merge {where}", check)
-            if isinstance(news, Merged):
-                moved = _fast_forward(project, batch, integration)
-        if not moved.done:
-            said.append(f"branch {where} not moved: {moved.why}; the work is on {integration.branch}")
-        elif moved.before != moved.after:
-            said.append(f"{where} fast-forwarded {moved.before[:7]}..{moved.after[:7]} ({tasks})")
-        else:
-            said.append(f"nothing to merge into {where}")
+    def check(folder: Path) -> str | None:
+        checked = (run_check(command, folder, _CHECK_SECONDS) for command in sorted(commands()))
+        failed = next((one for one in checked if isinstance(one, Failed)), None)
+        return f"{failed.command}: {failed.line}" if failed else None
+
+    def move() -> str:
+        if options.merge != "ff":
+            return f"the work is on the branch {integration.branch} ({tasks})"
+        return _moved(project, batch, integration, options.start_branch, tasks, check)
+
+    if options.push and merged:
+        said = _pushed(integration, options, batch, move=move, then=then, check=check)
     else:
-        said.append(f"the work is on the branch {integration.branch} ({tasks})")
+        said = [move(), *then()]
     try:
         integration.close()
     except OSError as error:
         said.append(f"{integration.path} cannot be removed: {error.strerror}")
     return said
+
+
+def _moved(
+    project: Project, batch: Batch, integration: Integration, where: str, tasks: str, check: Check
+) -> str:
+    """Fast-forward the user's branch; return what was done, in words."""
+    moved = _fast_forward(project, batch, integration)
+    git = integration.repository.git()
+    behind = not moved.done and not git.contains(integration.tip, git.commit(where))
+    # Others have moved the branch meanwhile: their work is merged in first.
+    if behind and isinstance(integration.merge(where, f"Merge {where}", check), Merged):
+        moved = _fast_forward(project, batch, integration)
+    if not moved.done:
+        return f"branch {where} not moved: {moved.why}; the work is on {integration.branch}"
+    if moved.before != moved.after:
+        return f"{where} fast-forwarded {moved.before[:7]}..{moved.after[:7]} ({tasks})"
+    return f"nothing to merge into {where}"
+
+
+def _pushed(
+    integration: Integration,
+    options: RunOptions,
+    batch: Batch,
+    *,
+    move: Callable[[], str],
+    then: Callable[[], list[str]],
+    check: Check,
+) -> list[str]:
+    """Merge in what others have pushed, move the user's branch, and push; again where others were faster."""
+    git, said = integration.repository.git(), list[str]()
+    remote = Remote.of(
+        integration.repository, options.start_branch, batch.store.settings["git"]["remote_seconds"]
+    )
+    into = remote.branch if options.merge == "ff" else integration.branch
+    why = f"others pushed to {remote.name}/{into} {_PUSHES} times meanwhile"
+    for _ in range(_PUSHES):
+        try:
+            theirs = remote.fetch() if options.merge == "ff" else ""
+            if theirs and not git.contains(integration.tip, theirs):
+                name = f"{remote.name}/{remote.branch}"
+                news = integration.merge(theirs, f"Merge {name}", check)
+                if not isinstance(news, Merged):
+                    why = news.why(name)
+                    break
+            # Once: a second round brings nothing but the work of others.
+            said = [move(), *(said[1:] if said else then())]
+            commit = git.commit(options.start_branch) if options.merge == "ff" else ""
+            if not commit or not git.contains(commit, integration.tip):
+                commit = integration.tip  # the user's checkout was in the way
+            if commit == theirs:
+                return [*said, f"nothing to push to {remote.name}/{into}"]
+            if remote.push(commit, into):
+                return [*said, f"pushed {commit[:7]} to {remote.name}/{into}"]
+        except GitError as error:  # it does not answer, or does not take it
+            why = str(error)
+            break
+    again = f"hypervisor merge {batch.id} --merge {options.merge} --push"
+    said = said or [move(), *then()]
+    return [*said, f"not pushed: {why}; the work is kept here, push it with `{again}`"]
 
 
 def commit_tasks(project: Project, batch: str, globs: list[str]) -> str:
