@@ -123,8 +123,8 @@ def main() -> None:
         plugin = Path(row["installPath"])
         print(f"what the client has copied: {size(plugin)}")
         warm_up, server = (
-            str(plugin / "scripts/warm-up"),
-            ["sh", str(plugin / "scripts/with-uv"), "mcp_server.py"],
+            str(plugin / "scripts/prepare"),
+            ["sh", str(plugin / "scripts/launch"), "mcp_server.py"],
         )
         timed("cold, uv and packages are fetched", [warm_up], bare, project)
         first_answer("server, the first time", server, bare, project)

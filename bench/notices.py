@@ -172,7 +172,7 @@ def _cache(home: Path) -> dict[str, str]:
     found = {"UV_CACHE_DIR": asked.stdout.strip(), "PYTHONPYCACHEPREFIX": str(home / "compiled")}
     home.mkdir(exist_ok=True)
     environment = {**os.environ, **found, "HOME": str(home)}
-    for words in (["scripts/warm-up"], ["scripts/with-uv", "mcp_server.py"]):  # the latter compiles as well
+    for words in (["scripts/prepare"], ["scripts/launch", "mcp_server.py"]):  # the latter compiles as well
         subprocess.run([ROOT / words[0], *words[1:]], env=environment, stdin=subprocess.DEVNULL, check=True)
     return {**found, "MCP_TIMEOUT": "120000"}
 

@@ -40,7 +40,7 @@ def uv() -> str:
 
 def script(name: str) -> list[str]:
     """Return the command that runs one of our scripts, as the plugin and `bin/hypervisor` do."""
-    return ["sh", str(SCRIPTS / "with-uv"), name]
+    return ["sh", str(SCRIPTS / "launch"), name]
 
 
 def environment(folder: Path) -> dict[str, str]:

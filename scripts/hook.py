@@ -1,7 +1,7 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["python-frontmatter>=1.1", "pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0"]
+# dependencies = []
 # ///
 """A hook of the client: JSON in, JSON out. Exit code 0 always: 2 is a veto, and a fault of ours is none."""
 

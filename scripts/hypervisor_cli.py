@@ -1,7 +1,7 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["python-frontmatter>=1.1", "pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0", "rich>=13.9"]
+# dependencies = []
 # ///
 """The `hypervisor` command; see `--help`. Exit codes: 0 done, 1 refused, 2 usage, 3 nothing to do."""
 

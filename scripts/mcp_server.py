@@ -1,11 +1,11 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["python-frontmatter>=1.1", "pyyaml>=6.0.2", "apsw>=3.51.3", "filelock>=3.16", "psutil>=6.0", "inotify-simple>=2.0"]
+# dependencies = []
 # ///
 """The MCP server `task_manager`: JSON-RPC on standard input and output, until the input ends.
 
-"first FILE": until its packages are there (`mcp.first_start`); "pending LINE": what it was told before that;
+"first": until its packages are there (`mcp.first_start`); "pending LINE": what it was told before that;
 "end ...": what is done once its client is gone (`mcp.client_end`).
 """
 
@@ -20,5 +20,5 @@ if __name__ == "__main__":
         require(__file__)
     from hypervisor.mcp import client_end, first_start, server
 
-    modes = {"first": lambda: first_start.main(words[0]), "end": lambda: client_end.main(words)}
+    modes = {"first": first_start.main, "end": lambda: client_end.main(words)}
     sys.exit(modes.get(what, lambda: server.main(words))())

@@ -46,6 +46,17 @@ def eventually(look: Callable[[], T], what: str, *, seconds: float = PATIENCE) -
         time.sleep(0.005)
 
 
+def own_environment(home: Path, python: str) -> Path:
+    """Write an environment as `scripts/prepare` does, whose python is a shell script; return its folder."""
+    made = Path(f"{home}/.cache/hypervisor/environments{ROOT}/.venv")
+    (made / "bin").mkdir(parents=True, exist_ok=True)
+    script(made / "bin", "python", python)
+    mark, lock = made / "hypervisor-ready", (ROOT / "uv.lock").stat()
+    mark.touch()
+    os.utime(mark, ns=(lock.st_mtime_ns, lock.st_mtime_ns))
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A command that has ended."""

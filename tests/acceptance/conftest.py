@@ -78,7 +78,7 @@ def warmed_up(uv_environment: dict[str, str], tmp_path_factory: pytest.TempPathF
     """Return a home in which a first session of this checkout has been: what the scripts need is there."""
     home = tmp_path_factory.mktemp("warmed-up")
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), **uv_environment}
-    subprocess.run([ROOT / "scripts/warm-up"], env=environment, check=True)
+    subprocess.run([ROOT / "scripts/prepare"], env=environment, check=True)
     return home
 
 

@@ -114,7 +114,7 @@ def the_server_alone(folder: Path, environment: dict[str, str], project: Path) -
     """Start the server where there is no network at all; return what it says of itself."""
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
     running = subprocess.Popen(
-        ["unshare", "-n", "sh", folder / "scripts/with-uv", "mcp_server.py"],
+        ["unshare", "-n", "sh", folder / "scripts/launch", "mcp_server.py"],
         cwd=project, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert running.stdin is not None
@@ -288,7 +288,7 @@ def test_a_first_session_on_a_slow_line_has_its_tools_and_they_work_once_the_pac
 
     def go_on(_: Turn) -> Reply:
         gate.touch()
-        ready = made.home / f".cache/hypervisor/ready{ROOT}/scripts"
+        ready = made.home / f".cache/hypervisor/environments{ROOT}/.venv/hypervisor-ready"
         return wait_for(ready.exists, calls(claim("t-1")), seconds=LONG)
 
     api.main(calls(claim("t-1")), go_on, calls(done("t-1")), say("did it"), when="first")

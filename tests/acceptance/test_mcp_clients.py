@@ -84,14 +84,14 @@ def test_the_server_starts_as_the_plugin_starts_it(start: Start, uv_cache: str) 
     kept = {name: os.environ[name] for name in ("UV_SYSTEM_CERTS", "SSL_CERT_FILE") if name in os.environ}
     path = os.pathsep.join(folders)
     wire = start(
-        "sh", str(ROOT / "scripts/with-uv"), "mcp_server.py", PATH=path, UV_CACHE_DIR=uv_cache, **kept
+        "sh", str(ROOT / "scripts/launch"), "mcp_server.py", PATH=path, UV_CACHE_DIR=uv_cache, **kept
     )
     wire.initialize()
     claim = wire.call("claim_task", id="t-1", caller="claude", **A1)["claim"]
     assert claim["attempt"] == 1
     assert wire.end() == 0
     assert wire.noise == []
-    # Whoever started `with-uv` is the client, and lives: what its agents hold stays theirs.
+    # Whoever started `launch` is the client, and lives: what its agents hold stays theirs.
     other = start(CLAUDE_CODE_SESSION_ID="s-2")
     other.initialize()
     assert "held by claude" in other.call("claim_task", id="t-1", caller="gemini")

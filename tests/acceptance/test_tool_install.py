@@ -59,9 +59,12 @@ def test_the_installed_command_triages_a_first_batch_with_several_workers(user: 
 def test_the_wheel_has_all_that_agents_are_started_with(user: User) -> None:
     (app,) = user.home.glob(".local/share/uv/tools/hypervisor/lib/python*/site-packages/hypervisor_app")
     installed = tree(app)
-    folders = (".claude-plugin", "agents", "bin", "hooks", "monitors", "prompts", "scripts", "skills")
+    folders = (
+        ".claude-plugin", "agents", "bin", "hooks", "monitors", "prompts", "pyproject.toml", "scripts", "skills",
+        "uv.lock",
+    )  # fmt: skip
     words = ["git", "-C", str(ROOT), "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *folders]
     names = [name for name in user.run(*words).passed().out.split("\0") if name]
     assert not [name for name in names if name not in installed]
-    for name in ("bin/hypervisor", "scripts/with-uv", "scripts/hook.py"):
+    for name in ("bin/hypervisor", "scripts/launch", "scripts/hook.py"):
         assert os.access(app / name, os.X_OK), name

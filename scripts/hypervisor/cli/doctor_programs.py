@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ..core.bootstrap import has_environment
 from ..core.project import Project
 from .checkup import CheckFinding, failure, found, warning
 
@@ -20,8 +21,6 @@ from .checkup import CheckFinding, failure, found, warning
 _GIT = (2, 38)
 #: How long a program may take to say its version or its login, in seconds.
 _PATIENCE = 20.0
-#: The scripts whose packages `warm-up` fetches.
-_FETCHED = ("mcp_server.py", "hypervisor_cli.py", "hook.py", "attend.py")
 #: The first Claude Code whose hooks can ask our server.
 _HOOKS = (2, 1, 118)
 #: In Claude Code's folder: the servers that it does not try to reach for a while; and its name of ours.
@@ -34,9 +33,8 @@ def examine(project: Project, environ: Mapping[str, str]) -> Iterator[CheckFindi
     machine = _Machine(project.root if project.root.is_dir() else Path("/"), environ)
     version = ".".join(str(part) for part in sys.version_info[:3])
     yield found("python", f"{version}, {sys.executable}")
-    uv, path = _uv(machine)
-    yield uv
-    yield _packages(machine, path)
+    yield _uv(machine)
+    yield _packages()
     yield _git(machine)
     yield from _claude(machine)
     yield from _gemini(machine)
@@ -77,8 +75,7 @@ class _Machine:
         return told[0] if told else ""
 
 
-def _uv(machine: _Machine) -> tuple[CheckFinding, str]:
-    """Return what is found of uv, and the path of one that will do, "" for none."""
+def _uv(machine: _Machine) -> CheckFinding:
     own = os.path.join(machine.cache, "uv/bin/uv")
     faults = []
     for path in (machine.find("uv"), own if os.access(own, os.X_OK) else None):
@@ -86,27 +83,20 @@ def _uv(machine: _Machine) -> tuple[CheckFinding, str]:
             continue
         code, text = machine.ask(path, "lock", "--help")
         if code == 0 and "--script" in text:
-            return found("uv", f"{machine.version(path)}, {path}"), path
+            return found("uv", f"{machine.version(path)}, {path}")
         version = machine.version(path)
-        faults.append(f"{path} {version}: does not know the locks of scripts" if version
+        faults.append(f"{path} {version}: is too old" if version
                       else f"{path} does not run here")  # fmt: skip
     if faults:
-        return failure("uv", faults[0], "uv self update, or: python3 -m pip install --upgrade uv"), ""
-    text = "not found; it starts every command of this plugin"
-    return failure("uv", text, "python3 -m pip install uv"), ""
+        return failure("uv", faults[0], "uv self update, or: python3 -m pip install --upgrade uv")
+    text = "not found; it fetches the packages of this plugin"
+    return failure("uv", text, "python3 -m pip install uv")
 
 
-def _packages(machine: _Machine, uv: str) -> CheckFinding:
-    do = str(_SCRIPTS / "warm-up")
-    if not os.path.exists(f"{machine.cache}/ready{_SCRIPTS}"):
+def _packages() -> CheckFinding:
+    if not has_environment():
         text = "not fetched yet: the first session may begin before its tools are there"
-        return warning("packages", text, do)
-    ask = ("sync", "--offline", "--check", "--python", ">=3.11", "--script")
-    for name in _FETCHED if uv else ():
-        # 2 is of a uv that does not know how to tell.
-        if machine.ask(uv, *ask, str(_SCRIPTS / name))[0] == 1:
-            text = f"those of {name} were fetched, and have gone (uv cache clean?)"
-            return warning("packages", text, do)
+        return warning("packages", text, str(_SCRIPTS / "prepare"))
     return found("packages", "fetched; a session starts without a network")
 
 

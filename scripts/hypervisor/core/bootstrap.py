@@ -11,12 +11,18 @@ which is too old for the rest still gets as far as saying so.
 import os
 import sys
 
-#: Dependencies that are imported under another name than their own.
-IMPORTED_AS = {"pyyaml": "yaml", "python-frontmatter": "frontmatter", "inotify-simple": "inotify_simple"}
+#: The packages that the project depends on, by the name under which each is imported.
+PACKAGES = {
+    "python-frontmatter": "frontmatter", "pyyaml": "yaml", "apsw": "apsw", "filelock": "filelock",
+    "psutil": "psutil", "inotify-simple": "inotify_simple", "rich": "rich",
+}  # fmt: skip
 EXIT_USAGE = 2
 _PYTHON = (3, 11)
 #: Set for a script that was started again: no start leads to another one for ever.
 STARTED_AGAIN = "HYPERVISOR_STARTED_AGAIN"
+#: In the environment that `scripts/prepare` makes.
+_MARK = "hypervisor-ready"
+_SCRIPTS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 
 def use_compiled_cache():
@@ -30,44 +36,48 @@ def use_compiled_cache():
     sys.dont_write_bytecode = False
 
 
+def has_environment():
+    # type: () -> bool
+    """Return whether `scripts/prepare` has made our environment; its mark has the time of the lock."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    root = os.path.dirname(_SCRIPTS)
+    try:
+        mark = os.stat(cache + "/hypervisor/environments" + root + "/.venv/" + _MARK)
+        return mark.st_mtime_ns == os.stat(os.path.join(root, "uv.lock")).st_mtime_ns
+    except OSError:
+        return False
+
+
 def require(script):
     # type: (str) -> None
-    """Return if *script* can run here; else start it again with uv, which has the right Python and packages.
+    """Return if *script* can run here; else start it again in our own environment (`scripts/launch`).
 
     Where that has not helped, say in one line what to type, and exit 2.
     """
     again = os.environ.pop(STARTED_AGAIN, "")
     _leave_uv()
-    fault = _fault(script)
+    fault = _fault()
     if not fault:
         return
-    folder, name = os.path.split(os.path.abspath(script))
-    starter = os.path.join(folder, "with-uv")
+    starter = os.path.join(_SCRIPTS, "launch")
     if not again and os.path.exists(starter):
         os.environ[STARTED_AGAIN] = "1"
+        name = os.path.relpath(os.path.abspath(script), _SCRIPTS)
         os.execv("/bin/sh", ["sh", starter, name] + sys.argv[1:])  # noqa: RUF005, S606 - old Pythons read this
     short = os.path.relpath(script)
     path = script if short.startswith(os.pardir) else short
+    name = os.path.basename(script)
     sys.stderr.write("%s: %s; start it with: uv run %s ...\n" % (name, fault, path))  # noqa: UP031
     raise SystemExit(EXIT_USAGE)
 
 
-def dependencies(script):
-    # type: (str) -> list[str]
-    """Return the names of the packages that the header of *script* (PEP 723) asks for."""
-    import re  # noqa: PLC0415 - each hook imports this module, and few come this far
-
-    with open(script) as file:
-        line = re.search(r"^# dependencies = \[(.*)\]$", file.read(), re.MULTILINE)
-    return re.findall(r'"([\w-]+)', line.group(1)) if line else []
-
-
-def _fault(script):
-    # type: (str) -> str
+def _fault():
+    # type: () -> str
     if sys.version_info < _PYTHON:
         return "needs Python %d.%d or later, this is %d.%d" % (_PYTHON + sys.version_info[:2])  # noqa: UP031
-    wanted = dependencies(script)
-    missing = [name for name in wanted if not _is_there(IMPORTED_AS.get(name, name))]
+    if os.path.exists(os.path.join(sys.prefix, _MARK)):
+        return ""
+    missing = [name for name in PACKAGES if not _is_there(PACKAGES[name])]
     return "needs " + ", ".join(sorted(missing)) if missing else ""
 
 

@@ -32,7 +32,7 @@ from .handler import HookHandler
 
 Found = TypeVar("Found")
 
-#: Exit code that `scripts/with-uv` makes the one by which a hook wakes the client: nothing else says it.
+#: Exit code that `scripts/launch` makes the one by which a hook wakes the client: nothing else says it.
 WAKE = 92
 #: In the environment of what the guard starts: the client's pid.
 CLIENT_PID = "HYPERVISOR_CLIENT_PID"

@@ -1,4 +1,4 @@
-"""The server of a first start, while uv fetches the packages: it needs nothing but Python.
+"""The server of a first start, while `scripts/prepare` fetches the packages: it needs nothing but Python.
 
 A client gives a server some seconds, and then does without it, for later sessions too. So the tools are told
 at once. Whoever calls one waits until the packages are there, or is told why they are not; then the real
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core.bootstrap import has_environment
 from .schema import PREFIX
 from .server import HOOK, hello_answer, list_answer
 from .wire import Connection, Params, Request, WrongRequest, read_request, tool_call, tool_result, unknown
@@ -33,10 +34,10 @@ _FETCHING = (
 )
 
 
-def main(ready: str) -> int:
-    """Serve until the file *ready* is there, and become the real server; or until the client has gone."""
+def main() -> int:
+    """Serve until the packages are there, and become the real server; or until the client has gone."""
     connection = Connection((), sys.stdout.buffer)
-    for line in _lines(ready):
+    for line in _lines():
         request = read_request(line)
         if request is None or request.id is None:
             continue
@@ -47,10 +48,10 @@ def main(ready: str) -> int:
     return 0
 
 
-def _lines(ready: str) -> Iterator[bytes]:
+def _lines() -> Iterator[bytes]:
     """Yield what the client says, a line each; nothing behind it is read, as the real server reads on."""
     while True:
-        if os.path.exists(ready):
+        if has_environment():
             _become_the_server()
         if select.select([0], [], [], _LOOK_SECONDS)[0]:
             line = b""
@@ -68,7 +69,7 @@ def _answer(connection: Connection, request: Request, line: bytes) -> None:
             connection.answer(request, tool_result(json.dumps(_hook(given))))
             return
         done = subprocess.run(
-            [_SCRIPTS / "warm-up", str(_PATIENCE)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [_SCRIPTS / "prepare", str(_PATIENCE)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
             errors="replace", check=False,
         )  # fmt: skip
         if done.returncode == 0 and len(line) < _LONGEST:
@@ -101,5 +102,5 @@ def _hook(given: Params) -> dict[str, Any]:
 
 
 def _become_the_server(*pending: str) -> None:
-    words = ["sh", str(_SCRIPTS / "with-uv"), "mcp_server.py", *(("pending", *pending) if pending else ())]
+    words = ["sh", str(_SCRIPTS / "launch"), "mcp_server.py", *(("pending", *pending) if pending else ())]
     os.execv("/bin/sh", words)  # noqa: S606 - our own

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .handler import ToolHandler
     from .hook_tool import HookTool
 
-#: Set by `scripts/with-uv`: the pid of whoever started the server.
+#: Set by `scripts/launch`: the pid of whoever started the server.
 CLIENT_PID = "HYPERVISOR_CLIENT_PID"
 #: Likewise: a file that stands for as long as the client has not been told the tools.
 STARTING = "HYPERVISOR_STARTING"

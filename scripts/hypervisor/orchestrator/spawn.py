@@ -42,7 +42,7 @@ LOG = "coordinator.log"
 _MOST, _LONGEST, _TITLE = 500, 50_000, 100
 _KEYS = ("description", "type", "priority", "files", "verify")
 _TYPE = re.compile(r"\w[\w .:/+-]{0,59}")
-_SCRIPT = Path(__file__).resolve().parents[2] / "run_batch.py"
+_SCRIPT = Path(__file__).resolve().parents[2] / "hypervisor_cli.py"
 #: How long the caller waits for a coordinator's first event, in seconds; it goes on in any case.
 _BEGIN_SECONDS = 10.0
 #: What marks the agent of a task, and must not mark a coordinator.
@@ -165,7 +165,7 @@ def start(project: Project, batch: Batch, environ: Mapping[str, str]) -> int:
     try:
         with open(os.path.join(batch.folder, LOG), "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(_SCRIPT), batch.id],
+                [sys.executable, str(_SCRIPT), "run", "--json", "--resume", batch.id],
                 cwd=project.root,
                 env={**inherited, "HYPERVISOR_HOME": str(project.state)},
                 stdin=subprocess.DEVNULL,

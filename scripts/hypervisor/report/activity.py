@@ -28,7 +28,7 @@ _PROCESS = "worker-"
 _LOCK = ".lock"
 #: The id of a worker process, with its pid.
 _OF_PROCESS = re.compile(r"(?:worker|run)-(\d+)-[0-9a-f]+")
-_SCRIPTS = ("batch_worker.py", "hypervisor_cli.py", "run_batch.py")
+_SCRIPTS = ("batch_worker.py", "hypervisor_cli.py")
 
 
 def active_items(

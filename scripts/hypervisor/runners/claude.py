@@ -15,7 +15,7 @@ from .child import run_child
 from .claude_events import ClaudeEvents, classify
 from .exec import ended_otherwise
 
-#: In the environment of what we start: the Python that our scripts run with (`scripts/with-uv`).
+#: In the environment of what we start: the Python that our scripts run with (`scripts/launch`).
 PYTHON = "HYPERVISOR_PYTHON"
 #: What a task needs at least: change files, and commit.
 _ALLOWED = ("Edit", "Write", "Bash(git add *)", "Bash(git commit *)")

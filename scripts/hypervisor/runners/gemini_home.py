@@ -114,7 +114,7 @@ def settings_for(users: Mapping[str, Any], need: Need) -> dict[str, Any]:
     # So that no command of the agent's sees the key; the client lets it through by default.
     security.setdefault("environmentVariableRedaction", {})["enabled"] = True
     if need.served:
-        starter = os.path.join(need.plugin, "scripts/with-uv")
+        starter = os.path.join(need.plugin, "scripts/launch")
         made.setdefault("mcpServers", {})[SERVER] = {
             "command": "sh", "args": [starter, "mcp_server.py"], "env": dict(need.environment), "trust": True,
         }  # fmt: skip
@@ -131,7 +131,7 @@ def settings_for(users: Mapping[str, Any], need: Need) -> dict[str, Any]:
 
 def _hook(need: Need, matcher: str) -> dict[str, Any]:
     told = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(need.environment.items()))
-    starter = shlex.quote(os.path.join(need.plugin, "scripts/with-uv"))
+    starter = shlex.quote(os.path.join(need.plugin, "scripts/launch"))
     command = f'{told} CLAUDE_CODE_SESSION_ID="$GEMINI_SESSION_ID" sh {starter} gemini_hook.py'.strip()
     one = {"type": "command", "name": "hypervisor", "command": command, "timeout": _HOOK_MS}
     return {"matcher": matcher, "hooks": [one]}

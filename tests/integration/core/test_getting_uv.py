@@ -16,7 +16,7 @@ import pytest
 
 from commands import ROOT, Shell, eventually, script, shell, write_task
 
-ENSURE, WARM_UP = str(ROOT / "scripts/ensure-uv"), str(ROOT / "scripts/warm-up")
+ENSURE, PREPARE = str(ROOT / "scripts/ensure-uv"), str(ROOT / "scripts/prepare")
 START = str(ROOT / "hooks/start")
 #: What the scripts use, beside the shell's own.
 PROGRAMS = ("cat", "dirname", "find", "grep", "head", "mkdir", "mktemp", "mv", "nohup", "rm", "setsid", "sh",
@@ -159,7 +159,7 @@ def test_killed_while_it_installs_it_is_in_nobodys_way(user: Shell) -> None:
     ("fault", "parts"),
     [
         ("no uv", ["ensure-uv: no python3 on PATH; install Python 3.11 or later, or uv (https://"]),
-        ("no packages", ["warm-up: error: Failed to fetch x; is there a network? Then: ", WARM_UP]),
+        ("no packages", ["prepare: error: Failed to fetch x; is there a network? Then: ", PREPARE]),
     ],
 )
 def test_a_session_that_cannot_have_it_is_told_in_one_line(user: Shell, fault: str, parts: list[str]) -> None:
@@ -167,7 +167,7 @@ def test_a_session_that_cannot_have_it_is_told_in_one_line(user: Shell, fault: s
         (user.home / "bin/python3").unlink()
     else:
         script(user.home / "bin", "uv", UV.replace("exit 7", 'echo "error: Failed to fetch x" >&2; exit 7'))
-    ended = user.run([WARM_UP])
+    ended = user.run([PREPARE])
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)
     write_task(user.cwd / "tasks/t-1.md")
 
@@ -183,8 +183,8 @@ def test_a_session_that_cannot_have_it_is_told_in_one_line(user: Shell, fault: s
         assert part in text
     assert text.startswith("hypervisor: its tools and hooks cannot start. ")
     assert text.isprintable()
-    kept = sorted(path.name for path in (user.home / ".cache/hypervisor").glob("warm*"))
-    assert kept == ["warm-up.log"]
+    kept = sorted(path.name for path in (user.home / ".cache/hypervisor").glob("prepare*"))
+    assert kept == ["prepare.log"]
 
 
 def test_the_command_says_it_too(user: Shell) -> None:

@@ -1,4 +1,4 @@
-"""How the scripts are started: by uv, and only where there is need; and what their children find."""
+"""How the scripts are started: in one environment, and only where there is need; what their children find."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from commands import ROOT, script, write_task
+from commands import ROOT, own_environment, script, write_task
 
-IF_USED, START, WITH_UV = (str(ROOT / name) for name in ("hooks/if-used", "hooks/start", "scripts/with-uv"))
+IF_USED, START, LAUNCH = (str(ROOT / name) for name in ("hooks/if-used", "hooks/start", "scripts/launch"))
 UV = shutil.which("uv")
+#: What the scripts use, beside the shell's own.
+PROGRAMS = ("cat", "cp", "dirname", "find", "grep", "head", "mkdir", "mv", "nohup", "rm", "setsid", "sh",
+            "sleep", "tail", "touch", "tr")  # fmt: skip
 #: Of whoever runs the tests, before each test gets a home of its own.
 REAL = {name: os.environ[name] for name in ("HOME", "UV_CACHE_DIR", "XDG_CACHE_HOME") if name in os.environ}
 SHELLS = [path for name in ("dash", "bash") if (path := shutil.which(name))] or ["/bin/sh"]
@@ -25,12 +28,12 @@ SHELLS = [path for name in ("dash", "bash") if (path := shutil.which(name))] or 
 
 @dataclass(slots=True)
 class User:
-    """A user in front of a uv that only says how it was started."""
+    """A user whose environment has a python that only says how it was started."""
 
     folder: Path
     shell: str
     environ: dict[str, str] = field(default_factory=dict)
-    uv: str = 'case $1 in run) printf "%s\\n" "$@" ;; lock) echo --script ;; esac'
+    python: str = 'printf "%s\\n" "$@"'
 
     @property
     def top(self) -> Path:
@@ -39,10 +42,9 @@ class User:
 
     def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script of ours to its end."""
-        (self.folder / "fake bin").mkdir(exist_ok=True)
-        script(self.folder / "fake bin", "uv", self.uv)
-        path = f"{self.folder / 'fake bin'}:{os.defpath}"
-        said = {"CLAUDE_PROJECT_DIR": str(self.top), "PATH": path, "HOME": str(self.folder)}
+        if self.python:
+            own_environment(self.folder, self.python)
+        said = {"CLAUDE_PROJECT_DIR": str(self.top), "PATH": os.defpath, "HOME": str(self.folder)}
         return subprocess.run(
             [self.shell, *words], cwd=self.folder, env={**said, **self.environ, **environ}, text=True,
             capture_output=True, timeout=60, check=False,
@@ -97,34 +99,74 @@ def test_what_a_hook_becomes_keeps_its_input_and_its_exit_code(user: User) -> No
     assert done.returncode == 2
 
 
-# -------------------------------------------------------------------- with-uv
+# -------------------------------------------------------------------- launch
 
 
 @pytest.mark.parametrize("name", ["hook.py", "attend.py", "gemini_hook.py", "../hooks/preflight.py"])
 @pytest.mark.parametrize(("code", "becomes"), [(0, 0), (1, 0), (2, 0), (92, 2), (127, 0)])
 def test_only_a_hooks_own_word_is_a_veto(user: User, name: str, code: int, becomes: int) -> None:
-    user.uv = f"exit {code}"
-    assert user.run(WITH_UV, name).returncode == becomes
+    user.python = f"exit {code}"
+    assert user.run(LAUNCH, name).returncode == becomes
 
 
 def test_a_command_of_the_users_ends_with_its_own_code(user: User) -> None:
-    user.uv = "exit 3"
-    assert user.run(WITH_UV, "hypervisor_cli.py").returncode == 3
+    user.python = "exit 3"
+    assert user.run(LAUNCH, "hypervisor_cli.py").returncode == 3
 
 
-def test_where_there_is_no_uv_no_hook_is_a_veto(user: User) -> None:
+def test_where_the_environment_cannot_be_made_no_hook_is_a_veto(user: User) -> None:
+    user.python = ""
     (user.folder / "few").mkdir()
-    for name in ("dirname", "mkdir", "sh"):
+    for name in PROGRAMS:
         (user.folder / "few" / name).symlink_to(str(shutil.which(name)))
     for name, code in (("hook.py", 0), ("attend.py", 0), ("hypervisor_cli.py", 2)):
-        assert user.run(WITH_UV, name, PATH=str(user.folder / "few")).returncode == code
+        assert user.run(LAUNCH, name, PATH=str(user.folder / "few")).returncode == code
 
 
 def test_what_a_run_has_started_uses_the_runs_python(user: User) -> None:
     python = script(user.folder, "python", 'printf "%s\n" "$@"')
-    done = user.run(WITH_UV, "mcp_server.py", HYPERVISOR_PYTHON=str(python))
+    done = user.run(LAUNCH, "mcp_server.py", HYPERVISOR_PYTHON=str(python))
     assert done.stdout == f"{ROOT}/scripts/mcp_server.py\n"
-    assert "--script" in user.run(WITH_UV, "hook.py", HYPERVISOR_PYTHON="/nonexistent").stdout
+    assert user.run(LAUNCH, "hook.py", HYPERVISOR_PYTHON="/nonexistent").stdout == f"{ROOT}/scripts/hook.py\n"
+
+
+def test_the_environment_is_made_once_and_again_when_the_lock_has_changed(user: User, tmp_path: Path) -> None:
+    """A uv that writes its environment only; the folder of the plugin cannot be written to."""
+    user.python = ""
+    plugin, bins = tmp_path / "a plugin", tmp_path / "few"
+    (plugin / "scripts/hypervisor").mkdir(parents=True)
+    for name in ("launch", "prepare", "ensure-uv"):
+        shutil.copy(ROOT / f"scripts/{name}", plugin / "scripts")
+    (plugin / "uv.lock").write_text("one\n")
+    plugin.chmod(0o500)
+    bins.mkdir()
+    for name in PROGRAMS:
+        (bins / name).symlink_to(str(shutil.which(name)))
+    python = script(tmp_path, "python", 'printf "%s\\n" "$@"')
+    made = f'mkdir -p "$UV_PROJECT_ENVIRONMENT/bin"; cp "{python}" "$UV_PROJECT_ENVIRONMENT/bin/python"'
+    script(
+        bins,
+        "uv",
+        f'case $1 in lock) echo --script ;; sync) echo "$PWD $@" >>"{tmp_path}/told"; {made} ;; esac',
+    )
+    starter = str(plugin / "scripts/launch")
+
+    def start() -> tuple[str, int]:
+        done = user.run(
+            starter, "hypervisor_cli.py", "status", PATH=str(bins), VIRTUAL_ENV="/mine", UV_LOCKED="1"
+        )
+        assert (done.returncode, done.stdout) == (0, f"{plugin}/scripts/hypervisor_cli.py\nstatus\n")
+        return done.stderr, len((tmp_path / "told").read_text().splitlines())
+
+    assert start() == ("hypervisor: preparing its environment in the cache folder, once\n", 1)
+    assert start() == ("", 1)
+    os.utime(plugin / "uv.lock", (0, 0))  # older is another one too
+    assert start()[1] == 2
+    assert start() == ("", 2)
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("/ sync --quiet --frozen --no-dev ")
+    assert told.count(f"--project {plugin}\n") == 2
+    assert sorted(os.listdir(plugin)) == ["scripts", "uv.lock"]
 
 
 # ---------------------------------------------------------------- hooks/start
@@ -133,11 +175,8 @@ def test_what_a_run_has_started_uses_the_runs_python(user: User) -> None:
 def begins(user: User, server: str, tells_after: float | None = None) -> tuple[float, str]:
     """Begin a session whose server has that mark; return the seconds it took, and what the hook said."""
     cache = user.folder / ".cache/hypervisor"
-    ready = Path(f"{cache}/ready{ROOT}/scripts")
-    ready.parent.mkdir(parents=True)
-    ready.touch()
     mark = cache / f"starting/{os.getpid()}"
-    mark.parent.mkdir()
+    mark.parent.mkdir(parents=True)
     mark.write_text(f"{server}\n", "utf-8")
     telling = threading.Timer(tells_after or 0, mark.unlink)
     if tells_after is not None:
@@ -153,15 +192,14 @@ def begins(user: User, server: str, tells_after: float | None = None) -> tuple[f
 def test_a_session_begins_when_its_server_has_told_its_tools(user: User) -> None:
     took, said = begins(user, str(os.getpid()), tells_after=2.0)
     assert took >= 2.0
-    assert said.splitlines()[:3] == ["run", "--quiet", "--python"]
-    assert said.endswith("/scripts/hook.py\n")
+    assert said == f"{ROOT}/scripts/hook.py\n"
 
 
 @pytest.mark.parametrize("server", ["", "x", str(2**22 + 1)], ids=["none", "no number", "dead"])
 def test_a_server_that_does_not_come_is_not_waited_for(user: User, server: str) -> None:
     took, said = begins(user, server)
     assert took < 10.0  # of the 20 that a living one is given
-    assert said.endswith("/scripts/hook.py\n")
+    assert said == f"{ROOT}/scripts/hook.py\n"
 
 
 # ----------------------------------------------------------- hooks as scripts

@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 
 import hypervisor
-from hypervisor.core.bootstrap import STARTED_AGAIN, dependencies, require
+from commands import own_environment
+from hypervisor.core.bootstrap import PACKAGES, STARTED_AGAIN, require
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+SCRIPTS = sorted([*(ROOT / "scripts").glob("*.py"), *(ROOT / "hooks").glob("*.py")])
 COMMANDS = sorted(
     [
         *(path for path in (ROOT / "bin").iterdir() if path.is_file()),
         ROOT / "scripts/ensure-uv",
-        ROOT / "scripts/with-uv",
-        ROOT / "scripts/warm-up",
+        ROOT / "scripts/launch",
+        ROOT / "scripts/prepare",
         ROOT / "examples/try",
         ROOT / "tests/run",
         ROOT / "tests/acceptance/install",
@@ -51,28 +52,20 @@ def _header(script: Path) -> dict[str, Any]:
     return tomllib.loads(re.sub(r"^# ?", "", found[1], flags=re.MULTILINE))
 
 
-def _by_name(requirements: list[str]) -> dict[str, str]:
-    return {re.split(r"[^\w.-]", line)[0].lower(): line for line in requirements}
-
-
 def test_there_are_scripts_and_commands_to_look_at() -> None:
     assert len(SCRIPTS) >= 2
     assert len(COMMANDS) >= 5
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
-def test_a_script_asks_for_what_the_project_asks_for(script: Path) -> None:
-    header, project = _header(script), _project()
-    ours = _by_name(project["dependencies"])
-    for name, requirement in _by_name(header["dependencies"]).items():
-        assert ours.get(name) == requirement
-    assert header["requires-python"] == project["requires-python"]
+def test_a_script_leaves_the_packages_to_the_one_environment(script: Path) -> None:
+    """The header keeps `uv run` out of the project in whose folder it is typed."""
+    assert _header(script) == {"requires-python": _project()["requires-python"], "dependencies": []}
+    assert "require(__file__)" in script.read_text("utf-8")
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=_name)
-def test_a_script_checks_for_each_dependency_of_its_header(script: Path) -> None:
-    if "bootstrap" in script.read_text("utf-8"):
-        assert dependencies(str(script)) == list(_by_name(_header(script)["dependencies"]))
+def test_a_script_checks_for_each_dependency_of_the_project() -> None:
+    assert list(PACKAGES) == [re.split(r"[^\w.-]", line)[0].lower() for line in _project()["dependencies"]]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
@@ -81,22 +74,20 @@ def test_a_script_is_short_and_no_module_of_the_standard_library(script: Path) -
     assert len(script.read_text("utf-8").splitlines()) <= 25
 
 
-@pytest.mark.parametrize("lock", ["uv.lock", *(f"{_name(script)}.lock" for script in SCRIPTS)])
-def test_a_lock_is_there_and_names_no_place_but_the_public_index(lock: str) -> None:
-    text = (ROOT / lock).read_text("utf-8")
+def test_the_lock_names_no_place_but_the_public_index() -> None:
+    text = (ROOT / "uv.lock").read_text("utf-8")
     assert set(re.findall(r'registry = "([^"]*)"', text)) <= {"https://pypi.org/simple"}
     assert set(re.findall(r'url = "(https?://[^/]*)/', text)) <= {"https://files.pythonhosted.org"}
     assert not re.search(r"file://|(?<!\w)path = ", text)
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("script", [None, *SCRIPTS], ids=lambda path: _name(path) if path else "project")
-def test_a_lock_is_fresh(script: Path | None) -> None:
+def test_the_lock_is_fresh() -> None:
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("no uv on PATH")
     # A lock that holds is checked without a registry.
-    words = [uv, "lock", "--check", "--quiet", "--offline"] + (["--script", str(script)] if script else [])
+    words = [uv, "lock", "--check", "--quiet", "--offline"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -121,7 +112,7 @@ def test_the_licence_is_there() -> None:
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if "bootstrap" in s.read_text("utf-8")], ids=_name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=_name)
 def test_a_script_started_again_in_vain_says_in_one_line_what_to_type(
     script: Path,
 ) -> None:
@@ -133,26 +124,22 @@ def test_a_script_started_again_in_vain_says_in_one_line_what_to_type(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        f"{script.name}: needs {', '.join(sorted(dependencies(str(script))))}; "
-        f"start it with: uv run scripts/{script.name} ...\n"
+        f"{script.name}: needs {', '.join(sorted(PACKAGES))}; start it with: uv run {_name(script)} ...\n"
     )
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if "bootstrap" in s.read_text("utf-8")], ids=_name)
-def test_a_bare_python_starts_a_script_again_with_uv_and_what_was_typed(script: Path, tmp_path: Path) -> None:
-    fake = tmp_path / "uv"
-    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "${STARTED_AGAIN}" "$PWD" "$@"\n', "utf-8")
-    fake.chmod(0o755)
+@pytest.mark.parametrize("script", SCRIPTS, ids=_name)
+def test_a_bare_python_starts_a_script_again_in_the_one_environment(script: Path, tmp_path: Path) -> None:
+    own_environment(tmp_path, f'printf "%s\\n" "${STARTED_AGAIN}" "$PWD" "$@"')
     words = [os.path.realpath(sys.executable), "-S", "-E", str(script), "--exec", "a {} 'b c'"]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    (tmp_path / f".cache/hypervisor/ready{script.parent}").parent.mkdir(parents=True)
-    (tmp_path / f".cache/hypervisor/ready{script.parent}").touch()  # what a server waits for
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert told[:2] == ["1", str(tmp_path)]
-    assert told[-3:] == [str(script), "--exec", "a {} 'b c'"]
+    assert os.path.samefile(told[2], script)
+    assert told[3:] == ["--exec", "a {} 'b c'"]
 
 
 def test_an_old_python_is_told_so_in_one_line(
@@ -172,18 +159,15 @@ def test_an_old_python_is_told_so_in_one_line(
 
 @pytest.mark.acceptance
 def test_the_command_finds_its_folder_through_links(tmp_path: Path) -> None:
-    # A uv that only tells how it was started; the command is named by a link to a link.
-    fake = tmp_path / "fake bin" / "uv"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', "utf-8")
-    fake.chmod(0o755)
+    # A python that only tells how it was started; the command is named by a link to a link.
+    own_environment(tmp_path, 'printf "%s\\n" "$@"')
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "inner").symlink_to(ROOT / "bin/hypervisor")
     (tmp_path / "outer").symlink_to("links/inner")
     done = subprocess.run(
         [str(tmp_path / "outer"), "task", "show", "a b"],
         cwd=tmp_path,
-        env={"PATH": f"{fake.parent}:/usr/bin:/bin"},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -195,7 +179,7 @@ def test_the_command_finds_its_folder_through_links(tmp_path: Path) -> None:
 
 @pytest.mark.acceptance
 def test_the_command_without_uv_says_what_to_type(tmp_path: Path) -> None:
-    for name in ("sh", "dirname", "readlink"):
+    for name in ("sh", "dirname", "find", "grep", "head", "mkdir", "mv", "nohup", "readlink", "rm", "setsid"):
         program = shutil.which(name)
         assert program
         (tmp_path / name).symlink_to(program)
@@ -208,5 +192,6 @@ def test_the_command_without_uv_says_what_to_type(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == (
+        "hypervisor: preparing its environment in the cache folder, once\n"
         "ensure-uv: no python3 on PATH; install Python 3.11 or later, or uv (https://docs.astral.sh/uv/)\n"
     )

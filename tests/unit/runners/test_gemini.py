@@ -49,7 +49,7 @@ def test_a_run_has_the_users_settings_and_ours_and_writes_to_neither(tmp_path: P
     made = json.loads((home / ".gemini/settings.json").read_bytes())
     assert made["theme"] == "a // b"
     assert set(made["mcpServers"]) == {"mail", "task-manager"}
-    assert made["mcpServers"]["task-manager"]["args"] == ["/opt/the product/scripts/with-uv", "mcp_server.py"]
+    assert made["mcpServers"]["task-manager"]["args"] == ["/opt/the product/scripts/launch", "mcp_server.py"]
     assert made["general"]["maxAttempts"] == 2
     assert len(made["hooks"]["AfterTool"]) == 2
     assert os.readlink(home / ".gemini/oauth_creds.json") == str(users / "oauth_creds.json")
@@ -63,7 +63,7 @@ def test_a_run_has_the_users_settings_and_ours_and_writes_to_neither(tmp_path: P
         ["sh", "-c", f"sh() {{ printf '%s|' \"$HYPERVISOR_TASK_ID\" \"$@\"; }}; {command}"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert shown.stdout == "it's|/opt/the product/scripts/with-uv|gemini_hook.py|"
+    assert shown.stdout == "it's|/opt/the product/scripts/launch|gemini_hook.py|"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff", '{"a": 1'])
@@ -240,7 +240,7 @@ def test_the_extension_says_the_version_and_the_prompt_that_the_product_has() ->
     head, _, rest = command["prompt"].partition("\n\n")
     assert head == "/pull {{args}}"
     assert rest == (ROOT / "prompts/gemini-task-worker.md").read_text("utf-8")
-    for script in ("scripts/with-uv", "hooks/call"):
+    for script in ("scripts/launch", "hooks/call"):
         assert (folder / script).is_file()
 
 
