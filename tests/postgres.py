@@ -33,22 +33,42 @@ def programs() -> str:
     return os.path.dirname(os.path.realpath(found)) if found else ""
 
 
+class Server(str):
+    """The URL of a running server."""
+
+    owner: subprocess.Popen[str]
+
+    def restart(self) -> None:
+        """Restart it as after a crash: every connection breaks, and what was not on disk is gone."""
+        assert self.owner.stdin is not None
+        assert self.owner.stdout is not None
+        self.owner.stdin.write("restart\n")
+        self.owner.stdin.flush()
+        assert self.owner.stdout.readline() == "restarted\n"
+
+
 @contextlib.contextmanager
-def start_server() -> Iterator[str]:
-    """Start a server; yield its URL; stop it."""
-    command = [sys.executable, os.path.abspath(__file__), programs()]
+def start_server(address: str = "127.0.0.1", network: str = "") -> Iterator[Server]:
+    """Start a server; yield its URL; stop it.
+
+    Args:
+        address: Where it listens.
+        network: From where else than this machine it is used (``10.0.0.0/24``), "" for nowhere.
+    """
+    command = [sys.executable, os.path.abspath(__file__), programs(), address, network]
     with subprocess.Popen(
         # A session of its own: what ends the tests' process group must not end the owner before its server.
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     ) as owner:  # fmt: skip
         assert owner.stdout is not None
-        url = owner.stdout.readline().strip()
+        url = Server(owner.stdout.readline().strip())
+        url.owner = owner
         assert url, f"PostgreSQL did not start: exit {owner.wait()}"
         yield url
         owner.communicate("")  # the end of its input
 
 
-def _own(binaries: str) -> None:
+def _own(binaries: str, address: str, network: str) -> None:
     """Own a server until standard input ends; print its URL once it is ready."""
     # Not below pytest's folders, which another user cannot enter.
     home = tempfile.mkdtemp(prefix="hypervisor-postgres-", dir="/tmp")
@@ -90,15 +110,21 @@ def _own(binaries: str) -> None:
             "--locale=C",
             "-N",
         )
+        if network:
+            with open(os.path.join(data, "pg_hba.conf"), "a", encoding="ascii") as rules:
+                rules.write(f"host all all {network} scram-sha-256\n")
         port = _free_port()
         options = (
-            f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=200"
+            f"-p {port} -c listen_addresses={address} -c unix_socket_directories='' -c max_connections=200"
         )
         # The log goes to a file: pg_ctl's output would stay open in the server.
-        run("pg_ctl", "-w", "-l", os.path.join(home, "log"), "-o", options, "start")
+        start = ("-w", "-l", os.path.join(home, "log"), "-o", options)
+        run("pg_ctl", *start, "start")
         try:
-            print(f"postgresql://{_USER}:{password}@127.0.0.1:{port}/postgres?connect_timeout=60", flush=True)
-            sys.stdin.read()
+            print(f"postgresql://{_USER}:{password}@{address}:{port}/postgres?connect_timeout=60", flush=True)
+            while sys.stdin.readline():
+                run("pg_ctl", "-m", "immediate", *start, "restart")
+                print("restarted", flush=True)
         finally:
             run("pg_ctl", "-m", "immediate", "stop")
     finally:
@@ -119,4 +145,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    _own(sys.argv[1])
+    _own(*sys.argv[1:])

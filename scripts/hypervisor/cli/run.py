@@ -22,7 +22,7 @@ from ..learning.hive import checked_name
 from ..orchestrator.collect import collect
 from ..orchestrator.options import STRATEGIES, RunOptions, change_options, keep_options, options_of
 from ..orchestrator.router import AGENTS, permissions_of, require_runnable
-from ..orchestrator.run import bring_home, deliver, on_finish, run_agents, starting_point
+from ..orchestrator.run import bring_home, brought_up_to_date, deliver, on_finish, run_agents, starting_point
 from ..orchestrator.run_context import opened_run
 from ..orchestrator.supervisor import check_settings
 from ..queue.batch import Batch
@@ -33,6 +33,7 @@ from ..queue.summary import finding_lines, write_summary
 from ..report.pace import duration
 from ..store.liveness import forget_dead
 from ..store.sessions import BackgroundRun
+from ..store.store import is_shared
 from ..tasks.actor import Actor
 from ..tasks.service import TaskService
 from .console import (
@@ -137,7 +138,7 @@ def _carried_out(
             _, halted = run_agents(run, teller.tell, stop)
         finally:
             teller.close()
-        said = deliver(run) + run.notes
+        said = deliver(run, stop.now) + run.notes
     forget_dead(batch.store.workers)
     summary, census = write_summary(batch)
     background.came_to = census.line()
@@ -186,8 +187,10 @@ def _spent_line(batch: Batch, summary: Mapping[str, Any]) -> str:
 def _begun(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     if not (options.ids or options.all or options.parent or options.batch):
         raise UsageError("say which tasks: IDs, --all, --parent ID, --batch BATCH, or --resume BATCH")
-    asked = starting_point(project, _options(options))
-    require_runnable(asked, settings_of(project.state))
+    asked, settings = starting_point(project, _options(options)), settings_of(project.state)
+    require_runnable(asked, settings)
+    if is_shared(settings):
+        asked = brought_up_to_date(project, asked, settings)
     batch = open_named(project, options.batch) if options.batch else _planned(project, options)
     keep_options(batch, asked)
     return batch, asked
@@ -267,6 +270,9 @@ def _resumed(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     batch = open_named(project, options.resume)
     kept = options_of(batch)
     _check_budgets(options, kept.agent)
+    if batch.store.shared:
+        here = starting_point(project, kept)
+        kept = brought_up_to_date(project, here, batch.store.settings)
     asked = {name: value for name in _BUDGETS if (value := getattr(options, name)) is not None}
     return batch, change_options(batch, kept, asked) if asked else kept
 

@@ -33,6 +33,7 @@ MORE_THAN_ZERO = frozenset(
         "run.verify_seconds",
         "run.turns_away",
         "git.remote_seconds",
+        "git.lease_seconds",
         "machine.look_seconds",
         "machine.per_batch",
         "budget.answer_tokens",

@@ -8,8 +8,9 @@ so a crash at any step leaves it as it was.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.errors import Refused
@@ -151,25 +152,18 @@ class Integration:
     def _merge(self, main: Git, target: str, message: str) -> Merged | Conflict | _Made:
         """Make the merge commit of the tip and *target*, or return why there is none."""
         before = self._tip
-        words = ("merge-tree", "--write-tree", "-z", "--name-only", "--messages")
-        code, out, said = main.answer(*words, before, target)
-        fields = out.split("\0")
-        if code == _CONFLICT:
-            end = fields.index("")
-            files = tuple(from_top(path, self.repository.prefix) for path in fields[1:end])
-            text = " ".join(one.strip() for one in fields[end:] if one.startswith("CONFLICT"))
-            return Conflict(files=files, text=text)
-        if "unrelated histories" in said:
-            return Conflict(files=(), text=said.strip())
-        if code == _USAGE:
-            raise Refused("git cannot merge without a checkout; install git 2.38 or later")
-        if code != 0:
-            raise GitError(f"git merge-tree in {main.cwd}: {said.strip() or out.strip() or f'exit {code}'}")
-        tree = fields[0].strip()
+        tree = merged_tree(main, before, target, self.repository.prefix)
+        if isinstance(tree, Conflict):
+            return tree
         if tree == self._tree and main.contains(before, target):
             return Merged(commit=self._merge_of(main, target, before))
         commit = main.run("commit-tree", tree, "-p", before, "-p", target, input=message)
         return _Made(commit=commit, tree=tree)
+
+    def why_not(self, commit: str, verify: Callable[[Path], str | None]) -> str | None:
+        """Return why *commit*, whose files are written for that, is not good; None if it is."""
+        with locked(self.folder / ".merge.lock") as keep:
+            return self._unverified(commit, verify, keep)
 
     def _unverified(self, commit: str, verify: Callable[[Path], str | None] | None, keep: int) -> str | None:
         """Return why *commit* is not good; None if it is."""
@@ -240,15 +234,19 @@ class Integration:
 
     # ------------------------------------------------------------------- home
 
-    def fast_forward(self, is_task_file: Callable[[str], bool]) -> FastForward:
+    def fast_forward(self, is_task_file: Callable[[str], bool], to: str = "") -> FastForward:
         """Move the user's branch and checkout to the tip, or change nothing and say why.
 
         Modified task files stay as they are; any other change of the user's stops it.
+
+        Args:
+            is_task_file: Tells the paths of task files.
+            to: Another commit than the tip.
         """
         with locked(self.folder / ".merge.lock"):
             main = self.repository.git()
             self._read(main)
-            tip = self.tip
+            tip = to or self.tip
             status = main.status()
             before = status.head
             if status.branch != self.start_branch:
@@ -260,7 +258,8 @@ class Integration:
             if shared == tip:
                 return FastForward(done=True, before=before, after=before)
             if shared != before:
-                why = f"{self.start_branch} has commits that {self.branch} does not have"
+                there = "the remote's" if to else self.branch
+                why = f"{self.start_branch} has commits that {there} does not have"
                 return FastForward(done=False, why=why)
             if why := self._hindrance(main, status.entries, tip, is_task_file):
                 return FastForward(done=False, why=why)
@@ -304,6 +303,58 @@ class Integration:
             if tip := main.run("for-each-ref", "--format=%(objectname)", *merged, full, check=False):
                 main.run("update-ref", "-d", full, tip)
             self._tip = self._tree = ""
+
+
+def merged_tree(git: Git, before: str, target: str, prefix: str) -> str | Conflict:
+    """Merge two commits among git's objects; return the tree.
+
+    Raises:
+        Refused: This git cannot do so.
+        GitError: It could not merge for another reason than the work (a full disk, say).
+    """
+    words = ("merge-tree", "--write-tree", "-z", "--name-only", "--messages")
+    code, out, said = git.answer(*words, before, target)
+    fields = out.split("\0")
+    if code == _CONFLICT:
+        end = fields.index("")
+        files = tuple(from_top(path, prefix) for path in fields[1:end])
+        return Conflict(
+            files=files, text=" ".join(x.strip() for x in fields[end:] if x.startswith("CONFLICT"))
+        )
+    if "unrelated histories" in said:
+        return Conflict(files=(), text=said.strip())
+    if code == _USAGE:
+        raise Refused("git cannot merge without a checkout; install git 2.38 or later")
+    if code != 0:
+        raise GitError(f"git merge-tree in {git.cwd}: {said.strip() or out.strip() or f'exit {code}'}")
+    return fields[0].strip()
+
+
+def read_blob(git: Git, commit: str, path: str) -> bytes | None:
+    """Return a file as a commit has it, by its path from the top; None if it has none."""
+    code, out, _ = git.answer("cat-file", "blob", f"{commit}:{path}")
+    return os.fsencode(out) if code == 0 else None
+
+
+def tree_with(git: Git, tree: str, path: str, data: bytes, spare: Path) -> str:
+    """Return *tree* with another content of a file that it has.
+
+    Args:
+        git: Git in the repository.
+        tree: A tree, or a commit.
+        path: The file's path from the top.
+        data: Its new content.
+        spare: A folder for a temporary index.
+    """
+    found = git.lines("ls-tree", "-z", tree, "--", f":(top,literal){path}")
+    mode = found[0].split(" ", 1)[0] if found else "100644"
+    blob = git.run("hash-object", "-w", "--stdin", input=os.fsdecode(data))
+    with tempfile.TemporaryDirectory(dir=spare) as folder:
+        index = {**git.environment, "GIT_INDEX_FILE": os.path.join(folder, "index")}
+        other = replace(git, environment=index)
+        other.run("read-tree", tree)
+        other.run("update-index", "-z", "--index-info", input=f"{mode} {blob}\t{path}\0")
+        return other.run("write-tree")
 
 
 def _is_left_by(top: Path, path: str) -> bool:

@@ -18,6 +18,8 @@ from .repository import Repository
 #: What git says of a push that came too late, or that meets another one on the server.
 _TOO_LATE = ("fetch first", "non-fast-forward", "stale info", "cannot lock ref", "failed to update ref",
              "incorrect old value", "reference already exists", "failed to lock")  # fmt: skip
+#: How often a fetch is tried that meets another one in the same repository.
+_TRIES = 20
 _SECRET = re.compile(r"//[^/@\s]*@")
 
 
@@ -79,6 +81,15 @@ class Remote:
         """
         git = self._git()
         work = [f"+refs/heads/hypervisor/{one}/*:{self._kept(one)}/*" for one in batches]
+        for _ in range(_TRIES):
+            try:
+                return self._fetch(git, work)
+            except RemoteUnreachable as error:
+                if "cannot lock ref" not in str(error) and "unable to update local ref" not in str(error):
+                    raise
+        return self._fetch(git, work)  # another fetch into this repository is always a moment faster
+
+    def _fetch(self, git: Git, work: list[str]) -> str:
         words = ("fetch", "-q", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", self.name)
         code, out, said = git.answer(*words, f"+refs/heads/{self.branch}:{self.tracking}", *work)
         if "couldn't find remote ref" in said:

@@ -18,8 +18,10 @@ from typing import Any
 from ..core.assignment import BRANCH
 from ..core.errors import ClaimLost, HypervisorError, Loss, Taken
 from ..core.model import Outcome, Task, TaskStatus
+from ..core.project import task_key
 from ..git.git import Git
 from ..git.merging import Merged
+from ..git.remote import RemoteUnreachable
 from ..git.trailers import merge_message
 from ..git.work import Gathered, Tree
 from ..runners.base import Agent, AgentEnd, Assignment, How, Usage
@@ -41,7 +43,8 @@ _EX_TEMPFAIL = 75
 class AttemptEnd:
     """How an attempt ended, as far as the coordinator has to know."""
 
-    #: An `Outcome`, ``again`` (no attempt lost), ``retry`` (one lost), ``held`` or ``gone``.
+    #: An `Outcome`, ``again`` (no attempt lost), ``retry`` (one lost), ``held``, ``elsewhere`` (another
+    #: machine has finished it) or ``gone``.
     how: str
     text: str
     #: Before which nothing starts, in seconds since the epoch.
@@ -52,6 +55,8 @@ class AttemptEnd:
     stop_batch: str = ""
     #: The agent's name, "" if there was none.
     agent: str = ""
+    #: How it ended elsewhere.
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +123,7 @@ class TaskAttempt:
         except Taken as error:
             return AttemptEnd(how="held", text=str(error))
         except HypervisorError as error:
-            return AttemptEnd(how="gone", text=str(error))
+            return self._not_claimed(str(error))
         self.claim = run.running[task.id] = hold.claim
         self._claimed(hold.claim)
         work = _Work(task=task, claim=hold.claim, service=service, started=time.monotonic(), agent=agent)
@@ -130,13 +135,32 @@ class TaskAttempt:
             self._give_back(work, f"could not be worked on: {error}", counted=False)
             raise
 
+    def _not_claimed(self, why: str) -> AttemptEnd:
+        """Return what it means that the task cannot be claimed; another machine may have finished it."""
+        run, gone = self._run, AttemptEnd(how="gone", text=why)
+        if run.delivery is None:
+            return gone
+        latest = run.store.claims.latest(task_key(run.project.root, run.project.root / self._path))
+        if latest is not None and latest.decided:
+            if latest.state == Outcome.SUCCESS and not latest.published:
+                return AttemptEnd(how="held", text=why)  # those that wait for it begin with what is merged
+            text = f"{latest.state} on another machine"
+            return AttemptEnd(how="elsewhere", text=text, outcome=Outcome(latest.state))
+        with contextlib.suppress(HypervisorError):
+            if run.service.catalog.unmet(run.service.find(self._path)):
+                return AttemptEnd(how="held", text=why)
+        return gone
+
     # ------------------------------------------------------------------- work
 
     def _work(self, work: _Work) -> AttemptEnd:
         run, task, number = self._run, work.task, work.claim.number
         if merged := self._merged_before(work.claim):
             return self._finish(work, merged)
-        base = run.integration.tip if run.integration else run.options.start_commit
+        try:
+            base = self._base()
+        except RemoteUnreachable as error:
+            return self._finish(work, _not_now(str(error)))
         tree = run.trees.open(task.id, number, base) if run.trees else None
         before = run.watch.look() if run.watch else None
         report = report_path(run.batch.folder, work.claim.key, number)
@@ -152,7 +176,29 @@ class TaskAttempt:
             self._require_held(work.claim)
             verdict = self._merge(work, tree, verdict)
             work = replace(work, merged=verdict.merge)
+        if run.delivery is not None and tree is not None and (verdict.merge or verdict.keep):
+            self._require_held(work.claim)
+            verdict = self._offer(tree, verdict)
+            work = replace(work, merged=verdict.merge)
         return self._finish(work, verdict)
+
+    def _base(self) -> str:
+        """Return the commit that the agent begins from: all that is merged."""
+        run = self._run
+        if run.delivery is not None:
+            return run.delivery.base()
+        return run.integration.tip if run.integration else run.options.start_commit
+
+    def _offer(self, tree: Tree, verdict: Verdict) -> Verdict:
+        """Push the agent's branch, so that every machine has its work before the result is accepted."""
+        delivery, commit = self._run.delivery, str(verdict.evidence.get("commit") or "")
+        assert delivery is not None  # noqa: S101 - asked before
+        if not commit:
+            return verdict
+        why = delivery.offer(commit, tree.branch, self._stopped)
+        if not why or not verdict.merge:
+            return verdict
+        return _not_now(f"{why}; its work is kept on {tree.branch} of this machine")
 
     def _run_agent(self, work: _Work, assignment: Assignment) -> AgentEnd:
         """Run the agent, and add the events of its start and its end."""
@@ -265,7 +311,8 @@ class TaskAttempt:
                 "runner": work.agent.name, "tokens": end.tokens, "cost_usd": end.cost_usd, "turns": end.turns,
                 "how": end.how.value,
             }  # fmt: skip
-        if work.tree is not None and verdict.keep:
+        delivers = self._run.delivery is not None and verdict.merge
+        if work.tree is not None and (verdict.keep or delivers):
             details["branch"] = work.tree.branch
         completion = TaskCompletion(
             outcome=verdict.outcome, status=verdict.status or TaskStatus.BLOCKED, text=verdict.text,
@@ -274,6 +321,22 @@ class TaskAttempt:
         )  # fmt: skip
         work.service.finish(work.service.relative(work.task), completion, work.claim.number)
         self._close(work)
+        if delivers and work.tree is not None:
+            return self._delivered(work, work.tree, verdict)
+        return AttemptEnd(how=verdict.outcome.value, text=verdict.text)
+
+    def _delivered(self, work: _Work, tree: Tree, verdict: Verdict) -> AttemptEnd:
+        """Wait until the accepted work is merged; return how the task ended with that."""
+        run, claim = self._run, work.claim
+        assert run.delivery is not None  # noqa: S101 - asked before
+        if not run.delivery.settle(claim.work, run.over):
+            return AttemptEnd(how=verdict.outcome.value, text=f"{verdict.text}; it waits to be merged")
+        latest = run.store.claims.latest(claim.key)
+        if latest is not None and latest.id != claim.work and latest.decided:
+            result = latest.result or {}
+            return AttemptEnd(how=latest.state, text=str(result.get("outcome") or ""))
+        run.merged.add(work.task.path)
+        run.delivery.drop_local(tree.branch, str(verdict.evidence.get("commit") or ""))
         return AttemptEnd(how=verdict.outcome.value, text=verdict.text)
 
     def _give_back(self, work: _Work, why: str, *, counted: bool) -> bool:
@@ -291,6 +354,10 @@ class TaskAttempt:
         """Remove the agent's folder, unless it holds work that is nowhere else."""
         if work.tree is not None and work.gathered is not None and self._run.trees is not None:
             self._run.trees.close(work.tree, work.gathered, merged=work.merged)
+
+
+def _not_now(why: str) -> Verdict:
+    return Verdict(outcome=Outcome.SKIPPED, status=None, text=why, again="no attempt")
 
 
 #: Evidence that the report of a task has in other rows, or that is no evidence for its reader.

@@ -185,6 +185,9 @@ class Coordinator:
         elif how.how == "gone":
             scheduler.ended(task, now, Outcome.SKIPPED)
             self.tell(ItemEvent(kind="lost", item=task, text=how.text))
+        elif how.outcome is not None:  # of another machine
+            scheduler.ended(task, now, how.outcome)
+            self.tell(ItemEvent(kind="lost", item=task, text=how.text))
         else:
             self._tries[task] = self._tries.get(task, 0) + (how.how == "retry")
             if how.how == "again":
@@ -245,6 +248,7 @@ class Coordinator:
             if asked:
                 self._drain(scheduler, "stopped by the user")
         if self.stop.now.is_set():
+            self.run_context.over.set()
             for stopped in self._stops.values():
                 stopped.set()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..git.clones import Clones
 from ..git.git import Git, GitError
 from ..git.merging import FastForward, Integration, Merged
 from ..git.oversight import checkout_lock
-from ..git.remote import Remote
+from ..git.remote import Remote, RemoteUnreachable
 from ..git.repository import Repository
 from ..git.workspaces import Workspaces
 from ..git.worktrees import Worktrees
@@ -29,6 +30,7 @@ from . import schedule
 from .checks import run_check
 from .concurrency import capacity_of, make_controller, with_classes
 from .coordinator import Coordinator
+from .delivery import GitDelivery
 from .options import RunOptions
 from .run_context import RunContext
 from .verdict import Failed
@@ -60,6 +62,38 @@ def starting_point(project: Project, options: RunOptions) -> RunOptions:
     if options.push:
         Remote.of(repository, repository.branch or "", 0)  # there is one
     return replace(options, start_branch=repository.branch or "", start_commit=repository.head)
+
+
+def brought_up_to_date(project: Project, options: RunOptions, settings: Mapping[str, Any]) -> RunOptions:
+    """Fetch, and bring the user's checkout to what other machines have merged, if it can be.
+
+    For a store of many machines, before tasks are chosen.
+
+    Raises:
+        UsageError: There is no remote, work could not be merged there, or it lacks commits of the branch.
+    """
+    if options.isolation == "none":
+        return options
+    if options.merge == "none":
+        raise UsageError("--merge none: machines that share a store deliver their work; use ff or branch")
+    repository = Repository.read(project.root)
+    remote = Remote.of(repository, options.start_branch, settings["git"]["remote_seconds"])
+    name = f"{remote.name}/{remote.branch}"
+    try:
+        theirs = remote.fetch()
+    except RemoteUnreachable as error:
+        raise UsageError(f"{error}; other machines' work comes from there") from error
+    git = repository.git()
+    if not theirs or not git.contains(theirs, options.start_commit):
+        ahead = f"{options.start_branch} has commits that {name} has not"
+        raise UsageError(f"{ahead}; `git push` them first: agents of all machines begin from {name}")
+    if theirs == options.start_commit:
+        return options
+    folder = project.state / "worktrees" / "up-to-date"
+    integration = Integration(repository, folder, "up-to-date", options.start_branch, options.start_commit)
+    with checkout_lock(project):
+        moved = integration.fast_forward(lambda path: matches_any(path, settings["tasks"]["globs"]), theirs)
+    return replace(options, start_commit=theirs) if moved.done else options
 
 
 def open_tasks(run: RunContext) -> list[schedule.QueuedTask]:
@@ -107,14 +141,21 @@ def run_agents(run: RunContext, tell: Callable[[ItemEvent], None], stop: Stop) -
         Lessons(run.store.lessons), options.strategy, capacity_of(run.project, settings, options.limit),
         tasks, log=run.tell, say=lambda line: tell(ItemEvent(kind="paced", item="", text=line)),
     )  # fmt: skip
+    if run.delivery is not None:
+        run.delivery.say = lambda line: tell(ItemEvent(kind="trouble", item="", text=line))
     coordinator = Coordinator(run, tasks, rules, tell, stop, concurrency)
     counts = coordinator.run()
     run.notes += concurrency.explain()
     return counts, coordinator.halted
 
 
-def deliver(run: RunContext) -> list[str]:
-    """Bring what is merged to the user's branch, as the options say; return what was done, in words."""
+def deliver(run: RunContext, stopped: threading.Event) -> list[str]:
+    """Bring what is merged to the user's branch, as the options say; return what was done, in words.
+
+    Args:
+        run: The run, whose agents have ended.
+        stopped: Set to wait no longer for a remote that is down.
+    """
     options, globs = run.options, run.service.settings["tasks"]["globs"]
 
     def commands() -> set[str]:
@@ -124,6 +165,8 @@ def deliver(run: RunContext) -> list[str]:
     def tasks_too() -> list[str]:
         return [commit_tasks(run.project, run.batch.id, globs)] if options.commit_tasks else []
 
+    if run.delivery is not None:
+        return _delivered(run, run.delivery, stopped)
     if not run.integration:
         return tasks_too()
     merged = len(run.merged)
@@ -174,6 +217,29 @@ def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three 
         integration.close()
     except OSError as error:
         said.append(f"{integration.path} cannot be removed: {error.strerror}")
+    return said
+
+
+def _delivered(run: RunContext, delivery: GitDelivery, stopped: threading.Event) -> list[str]:
+    """Deliver what still waits, of any machine, and bring the user's checkout up to date; tell both."""
+    globs, where = run.service.settings["tasks"]["globs"], f"{delivery.remote.name}/{delivery.branch}"
+    said = [f"{len(run.merged)} task{'' if len(run.merged) == 1 else 's'} merged to {where}"]
+    try:
+        if left := delivery.finish(stopped):
+            said.append(f"{left} results wait to be merged: go on with `hypervisor merge {run.batch.id}`")
+        if run.options.merge == "ff":
+            with checkout_lock(run.project):
+                moved = delivery.fast_forward(lambda path: matches_any(path, globs))
+            if not moved.done:
+                said.append(
+                    f"branch {run.options.start_branch} not moved: {moved.why}; `git pull` brings the work"
+                )
+            elif moved.before != moved.after:
+                said.append(
+                    f"{run.options.start_branch} fast-forwarded {moved.before[:7]}..{moved.after[:7]}"
+                )
+    except GitError as error:
+        said.append(f"not up to date with {where}: {error}")
     return said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from ..tasks.actor import Actor
 from ..tasks.index_watch import LiveIndex
 from ..tasks.service import TaskService
 from .checks import verify
+from .delivery import GitDelivery, delivery_of
 from .options import RunOptions
 from .router import AgentRouter, name_of, router_of
 from .supervisor import AgentSupervisor, supervisor_of
@@ -48,7 +50,10 @@ class RunContext:
     #: The descriptor of the worker's lock, for children to inherit.
     inherit: tuple[int, ...]
     trees: Workspaces | None
+    #: Where verified work is merged; None where nothing is, or where that is delivered by git.
     integration: Integration | None
+    #: Brings finished work to the remote's branch, on a store of many machines.
+    delivery: GitDelivery | None
     #: Looks at the user's checkout; None where there are no trees.
     watch: CheckoutWatch | None
     supervisor: AgentSupervisor
@@ -56,6 +61,8 @@ class RunContext:
     tell: Callable[..., None]
     #: The claims of the tasks that run now, by the task's id; None while one is being claimed.
     running: dict[str, Claim | None]
+    #: Set once the run ends without waiting for anything: the user said so twice.
+    over: threading.Event = field(default_factory=threading.Event)
     #: Paths of the tasks whose work was merged.
     merged: set[str] = field(default_factory=set)
     #: Printed at the end of the run, a line each.
@@ -110,7 +117,7 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
 
     folder = project.state / "worktrees" / record.name
     trees: Workspaces | None = None
-    integration = watch = None
+    integration = watch = delivery = None
     if options.isolation != "none":
         repository = Repository.read(project.root)
         trees = (Clones if options.isolation == "clone" else Worktrees)(repository, folder, record.name)
@@ -120,16 +127,19 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
             integration = Integration(
                 repository, folder, record.name, options.start_branch, options.start_commit
             )
+        if integration is not None and store.shared:
+            delivery, integration = delivery_of(project, store, integration, options, worker), None
     lock = WorkerLock(store.workers, worker.id)
     live = LiveIndex()  # each attempt looks its task up three times
     try:
         yield RunContext(
             batch=batch, options=options, router=router, worker=worker, inherit=(lock.descriptor,),
             service=TaskService(
-                project, store.settings, Actor(name=name), store, live=live, worker=worker, batch=record.id
+                project, store.settings, Actor(name=name), store, live=live, worker=worker, batch=record.id,
+                deliver=delivery.branch if delivery else "",
             ),
             supervisor=supervisor_of(batch, options, worker.id, tell),
-            trees=trees, integration=integration, watch=watch, tell=tell, running=running,
+            trees=trees, integration=integration, delivery=delivery, watch=watch, tell=tell, running=running,
         )  # fmt: skip
     finally:
         live.close()

@@ -145,11 +145,14 @@ def loss_of(row: Row) -> Loss:
 def gave_up_result(tx: Transaction, work: int) -> Result:
     """Return the result of work whose attempts are used up."""
     tries = tx.run(SQL.counted_attempts, {"work": work})
-    said = "; ".join(f"attempt {number}: {detail or 'no reason given'}" for number, detail in tries)
+    said = "; ".join(f"attempt {number}: {detail or 'no reason given'}" for number, detail, _ in tries)
+    # Where results are published by a merge, that of work that nobody finished is, too.
+    marks = json.loads(tries[-1][2]) if tries and tries[-1][2] else {}
+    deliver = {"deliver": marks["deliver"]} if marks.get("deliver") else {}
     text = from_column(tx.run(SQL.limit_reached, {"work": work})[0][0])
     return {
         "item": text, "status": "failed", "outcome": f"gave up after {len(tries)} attempts: {said}",
-        "attempt": tries[-1][0] if tries else None, "gave_up": True,
+        "attempt": tries[-1][0] if tries else None, "gave_up": True, **deliver,
     }  # fmt: skip
 
 

@@ -128,6 +128,8 @@ class LivenessChecker:
         if process.boot != self.here.boot:
             same = self.one_machine or process.host == self.here.host
             return Death(why=f"{who} ended when the machine was restarted") if same else None
+        if not self.one_machine and process.host != self.here.host:
+            return None  # a container beside this one: neither its locks nor its processes are seen from here
         if worker.kind is WorkerKind.PROCESS:
             return self._death_of_process(worker)
         if worker.kind is WorkerKind.SESSION and life_of(process, self.here) == "dead":
@@ -138,7 +140,9 @@ class LivenessChecker:
         life = life_of(worker.process, self.here)
         # The same kernel: its locks are seen here, whatever pid namespace the worker lives in.
         state = lock_state(self.folder, worker.id)
-        if state == "free" or (state == "missing" and life != "alive"):
+        # On a server's store the locks of another clone on this machine are elsewhere: missing says nothing.
+        gone = life != "alive" if self.one_machine else life == "dead"
+        if state == "free" or (state == "missing" and gone):
             return Death(why=f"worker {worker.id} is dead")
         if life == "dead":
             return Death(why=f"worker {worker.id} is dead", orphans=True)

@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from .spend import Account, Spending
 
 
+def _url(settings: Mapping[str, Any]) -> str:
+    return os.environ.get("HYPERVISOR_STORE") or str(settings.get("store", {}).get("url", ""))
+
+
+def is_shared(settings: Mapping[str, Any]) -> bool:
+    """Return whether a project with these settings has its store on a server, for many machines."""
+    return bool(_url(settings))
+
+
 class Store:
     """All state of one project.
 
@@ -56,7 +65,16 @@ class Store:
             StoreUnusable: It cannot be used here.
             OSError: The disk said no.
         """
+        if url := _url(settings):
+            from .postgres import PostgresEngine
+
+            return cls(PostgresEngine(url), folder, settings)
         return cls(SqliteEngine(Path(folder, FILE), create=create), folder, settings)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other machines may use the store too."""
+        return self.engine.dialect != "sqlite"
 
     @property
     def workers(self) -> str:
@@ -150,7 +168,7 @@ class Store:
         from ..core.process import this_process
         from .liveness import LivenessChecker, Rescuer
 
-        checker = LivenessChecker(self.workers, this_process(), self.engine.dialect == "sqlite")
+        checker = LivenessChecker(self.workers, this_process(), not self.shared)
         return Rescuer(self.claims, checker)
 
     @cached_property

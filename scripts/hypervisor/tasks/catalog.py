@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core.errors import UsageError
-from ..core.model import TaskHead, TaskStatus
+from ..core.errors import Unreadable, UsageError
+from ..core.model import Outcome, TaskHead, TaskStatus
 from ..core.project import Project, task_key
 from ..store.directories import LockDirectories
-from ..store.records import Held
+from ..store.records import Held, Work
 from ..store.store import Store
 from .actor import Actor
 from .dependencies import Edges, graph_of
 from .discovery import find_task_files
 from .eligibility import Dependencies, Eligibility, Named, claim_refusal, lock_name
 from .index import Index
-from .publication import settle
+from .publication import finished_words, settle, shows
 from .view import CatalogView
 
 if TYPE_CHECKING:
@@ -162,6 +164,8 @@ class TaskCatalog:
 
     def unmet(self, task: TaskHead) -> list[str]:
         """Return what *task* waits for, each with what is wrong with it."""
+        if task.depends_on and self.store is not None and self.store.shared:
+            task = self._without_finished(task)
         if not task.depends_on:
             return []
         with self._index() as index:  # the quick way looks at the files of its dependencies only
@@ -182,6 +186,8 @@ class TaskCatalog:
     def refusal(self, task: TaskHead) -> str | None:
         """Return why an agent may not claim *task*, other than that somebody holds it in the store."""
         why = claim_refusal(task, self.actor.name, self.settings, unmet=self.unmet(task))
+        if why is None and self.store is not None and self.store.shared:
+            why = self.finished_elsewhere(task)
         why = why or self._foreign_locks().get(lock_name(task, self.key(task)))
         return why or (self.store.review.shut_for_task(task.id) if self.store is not None else None)
 
@@ -212,7 +218,44 @@ class TaskCatalog:
             holders={held.key: held.worker.name for held in store.claims.held_all()} if store else {},
             gated={task: why for task, why in shut.items() if why},
             locks=self._foreign_locks(),
+            finished=self.finished_elsewhere if store is not None and store.shared else None,
         )
+
+    # ---------------------------------------------------------- many machines
+
+    def may_reopen(self, task: TaskHead, latest: Work) -> bool:
+        """Return whether a task that may be claimed by its file was reopened by its owner.
+
+        On one machine every published result is in the file, so a file that says active was reopened. On a
+        store of many machines the file may be older than the result: only one that has its report counts.
+        """
+        if not latest.published or latest.result is None:
+            return False
+        if self.store is None or not self.store.shared:
+            return True
+        try:
+            return shows(Path(task.path).read_bytes(), latest.result)
+        except (OSError, Unreadable):
+            return False
+
+    def finished_elsewhere(self, task: TaskHead) -> str | None:
+        """Return how a task ended that is open by its file, as that is older than the result; else None."""
+        latest = self.store.claims.latest(self.key(task)) if self.store is not None else None
+        if latest is None or not latest.decided or self.may_reopen(task, latest):
+            return None
+        return finished_words(latest)
+
+    def _without_finished(self, task: TaskHead) -> TaskHead:
+        """Return *task* without those dependencies whose success is merged, whatever files say here."""
+        assert self.store is not None  # noqa: S101 - asked before
+        left = []
+        with self._index() as index:
+            for name in task.depends_on:
+                one = index.find(name)
+                latest = self.store.claims.latest(self.key(one)) if one is not None else None
+                if latest is None or latest.state != Outcome.SUCCESS or not latest.published:
+                    left.append(name)
+        return replace(task, depends_on=tuple(left))
 
     # ---------------------------------------------------------------- details
 

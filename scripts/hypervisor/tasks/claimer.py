@@ -18,7 +18,7 @@ from ..store.store import Store
 from .actor_claims import ActorClaims
 from .eligibility import Wanted, in_turn, nothing_ready
 from .files import edit_key, open_task, parse_task, read_task, status_word
-from .publication import restore, settle
+from .publication import finished_words, restore, settle
 from .rewriting import rewrite
 
 if TYPE_CHECKING:
@@ -118,6 +118,11 @@ class TaskClaimer:
                 store.claims.renew([held.attempt])
                 return read_task(Path(task.path), self._settings), self._hold(held.claim)
             fresh, document = open_task(Path(task.path), self._settings)
+            reopen = False
+            if latest is not None and latest.decided:
+                reopen = self._catalog.may_reopen(fresh, latest)
+                if not reopen:
+                    raise Refused(f"{task.id}: {finished_words(latest)}")
             if held is not None and fresh.status not in CLOSED:
                 raise Taken(
                     f"{task.id} is held by {held.worker.name} (attempt {held.number}); take another, or wait"
@@ -125,10 +130,13 @@ class TaskClaimer:
             if why := self._catalog.refusal(fresh):
                 raise Refused(f"{task.id}: {why}")
             edit = claim_edit(fresh, document, self._actor.name, self._settings)
+            revert = edit.to_json()
+            if branch := self._claims.deliver:  # the store shows who has it; the file is changed by a merge
+                edit = FileEdit(path=edit.path)
+                revert = {**edit.to_json(), "deliver": branch}
             answer = store.claims.claim(
                 self._claims.worker, key, self._catalog.relative(task),
-                revert=edit.to_json(), batch=self._claims.batch,
-                reopen=latest is not None and latest.decided and latest.published,
+                revert=revert, batch=self._claims.batch, reopen=reopen,
                 lock=self._catalog.lock_name(task), task=_agent_task(fresh),
             )  # fmt: skip
             if isinstance(answer, Claim):

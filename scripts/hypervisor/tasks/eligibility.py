@@ -46,6 +46,9 @@ class Eligibility:
     gated: Mapping[str, str] = field(default_factory=dict)
     #: What holds a task besides the store, by the names of lock directories.
     locks: Mapping[str, str] = field(default_factory=dict)
+    #: Returns how a task ended on another machine whose file here is older than that; None where one
+    #: machine has the store.
+    finished: Callable[[TaskHead], str | None] | None = None
 
     def __call__(self, task: TaskHead) -> str | None:
         """Return why a task may not be claimed now, None if it may."""
@@ -66,6 +69,8 @@ class Eligibility:
             return f"held by {holder}"
         if self.locks and (lock := self.locks.get(lock_name(task, self.key(task)))):
             return lock
+        if self.finished is not None and (ended := self.finished(task)):
+            return ended
         return self.gated.get(task.id.casefold()) if self.gated else None
 
     def _refusal(self, task: TaskHead, unmet: Sequence[str]) -> str | None:

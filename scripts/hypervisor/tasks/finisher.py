@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ClaimLost, Refused
-from ..core.model import CLOSED, Outcome, Task, TaskHead, TaskStatus
+from ..core.model import CLOSED, KeyEdit, Outcome, Task, TaskHead, TaskStatus
 from ..store.records import Claim, Completion, Held, Result
 from .actor_claims import ActorClaims
 from .claimer import revert_claim_edit, revert_keys
 from .completion import CompletedBy, TaskCompletion, result_of
-from .files import open_task, read_task
+from .files import edit_key, open_task, read_task
 from .publication import publish, publish_pending, settle
 
 #: How often a task is looked at anew that changes hands under the look.
@@ -61,7 +61,14 @@ class TaskFinisher:
         try:
             fresh, document = open_task(Path(task.path), self._settings)
             by = self._claims.completed_by(claim, held)
-            result = result_of(fresh, document, self._catalog.relative(task), completion, by, self._settings)
+            edits: tuple[KeyEdit, ...] = ()
+            if self._claims.deliver:  # its claim wrote nothing
+                edits = (edit_key(document, "assignee", by.name, self._settings),)
+                fresh = replace(fresh, status=TaskStatus.IN_PROGRESS)
+            item = self._catalog.relative(task)
+            result = result_of(fresh, document, item, completion, by, self._settings, restored=edits)
+            if self._claims.deliver:
+                result["deliver"] = self._claims.deliver
         except BaseException:
             if held is None:
                 store.claims.unclaim([claim])

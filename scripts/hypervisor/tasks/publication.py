@@ -102,6 +102,7 @@ def publish(store: Store, works: Sequence[Work], patience: float | None = None) 
         OSError: A file could not be written; that result stays unpublished, for the next call.
         Refused: Another process keeps a file locked; likewise.
     """
+    works = [work for work in works if not is_delivered_by_git(work)]
     changes = {work.id: change for work in works if (change := _change_of(store, work)) is not None}
     rewrites = [
         Rewrite(path=path, change=change, guard=partial(_is_unpublished, store, work))
@@ -129,6 +130,46 @@ def publish(store: Store, works: Sequence[Work], patience: float | None = None) 
     return left
 
 
+def is_delivered_by_git(work: Work) -> bool:
+    """Return whether a result is published by the merge that brings its work to the remote's branch."""
+    return bool((work.result or {}).get("deliver"))
+
+
+def delivered_file(
+    data: bytes, work: Work, path: str, settings: Mapping[str, Any]
+) -> tuple[bytes, list[str]]:
+    """Return a task file as a result that is delivered by git makes it, and what was left out. Pure.
+
+    Raises:
+        Unreadable: It is no task.
+    """
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
+
+    result = work.result or {}
+    if result.get("gave_up"):
+        return _blocked(data, path, [], settings)
+    if not result.get("edit"):
+        return data, []
+    return yaml_edit.apply(data, FileEdit.from_json(result["edit"]))
+
+
+def shows(data: bytes, result: Result) -> bool:
+    """Return whether a task file has the report of a result: its owner can know how it ended. Pure."""
+    from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
+
+    edit = FileEdit.from_json(result["edit"]) if result.get("edit") else None
+    if edit is None or not edit.lines:
+        return False
+    return yaml_edit.apply(data, FileEdit(path=edit.path, lines=edit.lines))[0] == data
+
+
+def finished_words(work: Work) -> str:
+    """Return how a task ended whose file does not show it, and what to type next."""
+    if not work.published:
+        return f"finished as {work.state}; its work waits to be merged"
+    return f"finished as {work.state} on another machine; `git pull`, or reopen it with `hypervisor retry`"
+
+
 def publish_pending(store: Store) -> int:
     """Publish all results that are decided and unpublished; return how many there were.
 
@@ -139,7 +180,8 @@ def publish_pending(store: Store) -> int:
         works = [work for work, _ in found]
         with _told():
             publish(store, works, _PATIENCE)
-        count, after = count + len(works), works[-1].id
+        mine = [work for work in works if not is_delivered_by_git(work)]
+        count, after = count + len(mine), works[-1].id
     return count
 
 

@@ -46,6 +46,8 @@ class TaskService:
         live: The index of a process that stays.
         worker: The worker that claims, for a process that holds many claims at once; by default the actor's.
         batch: The batch in whose name claims are made, for a coordinator.
+        deliver: The remote's branch whose merge commits publish results, where those are delivered by git; a
+            claim then marks no file.
     """
 
     def __init__(  # noqa: PLR0913 - what it is composed of, each by its name
@@ -58,13 +60,14 @@ class TaskService:
         live: LiveIndex | None = None,
         worker: Worker | None = None,
         batch: int | None = None,
+        deliver: str = "",
     ) -> None:
         self.project = project
         self.settings = settings
         self.actor = actor
         #: The tasks, to look at. Opens no store where there is none.
         self.catalog = TaskCatalog(project, settings, actor, store, live=live)
-        self._claims = ActorClaims(self.catalog, worker, batch)
+        self._claims = ActorClaims(self.catalog, worker, batch, deliver)
         self._claimer = TaskClaimer(self._claims)
         self._finisher = TaskFinisher(self._claims)
         self._live = live
@@ -83,7 +86,7 @@ class TaskService:
         """Return a service over the same store and worker that acts in another name."""
         return TaskService(
             self.project, self.settings, actor, self.store, live=self._live, worker=self._claims.own_worker,
-            batch=self._claims.batch,
+            batch=self._claims.batch, deliver=self._claims.deliver,
         )  # fmt: skip
 
     def close(self) -> None:

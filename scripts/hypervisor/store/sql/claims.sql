@@ -95,7 +95,7 @@ UPDATE attempt SET lock = :lock WHERE id = :attempt AND ended_at IS NULL RETURNI
 UPDATE batch_item SET ready = 1 WHERE work = :work AND ready = 0
 
 -- name: counted_attempts
-SELECT number, detail FROM attempt WHERE work = :work AND counted = 1 ORDER BY number
+SELECT number, detail, revert FROM attempt WHERE work = :work AND counted = 1 ORDER BY number
 
 -- name: limit_reached
 SELECT text FROM work WHERE id = :work

@@ -164,6 +164,16 @@ CREATE TABLE merge (
 CREATE INDEX merge_work ON merge (work, batch) WHERE work IS NOT NULL;
 CREATE INDEX merge_commit ON merge (commit_id) WHERE attempt IS NULL;
 
+-- A right that one worker has at a time, such as merging to a branch of the remote.
+CREATE TABLE lease (
+    name TEXT PRIMARY KEY,
+    -- worker.id
+    holder TEXT NOT NULL,
+    -- Raised with each change of hands: it fences what an earlier holder still writes.
+    token {int} NOT NULL DEFAULT 1,
+    lease_until {int} NOT NULL
+) {strict};
+
 -- What agents share with each other, by branch. Its words are indexed in finding_words (schema_<dialect>.sql).
 CREATE TABLE finding (
     id {serial},

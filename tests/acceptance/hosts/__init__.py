@@ -1,0 +1,1 @@
+"""Several hosts on one machine: network namespaces, a real PostgreSQL, a bare repository, real commands."""
