@@ -64,8 +64,7 @@ def _batches(project: Project, store: Store) -> list[dict[str, Any]]:
     for batch in all_of(project, store):
         row: dict[str, Any] = {"batch_id": batch.id, "census": take_census(batch).to_json()}
         if row["census"]["waiting"] and "run" in batch.record.options:
-            from ..report.activity import killed_run  # noqa: PLC0415 - for runs that are not done
-            from ..report.answers import timeline_of  # noqa: PLC0415
+            from ..report.activity import killed_run, timeline_of  # noqa: PLC0415 - as below
 
             if worker := killed_run(store, timeline_of(batch)):
                 row["killed_run"] = worker
@@ -135,7 +134,7 @@ def _print_some(lines: list[str], most: int, rest: str) -> None:
 def _one_batch(options: Namespace) -> int:
     with batch_of(options) as batch:
         if options.json:
-            from ..report.answers import batch_status  # noqa: PLC0415 - not for every form of the command
+            from ..report.activity import batch_status  # noqa: PLC0415 - not for every form of the command
 
             found = batch_status(batch)
             print_json(found)
@@ -147,7 +146,7 @@ def _one_batch(options: Namespace) -> int:
 
 def _screen(batch: Batch) -> tuple[list[str], bool]:
     """Return a batch on one screen, as plain lines, and whether its census closes."""
-    from ..report.answers import batch_status  # noqa: PLC0415 - not for every form of the command
+    from ..report.activity import batch_status  # noqa: PLC0415 - not for every form of the command
     from ..report.report import ReportBuilder  # noqa: PLC0415
     from ..report.screen import frame, next_steps, text_of  # noqa: PLC0415
 

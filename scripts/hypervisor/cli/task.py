@@ -193,12 +193,13 @@ def _claim(options: Namespace) -> int:
 
 def _wanted(options: Namespace) -> tuple[Wanted, int | None]:
     """Return which task is asked for, and the batch that it is to be of."""
-    from ..core.project import find_project  # noqa: PLC0415
-    from ..queue.batches import open_named  # noqa: PLC0415
     from ..tasks.eligibility import Wanted  # noqa: PLC0415
 
     among = number = None
     if options.batch:
+        from ..core.project import find_project  # noqa: PLC0415
+        from ..queue.batches import open_named  # noqa: PLC0415
+
         with open_named(find_project(Path.cwd(), os.environ), options.batch) as batch:
             number = batch.number
             items = batch.store.batches.items(number)

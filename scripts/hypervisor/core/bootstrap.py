@@ -29,11 +29,12 @@ def use_compiled_cache():
     # type: () -> None
     """Compile what is imported from here on into the cache folder; other programs are told nothing."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
-    if sys.flags.dont_write_bytecode or not os.path.isabs(cache):
+    if not os.path.isabs(cache):
         return
     # What the user has named counts (PYTHONPYCACHEPREFIX).
     sys.pycache_prefix = sys.pycache_prefix or os.path.join(cache, "hypervisor", "compiled")
-    sys.dont_write_bytecode = False
+    # With PYTHONDONTWRITEBYTECODE, as in many containers, what `scripts/prepare` has compiled is still read.
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 
 def has_environment():

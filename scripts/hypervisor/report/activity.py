@@ -18,9 +18,14 @@ from ..core.text import printable_line
 from ..monitor.metrics import Sampler
 from ..monitor.zones import ZoneBounds, ZoneTracker
 from ..queue.batch import Batch
+from ..queue.summary import take_census
 from ..store.batches import Running
 from ..store.liveness import lock_state
 from ..store.store import Store
+from ..tasks.actor import Actor
+from ..tasks.catalog import TaskCatalog
+from ..tasks.index_watch import LiveIndex
+from ..tasks.view import CatalogView
 from .timeline import FIGURES, Timeline
 
 #: The name with which the ids of `batch_worker.py`'s processes begin.
@@ -28,6 +33,8 @@ _PROCESS = "worker-"
 _LOCK = ".lock"
 #: The id of a worker process, with its pid.
 _OF_PROCESS = re.compile(r"(?:worker|run)-(\d+)-[0-9a-f]+")
+#: The most names of waiting items that a status shows, and the most items that are looked at for them.
+_NAMES, _LOOKED_AT = 50, 2000
 _SCRIPTS = ("batch_worker.py", "hypervisor_cli.py")
 
 
@@ -131,6 +138,86 @@ def command_of(workers: Collection[str]) -> str:
                     name = os.path.basename(words[at]).replace("hypervisor_cli.py", "hypervisor")
                     return printable_line(shlex.join([name, *words[at + 1 :]]), 300)
     return ""
+
+
+def batch_status(batch: Batch, live: LiveIndex | None = None) -> dict[str, Any]:
+    """Return where a batch stands: the census, who runs what, what waits, and why some of it cannot start.
+
+    Args:
+        batch: The batch.
+        live: The index of a process that stays.
+    """
+    batch.store.rescuer.rescue_now_and_then()
+    if batch.project is None:
+        return _batch_status(batch, None)
+    settings = settings_of(batch.project.state)
+    catalog = TaskCatalog(batch.project, settings, Actor(name=""), batch.store, live=live)
+    with catalog.view() as view:
+        return _batch_status(batch, view)
+
+
+def _batch_status(batch: Batch, view: CatalogView | None) -> dict[str, Any]:
+    census, timeline = take_census(batch), timeline_of(batch)
+    left = census.of("running") + census.of("waiting")
+    waiting, not_ready = _waiting(batch, view) if census.of("waiting") else ([], {})
+    spent = batch.store.progress.spending(batch.number)
+    return {
+        "batch_id": batch.id,
+        "census": census.to_json(),
+        "closes": census.closes,
+        "finished": left == 0 and census.closes,
+        "running": _running(batch, view, timeline),
+        "waiting": waiting,
+        **({"not_ready": not_ready} if not_ready else {}),
+        **({"level": timeline.level} if timeline.level else {}),
+        **({"held_up": timeline.held_up} if timeline.held_up else {}),
+        **({"cost_usd": spent.cost_usd} if spent.cost_usd is not None else {}),
+    }
+
+
+def timeline_of(batch: Batch) -> Timeline:
+    """Return the events of a batch's runs so far."""
+    timeline = Timeline()
+    for event in batch.store.events.since(0, batch=batch.number):
+        timeline.add(event)
+    return timeline
+
+
+def _waiting(batch: Batch, view: CatalogView | None) -> tuple[list[str], dict[str, str]]:
+    """Return the first items that may start, and the first that may not, each with the reason."""
+    ready: list[str] = []
+    not_ready: dict[str, str] = {}
+    for number, item in enumerate(batch.store.batches.items(batch.number, ("ready",))):
+        if number >= _LOOKED_AT or min(len(ready), len(not_ready)) >= _NAMES:
+            break
+        ref = batch.ref_of(item.work)
+        task = view.at_path(ref.path) if view is not None and ref.task else None
+        why = view.eligibility(task) if view is not None and task is not None else None
+        if task is None or why is None:
+            ready.append(task.id if task is not None else ref.item)
+        elif len(not_ready) < _NAMES:
+            not_ready[task.id] = why
+    return ready[:_NAMES], not_ready
+
+
+def _running(batch: Batch, view: CatalogView | None, timeline: Timeline) -> list[dict[str, Any]]:
+    def name_of(one: Running) -> str:
+        ref = batch.ref_by(one.key, one.text)
+        task = view.at_path(ref.path) if view is not None and ref.task else None
+        return task.id if task is not None else ref.item
+
+    running, now = batch.store.batches.running(batch.number), batch.store.progress.now()
+    rows = active_items(running, timeline, now, name_of=name_of, folder=batch.folder)
+    return [
+        {
+            "item": row["name"], "holder": row["who"], "attempt": row["attempt"],
+            "seconds": round(max(0.0, now - row["since"]), 1), "attempts_before": one.number - 1,
+            **({"output_seconds_ago": row["output_ago"]} if "output_ago" in row else {}),
+            **({"log": one.log} if one.log else {}),
+            **({"overseer": row["overseer"]} if "overseer" in row else {}),
+        }
+        for row, one in zip(rows, running, strict=True)
+    ]  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -26,8 +26,7 @@ from ..store.store import Store
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
 from ..tasks.view import CatalogView
-from .activity import coordinator_lives
-from .answers import timeline_of
+from .activity import coordinator_lives, timeline_of
 
 #: The newest batches that are looked at for one that is run and has nothing in work at the moment.
 _NEWEST = 10

@@ -170,10 +170,9 @@ class TaskCatalog:
             return []
         with self._index() as index:  # the quick way looks at the files of its dependencies only
             known = [(name, index.find(name)) for name in task.depends_on]
-        if all(
-            one and one.id.lower() == name.lower() and one.status is TaskStatus.DONE for name, one in known
-        ):
-            return []
+            if all(one and one.id.lower() == name.lower() for name, one in known):
+                waits = [name for name, one in known if one and one.status is not TaskStatus.DONE]
+                return [Edges(index).told(task.id.lower(), name) for name in waits]
         with self.indexed() as now:
             return Edges(now).unmet(task) if now else list(task.depends_on)
 

@@ -51,9 +51,10 @@ class _Dependencies(ABC):
 
     def unmet(self, task: Node) -> list[str]:
         """Return what *task* waits for, each with its name and what is wrong with it."""
-        return [self._told(task.id.lower(), name) for name in self.waits_for(task)]
+        return [self.told(task.id.lower(), name) for name in self.waits_for(task)]
 
-    def _told(self, task: str, name: str) -> str:
+    def told(self, task: str, name: str) -> str:
+        """Return what the task with the id *task*, in lower case, waits for by *name*, and what is wrong."""
         if self.name_of(name.lower()) is None:
             return f"{name} (no such task)"
         way = self._way(name.lower(), task)

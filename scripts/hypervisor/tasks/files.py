@@ -31,6 +31,19 @@ def read_task(path: Path, settings: Mapping[str, Any]) -> Task:
     return _task(path, reader.read(data, str(path)), settings)
 
 
+def read_body(path: Path, settings: Mapping[str, Any]) -> str:
+    """Return the text of a task file below its frontmatter, which is not read.
+
+    Raises:
+        Unreadable: It cannot be read.
+    """
+    from ..documents import markdown  # noqa: PLC0415 - as above
+
+    text = markdown.decode(read_file(path, settings["tasks"]["max_bytes"]), str(path))
+    place = markdown.split(text)
+    return text[place[2] :] if place else text
+
+
 def open_task(path: Path, settings: Mapping[str, Any]) -> tuple[Task, Document]:
     """Read a task file; return the task, and the document that edits of it are made from.
 

@@ -15,7 +15,8 @@ from hypervisor.core.project import Project
 from hypervisor.core.settings import settings_of
 from hypervisor.queue.batch import Batch
 from hypervisor.queue.batches import create_of_tasks
-from hypervisor.report.answers import batch_status, task_details
+from hypervisor.report.activity import batch_status
+from hypervisor.report.answers import task_details
 from hypervisor.report.report import ReportBuilder
 from hypervisor.report.workload import workload
 from hypervisor.store.events import RunEvent

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...queue.batches import open_named
 from ...queue.summary import write_summary
-from ...report.answers import batch_status
+from ...report.activity import batch_status
 from ..arguments import Arguments
 from ..context import ToolContext
 
