@@ -4,9 +4,10 @@
 # dependencies = [
 #     "apsw>=3.51.3", "pyyaml>=6.0.2", "filelock>=3.16", "psutil>=6.0", "rich>=13.9",
 #     "litequeue==0.9", "huey==3.5.4", "persist-queue==1.1.0", "python-frontmatter==1.3.0",
+#     "inotify-simple>=2.0", "mcp>=2,<3",
 # ]
 # ///
-"""All figures of docs/benchmarks.md: measured, kept as JSON, and rendered, by one command.
+"""All figures of docs/performance.md: measured, kept as JSON, and rendered, by one command.
 
 ::
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,15 +34,12 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from bench import measure, page, store
-from bench.commands import commands
+from bench import items, measure, page, run, sessions, store, tools
 from bench.contenders import CONTENDERS, installed
 from bench.measure import Row
-from bench.startup import startup
-from bench.triaging import triage
 
-RESULTS = measure.ROOT / "docs/benchmarks.json"
-PAGE = measure.ROOT / "docs/benchmarks.md"
+RESULTS = measure.ROOT / "docs/performance.json"
+PAGE = measure.ROOT / "docs/performance.md"
 #: What must be the same for figures to stand on one page.
 SAME = ("processor", "memory", "system", "file system", "Python")
 
@@ -53,19 +52,27 @@ def say(text: str) -> None:
 def sections(quick: bool, runs: int, where: Path) -> dict[str, Callable[[], list[Row]]]:
     """Return how each section is measured."""
     workers = [1, 4] if quick else [1, 8, 32]
+    sizes = {60: 1} if quick else {1000: 0, 10_000: 7, 100_000: 0}  # tasks, and rounds of the commands
     lengths = [1000, 4000] if quick else [1000, 10_000, 100_000, 1_000_000]
     return {
         "P1": lambda: store.claim_and_complete(where, runs, 200 if quick else 2000, workers, say),
         "P2": lambda: store.one_claim(where, runs, lengths, say),
         "P3": lambda: store.durably(where, runs, 50 if quick else 500, workers[:2], say),
-        "P6": lambda: commands(where, runs, 50 if quick else 500, say),
-        "P8": lambda: triage(where, runs, 60 if quick else 1000, say),
+        "P4": lambda: tools.scale(where, sizes, (1, 2) if quick else (1, 16), 8 if quick else 80, say),
+        "P5": lambda: sessions.tool_calls(where, runs, 4 if quick else 40, say),
+        "start": lambda: sessions.session_starts(where, runs, say),
+        "P6": lambda: items.commands(where, runs, 50 if quick else 500, say),
+        "P7": lambda: run.no_op_tasks(where, runs, 4 if quick else 40, say),
+        "P8": lambda: items.triage(where, runs, 60 if quick else 1000, say),
+        "P11": lambda: sessions.server_starts(where, runs, say),
+        "P12": lambda: test_suite(say),
+        "queued": lambda: run.queued(where, (10, 100) if quick else (100, 100_000), say),
         "killed": lambda: store.killed(where, say),
-        "startup": lambda: startup(where, runs, 1000 if quick else 100_000, say),
+        "startup": lambda: items.startup(where, runs, 1000 if quick else 100_000, say),
     }
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is asked for; return all that is known then."""
     where = Path(tempfile.mkdtemp(prefix="benchmarks-", dir=options.folder)).resolve()
     try:
@@ -73,17 +80,31 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if options.json.exists():
             before = json.loads(options.json.read_text("utf-8"))
             if all(before["machine"].get(name) == kept["machine"][name] for name in SAME):
-                kept["rows"] = [row for row in before["rows"] if row["section"] not in options.only]
+                kept["rows"] = before["rows"]
         kept["skipped"] = sorted(one.label for name, one in CONTENDERS.items() if not installed(name))
         begun = time.monotonic()
-        for name, measured in sections(options.quick, options.runs, where).items():
+        for name, act in sections(options.quick, options.runs, where).items():
             if name in options.only:
-                kept["rows"] += measured()
+                kept["rows"] = [row for row in kept["rows"] if row["section"] not in parts_of(name)] + act()
                 write(kept, options.json)
         say(f"took {time.monotonic() - begun:.0f} s; kept in {os.path.relpath(options.json)}")
     finally:
         measure.clear(where)
     return kept
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Return the sections of the page that one measurement fills."""
+    return ("P7", "P10", "git") if name == "P7" else (name,)
+
+
+def test_suite(say: Callable[[str], None]) -> list[Row]:
+    """Measure P12: `tests/run`, once."""
+    found = measure.Figures("P12", say)
+    begun = time.monotonic()
+    done = subprocess.run([measure.ROOT / "tests/run"], stdout=subprocess.DEVNULL, check=False)
+    found.add("tests/run", wall_s=time.monotonic() - begun, exit_code=done.returncode)
+    return found.rows
 
 
 def write(kept: dict[str, Any], path: Path) -> None:
@@ -100,7 +121,9 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, help="rounds of each row (5; with --quick 2)")
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--only", action="append", choices=page.SECTIONS, help="measure this section")
+    parser.add_argument(
+        "--only", action="append", choices=tuple(sections(False, 0, Path())), help="measure this section"
+    )
     parser.add_argument("--folder", type=Path, help="where to measure (the system's temporary folder)")
     parser.add_argument(
         "--json", type=Path, default=RESULTS, help=f"what is read and written ({RESULTS.name})"
@@ -110,9 +133,9 @@ def main() -> int:
         "--no-run", action="store_true", help="measure nothing: print, or render, what is kept"
     )
     options = parser.parse_args()
-    options.only = options.only or [*page.SECTIONS]
+    options.only = options.only or [*sections(False, 0, Path())]
     options.runs = options.runs or (2 if options.quick else 5)
-    kept = json.loads(options.json.read_text("utf-8")) if options.no_run else run(options)
+    kept = json.loads(options.json.read_text("utf-8")) if options.no_run else measured(options)
     text = page.render(kept)
     PAGE.write_text(text, "utf-8") if options.render else print(text)
     found = page.misses(kept["rows"])

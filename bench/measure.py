@@ -14,13 +14,14 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -39,6 +40,8 @@ begun = time.monotonic()
 _, status, used = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=null), 0)
 print(json.dumps([time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss, status]))
 """
+#: What anybody would wait for at most, in seconds.
+_PATIENCE = 600.0
 #: Bytes that measurements may leave until the end.
 _ROOM = 8 << 30
 
@@ -95,6 +98,105 @@ class Table:
             f"{key} {row[key][-1]:g}" for key in ("cpu_us", "wall_us", "ratio", "twice", "never")
         )
         self._say(f"{self._section} {name}, {', '.join(f'{v:,} {k}' for k, v in sizes.items())}: {told}")
+
+
+class Figures:
+    """Rows of any figures, a value a round.
+
+    Args:
+        section: The section's name.
+        say: Shows one line.
+    """
+
+    def __init__(self, section: str, say: Say) -> None:
+        self.rows: list[Row] = []
+        self._section, self._say = section, say
+
+    def add(self, name: str, **figures: float | None) -> None:
+        """Add one round of a row; a figure's name has its unit, None is left out."""
+        row = next((r for r in self.rows if r["name"] == name), None)
+        if row is None:
+            row = {"section": self._section, "name": name, "figures": {}}
+            self.rows.append(row)
+        for figure, value in figures.items():
+            if value is not None:
+                row["figures"].setdefault(figure.replace("_", " "), []).append(round(value, 2))
+        told = ", ".join(f"{figure} {values[-1]:g}" for figure, values in row["figures"].items())
+        self._say(f"{self._section} {name}: {told}")
+
+
+# ------------------------------------------------------------------------ calls
+
+
+class Clock(Protocol):
+    """What uses CPU time."""
+
+    @property
+    def cpu(self) -> float | None:
+        """Seconds of CPU time so far; None where that is not known."""
+
+
+class Times:
+    """Seconds of each kind of call, from any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: dict[str, list[float]] = {}
+        self._cpu: dict[str, list[float]] = {}
+
+    @contextlib.contextmanager
+    def of(self, name: str, server: Clock | None = None) -> Iterator[None]:
+        """Measure one call, with the CPU time of *server* meanwhile."""
+        before = server.cpu if server else None
+        began = time.perf_counter()
+        yield
+        took = time.perf_counter() - began
+        after = server.cpu if server and before is not None else None
+        self.add(name, took, None if after is None or before is None else after - before)
+
+    def add(self, name: str, took: float, cpu: float | None) -> None:
+        """Note one call: the seconds that passed, and those of CPU time, where they are known."""
+        with self._lock:
+            self._of.setdefault(name, []).append(took)
+            if cpu is not None:
+                self._cpu.setdefault(name, []).append(cpu)
+
+    def rows(self, **what: Any) -> list[Row]:
+        """Return a row for each kind: how many, p50 and p99, median of CPU time; milliseconds."""
+        return [
+            what | {"name": name, **percentiles(seconds, self._cpu.get(name, ()))}
+            for name, seconds in self._of.items()
+        ]
+
+
+def percentiles(seconds: Sequence[float], cpu: Sequence[float] = ()) -> Row:
+    """Return how many there are, their median, and what 99 in 100 stay below; milliseconds."""
+    ordered = sorted(seconds)
+
+    def at(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 2)
+
+    used = {"cpu_ms": round(sorted(cpu)[len(cpu) // 2] * 1000, 2)} if cpu else {}
+    return {"calls": len(ordered), "p50_ms": at(0.5), "p99_ms": at(0.99), **used}
+
+
+def together(count: int, act: Callable[[int], None]) -> None:
+    """Let *count* threads act at once, each with its number; raise what one of them raises."""
+    faults: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            act(number)
+        except BaseException as fault:  # noqa: BLE001 - told below
+            faults.append(fault)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_PATIENCE)
+    if faults:
+        raise faults[0]
 
 
 # -------------------------------------------------------------------- processes

@@ -1,38 +1,28 @@
-"""What `hypervisor run` costs for a task that takes no time, beside the same by hand.
+"""P7 and P10: what `hypervisor run` costs for a task that takes no time, beside the same by hand.
 
-In one run, medians of several rounds, per task:
-
-- the yardstick: a shell script that adds a worktree, commits in it, merges and removes it, task after task
-- `run` with each isolation, on tasks whose agent writes a file and commits it
-- `run --isolation none`, on tasks whose agent does nothing but report
-
-and the git processes of each, by subcommand: those that were started by anybody, git itself among them,
-counted with strace where there is one, and else those that were found in the PATH.
-
-    uv run bench/run.py [--tasks 40] [--jobs 2] [--rounds 3] [--code FOLDER] [--folder D] [--isolation clone]
-
-``--code`` measures another checkout of the code, with its own options.
+Per task: the yardstick, a shell script that adds a worktree, commits in it, merges and removes it, task
+after task; `run` with each isolation, on tasks whose agent writes a file and commits it; and `run --isolation
+none`, on tasks whose agent does nothing but report. Then the git processes of each, by subcommand: those that
+were started by anybody, git itself among them, counted with strace where there is one, and else those that
+were found in the PATH. And memory and idle CPU of a run that has many tasks queued and two at work.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.measure import SCRIPTS, Figures, Row, Say, Spent, clear, ground
+
 _BY_HAND = """
 set -e
 n=0
@@ -48,50 +38,82 @@ done
 _COMMITS = 'n=${HYPERVISOR_TASK_ID#t-}; echo x > "f-$n"; git add .; git commit -qm x'
 _REPORTS = """printf '{"kind": "done", "text": "did it", "evidence": "seen"}' > "$HYPERVISOR_REPORT" """
 _EXECUTED = re.compile(r'execve\("(?:[^"]*/)?(git[a-z-]*)", \["[^"]*"((?:, "(?:[^"\\]|\\.)*")*)')
+#: How many agents are at work at once.
+_JOBS = 2
+#: In seconds: how long a run is left alone before its idle CPU is measured, and for how long it is.
+_SETTLE, _IDLE = 5, 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """What one run came to, in milliseconds per task."""
+def no_op_tasks(where: Path, rounds: int, tasks: int, say: Say) -> list[Row]:
+    """Measure P7 and P10, and count the git processes."""
+    ways: dict[str, Callable[[Path], list[str]]] = {"by hand (sh)": lambda _: by_hand(tasks)}
+    ways |= {f"run, {kind}": partial(run_words, _COMMITS, kind) for kind in ("clone", "worktree")}
+    seven, ten, git = (Figures(section, say) for section in ("P7", "P10", "git"))
+    every: dict[str, Callable[[Path], list[str]]] = {
+        **ways,
+        "run, none": partial(run_words, _REPORTS, "none"),
+    }
+    with ground(where) as home:
+        for number in range(rounds + 1):  # the first warms the caches
+            base = 0.0
+            for name, way in every.items():
+                used = measured(home / _word(f"{number} {name}"), way, tasks if number else 1)
+                base = base or used.cpu
+                if not number:
+                    continue
+                if name == "run, none":
+                    seven.add(name, CPU_ms=used.cpu, wall_ms=used.wall)
+                else:
+                    ten.add(name, CPU_ms=used.cpu, ratio=used.cpu / base, wall_ms=used.wall)
+        for name, way in every.items():
+            calls = counted(home / _word(f"git {name}"), way, tasks)
+            git.add(name, processes_a_task=sum(calls.values()) / tasks)
+            told = ", ".join(f"{word} {count / tasks:.2g}" for word, count in calls.most_common())
+            git.rows[-1]["told"] = told
+    return [*seven.rows, *ten.rows, *git.rows]
 
-    cpu: float
-    wall: float
+
+def _word(name: str) -> str:
+    return re.sub(r"\W+", "-", name)
 
 
-def main() -> int:
-    """Measure, and print the figures."""
-    options = _options()
-    with tempfile.TemporaryDirectory(dir=options.folder) as home:
-        os.environ["HOME"] = home
-        return _measure(options)
+def queued(where: Path, counts: tuple[int, ...], say: Say) -> list[Row]:
+    """Measure a coordinator that has so many tasks queued, while two agents are at work."""
+    import psutil  # noqa: PLC0415 - of the environment that runs this
 
-
-def _measure(options: argparse.Namespace) -> int:
-    code = Path(options.code).resolve()
-    ways: dict[str, Callable[[Path], list[str]]] = {"by hand (sh)": lambda _: by_hand(options.tasks)}
-    for kind in options.isolation:
-        ways[f"run, {kind}"] = partial(run_words, code, options, _COMMITS, kind)
-    ways["run, none"] = partial(run_words, code, options, _REPORTS, "none")
-    found: dict[str, list[Spent]] = {name: [] for name in ways}
-    for way in ways.values():
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            measured(Path(folder), way, 1)
-    for _ in range(options.rounds):
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                found[name].append(measured(Path(folder), way, options.tasks))
-    base = statistics.median(one.cpu for one in found["by hand (sh)"])
-    load = os.getloadavg()[0]
-    print(f"{options.tasks} tasks, {options.jobs} at once, {options.rounds} rounds; load {load:.1f}")
-    for name, spent in found.items():
-        cpu, wall = (statistics.median(getattr(one, what) for one in spent) for what in ("cpu", "wall"))
-        print(f"{name:16} {cpu:7.1f} ms CPU a task ({cpu / base:4.2f} times by hand), {wall:7.1f} ms wall")
-    for name, way in ways.items():
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            calls = counted(Path(folder), way, options.tasks)
-        told = ", ".join(f"{word} {count}" for word, count in calls.most_common())
-        print(f"{name:16} {sum(calls.values()) / options.tasks:5.1f} git processes a task: {told}")
-    return 0
+    found = Figures("queued", say)
+    for count in counts:
+        with ground(where) as home:
+            place = home / "project"
+            project(place, count)
+            words = [sys.executable, str(SCRIPTS / "hypervisor_cli.py"), "run", "--all", "-j", "2"]
+            words += ["--agent", "exec", "--exec", "sleep 3600", "--isolation", "none"]
+            environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
+            with subprocess.Popen(
+                words, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as run:
+                process, begun = psutil.Process(run.pid), time.monotonic()
+                while not list(place.glob(".hypervisor/batches/*/reports")):
+                    if run.poll() is not None:
+                        raise RuntimeError("the run ended before it had begun anything")
+                    time.sleep(0.05)
+                took = time.monotonic() - begun
+                time.sleep(_SETTLE)
+                before = sum(process.cpu_times()[:2])
+                time.sleep(_IDLE)
+                idle = (sum(process.cpu_times()[:2]) - before) / _IDLE
+                status = Path(f"/proc/{run.pid}/status").read_text("ascii").splitlines()
+                now, most = (
+                    int(next(one for one in status if one.startswith(name)).split()[1]) / 1024
+                    for name in ("VmRSS", "VmHWM")
+                )
+                for _ in range(2):
+                    run.terminate()
+                    time.sleep(1)
+            found.add(f"{count:,} tasks queued, two at work", MiB=now, MiB_at_most=most,
+                      idle_CPU_ms_a_second=1000 * idle, first_began_after_s=took)  # fmt: skip
+            clear(place)
+    return found.rows
 
 
 def by_hand(tasks: int) -> list[str]:
@@ -99,19 +121,13 @@ def by_hand(tasks: int) -> list[str]:
     return ["sh", "-c", _BY_HAND, "sh", str(tasks)]
 
 
-def run_words(code: Path, options: argparse.Namespace, agent: str, isolation: str, place: Path) -> list[str]:
+def run_words(agent: str, isolation: str, place: Path) -> list[str]:
     """Return the words of a run with an agent that is a shell script."""
     script = place.parent / "agent"
     script.write_text(f"#!/bin/sh\n{agent}\n")
     script.chmod(0o755)
-    python = code / ".venv/bin/python"
-    words = [
-        str(python) if python.exists() else sys.executable,
-        str(code / "scripts/hypervisor_cli.py"),
-        "run",
-    ]
-    words += ["--all", "-j", str(options.jobs), "--agent", "exec", "--exec", str(script)]
-    return [*words, "--isolation", isolation]
+    words = [sys.executable, str(SCRIPTS / "hypervisor_cli.py"), "run", "--all", "-j", str(_JOBS)]
+    return [*words, "--agent", "exec", "--exec", str(script), "--isolation", isolation]
 
 
 def project(place: Path, tasks: int) -> None:
@@ -129,7 +145,7 @@ def project(place: Path, tasks: int) -> None:
 def started(place: Path, words: list[str], path: str = "") -> None:
     """Run *words* in a project to their end."""
     # One home for all: compiled code is kept there, and a user's is there already.
-    environment = {"PATH": path or os.environ["PATH"], "HOME": os.environ["HOME"]}
+    environment = {"PATH": path or os.environ["PATH"], "HOME": str(place.parents[1])}
     done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(
@@ -146,7 +162,7 @@ def measured(folder: Path, way: Callable[[Path], list[str]], tasks: int) -> Spen
     started(place, words)
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - begun
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Spent(cpu=1000 * cpu / tasks, wall=1000 * wall / tasks)
+    return Spent(cpu=1000 * cpu / tasks, wall=1000 * wall / tasks, ran=Counter())
 
 
 def counted(folder: Path, way: Callable[[Path], list[str]], tasks: int) -> Counter[str]:
@@ -188,20 +204,3 @@ def _subcommand(program: str, words: list[str]) -> str:
     while words and words[0].startswith("-"):
         words = words[2 if words[0] in ("-c", "-C") else 1 :]
     return words[0] if words else "git"
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tasks", type=int, default=40)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--code", default=str(ROOT), help="the checkout that is measured")
-    parser.add_argument("--folder", help="where to work; without it: the system's temporary folder")
-    parser.add_argument("--isolation", nargs="*", default=["clone", "worktree"])
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

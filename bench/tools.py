@@ -11,19 +11,57 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.measure import SCRIPTS
-from bench.times import Row, Times, percentiles, together
+from bench.measure import SCRIPTS, Figures, Row, Say, Times, ground, percentiles, together
 
+_STATUSES = ["To Do"] * 6 + ["Done"] * 3 + ["In Progress"]
+_CONFIG = """project_name: "demo"
+default_status: "To Do"
+statuses: ["To Do", "In Progress", "Done"]
+labels: []
+date_format: yyyy-mm-dd
+auto_open_browser: false
+remote_operations: false
+auto_commit: false
+filesystem_only: true
+check_active_branches: false
+task_prefix: "task"
+"""
 #: What `uv run` and Python's start take by themselves, as a yardstick.
 _EMPTY = '# /// script\n# requires-python = ">=3.11"\n# dependencies = []\n# ///\n'
+
+
+def _tasks(size: int) -> Iterator[tuple[int, str, str, list[int]]]:
+    """Yield number, status, priority, and what it waits for: with a third, one to three earlier ones."""
+    rolled = random.Random(1)
+    for number in range(1, size + 1):
+        waits = rolled.sample(range(1, number), min(number - 1, rolled.choice([0, 0, 0, 0, 1, 3])))
+        yield number, rolled.choice(_STATUSES), rolled.choice(["high", "medium", "low"]), waits
+
+
+def lay_out(folder: Path, size: int) -> None:
+    """Make a project of *size* tasks, a file each, as Backlog.md keeps them; we read the same."""
+    tasks = folder / "backlog/tasks"
+    tasks.mkdir(parents=True)
+    (folder / ".hypervisor").mkdir(mode=0o700)
+    (folder / "backlog/config.yml").write_text(_CONFIG, "utf-8")
+    for number, status, priority, waits in _tasks(size):
+        (tasks / f"task-{number} - Task-{number}.md").write_text(
+            f"---\nid: task-{number}\ntitle: Task {number}\nstatus: {status}\nassignee: []\n"
+            f"created_date: '2026-01-01 12:00'\nlabels: [l-{number % 7}]\nproject: p-{number % 20}\n"
+            f"priority: {priority}\ndependencies: [{', '.join(f'task-{other}' for other in waits)}]\n---\n\n"
+            f"## Description\n\nWhat has to be done for number {number}, in a sentence or two.\n",
+            "utf-8",
+        )
 
 
 def uv() -> str:
@@ -254,3 +292,29 @@ def commands(folder: Path, size: int, processes: int, calls: int) -> list[Row]:
     if calls:
         together(processes, work)
     return times.rows(kind="command", size=size, processes=processes)
+
+
+def scale(where: Path, sizes: dict[int, int], processes: tuple[int, ...], calls: int, say: Say) -> list[Row]:
+    """Measure P4: the tools on projects of several sizes, and the commands.
+
+    Args:
+        where: Where to work.
+        sizes: Of each number of tasks, how often each command is measured; 0 for not at all.
+        processes: How many servers there are at once, in turn.
+        calls: How often each tool is called.
+        say: Shows one line.
+    """
+    found = Figures("P4", say)
+    for size, rounds in sizes.items():
+        with ground(where) as folder:
+            lay_out(folder, size)
+            rows = commands(folder, size, 1, rounds)
+            for count in processes:
+                rows += tools(folder, size, count, calls)
+            for row in rows:
+                servers = f", {row['processes']} servers" if row["kind"] == "tool" else ""
+                found.add(
+                    f"{row['kind']}, {size:,} tasks{servers}: {row['name']}", p50_ms=row.get("p50_ms"),
+                    p99_ms=row.get("p99_ms"), CPU_ms=row.get("cpu_ms"), MiB=row.get("mib"),
+                )  # fmt: skip
+    return found.rows

@@ -11,7 +11,7 @@ import pytest
 
 from commands import ROOT
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]  # some thirty processes, one after the other
 
 
 def test_a_quick_run_executes_each_of_our_items_once(tmp_path: Path) -> None:
@@ -25,6 +25,8 @@ def test_a_quick_run_executes_each_of_our_items_once(tmp_path: Path) -> None:
         "P3",
         "--only",
         "killed",
+        "--only",
+        "P4",
         "--folder",
         str(tmp_path),
     ]
@@ -41,3 +43,6 @@ def test_a_quick_run_executes_each_of_our_items_once(tmp_path: Path) -> None:
             assert (row["again"], row["others_wrong"]) == (1, 0)
         else:
             assert (row["twice"], row["never"]) == ([0], [0]), row
+    scale = {row["name"].partition(": ")[2] for row in rows if row["section"] == "P4"}
+    assert {"list_tasks", "claim_next_task", "complete_task", "get_index_stats"} <= scale
+    assert {"task list --limit 50", "task claim --next", "task complete", "status"} <= scale
