@@ -25,6 +25,7 @@ from ..orchestrator.router import AGENTS, permissions_of, require_runnable
 from ..orchestrator.run import bring_home, brought_up_to_date, deliver, on_finish, run_agents, starting_point
 from ..orchestrator.run_context import opened_run
 from ..orchestrator.supervisor import check_settings
+from ..orchestrator.workspace_pool import prepares_merged
 from ..queue.batch import Batch
 from ..queue.batches import create_of_tasks, open_named
 from ..queue.retention import compress_if_over
@@ -287,6 +288,7 @@ def _merge(options: Namespace) -> int:
         folder = project.state / "worktrees" / batch.id
         repository = Repository.read(project.root)
         integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
+        integration.prepare = prepares_merged(batch, repository, folder)
         found = list(collect(project, batch, integration))
         said = bring_home(project, batch, integration, asked, sum(one.merged for one in found))
     if options.json:

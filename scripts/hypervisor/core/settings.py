@@ -36,6 +36,7 @@ MORE_THAN_ZERO = frozenset(
         "run.turns_away",
         "git.remote_seconds",
         "git.lease_seconds",
+        "worktree.seconds",
         "machine.look_seconds",
         "machine.per_batch",
         "budget.answer_tokens",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import Refused
@@ -22,34 +22,40 @@ from .workspaces import Workspaces
 class Clones(Workspaces):
     """The clones of one batch."""
 
-    def open(self, task: str, attempt: int, base: str) -> Tree:
+    def open(self, task: str, attempt: int | str, base: str, place: Path | None = None) -> Tree:
         """See `Workspaces.open`."""
         name = self._name(task, attempt)
-        path = self.folder.absolute() / name
+        path = place or self.folder.absolute() / name
         tree = self._read(self._record(name))
-        if tree is not None and path.is_dir():
+        if tree is not None and tree.path.is_dir():
             return tree
         start = tree.base if tree is not None else self._start(base)
-        remove_tree(path)  # the debris of a crash in here: nobody has worked in it
+        # Without a place it is the debris of a crash in here: nobody has worked in it.
+        remove_tree(place / ".git" if place else path)
         branch = f"hypervisor/{self.batch}/{name}"
-        made = tree or Tree(path=path, branch=branch, base=start, task=task, kind="clone")
+        made = Tree(path=path, branch=branch, base=start, task=task, kind="clone")
         tip = self.repository.git().commit(made.ref) if tree is not None else ""  # its folder was deleted
         private = self._private(made)
         private.make(f"ref: {made.ref}", {made.ref: tip or start})
         private.check_out(tip or start)
         self._include(made)
-        if tree is None:
+        if tree != made:
             self._write(made)
         return made
 
-    def close(self, tree: Tree, gathered: Gathered, *, merged: bool) -> None:
+    def close(self, tree: Tree, gathered: Gathered, *, merged: bool, keep_files: bool = False) -> bool:
         """See `Workspaces.close`."""
         if not gathered.is_all:
-            return
+            return False
         with contextlib.suppress(OSError):
-            remove_tree(tree.path)
+            if not keep_files:
+                remove_tree(tree.path)
             if merged or not gathered.commits:
-                self._record(tree.path.name).unlink(missing_ok=True)
+                self._record(tree.name).unlink(missing_ok=True)
+            elif keep_files:  # its work is on its branch; the folder is another's from now on
+                self._write(replace(tree, path=self.folder.absolute() / tree.name))
+            return True
+        return False
 
     def remove(self, tree: Tree, merged_into: str | None = None, *, dry_run: bool = False) -> None:
         """See `Workspaces.remove`. A clone whose branch is in the user's repository goes in any case."""
@@ -72,7 +78,7 @@ class Clones(Workspaces):
             if not dry_run:
                 main.run("update-ref", "-d", tree.ref, tip)
         if not dry_run:
-            self._record(tree.path.name).unlink(missing_ok=True)
+            self._record(tree.name).unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- details
 
@@ -160,12 +166,12 @@ class Clones(Workspaces):
         return tuple(found)
 
     def _aside(self, tree: Tree) -> Path:
-        return tree.path.parent / ".trees" / f"{tree.path.name}.git"
+        return self.folder.absolute() / ".trees" / f"{tree.name}.git"
 
     def _free_aside(self, tree: Tree) -> Path:
         place = self._aside(tree)
         number = 1
         while os.path.lexists(place):
             number += 1
-            place = place.with_name(f"{tree.path.name}.git.{number}")
+            place = place.with_name(f"{tree.name}.git.{number}")
         return place

@@ -87,6 +87,9 @@ class Integration:
     #: The user's branch that the batch began from.
     start_branch: str
     start_commit: str
+    #: Gets the project's folder in the files of a commit, and the commit; makes it ready to verify in, or
+    #: returns why it is not.
+    prepare: Callable[[Path, str], str] = field(default=lambda _place, _commit: "", kw_only=True)
     #: The branch's commit and that one's tree, as last seen; "" before that.
     _tip: str = field(default="", init=False)
     _tree: str = field(default="", init=False)
@@ -184,7 +187,7 @@ class Integration:
             private.check_out(commit, (keep,))
         place = self.path / self.repository.prefix
         place.mkdir(parents=True, exist_ok=True)
-        return verify(place)
+        return self.prepare(place, commit) or verify(place)
 
     def _move(self, main: Git, made: _Made, target: str, done_with: str) -> bool:
         """Move the branch to what was made; tell whether it was still where the merge began."""

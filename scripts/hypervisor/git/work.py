@@ -42,6 +42,11 @@ class Tree:
         """The full name of its branch."""
         return f"refs/heads/{self.branch}"
 
+    @property
+    def name(self) -> str:
+        """Its name among the folders of its batch."""
+        return self.branch.rpartition("/")[2]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:

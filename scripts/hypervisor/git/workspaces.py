@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import Refused
-from ..core.files import write_once
+from ..core.files import replace_file
 from ..core.project import STATE
 from .git import Git, Status, begun_in, from_top, is_full
 from .repository import Repository
@@ -35,8 +35,14 @@ class Workspaces:
 
     # ------------------------------------------------- what the kinds differ in
 
-    def open(self, task: str, attempt: int, base: str) -> Tree:
+    def open(self, task: str, attempt: int | str, base: str, place: Path | None = None) -> Tree:
         """Make a folder on a new branch from the commit *base*, or return the one that is there.
+
+        Args:
+            task: The task's id.
+            attempt: The attempt's number; with a dot and the candidate's where there are several.
+            base: The commit.
+            place: Of clones: the folder to make it in. What is in there beside tracked files stays.
 
         Raises:
             Refused: There is no such commit, or the branch holds work of somebody.
@@ -56,8 +62,18 @@ class Workspaces:
         """
         raise NotImplementedError
 
-    def close(self, tree: Tree, gathered: Gathered, *, merged: bool) -> None:
-        """Remove a folder that was gathered, unless it holds work that is nowhere else."""
+    def close(self, tree: Tree, gathered: Gathered, *, merged: bool, keep_files: bool = False) -> bool:
+        """Remove a folder that was gathered, unless it holds work that is nowhere else.
+
+        Args:
+            tree: The folder.
+            gathered: What was gathered there.
+            merged: Whether that is merged.
+            keep_files: Of clones: give the folder up, but leave its files to whoever uses it next.
+
+        Returns:
+            Whether it is gone, or given up.
+        """
         raise NotImplementedError
 
     def _mend(self, tree: Tree) -> Opened | None:
@@ -186,7 +202,7 @@ class Workspaces:
             raise Refused(f"{base}: no such commit")
         return start
 
-    def _name(self, task: str, attempt: int) -> str:
+    def _name(self, task: str, attempt: int | str) -> str:
         """Return the name of the folder of an attempt: the task's id as far as git takes it, or a hash."""
         plain = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40].strip("-")
         if plain != task.lower():  # ids that differ only there must not meet
@@ -200,11 +216,11 @@ class Workspaces:
     def _write(self, tree: Tree) -> None:
         data = {
             "kind": tree.kind, "branch": tree.branch, "base": tree.base, "task": tree.task,
-            "known": dict(tree.known),
+            "known": dict(tree.known), "folder": os.path.relpath(tree.path, self.folder.absolute()),
         }  # fmt: skip
-        record = self._record(tree.path.name)
+        record = self._record(tree.name)
         record.parent.mkdir(parents=True, exist_ok=True)
-        write_once(record, json.dumps(data).encode())
+        replace_file(record, json.dumps(data).encode())
 
     def _read(self, record: Path) -> Tree | None:
         try:
@@ -212,8 +228,8 @@ class Workspaces:
         except FileNotFoundError:
             return None
         return Tree(
-            path=record.parent.parent / record.stem, branch=data["branch"], base=data["base"],
-            task=data["task"], kind=data["kind"], known=data["known"],
+            path=record.parent.parent / data.get("folder", record.stem), branch=data["branch"],
+            base=data["base"], task=data["task"], kind=data["kind"], known=data["known"],
         )  # fmt: skip
 
     def _include(self, tree: Tree) -> None:

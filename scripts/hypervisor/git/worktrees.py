@@ -22,8 +22,9 @@ _KNOWN = ("refs/heads/", "refs/tags/")
 class Worktrees(Workspaces):
     """The worktrees of one batch."""
 
-    def open(self, task: str, attempt: int, base: str) -> Tree:
+    def open(self, task: str, attempt: int | str, base: str, place: Path | None = None) -> Tree:
         """See `Workspaces.open`."""
+        assert place is None  # noqa: S101 - git keeps a list of worktrees by their folders
         start = self._start(base)
         with locked(self.repository.common / "hypervisor.lock") as keep:
             main = self.repository.git((keep,))
@@ -49,10 +50,12 @@ class Worktrees(Workspaces):
                 self._include(tree)
             return tree
 
-    def close(self, tree: Tree, gathered: Gathered, *, merged: bool) -> None:
+    def close(self, tree: Tree, gathered: Gathered, *, merged: bool, keep_files: bool = False) -> bool:
         """See `Workspaces.close`."""
+        assert not keep_files  # noqa: S101 - see `open`
         with contextlib.suppress(Refused):
             self.remove(tree, merged_into=gathered.commits[-1] if merged else None)
+        return not tree.path.is_dir()
 
     def remove(self, tree: Tree, merged_into: str | None = None, *, dry_run: bool = False) -> None:
         """See `Workspaces.remove`. Nothing is removed where anything would be lost."""
@@ -76,7 +79,7 @@ class Worktrees(Workspaces):
             self._discard(main, tree.path)
             if tip and not any(line == f"branch {tree.ref}" for line in _listed(main)):
                 main.run("update-ref", "-d", tree.ref, tip)
-            self._record(tree.path.name).unlink(missing_ok=True)
+            self._record(tree.name).unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- details
 

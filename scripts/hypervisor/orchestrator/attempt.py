@@ -34,6 +34,7 @@ from .checks import verify
 from .prompt import RUN_MARK, prompt_for, read_reported, report_path, shared_context, variables
 from .run_context import RunContext, evidence_of, gather
 from .verdict import Failed, Verdict, decide_outcome
+from .workspace_pool import SetupFailed, Workspace
 
 #: sysexits.h: "temporary failure"; how a command says "too many requests".
 _EX_TEMPFAIL = 75
@@ -53,6 +54,8 @@ class AttemptEnd:
     crowded: bool = False
     #: Why the agent can take no further task, and the batch has to stop if there is no other; "" if it can.
     stop_batch: str = ""
+    #: Why the batch has to stop, whatever the agent; "" if it need not.
+    halt: str = ""
     #: The agent's name, "" if there was none.
     agent: str = ""
     #: How it ended elsewhere.
@@ -69,7 +72,7 @@ class _Work:
     service: TaskService
     started: float
     agent: Agent
-    tree: Tree | None = None
+    workspace: Workspace | None = None
     #: What it left there, once that has been gathered.
     gathered: Gathered | None = None
     #: Whether its work was merged.
@@ -77,6 +80,11 @@ class _Work:
     end: AgentEnd | None = None
     #: Path of its output, without the ending.
     log: str = ""
+
+    @property
+    def tree(self) -> Tree | None:
+        """The folder that its agent works in; None for the project's."""
+        return self.workspace.tree if self.workspace else None
 
 
 class TaskAttempt:
@@ -159,15 +167,19 @@ class TaskAttempt:
             return self._finish(work, merged)
         try:
             base = self._base()
+            workspace = run.pool.open(task.id, number, base, self._stopped) if run.pool else None
         except RemoteUnreachable as error:
             return self._finish(work, _not_now(str(error)))
-        tree = run.trees.open(task.id, number, base) if run.trees else None
+        except SetupFailed as error:
+            halt = str(error) if error.halts else ""
+            return replace(self._finish(work, _not_now(str(error))), halt=halt)
         before = run.watch.look() if run.watch else None
         report = report_path(run.batch.folder, work.claim.key, number)
         logs = run.batch.logs
         os.makedirs(logs, exist_ok=True)
-        work = replace(work, tree=tree, log=os.path.join(logs, f"{work.claim.key}~{number}"))
+        work = replace(work, workspace=workspace, log=os.path.join(logs, f"{work.claim.key}~{number}"))
         end = self._run_agent(work, self._assignment(work, report))
+        tree = work.tree
         gathered = gather(run, task, tree)
         work = replace(work, end=end, gathered=gathered)
         evidence = evidence_of(run, task, gathered, end, read_reported(report), before)
@@ -248,6 +260,7 @@ class TaskAttempt:
         branch = run.options.hive_branch
         extra = variables(task, number, report, run.service, run.batch.record.name, run.worker.id)
         extra[BRANCH] = branch
+        extra |= work.workspace.environment if work.workspace else {}
         context = shared_context(run.service, task, branch)
         return Assignment(
             task_id=task.id,
@@ -352,8 +365,8 @@ class TaskAttempt:
 
     def _close(self, work: _Work) -> None:
         """Remove the agent's folder, unless it holds work that is nowhere else."""
-        if work.tree is not None and work.gathered is not None and self._run.trees is not None:
-            self._run.trees.close(work.tree, work.gathered, merged=work.merged)
+        if work.workspace is not None and work.gathered is not None and self._run.pool is not None:
+            self._run.pool.close(work.workspace, work.gathered, merged=work.merged)
 
 
 def _not_now(why: str) -> Verdict:

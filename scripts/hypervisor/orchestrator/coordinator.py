@@ -175,11 +175,7 @@ class Coordinator:
             scheduler.ended(task, now, Again(after=5.0))
             self._halt(scheduler, f"{task} could not be worked on: {how}")
             return
-        if how.stop_batch:
-            if run.router.drop(how.agent, how.stop_batch):
-                self.tell(ItemEvent(kind="trouble", item=task, text=f"without {how.agent}: {how.stop_batch}"))
-            else:
-                self._halt(scheduler, how.stop_batch)
+        self._heed_fault(scheduler, task, how)
         if how.how == "held":
             scheduler.held(task, now, how.text)
         elif how.how == "gone":
@@ -197,6 +193,16 @@ class Coordinator:
             event = ItemEvent(kind=kind, item=task, text=how.text)
             self.counts.count(event)
             self.tell(event)
+
+    def _heed_fault(self, scheduler: Scheduler, task: str, how: AttemptEnd) -> None:
+        """Drop an agent that cannot work, or start nothing more, where an attempt's end says so."""
+        if how.halt:
+            self._halt(scheduler, how.halt)
+        if how.stop_batch:
+            if self.run_context.router.drop(how.agent, how.stop_batch):
+                self.tell(ItemEvent(kind="trouble", item=task, text=f"without {how.agent}: {how.stop_batch}"))
+            else:
+                self._halt(scheduler, how.stop_batch)
 
     def _again(self, task: str, how: AttemptEnd) -> Again | None:
         """Return when a task is tried again; None if its attempt was its end."""

@@ -22,6 +22,7 @@ from .checks import verify
 from .options import RunOptions
 from .run import bring_home, starting_point
 from .verdict import Failed
+from .workspace_pool import prepares_merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,7 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
     folder = project.state / "worktrees" / batch.id
     repository = Repository.read(project.root)
     integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
+    integration.prepare = prepares_merged(batch, repository, folder)
 
     def verified(place: Path) -> str | None:
         checked = verify(task, place, settings)

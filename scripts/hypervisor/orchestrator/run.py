@@ -34,6 +34,7 @@ from .delivery import GitDelivery
 from .options import RunOptions
 from .run_context import RunContext
 from .verdict import Failed
+from .workspace_pool import remove_unused
 
 #: How long each check of all that came together may take, in seconds.
 _CHECK_SECONDS = 600.0
@@ -146,6 +147,9 @@ def run_agents(run: RunContext, tell: Callable[[ItemEvent], None], stop: Stop) -
     coordinator = Coordinator(run, tasks, rules, tell, stop, concurrency)
     counts = coordinator.run()
     run.notes += concurrency.explain()
+    if run.pool is not None:
+        run.pool.shut()
+        run.notes += run.pool.notes
     return counts, coordinator.halted
 
 
@@ -354,6 +358,10 @@ def remove_folders(project: Project, *, dry_run: bool) -> list[dict[str, str]]:
             "worktree": Worktrees(repository, folder / batch, batch),
         }
         merge = f"hypervisor/{batch}/merge"
+        for path in remove_unused(kinds["clone"], dry_run=dry_run):
+            place = os.path.relpath(path, project.root)
+            what = "would" if dry_run else "removed"
+            found.append({"folder": place, "kind": "prepared", "what": what, "why": ""})
         for tree in kinds["clone"].found():
             trees = kinds[tree.kind]
             what, why = "would" if dry_run else "removed", ""

@@ -36,6 +36,7 @@ from .options import RunOptions
 from .router import AgentRouter, name_of, router_of
 from .supervisor import AgentSupervisor, supervisor_of
 from .verdict import Evidence, Reported
+from .workspace_pool import WorkspacePool
 
 
 @dataclass(slots=True)
@@ -50,6 +51,8 @@ class RunContext:
     #: The descriptor of the worker's lock, for children to inherit.
     inherit: tuple[int, ...]
     trees: Workspaces | None
+    #: Where attempts get their folders; None where there are no trees.
+    pool: WorkspacePool | None
     #: Where verified work is merged; None where nothing is, or where that is delivered by git.
     integration: Integration | None
     #: Brings finished work to the remote's branch, on a store of many machines.
@@ -117,16 +120,18 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
 
     folder = project.state / "worktrees" / record.name
     trees: Workspaces | None = None
-    integration = watch = delivery = None
+    pool = integration = watch = delivery = None
     if options.isolation != "none":
         repository = Repository.read(project.root)
         trees = (Clones if options.isolation == "clone" else Worktrees)(repository, folder, record.name)
+        pool = WorkspacePool(trees, store.settings["worktree"], batch.logs, record.name)
         globs = store.settings["tasks"]["globs"]
         watch = CheckoutWatch(project, repository, lambda path: is_ours(path, globs), store.merges.moved)
         if options.merge != "none":
             integration = Integration(
-                repository, folder, record.name, options.start_branch, options.start_commit
-            )
+                repository, folder, record.name, options.start_branch, options.start_commit,
+                prepare=pool.prepare_merged,
+            )  # fmt: skip
         if integration is not None and store.shared:
             delivery, integration = delivery_of(project, store, integration, options, worker), None
     lock = WorkerLock(store.workers, worker.id)
@@ -139,9 +144,12 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
                 deliver=delivery.branch if delivery else "",
             ),
             supervisor=supervisor_of(batch, options, worker.id, tell),
-            trees=trees, integration=integration, delivery=delivery, watch=watch, tell=tell, running=running,
+            trees=trees, pool=pool, integration=integration, delivery=delivery, watch=watch, tell=tell,
+            running=running,
         )  # fmt: skip
     finally:
+        if pool is not None:
+            pool.shut()
         live.close()
         lock.close()
 

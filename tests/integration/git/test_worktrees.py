@@ -175,8 +175,8 @@ def run(self, words, *rest, **more):
     return answer
 git.Git._run = run
 if step == "record":
-    once = workspaces.write_once
-    workspaces.write_once = lambda path, data: stop() if path.suffix == ".json" else once(path, data)
+    once = workspaces.replace_file
+    workspaces.replace_file = lambda path, data: stop() if path.suffix == ".json" else once(path, data)
 root = pathlib.Path(root)
 Worktrees(Repository.read(root), root / ".hypervisor/trees", "b1").open("t", 1, "main")
 """
