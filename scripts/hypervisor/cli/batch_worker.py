@@ -39,7 +39,7 @@ from .console import (
     shown,
     time_span,
 )
-from .looking import dry_run, print_stats
+from .looking import assignees_line, dry_run, print_stats, undecided_line
 from .opening import claim_settings, open_batch
 
 #: Above this, the whole queue is not counted at the end of each invocation.
@@ -127,7 +127,7 @@ def _open_and_process(options: Namespace, pool: WorkerPool | None) -> int:
         if options.stats:
             return print_stats(batch, as_json=options.json)
         if options.dry_run:
-            return dry_run(options, batch, _runner(options, batch))
+            return dry_run(options, batch, _runner(options, batch), _settings_for(batch))
         if batch.store.review.plan(batch.number) is not None:
             raise UsageError(
                 f"{batch.folder}: cut into chunks, which start as they are approved; "
@@ -136,7 +136,15 @@ def _open_and_process(options: Namespace, pool: WorkerPool | None) -> int:
         stop = Stop()
         stop.listen(signal.SIGINT, signal.SIGTERM)
         answer_stop(stop, lambda: "the running items")
+        if options.exec is None and not options.json:
+            _introduce(batch)
         return _work_through(options, batch, stop, pool)
+
+
+def _introduce(batch: Batch) -> None:
+    """Say, before the first item of a batch has a result, to whom triage assigns tasks."""
+    if next(iter(batch.store.batches.items(batch.number, list(Outcome))), None) is None:
+        print(assignees_line(_settings_for(batch)(str(Path(batch.options.base) / "-"))), file=sys.stderr)
 
 
 def _import_for_workers(options: Namespace) -> None:
@@ -272,6 +280,8 @@ def _close(options: Namespace, batch: Batch, done: RunCounts, deaths: int, *, co
     results = {kind.value: done.results[kind.value] for kind in Outcome if kind.value in done.results}
     told = ", ".join(f"{number} {kind}" for kind, number in results.items()) or "nothing"
     report: dict[str, Any] = {"processed": done.processed, "results": results, "again": done.again}
+    if options.exec is None:
+        report["undecided"] = done.undecided
     closes = True
     if count:
         summary, census = write_summary(batch)
@@ -283,6 +293,8 @@ def _close(options: Namespace, batch: Batch, done: RunCounts, deaths: int, *, co
         print_json(report)
     else:
         print(f"this run: {told}")
+        if done.undecided:
+            print(undecided_line(done.undecided, done.processed))
         if count:
             print(f"the queue: {census.line()}")
     left = _still_held(batch, done.left)

@@ -6,10 +6,12 @@ import os
 import shlex
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from ..core.model import Outcome
+from ..core.model import UNDECIDED, Outcome
 from ..queue.batch import Batch
 from ..queue.summary import entries, stats
 from ..runners.base import ItemWork, QueueRunner
@@ -36,7 +38,23 @@ def print_stats(batch: Batch, *, as_json: bool) -> int:
     return EXIT_DONE if data["closes"] else EXIT_REFUSED
 
 
-def dry_run(options: Namespace, batch: Batch, runner: QueueRunner) -> int:
+def assignees_line(settings: Mapping[str, Any]) -> str:
+    """Return to whom triage assigns tasks by these settings, and how to change it."""
+    names = {key: settings["triage"][key] or "nobody" for key in ("person", "agent")}
+    return (
+        f"triage assigns work for a person to {names['person']!r}, work for an agent to {names['agent']!r}; "
+        "change the names with `hypervisor config set triage.person NAME` (triage.agent; '' for nobody)"
+    )
+
+
+def undecided_line(undecided: int, of: int) -> str:
+    """Return how many of the tasks triage left as they are."""
+    return f"{undecided} of {of} {UNDECIDED}"
+
+
+def dry_run(
+    options: Namespace, batch: Batch, runner: QueueRunner, settings_for: Callable[[str], Mapping[str, Any]]
+) -> int:
     """Show what would be done; nothing is claimed or written."""
     rows: list[dict[str, Any]] = []
     for item, path in _would(options, batch):
@@ -45,6 +63,8 @@ def dry_run(options: Namespace, batch: Batch, runner: QueueRunner) -> int:
     if options.json:
         print_json(rows)
     else:
+        if rows and options.exec is None:
+            print(assignees_line(settings_for(str(Path(batch.options.base) / "-"))))
         for line in _lines(rows):
             print(line)
     return EXIT_DONE if rows else EXIT_NOTHING
@@ -55,17 +75,27 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     counts: Counter[str] = Counter()
     why: Counter[str] = Counter()
+    undecided = 0
     for row in rows:
         if "command" in row:
             verb, text = "run", shlex.join(row["command"])
         else:
             verb, text = _VERBS[Outcome(row["status"])], row["outcome"]
             made = [one for one in row["decisions"] if one["value"] is not None]
+            if text.endswith(UNDECIDED) and not made:
+                verb = "leave"
             why.update(f"{one['field']} {shown(str(one['value']))}: {shown(one['reason'])}" for one in made)
         counts[verb] += 1
         lines.append(f"would {verb} {shown(row['item'])}: {shown(text, 500)}")
-    told = ", ".join(f"{counts[verb]} to {verb}" for verb in ("run", *_VERBS.values()) if counts[verb])
+        lines += [f"    {shown(line, 500)}" for line in row.get("diff", [])]
+        undecided += text.endswith(UNDECIDED)
+    told = ", ".join(
+        f"{counts[verb]} to {verb}"
+        for verb in ("run", "set", "leave", "block", "fail", "skip")
+        if counts[verb]
+    )
     lines += [f"in all: {told}"] if rows else []
+    lines += [undecided_line(undecided, len(rows))] if undecided else []
     return lines + [f"why: {number} x {reason}" for reason, number in why.most_common(_REASONS)]
 
 

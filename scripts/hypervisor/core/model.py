@@ -140,6 +140,10 @@ class Decision:
     reason: str
 
 
+#: The outcome and the reason where triage found no strong evidence for any kind of task.
+UNDECIDED = "undecided: no strong evidence"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a runner says of one item; the store adds who and when and makes it a result."""

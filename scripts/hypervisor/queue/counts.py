@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..core.model import Outcome
+from ..core.model import UNDECIDED, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,8 @@ class RunCounts:
     results: dict[str, int] = field(default_factory=dict)
     again: int = 0
     lost: int = 0
+    #: Tasks for which triage found no strong evidence.
+    undecided: int = 0
     #: Items that others held when this worker ended.
     left: list[str] = field(default_factory=list)
 
@@ -39,6 +41,7 @@ class RunCounts:
             self.lost += 1
         elif event.kind in set(Outcome):
             self.results[event.kind] = self.results.get(event.kind, 0) + 1
+            self.undecided += event.text.endswith(UNDECIDED)
 
     @property
     def processed(self) -> int:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Unreadable
-from ..core.model import CLOSED, Decision, FileEdit, KeyEdit, LineEdit, Outcome, Report, Task, TaskStatus
+from ..core.model import (
+    CLOSED,
+    UNDECIDED,
+    Decision,
+    FileEdit,
+    KeyEdit,
+    LineEdit,
+    Outcome,
+    Report,
+    Task,
+    TaskStatus,
+)
 from ..documents import markdown, yaml_edit
 from ..tasks.files import edit_key, open_task, status_word
 from ..triage.classify import Rules, compile_rules, triage
@@ -35,20 +46,25 @@ class TriageRunner:
             if task.status in CLOSED:
                 done = task.status is TaskStatus.DONE
                 return Report(status=Outcome.SKIPPED, outcome="already complete" if done else "cancelled")
-            decisions = triage(task, self._rules_of(settings)).decisions
+            decided = triage(task, self._rules_of(settings))
+            decisions = decided.decisions
             edit = plan_edit(task, document, decisions, settings)
         except Unreadable as error:
             return Report(status=Outcome.FAILED, outcome=error.why)
         changed = [f"{d.field} {d.value}" for d in decisions if d.value is not None]
+        if decided.undecided:
+            changed.append(UNDECIDED)
         outcome = ", ".join(changed) if changed else "nothing to change"
         return Report(
             status=Outcome.SUCCESS, outcome=outcome, decisions=decisions, edit=edit if edit else None
         )
 
     def preview(self, work: ItemWork) -> dict[str, Any]:
-        """Return what the rules would decide; a triage writes nothing by itself."""
+        """Return what the rules would decide, and the lines of the file that would change."""
         report = self.run(work)
+        diff = _diff(Path(work.path), report.edit) if report.edit else []
         return {
+            "diff": diff,
             "status": report.status.value,
             "outcome": report.outcome,
             "decisions": [{"field": d.field, "value": d.value, "reason": d.reason} for d in report.decisions],
@@ -83,6 +99,21 @@ def plan_edit(
         keys.append(edit_key(document, decision.field, value, settings))
         document = document.after(keys[-1])
     return FileEdit(path=task.path, keys=tuple(keys), lines=tuple(lines))
+
+
+def _diff(path: Path, edit: FileEdit) -> list[str]:
+    """Return the lines that *edit* removes and adds, with ``-`` and ``+`` before them."""
+    from difflib import unified_diff  # noqa: PLC0415 - for a dry run only
+
+    try:
+        before = path.read_bytes()
+    except OSError:
+        return []
+    after, _ = yaml_edit.apply(before, edit)
+    old, new = (text.decode("utf-8").splitlines() for text in (before, after))
+    return [
+        line for line in unified_diff(old, new, n=0, lineterm="") if not line.startswith(("---", "+++", "@@"))
+    ]
 
 
 def _link(document: yaml_edit.Document, link: str) -> LineEdit:

@@ -1,9 +1,9 @@
 """What kind of worker a task needs, and whether it is open at all. Pure: data in, data out.
 
 The rules are data (``[triage]`` in the settings, see `rules`) and are weighed against
-what the task says of itself (see `facts`). A wrong "a person has to look at this" stops
-work for no reason, so only the title, tags, lists and how a paragraph begins count; a word
-somewhere in the prose never does.
+what the task says of itself (see `facts`). Only the title, tags, lists and how a paragraph
+begins count; a word somewhere in the prose never does. Without strong evidence nothing is
+decided: a file that says nothing is left as it is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.model import CLOSED, Complexity, Decision, Task, TaskStatus
-from .facts import Outline, TextBlock, gather, is_named
+from ..core.model import CLOSED, UNDECIDED, Complexity, Decision, Task, TaskStatus
+from .facts import Facts, Outline, TextBlock, gather, is_named
 from .rules import Rule, Rules, compile_rules, shorten
 
 __all__ = ["Rules", "Triage", "compile_rules", "triage"]
@@ -37,6 +37,8 @@ class Triage:
 
     #: One each for status, complexity, assignee and link, in this order.
     decisions: tuple[Decision, ...]
+    #: Whether nothing shows what kind of work an open task is.
+    undecided: bool = False
 
     @property
     def changes(self) -> tuple[Decision, ...]:
@@ -86,8 +88,15 @@ def triage(task: Task, rules: Rules | Mapping[str, Any]) -> Triage:
     status = _status(task, rules, outline)
     if status.value:
         return _with_rest(status, f"the task is being closed ({status.value})")
-    kind, complexity = _complexity(task, rules, outline)
-    return Triage(decisions=(status, complexity, _assignee(task, rules, kind), _link(task, rules, outline)))
+    facts = gather(task, outline, rules.table, rules.patterns)
+    if parked := _parked(task, rules, facts):
+        return _with_rest(status, parked)
+    kind, complexity = _complexity(task, rules, facts)
+    assignee = _assignee(task, rules, kind, facts)
+    return Triage(
+        decisions=(status, complexity, assignee, _link(task, rules, outline)),
+        undecided=kind is None and assignee.value is None,
+    )
 
 
 def _stands(field: str, reason: str) -> Decision:
@@ -117,6 +126,23 @@ def _status(task: Task, rules: Rules, outline: Outline) -> Decision:
         if _cancels(text, rules):
             return _closed(TaskStatus.CANCELLED, place, text)
     return _closed(TaskStatus.DONE, *signs[0])
+
+
+def _parked(task: Task, rules: Rules, facts: Facts) -> str | None:
+    """Return why the task is left alone for now, or None."""
+    if task.status in (TaskStatus.BLOCKED, TaskStatus.REVIEW):
+        return f"its status is {shorten(task.status_word)}: left alone"
+    said = [("status", task.status_word), ("type", task.type), *(("tag", tag) for tag in task.tags)]
+    for place, word in said:
+        if (
+            word.strip().lstrip("#").casefold().replace("-", " ").replace("_", " ")
+            in rules.table["parked_words"]
+        ):
+            return f"{place} {shorten(word)}: left alone"
+    for place, text in facts.texts["lead"]:
+        if any(pattern.match(text) for pattern in rules.patterns["parked_leads"]):
+            return f'{place} "{shorten(text)}": left alone'
+    return None
 
 
 def _closed(value: TaskStatus, place: str, text: str) -> Decision:
@@ -172,19 +198,18 @@ def _cancels(text: str, rules: Rules) -> bool:
     return any(pattern.search(bare) for pattern in rules.patterns["cancelled_reasons"])
 
 
-def _complexity(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity, Decision]:
+def _complexity(task: Task, rules: Rules, facts: Facts) -> tuple[Complexity | None, Decision]:
     if task.complexity is not None:
         return task.complexity, _stands("complexity", f"the file says {task.complexity}")
-    kind, reason = _kind(task, rules, outline)
+    kind, reason = _kind(rules, facts)
     own = task.front.get("complexity")
     if own:
         # A word of the owner's own: not ours to replace. Who gets the task is still decided.
         return kind, _stands("complexity", f"the file says {shorten(str(own))!r}, a word of its own")
-    return kind, Decision(field="complexity", value=str(kind), reason=reason)
+    return kind, Decision(field="complexity", value=kind and str(kind), reason=reason)
 
 
-def _kind(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity, str]:
-    facts = gather(task, outline, rules.table, rules.patterns["answered"])
+def _kind(rules: Rules, facts: Facts) -> tuple[Complexity | None, str]:
     for kind, least in rules.thresholds:
         found = [
             (rule, words)
@@ -194,8 +219,7 @@ def _kind(task: Task, rules: Rules, outline: Outline) -> tuple[Complexity, str]:
         if found and _weight([rule for rule, _ in found]) >= least:
             reason = "; ".join(words for rule, words in found if rule.weight > 0)
             return kind, f"{reason}: {kind}"
-    kind = Complexity.MULTI_STEP
-    return kind, f"{facts.figures['steps'][1]}, and no strong sign of another kind: {kind}"
+    return None, UNDECIDED
 
 
 def _weight(rules: Sequence[Rule]) -> float:
@@ -207,14 +231,18 @@ def _weight(rules: Sequence[Rule]) -> float:
     return sum(best.values()) + sum(rule.weight for rule in rules if rule.weight < 0)
 
 
-def _assignee(task: Task, rules: Rules, kind: Complexity) -> Decision:
+def _assignee(task: Task, rules: Rules, kind: Complexity | None, facts: Facts) -> Decision:
     if task.assignee:
         return _stands("assignee", f"assigned to {', '.join(task.assignee)} already")
     table = rules.table
     tag = next((tag for tag in task.tags if tag.lstrip("#").casefold() in table["agent_tags"]), None)
     if tag:
         name, why = table["agent"], f"tag {tag}"
+    elif kind is None:
+        return _stands("assignee", UNDECIDED)
     elif kind in table["agent_complexities"]:
+        if facts.figures["destructive"][0]:
+            return _stands("assignee", f"{facts.figures['destructive'][1]}: no agent")
         name, why = table["agent"], f"{kind} work is for agents"
     elif kind in table["person_complexities"]:
         name, why = table["person"], f"{kind} work is for a person"

@@ -17,7 +17,7 @@ from ..documents import markdown
 
 #: Where a rule may look for words, and for numbers.
 TEXTS = ("title", "tags", "type", "status", "keys", "lead", "blockers", "questions")
-FIGURES = ("steps", "words", "named_files", "subsystems")
+FIGURES = ("steps", "words", "named_files", "subsystems", "guidance", "destructive")
 
 #: As much of a title or paragraph as the patterns see: bounds what a bad one can cost.
 _SEEN = 300
@@ -118,9 +118,12 @@ def _bare(title: str) -> str:
 
 
 def gather(
-    task: Task, outline: Outline, table: Mapping[str, Any], answered: Sequence[re.Pattern[str]]
+    task: Task,
+    outline: Outline,
+    table: Mapping[str, Any],
+    patterns: Mapping[str, Sequence[re.Pattern[str]]],
 ) -> Facts:
-    """Read the facts of *task*; *table* tells which headings hold what."""
+    """Return the facts of *task*; *table* has the headings of each kind, *patterns* the lists beside the rules."""
     keys = [(f"frontmatter key `{k}`", str(k)) for k, v in task.front.items() if v]
     title = task.title.strip()[:_SEEN]
     blocks = outline.blocks
@@ -132,9 +135,17 @@ def gather(
         "keys": keys,
         "lead": _at([b for b in blocks if _leads(b, table)]),
         "blockers": _at([b for b in blocks if b.directly_under(table["status_headings"])]),
-        "questions": _at(_open_questions(blocks, table["question_headings"], answered), whole=True),
+        "questions": _at(
+            _open_questions(blocks, table["question_headings"], patterns["answered"]), whole=True
+        ),
     }
-    return Facts(texts=texts, figures=_figures(task, outline, table))
+    figures = _figures(task, outline, table)
+    destroys = not figures["guidance"][0] and any(p.match(title) for p in patterns["destructive"])
+    figures["destructive"] = (
+        int(destroys),
+        "the title asks for what cannot be undone, and no steps are given",
+    )
+    return Facts(texts=texts, figures=figures)
 
 
 def _figures(task: Task, outline: Outline, table: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
@@ -143,11 +154,14 @@ def _figures(task: Task, outline: Outline, table: Mapping[str, Any]) -> dict[str
     mentioned = _FILE.findall(f"{task.title[:_SEEN]} {task.body[: 5 * _SEEN]}")
     files = set(task.files) or set(mentioned)
     tops = {path.lstrip("./").split("/", 1)[0] for path in files if "/" in path}
+    steps = _steps(outline.blocks, table)
+    guided = steps[0] + len(files) + bool(task.verify)
     return {
-        "steps": _steps(outline.blocks, table),
+        "steps": steps,
         "words": (words, f"{words} words"),
         "named_files": (len(files), f"names {', '.join(sorted(files)[:3])}" if files else "names no file"),
         "subsystems": (len(tops), f"{len(tops)} top folders ({', '.join(sorted(tops)[:5])})"),
+        "guidance": (guided, "no steps, files or verify command" if not guided else f"{guided} directions"),
     }
 
 

@@ -13,12 +13,12 @@ from .facts import FIGURES, TEXTS, Facts
 
 _RULE_KEYS = frozenset({"complexity", "where", "weight", "patterns", "at_least", "at_most"})
 #: Lists of patterns beside the rules.
-_PATTERN_LISTS = ("cancelled_reasons", "placeholders", "answered")
+_PATTERN_LISTS = ("cancelled_reasons", "placeholders", "answered", "parked_leads", "destructive")
 #: Lists of plain words; compared without case.
 _WORD_LISTS = (
     "agent_tags", "person_complexities", "agent_complexities", "close_headings", "reopen_headings",
     "step_headings", "aside_headings", "lead_headings", "status_headings", "question_headings",
-    "close_keys", "reopen_keys", "done_words", "cancelled_words",
+    "close_keys", "reopen_keys", "done_words", "cancelled_words", "parked_words",
 )  # fmt: skip
 #: How deep an entry of `[triage.words]` may build on others; a circle ends here too.
 _WORD_DEPTH = 5

@@ -83,7 +83,7 @@ def records(path: Path) -> list[str]:
 def test_two_terminals_share_a_queue_and_every_task_is_done_once(user: Shell) -> None:
     notes = user.home / "notes"
     for number in range(70):
-        write_task(notes / f"n{number % 7}" / f"task-{number}.md")
+        write_task(notes / f"n{number % 7}" / f"task-{number}.md", title="Fix typo in the README")
     work = user.cwd / "work"
     user.run(["mkdir", "-p", "work/locks", "work/results"]).passed()
     found = user.run(["find", str(notes), "-name", "*.md"])
@@ -384,10 +384,13 @@ def test_a_dry_run_changes_nothing(user: Shell) -> None:
     work = queue(user, "notes/t-1.md", "notes/none.md")
     before = tree(user.cwd)
     told = user.worker("--dir", "work", "--dry-run").passed()
-    assert told.lines[0].startswith("would set notes/t-1.md: complexity mechanical")
-    assert told.lines[1] == "would fail notes/none.md: missing"
-    assert told.lines[2] == "in all: 1 to set, 1 to fail"
-    assert told.lines[3].startswith("why: 1 x complexity mechanical: ")
+    assert told.lines[0].startswith("triage assigns work for a person to 'nic', work for an agent to 'bot'; ")
+    assert "hypervisor config set triage.person" in told.lines[0]
+    assert told.lines[1].startswith("would set notes/t-1.md: complexity mechanical")
+    assert told.lines[2:4] == ["    +complexity: mechanical", "    +assignee: bot"]
+    assert told.lines[4] == "would fail notes/none.md: missing"
+    assert told.lines[5] == "in all: 1 to set, 1 to fail"
+    assert told.lines[6].startswith("why: 1 x complexity mechanical: ")
     rows = user.worker("--dir", "work", "--dry-run", "--json", "--batch", "1").passed().json
     assert [row["item"] for row in rows] == ["notes/t-1.md"]
     assert {decision["field"] for decision in rows[0]["decisions"]} == {
@@ -409,7 +412,8 @@ def test_a_dry_run_changes_nothing(user: Shell) -> None:
 def test_a_dry_run_of_tasks_makes_no_batch(user: Shell) -> None:
     write_task(user.cwd / "tasks/t-1.md")
     before = tree(user.cwd)
-    assert "in all: 1 to set" in user.worker("--tasks", "tasks/*.md", "--dry-run").passed().lines
+    told = user.worker("--tasks", "tasks/*.md", "--dry-run").passed().lines
+    assert told[-2:] == ["in all: 1 to leave", "1 of 1 undecided: no strong evidence"]
     assert tree(user.cwd) == before
 
 
