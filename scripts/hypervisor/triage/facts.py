@@ -123,7 +123,7 @@ def gather(
     table: Mapping[str, Any],
     patterns: Mapping[str, Sequence[re.Pattern[str]]],
 ) -> Facts:
-    """Return the facts of *task*; *table* has the headings of each kind, *patterns* the lists beside the rules."""
+    """Return the facts of *task*; *table* has the headings of each kind, *patterns* the lists."""
     keys = [(f"frontmatter key `{k}`", str(k)) for k, v in task.front.items() if v]
     title = task.title.strip()[:_SEEN]
     blocks = outline.blocks
