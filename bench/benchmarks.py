@@ -62,7 +62,7 @@ def sections(quick: bool, runs: int, where: Path) -> dict[str, Callable[[], list
         "P5": lambda: sessions.tool_calls(where, runs, 4 if quick else 40, say),
         "start": lambda: sessions.session_starts(where, runs, say),
         "P6": lambda: items.commands(where, runs, 50 if quick else 500, say),
-        "P7": lambda: run.no_op_tasks(where, runs, 4 if quick else 40, say),
+        "P7": lambda: run.no_op_tasks(where, runs, 4 if quick else 100, say),
         "P8": lambda: items.triage(where, runs, 60 if quick else 1000, say),
         "P11": lambda: sessions.server_starts(where, runs, say),
         "P12": lambda: test_suite(say),
@@ -84,7 +84,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         kept["skipped"] = sorted(one.label for name, one in CONTENDERS.items() if not installed(name))
         begun = time.monotonic()
         for name, act in sections(options.quick, options.runs, where).items():
-            if name in options.only:
+            if not set(parts_of(name)).isdisjoint(options.only):
                 kept["rows"] = [row for row in kept["rows"] if row["section"] not in parts_of(name)] + act()
                 write(kept, options.json)
         say(f"took {time.monotonic() - begun:.0f} s; kept in {os.path.relpath(options.json)}")
@@ -121,9 +121,7 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, help="rounds of each row (5; with --quick 2)")
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument(
-        "--only", action="append", choices=tuple(sections(False, 0, Path())), help="measure this section"
-    )
+    parser.add_argument("--only", action="append", choices=page.SECTIONS, help="measure this section")
     parser.add_argument("--folder", type=Path, help="where to measure (the system's temporary folder)")
     parser.add_argument(
         "--json", type=Path, default=RESULTS, help=f"what is read and written ({RESULTS.name})"
@@ -133,7 +131,7 @@ def main() -> int:
         "--no-run", action="store_true", help="measure nothing: print, or render, what is kept"
     )
     options = parser.parse_args()
-    options.only = options.only or [*sections(False, 0, Path())]
+    options.only = options.only or [*page.SECTIONS]
     options.runs = options.runs or (2 if options.quick else 5)
     kept = json.loads(options.json.read_text("utf-8")) if options.no_run else measured(options)
     text = page.render(kept)

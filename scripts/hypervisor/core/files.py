@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +66,7 @@ def write_once(path: Path, data: bytes) -> bool:
     Returns:
         Whether it was this call that made it.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}")
     write_new(temporary, data)
     try:
         os.link(temporary, path)
@@ -90,7 +89,7 @@ def replace_file(path: Path, data: bytes) -> None:
         mode = os.stat(path).st_mode & 0o7777
     except FileNotFoundError:
         mode = 0o644
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}.tmp")
     try:
         write_new(temporary, data, mode)
         os.chmod(temporary, mode)
@@ -183,6 +182,23 @@ def _compiled(glob: str) -> re.Pattern[str]:
             out.append(re.escape(glob[at]))
             at += 1
     return re.compile("".join(out), re.DOTALL)
+
+
+def real_path(path: str | os.PathLike[str]) -> str:
+    """Return what `os.path.realpath` does, in a third of the time where the kernel tells an open file's path.
+
+    A task of a run asks some forty times.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # O_PATH is Linux's
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            found = os.readlink(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        # A file that was removed meanwhile, or cannot be reached from this root, has another form.
+        if found.startswith("/") and not found.endswith(" (deleted)"):
+            return found
+    return os.path.realpath(path)
 
 
 def file_system_of(path: str) -> str:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from .files import real_path
+
 STATE = ".hypervisor"
 #: Longest slug: with hash, number and endings an output's name stays well below the 255 bytes that file
 #: systems allow.
@@ -117,7 +119,7 @@ def file_lock_path(path: str, environ: Mapping[str, str]) -> Path:
     litters the user's folders. Files of no project share 256 locks in the user's cache folder:
     a lock that is removed could be held twice, and one a note would stay for ever.
     """
-    real = Path(os.path.realpath(path))
+    real = Path(real_path(path))
     digest = hashlib.blake2b(os.fsencode(real), digest_size=16).hexdigest()
     name = f"{digest}.lock"
     state = state_above(real.parent)
@@ -163,7 +165,7 @@ def resolve(item: str, base: str) -> str:
 def _real(folder: str) -> str:
     # Cached: a queue has few folders and many files, and each call costs an lstat a part.
     try:
-        return os.path.realpath(folder)
+        return real_path(folder)
     except (OSError, ValueError):  # a NUL, or a name longer than the system takes
         return os.path.normpath(folder)
 
@@ -182,7 +184,7 @@ def item_key(canonical_form: str, salt: str = "") -> str:
 
 def task_key(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
     """Return the key of a task in its project's store, from the project's root and the file's path."""
-    return item_key(canonical(os.path.realpath(path), os.path.realpath(root)))
+    return item_key(canonical(real_path(path), real_path(root)))
 
 
 def _slug(canonical_form: str) -> str:

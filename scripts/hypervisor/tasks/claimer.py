@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.assignment import AssignedTask
 from ..core.errors import ClaimLost, Refused, Taken, Unreadable
+from ..core.files import real_path
 from ..core.model import CLOSED, FileEdit, KeyEdit, Task, TaskHead, TaskStatus
 from ..store.records import AgentTask, Claim, Held
 from ..store.sessions import MAIN, AgentClaim
@@ -199,7 +199,7 @@ def claim_edit(task: Task, document: yaml_edit.Document, name: str, settings: Ma
         edit_key(document, "status", word, settings),
         edit_key(document, "assignee", name, settings),
     )
-    return FileEdit(path=os.path.realpath(task.path), keys=keys)
+    return FileEdit(path=real_path(task.path), keys=keys)
 
 
 def apply_claim_edit(edit: FileEdit) -> bytes | None:

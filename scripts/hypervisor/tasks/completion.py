@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Refused
+from ..core.files import real_path
 from ..core.model import MOVES, FileEdit, KeyEdit, Outcome, Task, TaskStatus
 from ..core.text import now_text, seconds_between
 from .files import completion_report, edit_key, status_word
@@ -85,7 +85,7 @@ def result_of(  # noqa: PLR0913 - what a result is made of
         when=now,
         newline=document.newline,
     )
-    path = os.path.realpath(task.path)
+    path = real_path(task.path)
     result: dict[str, Any] = {
         "item": item,
         "task_id": task.id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,6 +171,8 @@ def in_turn(ready: Sequence[TaskHead]) -> Iterator[TaskHead]:
     Many who ask at once would all try the same task, and the next, and the next: whoever loses the
     first goes on at a random one of equal urgency.
     """
+    import random  # noqa: PLC0415 - commands that only look need no dice
+
     left = sorted(ready, key=lambda task: task.priority.rank)
     while left:
         yield left[0]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import apsw
 
 from ..core.errors import Unreadable
-from ..core.files import file_identity, matches_any, on_network
+from ..core.files import file_identity, matches_any, on_network, real_path
 from ..core.model import TaskHead
 from ..core.project import Project, canonical, item_key
 from .discovery import Stamp, fixed_parts, stamp_of, stamps
@@ -55,7 +55,7 @@ class Index:
         self.project = project
         self._settings = settings
         self._root = os.path.join(project.root, "")
-        self._real = os.path.join(os.path.realpath(project.root), "")
+        self._real = os.path.join(real_path(project.root), "")
         #: Which files are tasks.
         self.globs: list[str] = list(settings["tasks"]["globs"])
         #: The folders at and below which there may be tasks.
@@ -312,7 +312,7 @@ class Index:
         tables: dict[str, Any] = {name: self._settings[name] for name in ("tasks", "status", "priority")}
         tables["agents"] = self._settings["agents"]["names"]
         # A task's key depends on where the links above a file lead.
-        tables["folders"] = [os.path.realpath(self._root + part) for part in self.parts]
+        tables["folders"] = [real_path(self._root + part) for part in self.parts]
         return hashlib.blake2b(json.dumps(tables, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _as_it_was(self, path: str) -> bool:
@@ -341,7 +341,7 @@ class Index:
         row |= {"settled": int(stamp[0] + _STEP_NS < began)}
         if kept_as != path:
             return row | {"error": f"{kept_as}: its name is not UTF-8; rename it"}
-        real = os.path.realpath(file)
+        real = real_path(file)
         try:
             if not real.startswith(self._real):
                 raise Unreadable(file, "not a file", "a link that leads out of the project")
