@@ -45,6 +45,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "Tasks and settings": {
         "task": "list, show, create, claim, update, complete, block or release tasks",
         "config": "print or change a setting of the project",
+        "store": "use a PostgreSQL server for many machines, and check it",
+        "machines": "list the machines that use the store, and what each works on",
     },
     "Review": {
         "chunk": "split tasks, files or records into chunks, and process them in waves",
@@ -66,6 +68,7 @@ MODULES: Mapping[str, str] = {
     "drain": "watch",
     "serve": "report",
     "checkpoint": "chunk",
+    "machines": "store",
 }
 
 _DESCRIPTION = "Process a queue with many coding agents in parallel, and inspect and recover batches."

@@ -12,7 +12,7 @@ from typing import Any
 from ..core.errors import ConfigError, UsageError
 from ..core.files import replace_file
 from ..core.project import Project, find_project
-from ..core.settings import CONFIG_FILE, OPEN_TABLES, load_settings, settings_in
+from ..core.settings import CONFIG_FILE, OPEN_TABLES, STORE_URL, load_settings, settings_in
 from ..core.toml_edit import set_value, toml_literal
 from .console import EXIT_DONE, Parser, did_you_mean, print_json
 
@@ -35,7 +35,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 
 def _get(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
-    value = _value(load_settings(project.state), options.key)
+    value = _value(_shown(load_settings(project.state)), options.key)
     if options.json:
         print_json(value)
     elif isinstance(value, Mapping):
@@ -48,6 +48,12 @@ def _get(options: Namespace) -> int:
 
 def _set(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
+    if options.key == "store.url" and options.value:
+        raise UsageError(
+            "every user of the machine can read a command line, and the URL may hold a password: "
+            f"write it into [store] of {project.state / CONFIG_FILE}, or set {STORE_URL} and run "
+            "`hypervisor store init`"
+        )
     before = load_settings(project.state)
     parts = options.key.split(".")
     value = _parsed(options.key, options.value, before)
@@ -60,6 +66,12 @@ def _set(options: Namespace) -> int:
     else:
         print(f"{options.key} = {toml_literal(value)} ({os.path.relpath(path)})")
     return EXIT_DONE
+
+
+def _shown(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without what may hold a password."""
+    url = settings["store"]["url"] and "(hidden; see `hypervisor store show`)"
+    return {**settings, "store": {**settings["store"], "url": url}}
 
 
 def _value(settings: Mapping[str, Any], key: str) -> Any:

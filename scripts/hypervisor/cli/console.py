@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from ..core.errors import HypervisorError, NothingToDo, UsageError, advice_for
+from ..core.settings import hide_store_url
 from ..queue.counts import ItemEvent
 from ..queue.stop import Stop
 
@@ -84,6 +85,7 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], name:
         arguments: What was typed after the command's name.
         name: What the line begins with: the command that was typed.
     """
+    hide_store_url()
     try:
         try:
             return command(arguments)

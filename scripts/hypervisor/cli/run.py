@@ -34,7 +34,7 @@ from ..queue.summary import finding_lines, write_summary
 from ..report.pace import duration
 from ..store.liveness import forget_dead
 from ..store.sessions import BackgroundRun
-from ..store.store import is_shared
+from ..store.shared import store_url
 from ..tasks.actor import Actor
 from ..tasks.service import TaskService
 from .console import (
@@ -190,7 +190,7 @@ def _begun(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
         raise UsageError("say which tasks: IDs, --all, --parent ID, --batch BATCH, or --resume BATCH")
     asked, settings = starting_point(project, _options(options)), settings_of(project.state)
     require_runnable(asked, settings)
-    if is_shared(settings):
+    if store_url(project.state, settings):
         asked = brought_up_to_date(project, asked, settings)
     batch = open_named(project, options.batch) if options.batch else _planned(project, options)
     keep_options(batch, asked)

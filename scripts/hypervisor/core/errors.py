@@ -38,6 +38,7 @@ _ADVICE = {
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
     errno.EROFS: "the file system is read-only; name another folder",
+    errno.ECONNREFUSED: "start it, or check the URL with `hypervisor store check`; nothing is lost",
     errno.EMFILE: "raise `ulimit -n`",
 }
 

@@ -15,6 +15,8 @@ from .errors import ConfigError
 
 #: A project's own settings, in its state folder.
 CONFIG_FILE = "config.toml"
+#: In the environment: the URL of the store; it wins over ``store.url``.
+STORE_URL = "HYPERVISOR_STORE"
 #: Where the tasks of free text are, a folder a batch, in the state folder.
 SPAWNED = "tasks"
 
@@ -43,6 +45,9 @@ MORE_THAN_ZERO = frozenset(
         "budget.project_hours",
     }
 )
+
+
+_hidden: dict[str, str] = {}
 
 
 @lru_cache(maxsize=1)
@@ -123,6 +128,23 @@ def _settings(state: Path | None, _as_of: tuple[int, int] | None) -> dict[str, A
         globs = [*settings["tasks"]["globs"], f"{state.name}/{SPAWNED}/*/*.md"]
         settings["tasks"] = {**settings["tasks"], "globs": globs}
     return settings
+
+
+def hide_store_url() -> None:
+    """Take the URL of the store, which may hold a password, out of the environment that children inherit."""
+    if url := os.environ.pop(STORE_URL, ""):
+        _hidden[STORE_URL] = url
+
+
+def with_store_url(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return *environ* with the URL that was hidden: for a process of our own."""
+    return {**environ, **_hidden}
+
+
+def named_url(settings: Mapping[str, Any]) -> str:
+    """Return the URL of the store that the environment or the settings name, "" for none."""
+    named = os.environ.get(STORE_URL) or _hidden.get(STORE_URL)
+    return named or str(settings.get("store", {}).get("url", ""))
 
 
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.process import Identity, life_of, this_process
+from ..core.settings import with_store_url
 
 if TYPE_CHECKING:
     from .context import ToolContext
@@ -47,8 +48,8 @@ def release_later(client: Identity, sessions: Iterable[str], environ: Mapping[st
     """Start a process that releases what the agents of *sessions* hold once the client is gone."""
     subprocess.Popen(
         [sys.executable, *sys.argv[:1], "end", json.dumps(client.to_json()), *sessions],
-        env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        env=with_store_url(environ), start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ..core.files import file_identity
 from ..core.process import Identity
 from ..core.project import Project, session_project
 from ..core.settings import settings_of
+from ..store.shared import JOINED
 from ..store.sqlite import FILE
 from ..store.store import Store
 from ..tasks.actor import Actor
@@ -27,13 +28,16 @@ class _OpenStore:
     """A store that stays open between calls, and what it was opened for."""
 
     store: Store
-    file: tuple[int, int] | None
+    #: Of the database's file, and of the one that says which server has it.
+    files: tuple[tuple[int, int] | None, ...]
     settings: Mapping[str, Any]
 
-    def is_for(self, project: Project, file: tuple[int, int] | None, settings: Mapping[str, Any]) -> bool:
+    def is_for(
+        self, project: Project, files: tuple[tuple[int, int] | None, ...], settings: Mapping[str, Any]
+    ) -> bool:
         """Return whether it is still the project's, with the settings that hold now."""
-        same_file = (self.file, self.store.folder) == (file, str(project.state))
-        return same_file and self.settings is settings
+        same_files = (self.files, self.store.folder) == (files, str(project.state))
+        return same_files and self.settings is settings
 
 
 @dataclass(slots=True)
@@ -108,9 +112,9 @@ class ToolContext:
 
     def _store(self, project: Project, settings: Mapping[str, Any]) -> Store | None:
         with self._lock:
-            file = file_identity(str(Path(project.state, FILE)))
+            files = tuple(file_identity(str(Path(project.state, name))) for name in (FILE, JOINED))
             kept = self._open
-            if kept is not None and kept.is_for(project, file, settings):
+            if kept is not None and kept.is_for(project, files, settings):
                 return kept.store
             # The old one is left to those that use it: other threads' calls may still be at work with it.
             self._open = None
@@ -118,5 +122,5 @@ class ToolContext:
                 store = Store.open(project.state, settings, create=False)
             except FileNotFoundError:
                 return None
-            self._open = _OpenStore(store, file, settings)
+            self._open = _OpenStore(store, files, settings)
             return store

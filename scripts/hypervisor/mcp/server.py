@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..core.process import Identity, identity_of
+from ..core.settings import hide_store_url
 from .client_end import end_of_client, release_later
 from .schema import INSTRUCTIONS, SERVER, TOOLS
 from .wire import Calls, Connection, Params, Request, WrongRequest, hello, tool_call, tool_result, unknown
@@ -43,6 +44,7 @@ def main(pending: Iterable[str] = ()) -> int:
     Args:
         pending: What the client has said already.
     """
+    hide_store_url()
     server = Server(os.environ)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # how a client ends its servers
         signal.signal(number, server.stop)

@@ -26,6 +26,7 @@ from ..core.files import sync_directory, write_new
 from ..core.model import Priority
 from ..core.process import WORKER_MARK
 from ..core.project import Project
+from ..core.settings import with_store_url
 from ..learning.hive import checked_name
 from ..learning.stats import INDEPENDENT, MAP_REDUCE, PIPELINE, arranged
 from ..queue.batch import Batch
@@ -167,7 +168,7 @@ def start(project: Project, batch: Batch, environ: Mapping[str, str]) -> int:
             process = subprocess.Popen(
                 [sys.executable, str(_SCRIPT), "run", "--json", "--resume", batch.id],
                 cwd=project.root,
-                env={**inherited, "HYPERVISOR_HOME": str(project.state)},
+                env={**with_store_url(inherited), "HYPERVISOR_HOME": str(project.state)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

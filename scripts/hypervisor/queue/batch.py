@@ -136,9 +136,13 @@ class Batch:
     def take_in(self, limit: int | None = None) -> TakenIn:
         """Take the next lines of the queue file into the store, all of them without a *limit*.
 
+        On a store of many machines the file may be on another one: it takes them in.
+
         Raises:
             Refused: A line names a task of another project, or of any where the batch has its own store.
         """
+        if self.store.shared and not os.path.exists(self.source.path):
+            return TakenIn.NOTHING
         done = take_in(self.source, self.store.batches, self.record.id, self._items, limit)
         while limit is None and done is TakenIn.SOME:
             done = take_in(self.source, self.store.batches, self.record.id, self._items, limit)

@@ -3,7 +3,8 @@
 Where the state of ``--dir D`` lies: in ``D/hypervisor.db`` if that is there; else in the store of the project
 that has a batch of that folder: the project in whose state folder D lies, the project of the first task
 that the queue names, the one that D lies in, the one of the current folder. A queue that nobody has begun is
-begun in the store of the project of its first task, and in a store of its own if it names none.
+begun in the store of the project of its first task, and in a store of its own if it names none; in the store
+of the project that D lies in if that is on a server.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 
 from ..core.errors import UsageError
 from ..core.files import sync_directory, write_once
-from ..core.project import Project, state_above
+from ..core.project import Project, find_project, state_above
 from ..core.settings import SPAWNED, settings_of
 from ..core.text import now_text
 from ..store.records import BatchRecord
+from ..store.shared import is_begun, store_url
 from ..store.sqlite import FILE
 from ..store.store import Store
 from .batch import SEPARATORS, Batch, BatchOptions, home_of_line
@@ -66,7 +68,7 @@ def open_folder(
         own = os.path.realpath(batch.source.path)
         if queue and own != path:
             raise UsageError(f"{folder}: this batch was begun with the queue {own}; omit --queue")
-        if not os.path.isfile(own):
+        if not os.path.isfile(own) and not batch.store.shared:
             raise UsageError(f"{own}: the batch's queue is gone; put it back")
     except BaseException:
         batch.close()
@@ -128,7 +130,7 @@ def look_at_tasks(project: Project, run: list[str], skipped: Iterable[tuple[str,
     folder = Path(temporary.name)
     options = task_options(project, skipped)
     (folder / options.queue).write_bytes(b"".join(os.fsencode(item) + b"\0" for item in run))
-    store = Store.open(folder, settings_of(project.state))
+    store = Store.local(folder, settings_of(project.state))
     record = store.batches.create("batch", "", options.to_json())
     return Batch(store, record, str(folder), project, temporary=temporary)
 
@@ -213,7 +215,7 @@ def store_of(project: Project) -> Iterator[Store | None]:
 def _find(folder: str, queue: str, cwd: str, claims: Mapping[str, Any] | None) -> Batch | None:
     """Return the batch that was begun in *folder*; None if there is none."""
     if os.path.exists(os.path.join(folder, FILE)):
-        own = Store.open(folder, _settings(None, claims))
+        own = Store.local(folder, _settings(None, claims))
         if records := own.batches.all():
             return Batch(own, records[0], folder)
         own.close()  # its maker died before the batch was in it
@@ -240,7 +242,7 @@ def _candidates(folder: str, queue: str, cwd: str) -> Iterator[Project]:
     states += [state for state in (above, state_above(Path(cwd))) if state is not None]
     seen = set()
     for state in states:
-        if state not in seen and (state / FILE).exists():
+        if state not in seen and is_begun(state):
             seen.add(state)
             yield Project(state.parent, state)
     with contextlib.suppress(OSError):
@@ -253,12 +255,15 @@ def _begin(
     folder: str, path: str, separator: str, cwd: str, claims: Mapping[str, Any] | None, *, write: bool
 ) -> Batch:
     source = QueueSource(path, SEPARATORS[separator])
-    home = _project_of_batch(folder) or _first_home(source, folder, cwd)
+    home = _project_of_batch(folder) or _first_home(source, folder, cwd) or _shared_home(folder)
     base = _find_base(source, [cwd, folder, os.path.dirname(folder)])
     options = BatchOptions(base=base, queue=os.path.relpath(path, folder), separator=separator)
     temporary = None if write else _thrown_away()
-    where = temporary.name if temporary else str(home.state) if home else folder
-    store = Store.open(where, _settings(home.state if home else None, claims))
+    settings = _settings(home.state if home else None, claims)
+    if home and not temporary:
+        store = Store.open(home.state, settings)
+    else:
+        store = Store.local(temporary.name if temporary else folder, settings)
     name = os.path.basename(folder) or "batch"
     text = _folder_text(folder, home)
     record = store.batches.create(name, text, _row_of(options, home))
@@ -290,6 +295,12 @@ def _first_home(source: QueueSource, folder: str, cwd: str) -> Project | None:
         if (home := home_of_line(line, base, None, tasks=False)) is not None:
             return home
     return None
+
+
+def _shared_home(folder: str) -> Project | None:
+    """Return the project that a folder lies in if its store is on a server: other machines may help then."""
+    project = find_project(Path(folder), os.environ)
+    return project if store_url(project.state, settings_of(project.state)) else None
 
 
 def _find_base(queue: QueueSource, candidates: list[str]) -> str:

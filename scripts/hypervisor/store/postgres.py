@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -48,22 +49,29 @@ class PostgresEngine(Engine):
 
     Args:
         url: A libpq connection string. It never appears in a message.
-        schema: The schema that holds the project's tables; made if it is missing.
+        schema: The schema that holds the project's tables.
+        create: Whether to make them where there are none.
 
     Raises:
         OSError: The server cannot be reached (ECONNREFUSED).
-        StoreUnusable: The server is too old, or refuses the user.
+        StoreUnusable: The server is too old, or refuses the user; the tables are missing.
     """
 
     dialect = "postgres"
 
-    def __init__(self, url: str, schema: str = "hypervisor") -> None:
-        self._url, self._name = url, schema
+    def __init__(self, url: str, schema: str = "hypervisor", *, create: bool = True) -> None:
+        self._url, self.name = url, schema
+        #: How messages call the server.
+        self.where = _place(url)
+        #: Whether this engine made the tables.
+        self.made = False
+        #: The id that the tables were given when they were made: no two projects have one.
+        self.project = ""
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._connection = self._connect()
         try:
-            self.schema = self._make_schema()
+            self.schema = self._make_schema(create=create)
         except BaseException:
             self._connection.close()
             raise
@@ -111,13 +119,13 @@ class PostgresEngine(Engine):
 
     def _connect(self) -> psycopg.Connection[Row]:
         with self._as_os_errors():
-            words: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, **conninfo_to_dict(self._url)}
+            words: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, **_words_of(self._url)}
             connection = psycopg.connect(autocommit=True, **words)
         if connection.info.server_version < _OLDEST_SERVER:
             found = connection.info.server_version // 10000
             connection.close()
             raise StoreUnusable(f"the server is PostgreSQL {found}; version 14 or later is needed")
-        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self._name)))
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.name)))
         return connection
 
     def _live(self) -> psycopg.Connection[Row]:
@@ -127,45 +135,109 @@ class PostgresEngine(Engine):
             self._connection = self._connect()
         return self._connection
 
-    def _make_schema(self) -> int:
+    def _make_schema(self, *, create: bool) -> int:
         """Make the tables where there are none, whoever of many comes first; return the schema's version."""
         run = self._connection.execute
         with self._as_os_errors():
             # First, so that a user who may only use the tables needs no right to make any.
             if found := self._schema_found():
                 return found
+            if not create:
+                raise StoreUnusable(
+                    f"{self.where} has no schema {self.name} of ours; run `hypervisor store init`"
+                )
             with self._connection.transaction():
                 run("SELECT pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
                 if not self._schema_found():  # again: another may have been faster
-                    run(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._name)))
+                    run(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.name)))
                     for statement in schema_script("postgres"):
                         run(statement)
                     run("INSERT INTO meta (name, value) VALUES ('schema', %s)", (str(SCHEMA),))
+                    run("INSERT INTO meta (name, value) VALUES ('project', %s)", (secrets.token_hex(16),))
+                    self.made = True
             return self._schema_found()
 
     def _schema_found(self) -> int:
         # Asked of the catalog itself: within a transaction that has waited for the creation lock, a name may
         # still be looked up in a cache of before, which says that there is no such table.
-        if not self._connection.execute(_IS_THERE, (self._name,)).fetchone():
+        if not self._connection.execute(_IS_THERE, (self.name,)).fetchone():
             return 0
-        found = self._connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-        return int(found[0]) if found else 0
+        found: dict[str, str] = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
+        self.project = str(found.get("project", ""))
+        return int(found.get("schema", 0))
 
     @contextlib.contextmanager
     def _as_os_errors(self) -> Iterator[None]:
         try:
             yield
         except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
-            raise OSError(errno.ENOSPC, "the database server has no room left") from error
+            raise OSError(errno.ENOSPC, f"{self.where} has no room left") from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
-            raise OSError(errno.EROFS, "the database server accepts no changes") from error
+            raise StoreUnusable(
+                f"{self.where} accepts no changes: it is a standby, or read-only; name the primary server"
+            ) from error
         except psycopg.errors.InsufficientPrivilege as error:
-            raise StoreUnusable(f"the database refuses this user: {error.diag.message_primary}") from error
+            raise StoreUnusable(
+                f"{self.where} refuses this user: {error.diag.message_primary}; docs/scale-out.md lists the "
+                "rights that are needed"
+            ) from error
         except psycopg.OperationalError as error:
-            reason = (
-                " ".join(str(error).split())[:200] if not self._url or self._url not in str(error) else ""
-            )
-            raise OSError(errno.ECONNREFUSED, f"the database server cannot be reached: {reason}") from error
+            # What libpq says may repeat parts of the URL, so only what is looked for in it is told.
+            for words, what in _REFUSALS.items():
+                if words in str(error):
+                    raise StoreUnusable(f"{self.where} {what}") from error
+            told = [what for words, what in _TROUBLES.items() if words in str(error)]
+            reason = told[0] if told else type(error).__name__
+            raise OSError(errno.ECONNREFUSED, f"{self.where} cannot be reached: {reason}") from error
+
+
+#: What a server says that it will say again, and what is told of it.
+_REFUSALS = {
+    "password authentication failed": "refuses the user or the password: check the URL, or ~/.pgpass",
+    "no password supplied": "asks for a password: put it into the URL or ~/.pgpass",
+    "no pg_hba.conf entry": "lets this user or this machine not in: add a line to its pg_hba.conf",
+    'role "': "has no such user: create it, or check the URL",
+    'database "': "has no such database: create it, or check the URL",
+    "server does not support SSL": "has no TLS, which the URL asks for: enable it, or change sslmode",
+    "certificate verify failed": "has a certificate that is not trusted: name its root in sslrootcert",
+    "root certificate file": "cannot be checked: there is no root certificate; name one in sslrootcert",
+}
+#: What may pass.
+_TROUBLES = {
+    "Connection refused": "nothing listens there",
+    "timeout expired": "no answer in time",
+    "timed out": "no answer in time",
+    "could not translate host name": "there is no such host",
+    "Name or service not known": "there is no such host",
+    "No route to host": "there is no way to it",
+    "starting up": "it is starting up",
+    "shutting down": "it is shutting down",
+    "administrator command": "it was shut down",
+    "too many": "all its connections are in use",
+    "remaining connection slots": "all its connections are in use",
+    "server closed the connection": "it closed the connection",
+}
+
+
+def _words_of(url: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.Error:
+        # The message would repeat what may be a part of the password.
+        raise StoreUnusable(
+            "the URL of the store cannot be read; it must be like postgresql://user:password@host/database, "
+            "with special characters as %40 (@), %2F (/), %3A (:)"
+        ) from None
+
+
+def _place(url: str) -> str:
+    """Return how messages call a server: by its host, never by what may hold a password."""
+    words = _words_of(url)
+    host = str(words.get("host") or words.get("hostaddr") or "")
+    if "@" in host:  # of a password with a character that should have been escaped
+        host = "..."
+    port = f":{words['port']}" if words.get("port") else ""
+    return f"the database server {host}{port}" if host else "the database server"
 
 
 class _PostgresTransaction(Transaction):

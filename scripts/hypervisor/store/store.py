@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from .claims import Claims
+from .shared import connect, store_url
 from .sqlite import FILE, SqliteEngine
 
 # The others are imported by the property that needs them: a command uses few of them.
@@ -31,15 +32,6 @@ if TYPE_CHECKING:
     from .spend import Account, Spending
 
 
-def _url(settings: Mapping[str, Any]) -> str:
-    return os.environ.get("HYPERVISOR_STORE") or str(settings.get("store", {}).get("url", ""))
-
-
-def is_shared(settings: Mapping[str, Any]) -> bool:
-    """Return whether a project with these settings has its store on a server, for many machines."""
-    return bool(_url(settings))
-
-
 class Store:
     """All state of one project.
 
@@ -58,17 +50,22 @@ class Store:
     def open(
         cls, folder: str | os.PathLike[str], settings: Mapping[str, Any], *, create: bool = True
     ) -> Store:
-        """Open the store in *folder*.
+        """Open the store of the project whose state folder is *folder*: on a server if it has joined one.
 
         Raises:
             FileNotFoundError: There is none, and *create* is False.
             StoreUnusable: It cannot be used here.
-            OSError: The disk said no.
+            OSError: The disk, or the server, said no.
         """
-        if url := _url(settings):
-            from .postgres import PostgresEngine
+        if url := store_url(folder, settings):
+            return cls(connect(folder, settings, url), folder, settings)
+        return cls.local(folder, settings, create=create)
 
-            return cls(PostgresEngine(url), folder, settings)
+    @classmethod
+    def local(
+        cls, folder: str | os.PathLike[str], settings: Mapping[str, Any], *, create: bool = True
+    ) -> Store:
+        """Open the SQLite store in *folder*, not a project's: a queue's own, or one to throw away."""
         return cls(SqliteEngine(Path(folder, FILE), create=create), folder, settings)
 
     @property

@@ -264,6 +264,8 @@ class Lab:
         state.mkdir(mode=0o700)
         (state / ".gitignore").write_text("*\n")
         (state / "config.toml").write_text(CONFIG)
+        joined = host.run("store", "init")
+        assert joined.process.returncode == 0, joined.text
         return host
 
     # --------------------------------------------------------------- what came of it

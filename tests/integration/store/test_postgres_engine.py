@@ -26,7 +26,7 @@ def test_a_server_that_cannot_be_reached_is_told_without_its_url() -> None:
 
 def test_a_wrong_password_is_told_without_it(postgres_url: str) -> None:
     parts = urlsplit(postgres_url)
-    with pytest.raises(OSError, match="password authentication failed") as caught:
+    with pytest.raises(StoreUnusable, match="refuses the user or the password") as caught:
         PostgresEngine(f"postgresql://{parts.username}:wrong-word@127.0.0.1:{parts.port}/postgres")
     assert "wrong-word" not in str(caught.value)
 

@@ -61,7 +61,7 @@ SELECT w.state, count(*) FROM batch_item AS i JOIN work AS w ON w.id = i.work WH
 SELECT 1 FROM batch_item WHERE batch = :batch AND ready = 1 LIMIT 1
 
 -- name: room
-SELECT (SELECT count(*) FROM (SELECT 1 FROM batch_item WHERE batch = :batch AND ready = 1 LIMIT :limit) AS some),
+SELECT (SELECT count(*) FROM (SELECT 1 FROM batch_item WHERE batch = :batch AND ready = 1 LIMIT :limit) AS few),
     (SELECT count(DISTINCT worker) FROM attempt WHERE ended_at IS NULL)
 
 -- name: any_running

@@ -1,0 +1,202 @@
+"""Which server's database holds a project's store, and whether this folder has joined it.
+
+`hypervisor store init` joins: it keeps the URL and the id of the project's tables in ``store.json``, for the
+owner's eyes only. From then on a folder never falls back to SQLite in silence, and never takes the tables of
+another project for its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import StoreNewer, StoreUnusable
+from ..core.files import write_new
+from ..core.settings import named_url
+from .sqlite import FILE, SCHEMA
+from .statements import load
+
+if TYPE_CHECKING:
+    from .postgres import PostgresEngine
+
+#: In the state folder of a project that has joined.
+JOINED = "store.json"
+_INIT = "run `hypervisor store init`"
+_SQL = load("server")
+
+
+def store_url(state: str | os.PathLike[str], settings: Mapping[str, Any]) -> str:
+    """Return the URL of the database that holds a project's store; "" for SQLite.
+
+    Args:
+        state: The state folder.
+        settings: The project's settings.
+    """
+    return named_url(settings) or str(joined(state).get("url", ""))
+
+
+def joined(state: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what `hypervisor store init` kept: ``url`` and ``project``; empty if it was not run.
+
+    Raises:
+        StoreUnusable: It cannot be understood.
+    """
+    path = Path(state, JOINED)
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError:
+        raise StoreUnusable(f"{path} is damaged; {_INIT} again") from None
+    return found
+
+
+def join(
+    state: str | os.PathLike[str], settings: Mapping[str, Any], url: str, origin: str
+) -> tuple[ServerInfo, bool]:
+    """Let a project use a server's database; make its tables there unless another machine has.
+
+    Args:
+        state: The state folder, which is there.
+        settings: The project's settings.
+        url: The URL.
+        origin: What all clones of the project have in common, and no other project: its first commit; ""
+            where that is not known.
+
+    Returns:
+        What the server says, and whether the tables were made now.
+
+    Raises:
+        StoreUnusable: The tables are another project's; the server refuses us.
+        OSError: The server cannot be reached.
+    """
+    from .postgres import PostgresEngine  # noqa: PLC0415 - only where a URL is set
+
+    engine = PostgresEngine(url, schema_of(settings))
+    try:
+        if engine.schema > SCHEMA:
+            raise StoreNewer(
+                f"{engine.where} has schema {engine.schema}, this version knows {SCHEMA}: update hypervisor"
+            )
+        if origin:
+            engine.write(lambda tx: tx.run(_SQL.keep_origin, {"origin": origin}), durable=True)
+        kept = engine.read(_SQL.origin)
+        if origin and kept and kept[0][0] != origin:
+            raise StoreUnusable(
+                f"schema {engine.name} of {engine.where} holds another project, whose first commit is "
+                f"{kept[0][0][:10]} and not {origin[:10]}; name another one: "
+                "hypervisor config set store.schema NAME"
+            )
+        found = inspect(engine)
+        # The config file keeps what it says itself; children need no variable with this.
+        kept_url = "" if settings["store"]["url"] == url else url
+        text = json.dumps({"url": kept_url, "project": engine.project})
+        path = Path(state, JOINED)
+        path.unlink(missing_ok=True)
+        write_new(path, text.encode(), 0o600)
+        return found, engine.made
+    finally:
+        engine.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What a server says of itself and of the project's tables."""
+
+    where: str
+    version: str
+    user: str
+    schema: str
+    tls: bool
+    read_only: bool
+    #: Of the project's tables and their indexes.
+    size_bytes: int
+    connections: int
+    max_connections: int
+    #: Tables that the user may not read and change.
+    missing_rights: tuple[str, ...]
+    #: Of one question, in seconds.
+    round_trip: float
+
+
+def inspect(engine: PostgresEngine) -> ServerInfo:
+    """Ask a server about itself."""
+    name = {"schema": '"' + engine.name.replace('"', '""') + '"'}
+    row = engine.read(_SQL.server, name)[0]
+    rights = tuple(one[0] for one in engine.read(_SQL.missing_rights, name))
+    begun = time.monotonic()
+    engine.read("SELECT 1")
+    return ServerInfo(
+        where=engine.where, version=row[0], user=row[1], schema=engine.name, tls=bool(row[2]),
+        read_only=row[3], size_bytes=row[4], connections=row[5], max_connections=row[6],
+        missing_rights=rights, round_trip=time.monotonic() - begun,
+    )  # fmt: skip
+
+
+def is_begun(state: str | os.PathLike[str]) -> bool:
+    """Return whether a project has a store, on this machine or on a server."""
+    return any(os.path.exists(os.path.join(state, name)) for name in (FILE, JOINED))
+
+
+def connect(state: str | os.PathLike[str], settings: Mapping[str, Any], url: str) -> PostgresEngine:
+    """Return the engine of a project that has joined a server's database.
+
+    Raises:
+        StoreUnusable: It has not; the tables are another project's; the server refuses us.
+        OSError: The server cannot be reached.
+    """
+    known = joined(state)
+    if not known:
+        raise StoreUnusable(f"{os.path.dirname(state)} does not use this database yet; {_INIT}")
+    load_driver()
+    from .postgres import PostgresEngine  # noqa: PLC0415 - only where a URL is set
+
+    engine = PostgresEngine(url, schema_of(settings), create=False)
+    try:
+        if engine.project != known["project"]:
+            raise StoreUnusable(
+                f"schema {engine.name} of the database holds another project, or was made anew; name another "
+                f"one with `hypervisor config set store.schema NAME`, or {_INIT}"
+            )
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def schema_of(settings: Mapping[str, Any]) -> str:
+    """Return the name of the PostgreSQL schema that holds the project's tables."""
+    return str(settings["store"]["schema"])
+
+
+# ------------------------------------------------------------------- the driver
+
+
+def driver_folder() -> str:
+    """Return where `hypervisor store init` puts psycopg if this Python has none."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    return os.path.join(cache, "hypervisor", f"postgres-{sys.implementation.cache_tag}")
+
+
+def load_driver() -> str:
+    """Let psycopg be imported from here on; return its version.
+
+    Raises:
+        StoreUnusable: It is not there.
+    """
+    if find_spec("psycopg") is None and (folder := driver_folder()) not in sys.path:
+        sys.path.append(folder)  # last: it shadows nothing
+    try:
+        return version("psycopg")
+    except PackageNotFoundError:
+        raise StoreUnusable(
+            f"the PostgreSQL driver is not installed yet; {_INIT}, which fetches it"
+        ) from None
