@@ -99,6 +99,11 @@ SECTIONS: dict[str, Section] = {
         title="A task of a run that does nothing, without isolation",
         text="Per task, two at once, durable.",
         limits=((r"run", "wall ms", 12),),
+        why="A profile by CPU time, of 100 tasks in memory: two fifths of a task are its claim, a third its "
+        "completion, a sixth the agent's process. Across these, a quarter is the two edits of its file (each "
+        "under a lock, each tried out before it is made), a tenth is YAML, which is read for each text that "
+        "the file has meanwhile, a tenth is finding real paths, a fourteenth looking through `/proc` for "
+        "processes that the agent has left, and a twentieth SQLite.",
     ),
     "P8": Section(
         title="Triage of task files",
@@ -113,6 +118,9 @@ SECTIONS: dict[str, Section] = {
         title="A task of a run that commits, isolated",
         text="Per task, two at once. The yardstick is a shell script: worktree add, commit, merge, remove.",
         limits=((r"run", "ratio", 1.5),),
+        why="In a clone a task has 13 git processes that are started by us or by the agent (its `add` and "
+        "`commit`): three `status`, `read-tree`, `log`, a pack and its unpacking, `merge-tree`, "
+        "`commit-tree` and two `update-ref`. The rest is what a task without isolation takes.",
     ),
     "git": Section(
         title="Git processes for one task",

@@ -57,7 +57,7 @@ def no_op_tasks(where: Path, rounds: int, tasks: int, say: Say) -> list[Row]:
         for number in range(rounds + 1):  # the first warms the caches
             base = 0.0
             for name, way in every.items():
-                # Those that do nothing are many, as starting Python takes as long as some thirty of them.
+                # Those that do nothing are many, as starting Python takes as long as dozens of them.
                 count = (tasks * 4 if name == "run, none" else tasks) if number else 1
                 used = measured(home / _word(f"{number} {name}"), way, count)
                 base = base or used.cpu
