@@ -5,9 +5,8 @@
 # ///
 """Wakes a session whose own thread rests when one of its workers or runs has ended.
 
-With "monitor": a line, or several at once, whenever something has ended, until the
-client is gone. Else a hook of the client: its `Stop` as JSON on standard input. Exit code 92: something has
-ended, which stands on standard error and is to wake the client; 0 otherwise.
+A hook of the client: its `Stop` as JSON on standard input. Exit code 92: something has ended, which stands on
+standard error and is to wake the client; 0 otherwise.
 """
 
 import os
@@ -19,6 +18,4 @@ if __name__ == "__main__":
     require(__file__)
     from hypervisor.hooks import waker
 
-    if sys.argv[1:] == ["monitor"]:
-        sys.exit(waker.monitor(os.environ, sys.stdout))
     sys.exit(waker.wake_at_stop(sys.stdin.buffer, os.environ))

@@ -60,7 +60,7 @@ def test_the_wheel_has_all_that_agents_are_started_with(user: User) -> None:
     (app,) = user.home.glob(".local/share/uv/tools/hypervisor/lib/python*/site-packages/hypervisor_app")
     installed = tree(app)
     folders = (
-        ".claude-plugin", "agents", "bin", "hooks", "monitors", "prompts", "pyproject.toml", "scripts",
+        ".claude-plugin", "agents", "bin", "hooks", "prompts", "pyproject.toml", "scripts",
         "skills", "uv.lock",
     )  # fmt: skip
     words = ["git", "-C", str(ROOT), "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *folders]

@@ -14,7 +14,7 @@ from ..core.errors import UsageError
 from ..core.project import find_project
 from ..core.settings import settings_of
 from ..learning.lessons import Lessons
-from ..orchestrator.concurrency import capacity_of
+from ..orchestrator.concurrency import capacity_of, cores
 from ..store.lessons import Lesson
 from ..store.store import Store
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
@@ -47,8 +47,18 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     add.add_argument("--benefit", type=float, metavar="X",
                      help="gain of one more agent: 0 none, 1 as much as the first")  # fmt: skip
     add.add_argument("--notes", default="")
-    add.add_argument("--cpu", type=float, metavar="CORES", help="cores that one agent uses")
-    add.add_argument("--ram", type=float, metavar="MB", help="memory that one agent needs")
+    add.add_argument(
+        "--cpu",
+        type=float,
+        metavar="CORES",
+        help="cores that one agent uses; with --ram as a share, a share of them",
+    )
+    add.add_argument(
+        "--ram",
+        type=float,
+        metavar="MB",
+        help="memory that one agent needs; up to 1: a share of this machine's",
+    )
     add.add_argument("--caller", default="", metavar="NAME", help="name of the source")
     add.add_argument("--json", action="store_true", help="print one JSON document")
     add.set_defaults(action=_add)
@@ -70,9 +80,10 @@ def _add(options: Namespace) -> int:
         raise UsageError("nothing to record; give --benefit, --notes, --cpu or --ram")
     project = find_project(Path.cwd(), os.environ)
     settings = settings_of(project.state)
+    cpu, ram = Lessons.in_units(options.cpu, options.ram, cores())
     lesson = Lesson(
-        task_type=options.type, benefit=options.benefit, notes=options.notes, cpu=options.cpu,
-        ram_mb=options.ram, author=options.caller or os.environ.get("HYPERVISOR_CALLER", ""),
+        task_type=options.type, benefit=options.benefit, notes=options.notes, cpu=cpu,
+        ram_mb=ram, author=options.caller or os.environ.get("HYPERVISOR_CALLER", ""),
     )  # fmt: skip
     project.prepare()
     with Store.open(project.state, settings) as store:

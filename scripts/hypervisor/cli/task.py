@@ -69,7 +69,7 @@ def _task_verbs(verbs: Any) -> None:
     update.add_argument("--status", choices=list(TaskStatus))
     update.add_argument("--body", default="", help="text to append")
     complete = _verb(verbs, "complete", "complete a claimed task", _complete, ends=True)
-    complete.add_argument("--outcome", required=True, help="one line: what was done")
+    complete.add_argument("--outcome", default="", help="one line: what was done")
     complete.add_argument("--commit", default="")
     complete.add_argument("--evidence", default="", help="what you observed")
     block = _verb(verbs, "block", "block a claimed task", _block, ends=True)
@@ -240,12 +240,12 @@ def _move(service: TaskService, name: str, status: TaskStatus, reason: str) -> N
 
 
 def _complete(options: Namespace) -> int:
-    from ..tasks.completion import TaskCompletion  # noqa: PLC0415
+    from ..tasks.completion import NO_OUTCOME, TaskCompletion  # noqa: PLC0415
 
     completion = TaskCompletion(
         outcome=Outcome.SUCCESS,
         status=TaskStatus.DONE,
-        text=options.outcome,
+        text=options.outcome or NO_OUTCOME,
         commit=options.commit,
         evidence=options.evidence,
     )

@@ -1,9 +1,8 @@
 """Wakes a session whose own thread rests when one of its workers or runs has ended.
 
-Two ways into the client. At `Stop` a hook that the client runs in the background and that wakes it by its
-exit code; a client that runs one prompt and ends (`-p`) waits for the hook instead, so that it lives
-until its workers are done. And a plugin's monitor, whose lines wake an interactive client that supports
-them. One of them at a time serves a session.
+At `Stop` the client runs a hook in the background, whose exit code wakes it; a client that runs one prompt
+and ends (`-p`) waits for the hook instead, so that it lives until its workers are done. One hook at a time
+serves a session.
 """
 
 from __future__ import annotations
@@ -44,9 +43,8 @@ _FOLD_SECONDS = 0.5
 _HOOK_SECONDS = 2.0
 #: How much of what came just before its start it looks at.
 _BEFORE_BYTES, _BEFORE_SECONDS = 1 << 20, 10.0
-#: How often it is seen whether the database or the transcript has changed. A monitor, which lives as long as
-#: its client, looks less often than somebody waits for.
-_TICK, _MONITOR_TICK = 0.05, 0.25
+#: How often it is seen whether the database or the transcript has changed.
+_TICK = 0.05
 #: How often it looks whatever has changed: a message may be overdue.
 _SAFETY_SECONDS = 1.0
 #: Of the time, this share at most goes into looking.
@@ -74,27 +72,6 @@ def wake_at_stop(source: IO[bytes], environ: Mapping[str, str]) -> int:
         if text:
             print(text, file=sys.stderr)
             return WAKE
-    return 0
-
-
-def monitor(environ: Mapping[str, str], out: IO[str]) -> int:
-    """Write a line, or several at once, whenever something has ended; until the client ends."""
-    session = environ.get("CLAUDE_CODE_SESSION_ID", "")
-    if not session:
-        return 0
-    gone = _client_is_gone(environ)
-    project = session_project(environ)
-    while not gone():
-        with (
-            contextlib.suppress(FileNotFoundError, NotADirectoryError),
-            Store.open(project.state, settings_of(project.state), create=False) as store,
-        ):
-            waker = SessionWaker(project, store, Call(event="", session=session), gone)
-            with waker.alone() as mine:
-                if mine:
-                    waker.write_ends(out)
-                    return 0
-        time.sleep(1.0)  # the session has done nothing yet, or a hook serves it for now
     return 0
 
 
@@ -164,7 +141,7 @@ class SessionWaker:
                 on_the_way = True  # a hook was quicker to say it; whether that arrives is to be seen
             return None if running or on_the_way or self._goes_on() else ""
 
-        return self._whenever(look, _TICK) or ""
+        return self._whenever(look) or ""
 
     def _goes_on(self) -> bool:
         """Return whether the other hook at this `Stop` has kept the client from stopping."""
@@ -177,26 +154,9 @@ class SessionWaker:
         self.queue.set_blocks(blocks + 1)
         return self._message()
 
-    # -------------------------------------------------------------- a monitor
-
-    def write_ends(self, out: IO[str]) -> None:
-        """Write what has ended, whenever something has, until the client is gone or listens no more."""
-
-        def look() -> None:
-            settle_resting(self.queue, self.queue.transcript)
-            self.sessions.open_runs(self.session)  # notes those that died
-            if self.queue.pending():
-                time.sleep(_FOLD_SECONDS)
-                if text := self._message():
-                    out.write(text + "\n")
-                    out.flush()
-
-        with contextlib.suppress(BrokenPipeError):
-            self._whenever(look, _MONITOR_TICK)
-
     # ---------------------------------------------------------------- details
 
-    def _whenever(self, look: Callable[[], Found | None], tick: float) -> Found | None:
+    def _whenever(self, look: Callable[[], Found | None]) -> Found | None:
         """Call *look* whenever the database or the transcript has changed, until it returns something."""
         while not self.gone():
             seen, begun = self._state(), time.monotonic()
@@ -208,7 +168,7 @@ class SessionWaker:
             while not self.gone() and time.monotonic() < begun + _SAFETY_SECONDS:
                 if time.monotonic() >= rest and self._state() != seen:
                     break
-                time.sleep(tick)
+                time.sleep(_TICK)
         return None
 
     def _state(self) -> tuple[int, int]:

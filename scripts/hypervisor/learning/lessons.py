@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,23 @@ class Lessons:
 
     def __init__(self, table: LessonTable) -> None:
         self._table = table
+
+    @staticmethod
+    def in_units(cpu: float | None, ram: float | None, cores: float) -> tuple[float | None, float | None]:
+        """Return what one agent uses as cores and MB.
+
+        No agent runs in 1 MB: a memory figure up to 1 is a share of this machine's, and so is the CPU figure
+        beside it.
+
+        Args:
+            cpu: Cores, or a share of them.
+            ram: MB, or a share of the machine's memory.
+            cores: Processors of this machine.
+        """
+        if ram is None or not 0 < ram <= 1:
+            return cpu, ram
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return (cpu * cores if cpu is not None and cpu <= 1 else cpu), round(ram * memory, 1)
 
     def add(self, lesson: Lesson) -> Lesson:
         """Keep what somebody says of a task type; what is None or "" stays as it was.

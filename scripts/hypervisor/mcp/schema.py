@@ -159,7 +159,7 @@ TOOLS: tuple[Tool, ...] = (
             "evidence": _text("what shows that it is done"),
             "attempt": _ATTEMPT,
         },
-        required=("id", "outcome"),
+        required=("id",),
     ),
     Tool(
         name="release_task",
@@ -228,7 +228,7 @@ TOOLS += (
             "task_type": _text(),
             "parallel_benefit": _share("0 none, 1 each further agent adds as much as the first"),
             "notes": _text(),
-            "resource_cost": _table("of one agent: {cpu: cores, ram: MB}"),
+            "resource_cost": _table("of one agent: {cpu: cores, ram: MB}, or both as shares of the machine"),
         },
         required=("task_type",),
     ),

@@ -14,6 +14,9 @@ from typing import Any
 from ..core.errors import ConfigError
 from .metrics import Reading
 
+#: A bound of so many percent is never passed.
+_NEVER = 100.0
+
 
 class Zone(IntEnum):
     """How good the machine's state is; the larger, the worse."""
@@ -143,6 +146,8 @@ class ZoneTracker:
         def over(value: float | None, bound: float, zone: Zone, what: str) -> None:
             # While a zone holds, its bounds are harder to get below than they were to get above.
             least = bound - bounds.margin if now >= zone else bound
+            if bound >= _NEVER:
+                return
             if value is not None and (value > least if zone is Zone.DANGER else value >= least):
                 found[zone].append(f"{what} {value:.0f} %")
 

@@ -54,6 +54,8 @@ def open_folder(
         UsageError: There is no queue, or the batch was begun with other words.
     """
     folder = os.path.realpath(folder)
+    if queue and not os.path.isfile(os.path.join(cwd, queue)):
+        raise UsageError(f"--queue {queue}: no such file; write one item a line into it")
     if not os.path.isdir(folder):
         raise UsageError(f"{folder}: no such folder; make it and put a queue.txt into it")
     path = os.path.realpath(os.path.join(cwd, queue)) if queue else os.path.join(folder, "queue.txt")

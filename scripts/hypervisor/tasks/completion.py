@@ -15,6 +15,9 @@ from .files import completion_report, edit_key, status_word
 if TYPE_CHECKING:
     from ..documents import yaml_edit
 
+#: The outcome of a task that was completed without a word on what was done.
+NO_OUTCOME = "done; no outcome was given"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCompletion:

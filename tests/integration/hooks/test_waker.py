@@ -136,23 +136,6 @@ def test_what_stood_in_a_prompt_that_was_blocked_wakes_the_client(
     assert ("- t-1 success: made it" in woken) is not arrives
 
 
-def test_a_monitor_says_what_ends_until_its_client_is_gone(
-    project: Project, client: TalkingClient, attend: Callable[..., Running]
-) -> None:
-    sleeper = subprocess.Popen(["sleep", "100"])
-    watching = attend("monitor", pid=sleeper.pid)
-    hold(project, "t-1", "a1")
-    finish(project, "t-1", "a1")
-    assert "hypervisor: 1 ended: 1 success" in watching.line("[notice ")
-    watching.line("- t-1 success: made it")
-    assert client.tool() == ""  # on its way
-    work(project, "t-2", "t-3")
-    watching.line("- t-3 success: made it")
-    sleeper.kill()
-    sleeper.wait()
-    assert watching.end().code == 0
-
-
 def test_what_a_silent_worker_held_is_free_before_the_client_is_woken(
     project: Project, client: TalkingClient
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,13 @@ def test_what_is_said_again_changes_only_what_is_said(lessons: Lessons) -> None:
     assert (said.benefit, said.notes, said.ram_mb, said.cpu, said.author) == (
         0.85, "reads only", 512, 0.5, "bob",
     )  # fmt: skip
+
+
+def test_a_share_of_memory_is_a_share_of_this_machine_and_so_is_the_cpu_beside_it() -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    assert Lessons.in_units(0.4, 0.2, 4.0) == (1.6, round(0.2 * memory, 1))
+    assert Lessons.in_units(0.4, 300, 4.0) == (0.4, 300)
+    assert Lessons.in_units(0.4, None, 4.0) == (0.4, None)
 
 
 @pytest.mark.parametrize(

@@ -368,7 +368,7 @@ def test_a_new_folder_is_made_for_a_queue_and_found_by_its_name(user: Shell) -> 
     assert "1 queued = 1 success" in user.hypervisor("summary", "new").passed().out
     user.hypervisor("watch").refused(2, "try: hypervisor watch --dir new; hypervisor watch --dir newer")
     assert "queue    new: hypervisor status --dir new\n" in user.hypervisor("status").out
-    user.worker("--dir", "none", "--queue", "none.txt", *words).refused(2, "none: no such folder")
+    user.worker("--dir", "none", "--queue", "none.txt", *words).refused(2, "--queue none.txt: no such file")
     assert not (user.cwd / "none").exists()
 
 

@@ -68,16 +68,18 @@ def test_there_are_skills_and_an_agent_to_look_at() -> None:
 
 
 @pytest.mark.parametrize("path", [*SKILLS, *AGENTS], ids=_name)
-def test_a_skill_and_an_agent_say_when_to_use_them_and_nothing_else(path: Path) -> None:
+def test_a_skill_and_an_agent_say_what_they_are_and_when_to_use_them(path: Path) -> None:
     front = _front(path)
     assert front["name"] == (path.parent.name if path.name == "SKILL.md" else path.stem)
     description = front["description"]
-    assert description.startswith("Use ")
-    assert len(description) <= 400
+    assert re.search(r"(?:^|\. )Use (?:when|for) ", description)
+    assert len(description) <= 420
     assert "\n" not in description.strip()
     for name in BY_NAME:
         assert name not in description or name == "preflight", f"{name} is how, not when"
     assert "mcp__" not in description
+    for phrase in front.get("triggers", []):
+        assert f'"{phrase}"' in description, "most clients read the description only"
 
 
 @pytest.mark.parametrize("path", [*SKILLS, *AGENTS], ids=_name)

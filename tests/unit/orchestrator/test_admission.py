@@ -70,6 +70,10 @@ def test_cpu_does_not_count_where_it_is_told_not_to() -> None:
     assert zone_of(100.0, 90.0, ZoneBounds(cpu=False)).why == "RAM 90 %"
 
 
+def test_a_bound_of_100_is_never_passed() -> None:
+    assert zone_of(100.0, 10.0, ZoneBounds(safe_cpu=100, danger_cpu=100)).zone is Zone.SAFE
+
+
 def test_a_disk_that_is_nearly_full_is_danger() -> None:
     bounds = ZoneBounds(danger_disk=100.0 * MIB)
     assert zone_of(bounds=bounds, disk_free_bytes=99 * MIB).zone is Zone.DANGER

@@ -76,9 +76,10 @@ def _learn_parallelization(context: ToolContext, arguments: Arguments) -> Any:
     with suppress(FileNotFoundError), _store(context.project, create=said) as store:
         lessons = Lessons(store.lessons)
         if said:
+            cpu, ram = Lessons.in_units(figures[0], figures[1], capacity.cores)
             lessons.add(Lesson(
                 task_type=name, benefit=arguments.get("parallel_benefit"), notes=arguments.get("notes", ""),
-                cpu=figures[0], ram_mb=figures[1], author=arguments.get("caller_agent", "") or "claude",
+                cpu=cpu, ram_mb=ram, author=arguments.get("caller_agent", "") or "claude",
             ))  # fmt: skip
         rows = lessons.rows(capacity, name)
     return {"task_type": name, "kept": said, "advice": rows}

@@ -13,7 +13,7 @@ from ...queue.batches import create_of_tasks, open_named
 from ...report.answers import check_values, claim_answer, reported, task_details
 from ...report.listing import asked_of, index_stats, task_row
 from ...report.workload import branch_of_task
-from ...tasks.completion import TaskCompletion
+from ...tasks.completion import NO_OUTCOME, TaskCompletion
 from ...tasks.eligibility import Wanted
 from ...tasks.service import Hold, TaskService
 from ..arguments import Arguments, caller_in, status_in
@@ -143,7 +143,7 @@ def _attempt(context: ToolContext, service: TaskService, arguments: Arguments) -
 
 def _complete_task(context: ToolContext, arguments: Arguments) -> Any:
     return _finish(context, arguments, TaskCompletion(
-        outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text=arguments["outcome"],
+        outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text=arguments.get("outcome") or NO_OUTCOME,
         commit=arguments.get("commit", ""), evidence=arguments.get("evidence", ""),
     ))  # fmt: skip
 
