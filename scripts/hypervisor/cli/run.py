@@ -19,7 +19,9 @@ from ..core.settings import settings_of
 from ..git.merging import Integration
 from ..git.repository import Repository
 from ..learning.hive import checked_name
+from ..orchestrator.checks import Checks
 from ..orchestrator.collect import collect
+from ..orchestrator.containment import SANDBOX, containment_of, refusal
 from ..orchestrator.options import STRATEGIES, RunOptions, change_options, keep_options, options_of
 from ..orchestrator.router import AGENTS, permissions_of, require_runnable
 from ..orchestrator.run import bring_home, brought_up_to_date, deliver, on_finish, run_agents, starting_point
@@ -101,7 +103,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument("--allow", action="append", default=[], metavar="RULE",
                      help="further permission, in the client's syntax; may be repeated")  # fmt: skip
     run.add_argument("--skip-permissions", action="store_true", help="agent permissions: unrestricted")
-    run.add_argument("--sandbox", action="store_true", help="run Gemini's tools in a container")
+    run.add_argument("--sandbox", choices=SANDBOX, default="",
+                     help="run agents and `verify` in a sandbox of the kernel's; auto, the default: where "
+                     "it works (run.sandbox in the settings)")  # fmt: skip
     run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end with the batch's folder")
     run.add_argument("--no-scope-gate", action="store_true", help="run tasks with overlapping files too")
     run.add_argument("--json", action="store_true", help="print one JSON document")
@@ -133,7 +137,12 @@ def _carried_out(
     stop.listen(signal.SIGINT, signal.SIGTERM)
     teller = Teller(None, quiet=options.json)
     with opened_run(project, batch, asked) as run:
-        print(f"batch {batch.id}: {permissions_of(run.router)}", file=sys.stderr)
+        within = "in a sandbox" if run.containment else "WITHOUT a sandbox"
+        print(f"batch {batch.id}: {permissions_of(run.router)}; {within}", file=sys.stderr)
+        if why := refusal(asked, run.service.settings):
+            print(
+                f"hypervisor: WARNING: no sandbox: {why}; agents can write wherever you can", file=sys.stderr
+            )
         answer_stop(stop, lambda: counted(len(run.running), "task") if run.running else "")
         try:
             _, halted = run_agents(run, teller.tell, stop)
@@ -288,9 +297,12 @@ def _merge(options: Namespace) -> int:
         folder = project.state / "worktrees" / batch.id
         repository = Repository.read(project.root)
         integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
-        integration.prepare = prepares_merged(batch, repository, folder)
-        found = list(collect(project, batch, integration))
-        said = bring_home(project, batch, integration, asked, sum(one.merged for one in found))
+        settings = batch.store.settings
+        containment = containment_of(asked, settings, project, repository, batch.folder)
+        integration.prepare = prepares_merged(batch, repository, folder, containment)
+        checks = Checks.of(settings, containment)
+        found = list(collect(project, batch, integration, checks))
+        said = bring_home(project, batch, integration, asked, sum(one.merged for one in found), checks)
     if options.json:
         print_json({"merged": [asdict(one) for one in found], "notes": said})
     else:

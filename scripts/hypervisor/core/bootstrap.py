@@ -23,6 +23,8 @@ STARTED_AGAIN = "HYPERVISOR_STARTED_AGAIN"
 #: In the environment that `scripts/prepare` makes.
 _MARK = "hypervisor-ready"
 _SCRIPTS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+#: Set in a sandbox: the socket to its coordinator.
+RELAY = "HYPERVISOR_RELAY"
 
 
 def use_compiled_cache():
@@ -53,8 +55,13 @@ def require(script):
     # type: (str) -> None
     """Return if *script* can run here; else start it again in our own environment (`scripts/launch`).
 
-    Where that has not helped, say in one line what to type, and exit 2.
+    Where that has not helped, say in one line what to type, and exit 2. In the sandbox of an agent the script
+    is run by its coordinator, outside (`core/relayed`), and this exits.
     """
+    if os.environ.get(RELAY) and sys.version_info >= _PYTHON:
+        from .relayed import main  # noqa: PLC0415 - in a sandbox only
+
+        raise SystemExit(main(os.environ[RELAY], script, sys.argv[1:]))
     again = os.environ.pop(STARTED_AGAIN, "")
     _leave_uv()
     fault = _fault()

@@ -146,6 +146,43 @@ def file_identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all that is in it, also where it is closed to its owner, or deeply nested.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    import shutil  # noqa: PLC0415 - most commands remove no folder
+
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except (OSError, RecursionError):
+        _remove_level_by_level(path)
+
+
+def _remove_level_by_level(top: Path) -> None:
+    """Remove a folder with names that stay short: what lies in its folders is brought up to the top first."""
+    import secrets  # noqa: PLC0415 - seldom
+
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        os.chmod(folder, 0o700)
+        for entry in list(os.scandir(folder)):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)  # its own ".." changes as well
+            higher = top / secrets.token_hex(8)
+            os.rename(entry.path, higher)
+            folders.append(higher)
+        if folder != top:
+            os.rmdir(folder)
+    os.rmdir(top)
+
+
 # ----------------------------------------------------------------------- globs
 
 

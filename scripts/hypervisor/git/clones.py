@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import Refused
+from ..core.files import remove_tree
 from .git import Git, GitError, begun_in, shown
-from .private_folder import PrivateFolder, remove_tree
+from .private_folder import PrivateFolder
 from .work import Gathered, Opened, Tree
 from .workspaces import Workspaces
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.errors import Refused
+from ..core.files import remove_tree
 from .git import Entry, Git, GitError, begun_in, from_top, is_full, locked, shown
-from .private_folder import PrivateFolder, remove_tree
+from .private_folder import PrivateFolder
 from .repository import Repository
 
 #: git's exit codes: a conflict; words that it does not know.

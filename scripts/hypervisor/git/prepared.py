@@ -12,8 +12,8 @@ import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from ..core.files import remove_tree
 from .git import Git
-from .private_folder import remove_tree
 
 #: An entry as it was: its kind and mode, and what changes when the entry does.
 Entry = tuple[object, ...]

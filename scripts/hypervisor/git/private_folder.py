@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -221,23 +220,3 @@ def _quoted(path: Path) -> bytes:
         inner = data.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
         data = b'"' + inner + b'"'
     return data + b"\n"
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder, also where something in it has closed itself to its owner.
-
-    Raises:
-        OSError: Something cannot be removed.
-    """
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except PermissionError:
-        for at, _, _ in os.walk(path):
-            os.chmod(at, 0o700)
-            for name in os.listdir(at):
-                inner = os.path.join(at, name)
-                if os.path.isdir(inner) and not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-        shutil.rmtree(path)

@@ -20,7 +20,6 @@ from ..core.assignment import TASK
 from ..core.errors import HypervisorError
 from ..core.project import Project, session_project
 from ..git.oversight import is_ours
-from ..orchestrator.checks import run_check
 from ..orchestrator.verdict import Failed
 from ..runners.gemini_events import PREFIX as GEMINI_PREFIX
 from . import call as calls
@@ -176,7 +175,9 @@ def _unverified(call: Call, bounds: Sequence[Bounds], environ: Mapping[str, str]
     held = [one for one in bounds if one.verify and one.task.lower() == str(call.input.get("id", "")).lower()]
     if not held or environ.get(TASK):
         return ""
-    result = run_check(held[0].verify, Path(held[0].folder), _VERIFY_SECONDS)
+    from ..orchestrator.checks import Checks  # noqa: PLC0415 - with the monitor; few calls need it
+
+    result = Checks(seconds=_VERIFY_SECONDS).run(held[0].verify, Path(held[0].folder))
     if not isinstance(result, Failed) or result.code is None:  # one that takes longer is not known to fail
         return ""
     said = f": {result.line}" if result.line else ""

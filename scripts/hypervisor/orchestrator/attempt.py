@@ -30,7 +30,6 @@ from ..store.events import RunEvent
 from ..store.records import Claim
 from ..tasks.completion import TaskCompletion
 from ..tasks.service import TaskService
-from .checks import verify
 from .prompt import RUN_MARK, prompt_for, read_reported, report_path, shared_context, variables
 from .run_context import RunContext, evidence_of, gather
 from .verdict import Failed, Verdict, decide_outcome
@@ -178,11 +177,11 @@ class TaskAttempt:
         logs = run.batch.logs
         os.makedirs(logs, exist_ok=True)
         work = replace(work, workspace=workspace, log=os.path.join(logs, f"{work.claim.key}~{number}"))
-        end = self._run_agent(work, self._assignment(work, report))
+        end = self._contained(work, self._assignment(work, report))
         tree = work.tree
         gathered = gather(run, task, tree)
         work = replace(work, end=end, gathered=gathered)
-        evidence = evidence_of(run, task, gathered, end, read_reported(report), before)
+        evidence = evidence_of(run, task, gathered, end, read_reported(report), before, work.log)
         verdict = decide_outcome(evidence)
         if verdict.merge and run.integration is not None and tree is not None:
             self._require_held(work.claim)
@@ -211,6 +210,14 @@ class TaskAttempt:
         if not why or not verdict.merge:
             return verdict
         return _not_now(f"{why}; its work is kept on {tree.branch} of this machine")
+
+    def _contained(self, work: _Work, assignment: Assignment) -> AgentEnd:
+        """Run the agent, in a sandbox if the run has one."""
+        containment = self._run.containment
+        if containment is None:
+            return self._run_agent(work, assignment)
+        with containment.contain(assignment, os.path.basename(work.log), work.agent.starts) as contained:
+            return self._run_agent(work, contained)
 
     def _run_agent(self, work: _Work, assignment: Assignment) -> AgentEnd:
         """Run the agent, and add the events of its start and its end."""
@@ -283,7 +290,7 @@ class TaskAttempt:
         assert run.integration is not None  # noqa: S101 - asked before
 
         def verified(folder: Path) -> str | None:
-            result = verify(task, folder, run.service.settings)
+            result = run.checks.verify(task, folder, work.log)
             return f"{result.command}: {result.line}" if isinstance(result, Failed) else None
 
         def note(commit: str) -> None:

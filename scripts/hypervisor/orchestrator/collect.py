@@ -16,7 +16,7 @@ from ..git.trailers import merge_message
 from ..git.work import in_scope
 from ..queue.batch import Batch
 from ..tasks.files import read_task
-from .checks import verify
+from .checks import Checks
 from .verdict import Failed
 
 
@@ -32,7 +32,7 @@ class Collected:
     branch: str = ""
 
 
-def collect(project: Project, batch: Batch, integration: Integration) -> Iterator[Collected]:
+def collect(project: Project, batch: Batch, integration: Integration, checks: Checks) -> Iterator[Collected]:
     """Merge the commits of every success of *batch*, each inspected and verified; yield how that ended."""
     git = Git(project.root)
     settings = batch.store.settings
@@ -41,11 +41,16 @@ def collect(project: Project, batch: Batch, integration: Integration) -> Iterato
         if not result.get("commit"):
             continue
         task = read_task(Path(str(result["task_file"])), settings)
-        yield _collect_one(git, integration, task, result, settings)
+        yield _collect_one(git, integration, task, result, settings, checks)
 
 
 def _collect_one(
-    git: Git, integration: Integration, task: Task, result: Mapping[str, Any], settings: Mapping[str, Any]
+    git: Git,
+    integration: Integration,
+    task: Task,
+    result: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    checks: Checks,
 ) -> Collected:
     commit = str(result["commit"])
     if not git.ok("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
@@ -63,7 +68,7 @@ def _collect_one(
         return Collected(task=task.id, merged=False, text=text, branch=branch)
 
     def verified(folder: Path) -> str | None:
-        checked = verify(task, folder, settings)
+        checked = checks.verify(task, folder)
         return f"{checked.command}: {checked.line}" if isinstance(checked, Failed) else None
 
     check = verified if task.verify else None

@@ -1,9 +1,9 @@
 """Delivery by git: finished work of many machines becomes one history on the remote's branch.
 
 An attempt pushes its branch, as a new one, and completes with the hash of its commit. After that the machine
-that holds the lease of the remote's branch fetches, merges what waits (each with its task's file as the result
-says), verifies, pushes as a fast-forward, and notes the results as published. Only accepted results are
-merged, by their hash: an attempt that lost its claim can push its branch, and nobody looks at it.
+that holds the lease of the remote's branch fetches, merges what waits (each with its task's file as the
+result says), verifies, pushes as a fast-forward, and notes the results as published. Only accepted results
+are merged, by their hash: an attempt that lost its claim can push its branch, and nobody looks at it.
 
 Each step may be repeated. A holder that dies after its push leaves results that are on the branch already;
 the next one finds them there. A holder that sleeps past its lease and wakes pushes what the next one would,
@@ -34,7 +34,7 @@ from ..store.store import Store
 from ..tasks.completion import CompletedBy, TaskCompletion, result_of
 from ..tasks.files import parse_task
 from ..tasks.publication import delivered_file
-from .checks import verify
+from .checks import Checks
 from .options import RunOptions
 from .verdict import Failed
 
@@ -70,6 +70,8 @@ class GitDelivery:
     integration: Integration
     remote: Remote
     worker: Worker
+    #: Runs `verify`.
+    checks: Checks
     #: Tells a person one line.
     say: Callable[[str], object] = print
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -228,7 +230,7 @@ class GitDelivery:
         return ""
 
     def _verified(self, task: Task, folder: Path) -> str | None:
-        checked = verify(task, folder, self.store.settings)
+        checked = self.checks.verify(task, folder)
         return f"{checked.command}: {checked.line}" if isinstance(checked, Failed) else None
 
     def _with_file(self, tree: str, path: str, one: Undelivered) -> str:
@@ -340,7 +342,12 @@ class GitDelivery:
 
 
 def delivery_of(
-    project: Project, store: Store, integration: Integration, options: RunOptions, worker: Worker
+    project: Project,
+    store: Store,
+    integration: Integration,
+    options: RunOptions,
+    worker: Worker,
+    checks: Checks,
 ) -> GitDelivery:
     """Return the delivery of a run's work.
 
@@ -351,4 +358,6 @@ def delivery_of(
     remote = Remote.of(integration.repository, options.start_branch, seconds)
     if options.merge == "branch":
         remote = replace(remote, branch=integration.branch)
-    return GitDelivery(store=store, project=project, integration=integration, remote=remote, worker=worker)
+    return GitDelivery(
+        store=store, project=project, integration=integration, remote=remote, worker=worker, checks=checks
+    )

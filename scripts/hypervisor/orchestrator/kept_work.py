@@ -18,7 +18,8 @@ from ..queue.batch import Batch
 from ..tasks.completion import TaskCompletion
 from ..tasks.files import read_task
 from ..tasks.service import TaskService
-from .checks import verify
+from .checks import Checks
+from .containment import containment_of
 from .options import RunOptions
 from .run import bring_home, starting_point
 from .verdict import Failed
@@ -86,10 +87,12 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
     folder = project.state / "worktrees" / batch.id
     repository = Repository.read(project.root)
     integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
-    integration.prepare = prepares_merged(batch, repository, folder)
+    containment = containment_of(asked, settings, project, repository, batch.folder)
+    integration.prepare = prepares_merged(batch, repository, folder, containment)
+    checks = Checks.of(settings, containment)
 
     def verified(place: Path) -> str | None:
-        checked = verify(task, place, settings)
+        checked = checks.verify(task, place)
         return f"`{checked.command}`: {checked.line or 'no output'}" if isinstance(checked, Failed) else None
 
     # From the branch as it is now: an earlier run's integration branch may be behind it.
@@ -104,7 +107,7 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
         integration.close()
         raise Refused(_why_not(merged, task, kept, asked.start_branch))
     commands = {task.verify} if task.verify else set()
-    said = bring_home(project, batch, integration, asked, 1, lambda: commands)
+    said = bring_home(project, batch, integration, asked, 1, checks, lambda: commands)
     if not _is_merged(project, merged.commit):
         raise Refused(f"{task.id}: {'; '.join(said)}")
     work = service.store.claims.latest(service.key(kept.task))

@@ -36,8 +36,8 @@ class RunOptions:
     push: bool = False
     #: Whether agents may do everything without being asked.
     skip_permissions: bool = False
-    #: Whether Gemini's tools run in a container.
-    sandbox: bool = False
+    #: ``auto``, ``on`` or ``off``; "" for what the environment or the settings say. See `containment`.
+    sandbox: str = ""
     #: What else they may do, in the agent's own words; with several agents each after a name and a colon.
     allowed: tuple[str, ...] = ()
     #: How many tasks are tried first; 0 for none.

@@ -6,7 +6,6 @@ work now (its program is missing, its login, its allowance) is passed over, and 
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from ..core.model import Complexity, TaskHead
 from ..runners.base import Agent
 from ..runners.registry import CLIENTS, RUNNERS, RunnerOptions
 from ..store.batches import Spent
+from .containment import refusal
 from .options import RunOptions
 
 #: Chooses by the rules of the settings.
@@ -205,7 +205,6 @@ def router_of(
                 command=options.command,
                 model=rule.model or options.model or None,
                 skip_permissions=options.skip_permissions,
-                sandbox=options.sandbox,
             )
         )
 
@@ -258,20 +257,4 @@ def require_runnable(options: RunOptions, settings: Mapping[str, Any]) -> None:
             raise UsageError(f"{program}: no such program; install it, or put its folder on PATH")
     if options.agent in CLIENTS and options.budget_usd and not RUNNERS[options.agent].tells_cost:
         raise UsageError(f"--budget-usd: {options.agent} reports no cost; use --budget-tokens")
-    if options.sandbox:
-        _require_sandbox(router)
-
-
-def _require_sandbox(router: AgentRouter) -> None:
-    programs = [program for name in router.names for program in RUNNERS[name].sandboxes]
-    if not programs:
-        having = " and ".join(name for name, kind in RUNNERS.items() if kind.sandboxes)
-        raise UsageError(f"--sandbox: only for {having}; Claude Code has its own, in its settings")
-    chosen = os.environ.get("GEMINI_SANDBOX", "")
-    wanted = [chosen] if chosen not in ("", "true", "1") else programs
-    if not any(shutil.which(program) for program in wanted):
-        names = " or ".join(wanted)
-        raise UsageError(
-            f"--sandbox: the agent's tools run in a container, and there is no {names} on PATH; "
-            f"install one, or leave --sandbox out"
-        )
+    refusal(options, settings)

@@ -27,7 +27,7 @@ from ..queue.batch import Batch
 from ..queue.counts import ItemEvent, RunCounts
 from ..queue.stop import Stop
 from . import schedule
-from .checks import run_check
+from .checks import Checks
 from .concurrency import capacity_of, make_controller, with_classes
 from .coordinator import Coordinator
 from .delivery import GitDelivery
@@ -36,8 +36,6 @@ from .run_context import RunContext
 from .verdict import Failed
 from .workspace_pool import remove_unused
 
-#: How long each check of all that came together may take, in seconds.
-_CHECK_SECONDS = 600.0
 #: How often a push is tried that comes too late, as others have pushed.
 _PUSHES = 5
 #: Tasks without a result, those in the hands of another coordinator among them.
@@ -174,7 +172,9 @@ def deliver(run: RunContext, stopped: threading.Event) -> list[str]:
     if not run.integration:
         return tasks_too()
     merged = len(run.merged)
-    return bring_home(run.project, run.batch, run.integration, options, merged, commands, tasks_too)
+    return bring_home(
+        run.project, run.batch, run.integration, options, merged, run.checks, commands, tasks_too
+    )
 
 
 def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three steps on the way
@@ -183,6 +183,7 @@ def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three 
     integration: Integration,
     options: RunOptions,
     merged: int,
+    checks: Checks,
     commands: Callable[[], Collection[str]] = tuple,
     then: Callable[[], list[str]] = list,
 ) -> list[str]:
@@ -194,6 +195,7 @@ def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three 
         integration: Where the work was merged.
         options: What the user asked for.
         merged: How many tasks were merged.
+        checks: Runs the commands.
         commands: Returns what must pass once commits that were added to the user's branch or to the remote's
             meanwhile are merged in.
         then: What is done between the two; returns what was done, in words.
@@ -204,7 +206,7 @@ def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three 
     tasks = f"{merged} task{'' if merged == 1 else 's'}"
 
     def check(folder: Path) -> str | None:
-        checked = (run_check(command, folder, _CHECK_SECONDS) for command in sorted(commands()))
+        checked = (checks.run(command, folder) for command in sorted(commands()))
         failed = next((one for one in checked if isinstance(one, Failed)), None)
         return f"{failed.command}: {failed.line}" if failed else None
 

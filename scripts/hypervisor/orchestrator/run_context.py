@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.model import Task
@@ -30,7 +30,8 @@ from ..store.store import Store
 from ..tasks.actor import Actor
 from ..tasks.index_watch import LiveIndex
 from ..tasks.service import TaskService
-from .checks import verify
+from .checks import Checks
+from .containment import Containment, containment_of
 from .delivery import GitDelivery, delivery_of
 from .options import RunOptions
 from .router import AgentRouter, name_of, router_of
@@ -60,6 +61,10 @@ class RunContext:
     #: Looks at the user's checkout; None where there are no trees.
     watch: CheckoutWatch | None
     supervisor: AgentSupervisor
+    #: Makes the sandboxes of its agents; None where it has none.
+    containment: Containment | None
+    #: Runs `verify`.
+    checks: Checks
     #: Adds an event of the run: ``tell(RunEvent.PAUSED, task id or "", until=..., why=...)``.
     tell: Callable[..., None]
     #: The claims of the tasks that run now, by the task's id; None while one is being claimed.
@@ -120,11 +125,13 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
 
     folder = project.state / "worktrees" / record.name
     trees: Workspaces | None = None
-    pool = integration = watch = delivery = None
+    pool = integration = watch = delivery = repository = None
     if options.isolation != "none":
         repository = Repository.read(project.root)
+    containment = containment_of(options, store.settings, project, repository, batch.folder)
+    if repository is not None:
         trees = (Clones if options.isolation == "clone" else Worktrees)(repository, folder, record.name)
-        pool = WorkspacePool(trees, store.settings["worktree"], batch.logs, record.name)
+        pool = WorkspacePool(trees, store.settings["worktree"], batch.logs, record.name, containment)
         globs = store.settings["tasks"]["globs"]
         watch = CheckoutWatch(project, repository, lambda path: is_ours(path, globs), store.merges.moved)
         if options.merge != "none":
@@ -132,8 +139,11 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
                 repository, folder, record.name, options.start_branch, options.start_commit,
                 prepare=pool.prepare_merged,
             )  # fmt: skip
-        if integration is not None and store.shared:
-            delivery, integration = delivery_of(project, store, integration, options, worker), None
+    supervisor = supervisor_of(batch, options, worker.id, tell)
+    checks = replace(Checks.of(store.settings, containment), monitor=supervisor.monitor)
+    if integration is not None and store.shared:
+        delivery = delivery_of(project, store, integration, options, worker, checks)
+        integration = None
     lock = WorkerLock(store.workers, worker.id)
     live = LiveIndex()  # each attempt looks its task up three times
     try:
@@ -143,7 +153,7 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
                 project, store.settings, Actor(name=name), store, live=live, worker=worker, batch=record.id,
                 deliver=delivery.branch if delivery else "",
             ),
-            supervisor=supervisor_of(batch, options, worker.id, tell),
+            supervisor=supervisor, containment=containment, checks=checks,
             trees=trees, pool=pool, integration=integration, delivery=delivery, watch=watch, tell=tell,
             running=running,
         )  # fmt: skip
@@ -162,13 +172,14 @@ def gather(run: RunContext, task: Task, tree: Tree | None) -> Gathered | None:
     return run.trees.gather(tree, message, lambda path: run.in_scope(task, path))
 
 
-def evidence_of(
+def evidence_of(  # noqa: PLR0913, PLR0917 - all that is known of an attempt
     run: RunContext,
     task: Task,
     gathered: Gathered | None,
     end: AgentEnd,
     reported: Reported | None,
     before: Snapshot | None,
+    log: str = "",
 ) -> Evidence:
     """Verify what an agent has left, and return all that is known of the attempt.
 
@@ -179,6 +190,7 @@ def evidence_of(
         end: How it ended.
         reported: What it reported.
         before: What the checkout was like as it began; None where it had no folder of its own.
+        log: Path of its output, without the ending.
     """
     settings = run.service.settings
     accepts = task.front.get("accept_reports", settings["run"]["accept_reports"])
@@ -192,7 +204,7 @@ def evidence_of(
     place = gathered.place if gathered else run.project.root
     checked = None
     if end.how is How.ENDED and not (gathered and gathered.begun):
-        checked = verify(task, place, settings)
+        checked = run.checks.verify(task, place, log)
     if gathered is None or run.watch is None or before is None:
         return Evidence(**common, verify=checked)
     return Evidence(

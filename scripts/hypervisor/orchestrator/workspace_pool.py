@@ -22,17 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import HypervisorError
+from ..core.files import remove_tree
 from ..core.text import last_line
 from ..git.clones import Clones
 from ..git.git import GitError
 from ..git.prepared import Entry, inputs_at, note_files, reset_files
-from ..git.private_folder import remove_tree
 from ..git.repository import Repository
 from ..git.work import Gathered, Tree
 from ..git.workspaces import Workspaces
 from ..queue.batch import Batch
 from ..runners.base import Assignment
 from ..runners.child import run_child
+from .containment import Containment
 from .prompt import RUN_MARK
 
 #: Where agents and the commands of ``[worktree]`` find their port.
@@ -93,6 +94,8 @@ class WorkspacePool:
     logs: str
     #: Marks everything that set-up starts.
     mark: str
+    #: Makes the sandboxes of its commands; None for none.
+    containment: Containment | None = None
     #: What could not be torn down, a line each.
     notes: list[str] = field(default_factory=list)
     _idle: list[Workspace] = field(default_factory=list)
@@ -253,10 +256,15 @@ class WorkspacePool:
         def hear(line: bytes) -> None:
             said[0] = line.decode("utf-8", "replace") if line.strip() else said[0]
 
-        end = run_child(["sh", "-c", command], Assignment(
-            task_id=name, prompt="", cwd=str(place), log=log, timeout=seconds, stopped=stopped,
-            environment={**os.environ, **environment}, mark=(RUN_MARK, f"{self.mark}/{name}"),
-        ), on_line=hear)  # fmt: skip
+        with contextlib.ExitStack() as held:
+            sandbox = None
+            if self.containment is not None:
+                sandbox = held.enter_context(self.containment.around(name, place, ("sh",)))
+            end = run_child(["sh", "-c", command], Assignment(
+                task_id=name, prompt="", cwd=str(place), log=log, timeout=seconds, stopped=stopped,
+                environment={**os.environ, **environment}, mark=(RUN_MARK, f"{self.mark}/{name}"),
+                sandbox=sandbox,
+            ), on_line=hear)  # fmt: skip
         if end.not_started:
             how = f"cannot be started: {end.not_started.strerror}"
         elif end.ended_by == "timed out":
@@ -281,10 +289,12 @@ def _is_reset(workspace: Workspace) -> bool:
         return False
 
 
-def prepares_merged(batch: Batch, repository: Repository, folder: Path) -> Callable[[Path, str], str]:
+def prepares_merged(
+    batch: Batch, repository: Repository, folder: Path, containment: Containment | None
+) -> Callable[[Path, str], str]:
     """Return `Integration.prepare` for a batch that is merged outside of its run."""
     clones, settings = Clones(repository, folder, batch.id), batch.store.settings["worktree"]
-    return WorkspacePool(clones, settings, batch.logs, batch.id).prepare_merged
+    return WorkspacePool(clones, settings, batch.logs, batch.id, containment).prepare_merged
 
 
 def free_port() -> tuple[int, socket.socket]:

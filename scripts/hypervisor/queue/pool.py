@@ -2,9 +2,9 @@
 
 The workers are forked before the command opens the store, as a SQLite connection must not be carried across
 a fork (https://www.sqlite.org/howtocorrupt.html, 2.6), and after it has imported what they need. Pipes join
-them: a byte from the start pipe lets a worker read its orders; workers write what happens as JSON lines; a byte
-from the allowance lets a worker begin an item (``--batch N`` over all of them); and the leash, which the parent
-never writes to, tells a worker by its end that the parent is gone.
+them: a byte from the start pipe lets a worker read its orders; workers write what happens as JSON lines; a
+byte from the allowance lets a worker begin an item (``--batch N`` over all of them); and the leash, which the
+parent never writes to, tells a worker by its end that the parent is gone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Child:
 
 
 class WorkerPool:
-    """The worker processes of one command. To be made while the process has no other thread and no store open.
+    """The worker processes of one command. Made while the process has no other thread and no store open.
 
     Args:
         workers: How many.

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from ..core.model import Report
+from .sandbox import Sandbox
 
 # ----------------------------------------------------------------------- items
 
@@ -133,6 +134,10 @@ class Assignment:
     allowed: Sequence[str] = ()
     #: The command by which the task is verified, "" for none; it may run that as well.
     verify: str = ""
+    #: The sandbox that it runs in; None for none.
+    sandbox: Sandbox | None = None
+    #: Bytes of each of its outputs that are kept; None for all.
+    most_bytes: int | None = None
     #: Set when it must end at once.
     stopped: threading.Event = field(default_factory=threading.Event)
     #: Told, as soon as it is seen, what keeps the agent from working as it should.
@@ -190,6 +195,11 @@ class Agent(Protocol):
     @property
     def permissions(self) -> str:
         """What it may do without being asked, in one line for people."""
+        ...
+
+    @property
+    def starts(self) -> Sequence[str]:
+        """Its program, and what else of its command line may name files of the machine."""
         ...
 
     def run(self, assignment: Assignment) -> AgentEnd:

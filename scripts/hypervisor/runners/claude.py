@@ -5,15 +5,20 @@ Measured with client 2.1.197 unless said otherwise; the client changes from rele
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .base import AgentEnd, Assignment, How
 from .child import run_child
 from .claude_events import ClaudeEvents, classify
 from .exec import ended_otherwise
+from .sandbox import Sandbox
 
 #: In the environment of what we start: the Python that our scripts run with (`scripts/launch`).
 PYTHON = "HYPERVISOR_PYTHON"
@@ -28,6 +33,24 @@ _OF_A_SESSION = frozenset(
      "CLAUDE_CODE_REMOTE_SESSION_ID", "CLAUDE_CODE_SESSION_ACCESS_TOKEN", "CLAUDE_CODE_WORKER_EPOCH",
      "CLAUDE_CODE_RESUME_PROMPT", "CLAUDE_CODE_RESUME_INTERRUPTED_TURN", "CLAUDE_CODE_DIAGNOSTICS_FILE"}
 )  # fmt: skip
+#: What the client reads of its user's folder.
+_SHOWN = (
+    "settings.json", "settings.local.json", "CLAUDE.md", "plugins", "skills", "agents", "commands", "hooks",
+    "rules", "output-styles", "scripts",
+)  # fmt: skip
+#: The variables that it knows.
+_VARIABLES = (
+    "ANTHROPIC_*", "CLAUDE_*", "DISABLE_*", "ENABLE_*", "MAX_*", "MCP_*", "BASH_*", "OTEL_*",
+    "API_TIMEOUT_MS", "USE_BUILTIN_RIPGREP",
+)  # fmt: skip
+#: Services of others, by the variable that chooses one: further variables, and where their login is.
+_CLOUDS = (
+    ("CLAUDE_CODE_USE_BEDROCK", ("AWS_*",), ".aws"),
+    ("CLAUDE_CODE_USE_VERTEX", ("GOOGLE_*", "GCLOUD_*", "CLOUD_ML_REGION", "VERTEX_*"), ".config/gcloud"),
+    ("CLAUDE_CODE_USE_FOUNDRY", ("AZURE_*",), ".azure"),
+)  # fmt: skip
+#: In our sandbox the client's own cannot be made, and its commands would all fail.
+_NO_OTHER = '{"sandbox": {"enabled": false}}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +76,11 @@ class ClaudeAgent:
             return "may do everything, unasked (--dangerously-skip-permissions)"
         return f"may edit files in its folder, and use: {', '.join(_ALLOWED)}"
 
+    @property
+    def starts(self) -> Sequence[str]:
+        """The client."""
+        return (self.program,)
+
     def words(self, allowed: Sequence[str] = ()) -> list[str]:
         """Return program and flags; the prompt goes in by standard input, as flags eat words after them."""
         words = [self.program, "-p", "--output-format", "stream-json", "--verbose"]
@@ -77,7 +105,11 @@ class ClaudeAgent:
             most = min(assignment.budget_usd, self.max_budget_usd or float("inf"))
             limited = replace(self, max_budget_usd=round(most, 6))
         verify = [f"Bash({assignment.verify})"] if assignment.verify else []
-        end = run_child(limited.words([*assignment.allowed, *verify]), assignment, on_line=heard.line)
+        words = limited.words([*assignment.allowed, *verify])
+        if assignment.sandbox is not None:
+            assignment = replace(assignment, sandbox=sandboxed(assignment.sandbox, assignment.environment))
+            words += ["--settings", _NO_OTHER]
+        end = run_child(words, assignment, on_line=heard.line)
         until, other = None, ended_otherwise(end, assignment, self.program)
         if other and (other.how is not How.KILLED or not heard.result):
             how, text = other.how, other.text
@@ -95,6 +127,31 @@ class ClaudeAgent:
             survivors=end.survivors,
             **heard.counted(),
         )
+
+
+def sandboxed(sandbox: Sandbox, environ: Mapping[str, str]) -> Sandbox:
+    """Return *sandbox* with what the client needs of its user: the login, the settings, what they name.
+
+    It keeps its sessions in a folder that is gone afterwards. Of the user's, only the login is written to,
+    which the client renews: nothing that an agent writes is read by a later session.
+    """
+    named = environ.get("CLAUDE_CONFIG_DIR", "")
+    config = os.path.abspath(named) if named else f"{sandbox.home}/.claude"
+    state = Path(f"{config}/.claude.json" if named else f"{sandbox.home}/.claude.json")
+    own = Path(sandbox.scratch, "claude" if named else "home")
+    own.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        shutil.copyfile(state, own / ".claude.json")
+    clouds = [(names, place) for switch, names, place in _CLOUDS if environ.get(switch)]
+    return sandbox.showing(
+        readable=[
+            *(f"{config}/{name}" for name in _SHOWN),
+            *(f"{sandbox.home}/{place}" for _, place in clouds),
+        ],
+        writable=[f"{config}/.credentials.json"],
+        own=[(config, "claude")],
+        environment=[*_VARIABLES, *(name for names, _ in clouds for name in names)],
+    )
 
 
 def child_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:

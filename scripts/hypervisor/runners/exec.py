@@ -174,6 +174,11 @@ class CommandAgent:
         """Nobody restrains a command."""
         return "unrestricted (exec)"
 
+    @property
+    def starts(self) -> Sequence[str]:
+        """Its command."""
+        return self.command
+
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run the command to its end."""
         said = [b""]

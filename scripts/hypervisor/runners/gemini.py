@@ -19,6 +19,7 @@ from .child import run_child
 from .exec import ended_otherwise
 from .gemini_events import GeminiEvents, classify, metered
 from .gemini_home import Need, make_home, verify_script
+from .sandbox import Sandbox
 
 #: What says that a client runs inside another; it must not look like a part of that one.
 _OF_A_SESSION = frozenset(
@@ -26,6 +27,9 @@ _OF_A_SESSION = frozenset(
 )
 #: What our server and our hooks must know begins like this; the client passes on to them what is named.
 _TOLD = "HYPERVISOR_"
+#: The variables that the client knows, and where Google's own login is.
+_VARIABLES = ("GEMINI_*", "GOOGLE_*", "CODE_ASSIST_*", "CLOUDSDK_*", "OTEL_*")
+_CLOUD = ".config/gcloud/application_default_credentials.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,44 +42,49 @@ class GeminiAgent:
     model: str | None = None
     #: Whether it may do everything, unasked.
     skip_permissions: bool = False
-    #: Whether its tools run in a container.
-    sandbox: bool = False
     name: str = "gemini"
     briefing: Sequence[str] = ("gemini-task-worker.md", "gemini-commission.md")
 
     @property
     def permissions(self) -> str:
         """What it may do without being asked."""
-        where = ", in a container" if self.sandbox else ""
         if self.skip_permissions:
-            return f"may do everything but git, unasked (--approval-mode yolo){where}"
-        return f"may edit the task's files, and run its verify command{where}"
+            return "may do everything but git, unasked (--approval-mode yolo)"
+        return "may edit the task's files, and run its verify command"
+
+    @property
+    def starts(self) -> Sequence[str]:
+        """The client."""
+        return (self.program,)
 
     def words(self) -> list[str]:
         """Return program and flags; the prompt goes in by standard input, where no @ is read as a file."""
         mode = "yolo" if self.skip_permissions else "auto_edit"
         words = [self.program, "--output-format", "stream-json", "--approval-mode", mode]
-        words += ["--model", self.model] if self.model else []
-        return words + (["--sandbox"] if self.sandbox else [])
+        return words + (["--model", self.model] if self.model else [])
 
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run the client to its end, in a home that is gone afterwards."""
-        home, told = Path(f"{assignment.log}.home"), assignment.environment
+        home, told, sandbox = Path(f"{assignment.log}.home"), assignment.environment, assignment.sandbox
+        users = users_folder(told)
+        if sandbox is not None:
+            sandbox = sandboxed(sandbox, users, home, told)
+            told = sandbox.variables(told)
         need = Need(
             plugin=self.plugin,
             environment={name: value for name, value in told.items() if name.startswith(_TOLD)},
             verify=assignment.verify,
             allowed=assignment.allowed,
-            served=not self.sandbox,
+            contained=sandbox is not None,
         )
         shutil.rmtree(home, ignore_errors=True)
         try:
-            make_home(home, users_folder(told), need)
+            make_home(home, users, need)
             prompt = assignment.prompt
             if assignment.verify and not self.skip_permissions:
                 prompt += f"\n\n{_how_to_verify(home)}\n"
             told = environment(told, home)
-            return self._run(replace(assignment, prompt=prompt, environment=told), home)
+            return self._run(replace(assignment, prompt=prompt, environment=told, sandbox=sandbox), home)
         except UsageError as error:
             return AgentEnd(how=How.FAILED, text=str(error))
         finally:
@@ -99,6 +108,19 @@ class GeminiAgent:
             survivors=end.survivors,
             **heard.counted(),
         )
+
+
+def sandboxed(sandbox: Sandbox, users: Path, home: Path, environ: Mapping[str, str]) -> Sandbox:
+    """Return *sandbox* with what the client needs of its user, and the home of this run.
+
+    Of the user's folder, only the login is written to, which the client renews.
+    """
+    key = environ.get("GOOGLE_APPLICATION_CREDENTIALS") or f"{sandbox.home}/{_CLOUD}"
+    return sandbox.showing(
+        readable=[str(users), str(users.parent / ".env"), os.path.abspath(key)],
+        writable=[str(home), str(users / "oauth_creds.json")],
+        environment=_VARIABLES,
+    )
 
 
 def users_folder(environ: Mapping[str, str]) -> Path:

@@ -47,8 +47,8 @@ class Need:
     verify: str = ""
     #: What else may be used, in the client's words: a tool's name, or ``run_shell_command(PREFIX)``.
     allowed: Sequence[str] = ()
-    #: Whether server and hooks run here; in a container they would not find what they need.
-    served: bool = True
+    #: Whether it runs in a sandbox of ours, in which the client's own cannot be made.
+    contained: bool = False
 
 
 def make_home(home: Path, users: Path, need: Need) -> None:
@@ -113,19 +113,20 @@ def settings_for(users: Mapping[str, Any], need: Need) -> dict[str, Any]:
     security = made.setdefault("security", {})
     # So that no command of the agent's sees the key; the client lets it through by default.
     security.setdefault("environmentVariableRedaction", {})["enabled"] = True
-    if need.served:
-        starter = os.path.join(need.plugin, "scripts/launch")
-        made.setdefault("mcpServers", {})[SERVER] = {
-            "command": "sh", "args": [starter, "mcp_server.py"], "env": dict(need.environment), "trust": True,
-        }  # fmt: skip
-        if isinstance(made.get("mcp"), dict) and isinstance(made["mcp"].get("allowed"), list):
-            made["mcp"]["allowed"].append(SERVER)
-        hooks = made.setdefault("hooks", {})
-        for event, matcher in (
-            ("BeforeTool", f"write_file|replace|run_shell_command|read_.*|grep_search|{PREFIX}.*"),
-            ("AfterTool", ".*"),
-        ):
-            hooks.setdefault(event, []).append(_hook(need, matcher))
+    if need.contained:
+        made.setdefault("tools", {})["sandbox"] = False
+    starter = os.path.join(need.plugin, "scripts/launch")
+    made.setdefault("mcpServers", {})[SERVER] = {
+        "command": "sh", "args": [starter, "mcp_server.py"], "env": dict(need.environment), "trust": True,
+    }  # fmt: skip
+    if isinstance(made.get("mcp"), dict) and isinstance(made["mcp"].get("allowed"), list):
+        made["mcp"]["allowed"].append(SERVER)
+    hooks = made.setdefault("hooks", {})
+    for event, matcher in (
+        ("BeforeTool", f"write_file|replace|run_shell_command|read_.*|grep_search|{PREFIX}.*"),
+        ("AfterTool", ".*"),
+    ):
+        hooks.setdefault(event, []).append(_hook(need, matcher))
     return dict(made)
 
 

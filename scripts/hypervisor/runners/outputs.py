@@ -28,9 +28,10 @@ _LEVEL = 6
 _ENDING = ".gz"
 #: How often `begin` may find that a file or its folder has gone before it was locked.
 _TRIES = 20
-#: An attempt's name (see `keys`), ``.out`` or ``.err``, its further parts, and all of them compressed. The
-#: hash in it keeps apart what is the user's: nothing else is looked at.
-_NAME = r"[a-z0-9-]+-[0-9a-f]{32}(?:\.r\d+)?(?:~\d+)?\.(?:out|err)(?:\.\d+)?"
+#: An attempt's name (see `keys`), ``.verify`` for the command that checked it, ``.out`` or ``.err``, its
+#: further parts, and all of them compressed. The hash in it keeps apart what is the user's: nothing else is
+#: looked at.
+_NAME = r"[a-z0-9-]+-[0-9a-f]{32}(?:\.r\d+)?(?:~\d+)?(?:\.verify)?\.(?:out|err)(?:\.\d+)?"
 _OUTPUT = re.compile(_NAME + r"(?:\.gz)?")
 _DRAFT = re.compile(rf"\.{_NAME}\.[0-9a-f]{{16}}\.tmp")
 

@@ -34,8 +34,16 @@ OnLine = Callable[[bytes], None]
 class Sink:
     """Keeps one stream in files, and cuts it into lines."""
 
-    def __init__(self, path: str, part_bytes: int, on_line: OnLine | None = None, line_bytes: int = 0):
+    def __init__(
+        self,
+        path: str,
+        part_bytes: int,
+        on_line: OnLine | None = None,
+        line_bytes: int = 0,
+        most_bytes: int | None = None,
+    ):
         self._path, self._part_bytes, self._parts, self._room = path, part_bytes, 0, 0
+        self._left = most_bytes
         self._on_line, self._line_bytes = on_line, line_bytes
         self._line = bytearray()
         self._skips = False  # the line that is being read is too long
@@ -57,7 +65,11 @@ class Sink:
         self.tail = (self.tail + chunk[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         if not self._full:
             try:
-                self._write(memoryview(chunk))
+                self._write(memoryview(chunk)[: self._left])
+                if self._left is not None:
+                    self._left -= min(len(chunk), self._left)
+                    if not self._left:
+                        self._full, self.trouble = True, f"{self._path}: longer than what is kept of it"
             except OSError as error:
                 self._full, self.trouble = True, f"{self._path}: {error.strerror}"
         if self._on_line:

@@ -31,8 +31,6 @@ class RunnerOptions:
     model: str | None = None
     #: Whether an agent may do everything, unasked.
     skip_permissions: bool = False
-    #: Whether an agent's tools run in a container.
-    sandbox: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +47,6 @@ class RunnerKind:
     counts_tokens: bool = False
     #: Whether its agents say at their end what they have cost.
     tells_cost: bool = False
-    #: Programs one of which ``--sandbox`` needs, by preference; empty where it has no sandbox of ours.
-    sandboxes: tuple[str, ...] = ()
 
 
 # Each imports its module only when it is made: a queue of commands needs no YAML loader and no client.
@@ -88,7 +84,6 @@ def _gemini(options: RunnerOptions) -> Agent:
         plugin=_PLUGIN,
         model=options.model,
         skip_permissions=options.skip_permissions,
-        sandbox=options.sandbox,
     )
 
 
@@ -96,9 +91,7 @@ RUNNERS: Mapping[str, RunnerKind] = {
     "triage": RunnerKind(queue_runner=_triage),
     "exec": RunnerKind(queue_runner=_exec, agent=_command),
     "claude": RunnerKind(agent=_claude, is_client=True, counts_tokens=True, tells_cost=True),
-    "gemini": RunnerKind(
-        agent=_gemini, is_client=True, counts_tokens=True, sandboxes=("docker", "podman", "sandbox-exec")
-    ),
+    "gemini": RunnerKind(agent=_gemini, is_client=True, counts_tokens=True),
 }
 
 #: The clients: what a rule may name.

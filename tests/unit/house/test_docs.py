@@ -195,3 +195,17 @@ def test_every_invariant_on_the_page_on_the_store_has_its_test() -> None:
     ]
     assert len(rows) == len(lines) >= 9
     assert [line for line in lines if "`test_" not in line] == []
+
+
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    told = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text("utf-8")))
+    assert told
+    there = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert told - set(re.findall(r"^def (test_\w+)", there, re.MULTILINE)) == set()
+
+
+def test_every_claim_on_the_page_on_security_has_its_test() -> None:
+    page = (ROOT / "docs/security.md").read_text("utf-8")
+    lines = [line for line in page.splitlines() if re.match(r"\| S\d+ \|", line)]
+    assert len(lines) >= 12
+    assert [line for line in lines if "`test_" not in line] == []

@@ -86,7 +86,8 @@ def test_settings_of_any_shape_get_what_a_run_needs(users: dict[str, Any]) -> No
     assert "task-manager" in made["mcpServers"]
     if "mcp" in users:
         assert made["mcp"]["allowed"] == ["mail", "task-manager"]
-    assert "mcpServers" not in settings_for({}, Need(plugin="/p", environment={}, served=False))
+    inside = settings_for({"tools": {"sandbox": "docker"}}, Need(plugin="/p", environment={}, contained=True))
+    assert inside["tools"]["sandbox"] is False
 
 
 def test_the_policy_allows_what_is_named_and_denies_git(tmp_path: Path) -> None:
