@@ -89,7 +89,7 @@ def queued(where: Path, counts: tuple[int, ...], say: Say) -> list[Row]:
             place = home / "project"
             project(place, count)
             words = [sys.executable, str(SCRIPTS / "hypervisor_cli.py"), "run", "--all", "-j", "2"]
-            words += ["--agent", "exec", "--exec", "sleep 3600", "--isolation", "none"]
+            words += ["--agent", "exec", "--exec", "sh -c 'sleep 3600'", "--isolation", "none"]
             environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
             with subprocess.Popen(
                 words, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
