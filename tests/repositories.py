@@ -7,10 +7,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypervisor.core.settings import default_settings
 from hypervisor.git.clones import Clones
+from hypervisor.git.merging import Integration
 from hypervisor.git.repository import Repository
 from hypervisor.git.workspaces import Workspaces
 from hypervisor.git.worktrees import Worktrees
+from hypervisor.store.store import Store
 
 #: Names that people and machines give to files.
 NAMES = (
@@ -85,3 +88,16 @@ class Place:
 def trees_of(repo: Repo, kind: str, sub: str = "", name: str = "trees") -> Workspaces:
     """Return the folders of a batch of the project at *sub*."""
     return KINDS[kind](Repository.read(repo.top / sub), repo.top / ".hypervisor" / name, "b1")
+
+
+def integration_of(
+    top: Path, start_commit: str = "", *, sub: str = "", start_branch: str = "main"
+) -> Integration:
+    """Return the integration branch of a batch of the project at *sub*, with a store in its state folder."""
+    facts = Repository.read(top / sub)
+    store = Store.open(top / ".hypervisor", default_settings())
+    batch = store.batches.create("b1", str(top / ".hypervisor/b1"), {}).id
+    start = start_commit or facts.head
+    return Integration(
+        facts, top / ".hypervisor/trees", "b1", start_branch, start, store.merges.of_batch(batch)
+    )

@@ -23,11 +23,34 @@ def add_caller(command: ArgumentParser, action: Any) -> None:
     command.set_defaults(action=action)
 
 
-def service_of(options: Namespace, batch: int | None = None) -> TaskService:
-    """Return the tasks of the project, to act on in the caller's name, and in a batch's if one is given."""
+def require_person() -> None:
+    """Raise where an agent of a run has started this command; see `liveness.require_no_run_above`."""
+    from ..store.liveness import require_no_run_above  # noqa: PLC0415 - for those who act
+
+    require_no_run_above(str(find_project(Path.cwd(), os.environ).state / "workers"))
+
+
+def service_of(options: Namespace, batch: int | None = None, *, acts: bool = True) -> TaskService:
+    """Return the tasks of the project, to act on in the caller's name, and in a batch's if one is given.
+
+    Args:
+        options: What was typed.
+        batch: `BatchRecord.id`.
+        acts: Whether something is to be done. An agent of a run may do that to its own task only.
+
+    Raises:
+        Refused: It is another's.
+    """
+    from ..core.assignment import AssignedTask  # noqa: PLC0415
     from ..tasks.service import TaskService  # noqa: PLC0415 - to act takes more modules than to look
 
     project = find_project(Path.cwd(), os.environ)
+    if acts:
+        assigned = AssignedTask.of(os.environ)
+        if assigned is None:
+            require_person()
+        elif name := getattr(options, "id", None):
+            assigned.require(name)
     return TaskService(project, settings_of(project.state), _actor(options), batch=batch)
 
 

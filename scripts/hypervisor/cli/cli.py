@@ -71,6 +71,11 @@ MODULES: Mapping[str, str] = {
     "machines": "store",
 }
 
+#: What only people decide, and no agent of a run.
+_PEOPLE = frozenset({
+    "accept", "cancel", "checkpoint", "clean", "config", "drain", "merge", "reap", "retry", "undo",
+})  # fmt: skip
+
 _DESCRIPTION = "Process a queue with many coding agents in parallel, and inspect and recover batches."
 _EPILOG = """examples:
   hypervisor batch --dir work --all --workers 4
@@ -135,7 +140,15 @@ def main(arguments: Sequence[str]) -> int:
         parser("").print_help(sys.stderr)
         return EXIT_USAGE
     options = parser(arguments[0]).parse_args(arguments)
-    return run(lambda _: int(options.action(options)), arguments, name=options.typed)
+
+    def act(_: Sequence[str]) -> int:
+        if options.command in _PEOPLE:
+            from .caller import require_person  # noqa: PLC0415 - for these only
+
+            require_person()
+        return int(options.action(options))
+
+    return run(act, arguments, name=options.typed)
 
 
 def _by_module() -> dict[str, dict[str, str]]:

@@ -25,7 +25,7 @@ def _diff(options: Namespace) -> int:
     from ..git.git import Git  # noqa: PLC0415 - not for the help text, as all that follows
     from ..orchestrator.kept_work import find_kept  # noqa: PLC0415
 
-    with service_of(options) as service:
+    with service_of(options, acts=False) as service:
         kept = find_kept(service, options.id)
         git = Git(service.project.root)
     span = (kept.base, kept.tip)
@@ -49,7 +49,7 @@ def _accept(options: Namespace) -> int:
     from ..orchestrator.kept_work import accept, find_kept  # noqa: PLC0415
     from ..queue.batches import open_named  # noqa: PLC0415
 
-    with service_of(options) as service:
+    with service_of(options, acts=False) as service:
         kept = find_kept(service, options.id)
         project = service.project
     if not kept.branch:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from ..core.errors import Unreadable, UsageError
 from ..core.model import TaskHead
+from ..git.oversight import is_ours
+from ..git.work import in_scope
 from ..queue.batches import create_of_tasks
 from ..tasks.catalog import TaskCatalog
 from ..tasks.conflicts import Independence, Part, examine, paths_in, to_json
 from ..tasks.eligibility import Plan
 from ..tasks.files import read_task
+from ..tasks.terms import own_judge
 from .caller import add_caller, catalog_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 
@@ -50,22 +53,43 @@ def _preflight(options: Namespace) -> int:
             run = [catalog.relative(task) for task in made.run]
             with create_of_tasks(catalog.project, run, skipped) as batch:
                 name = batch.id
+        by_path = {task.path: task for task in tasks}
+        judges = own_judges(catalog, [by_path[named.path] for named in made.run])
         waves = examine(_parts(made, tasks, catalog)) if options.waves else None
     if options.json:
         print_json({
             "run": [task.id for task in made.run],
             "skipped": [{"task_id": task.id, "reason": reason} for task, reason in made.skipped],
             "unreadable": catalog.unreadable,
+            "warnings": judges,
             **({"batch": name} if name else {}),
             **(to_json(waves) if waves else {}),
         })  # fmt: skip
     else:
         _print_plan(made, tasks, catalog.unreadable)
+        for line in judges:
+            print(f"warning: {shown(line, 400)}")
         if waves:
             _print_waves(waves)
         if name:
             print(f"batch {name}: {len(made.run)} tasks")
     return EXIT_DONE if made.run else EXIT_NOTHING
+
+
+def own_judges(catalog: TaskCatalog, tasks: Sequence[TaskHead]) -> list[str]:
+    """Return the tasks that could decide themselves whether they are done, a line each."""
+
+    def is_task_file(path: str) -> bool:
+        return is_ours(path, catalog.settings["tasks"]["globs"])
+
+    def why(task: TaskHead) -> str:
+        return own_judge(task, is_task_file, lambda path: in_scope(path, task.files))
+
+    return [
+        f"{task.id} is its own judge: {said}; look at what it did before you rely on it"
+        for task in tasks
+        if (said := why(task))
+    ]
 
 
 def _parts(made: Plan, tasks: list[TaskHead], catalog: TaskCatalog) -> list[Part]:

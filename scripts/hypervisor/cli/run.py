@@ -170,6 +170,7 @@ def _carried_out(
     if told := compress_if_over(batch, census, settings_of(project.state)):
         print(told, file=sys.stderr)
     bad = census.of("failed") + census.of("blocked") + census.of("waiting") + census.of("running")
+    bad += sum(bool(row.get("unchecked")) for row in summary["workers"])
     return EXIT_DONE if census.closes and not bad and not halted else EXIT_REFUSED
 
 
@@ -296,7 +297,10 @@ def _merge(options: Namespace) -> int:
         asked = starting_point(project, RunOptions(agent="claude", merge=options.merge, push=options.push))
         folder = project.state / "worktrees" / batch.id
         repository = Repository.read(project.root)
-        integration = Integration(repository, folder, batch.id, asked.start_branch, asked.start_commit)
+        merges = batch.store.merges.of_batch(batch.record.id)
+        integration = Integration(
+            repository, folder, batch.id, asked.start_branch, asked.start_commit, merges
+        )
         settings = batch.store.settings
         containment = containment_of(asked, settings, project, repository, batch.folder)
         integration.prepare = prepares_merged(batch, repository, folder, containment)

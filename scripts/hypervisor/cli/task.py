@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import NothingToDo, UsageError
+from ..core.errors import NothingToDo, Refused, UsageError
 from ..core.model import Complexity, Outcome, Task, TaskStatus
 from ..report.listing import asked_of, task_row
 from . import task_new
@@ -134,7 +134,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 def _show(options: Namespace) -> int:
     from ..report.answers import task_details  # noqa: PLC0415
 
-    with service_of(options) as service:
+    with service_of(options, acts=False) as service:
         row = task_details(service, service.find(options.id))
     if options.json:
         print_json(row)
@@ -212,12 +212,17 @@ def _wanted(options: Namespace) -> tuple[Wanted, int | None]:
 
 
 def _update(options: Namespace) -> int:
+    from ..core.assignment import AssignedTask  # noqa: PLC0415
     from ..report.answers import check_values  # noqa: PLC0415
 
     values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
     check_values(values)
     if not values and not options.status and not options.body:
         raise UsageError("say what to change: --status, --body or a key; see `hypervisor task update --help`")
+    if options.status and AssignedTask.of(os.environ):
+        raise Refused(
+            "your task's status is set when you have ended; report it with complete, block or release"
+        )
     with service_of(options) as service:
         if values or options.body:
             for conflict in service.update(options.id, values, options.body):

@@ -1,14 +1,16 @@
 """The task that a coordinator has started this agent for: it is claimed already, and reports are awaited.
 
-Such an agent ends no claim. What it says goes into a file, and the coordinator, which holds the claim,
-decides from evidence how the task ended.
+Such an agent ends no claim. What it says goes into a file whose name only its own environment has, and the
+coordinator, which holds the claim, decides from evidence how the task ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from .errors import Refused
 TASK, ATTEMPT, REPORT = "HYPERVISOR_TASK_ID", "HYPERVISOR_ATTEMPT", "HYPERVISOR_REPORT"
 #: Its batch, and the branch of the hive that it shares.
 BATCH, BRANCH = "HYPERVISOR_BATCH", "HYPERVISOR_BRANCH"
+
+#: Bytes of a report at most.
+_LARGEST = 1 << 20
 
 ReportKind = Literal["done", "blocked", "released"]
 
@@ -60,10 +65,26 @@ class AssignedTask:
         os.replace(draft, path)
 
 
-def read_report(path: str) -> Mapping[str, Any] | None:
-    """Return what an agent has reported, None if there is nothing that can be read."""
+def take_report(path: str) -> Mapping[str, Any] | None:
+    """Return what an agent has reported, and delete it; None if there is nothing that can be read.
+
+    It is some lines in a regular file. What is a link, a pipe or a folder, or is longer, is no report.
+    """
     try:
-        data = json.loads(Path(path).read_bytes())
-    except (FileNotFoundError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        raw = b""
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # else, `open` has an error of its own for a folder
+            with open(descriptor, "rb", closefd=False) as file:
+                raw = file.read(_LARGEST + 1)
+    finally:
+        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    try:
+        data = json.loads(raw) if len(raw) <= _LARGEST else None
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) and data.get("kind") in ("done", "blocked", "released") else None

@@ -183,6 +183,15 @@ def _remove_level_by_level(top: Path) -> None:
     os.rmdir(top)
 
 
+def file_stamp(path: str) -> tuple[int, ...]:
+    """Return what differs once a file has changed, also with its times set back; () if there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 # ----------------------------------------------------------------------- globs
 
 

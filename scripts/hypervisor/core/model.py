@@ -190,6 +190,8 @@ class TaskHead:
     receipts_to: str
     #: A command that verifies the work.
     verify: str
+    #: Whether a report with evidence completes the task; None where the file does not say so.
+    accept_reports: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

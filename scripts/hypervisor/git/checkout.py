@@ -1,23 +1,37 @@
-"""The user's checkout before and after: who touched it, in words.
+"""The user's checkout and git folder before and after: what changed there, in words.
 
-One ``git status`` and a look at the files that it names. What is inside a repository nested in the
-checkout is not seen, as git does not look there.
+One ``git status`` and a look at the files that it names, at some that git ignores, and at those of the git
+folder that decide what git does. What is inside a repository nested in the checkout is not seen, as git does
+not look there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .git import from_top, shown
+from .git import begun_in, from_top, shown
+from .git_folder import GitFolder
 from .repository import Repository
 
 #: Files up to this size are compared by content, larger ones by size and time.
 SMALL = 1 << 18
+#: What counts in the project's root although git may ignore it: secrets, and what makes a client, an editor
+#: or this program run or believe something.
+_MATTER = re.compile(
+    r"\.env(rc|\..+)?|\.mcp\.json|(CLAUDE|GEMINI)\.local\.md|\.hypervisor/config\.toml"
+    r"|\.claude/(settings.*\.json|CLAUDE.*\.md|(hooks|commands|agents|skills|rules|plugins)(/.+)?)"
+    r"|\.gemini/(settings.*\.json|\.env|GEMINI\.md|(commands|extensions)(/.+)?)"
+    r"|\.vscode/(settings|tasks|launch)\.json|\.(husky|githooks)(/.+)?"
+)
+#: Where those are, and how many are looked at in each.
+_MATTER_IN = (".hypervisor", ".claude", ".gemini", ".vscode", ".husky", ".githooks")
+_MANY = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +60,55 @@ class Snapshot:
     branch: str | None
     #: Paths relative to the project root ("../x" outside of it).
     seen: Mapping[str, Seen]
+    #: What the git folder has that decides what git does: names for people, each with what stands there.
+    git: Mapping[str, str]
 
     @classmethod
-    def take(cls, repository: Repository, ignore: Callable[[str], bool]) -> Snapshot:
+    def take(
+        cls, repository: Repository, ignore: Callable[[str], bool], folder: GitFolder | None = None
+    ) -> Snapshot:
         """Look at the checkout that a project is in; paths that *ignore* names are left out.
+
+        Args:
+            repository: Where it is.
+            ignore: Tells the paths that do not count.
+            folder: The git folder as it was looked at before, which saves reading it again.
 
         Raises:
             GitError: There is no checkout.
         """
+        folder = folder or GitFolder(repository)
+        git = folder.look()
         status = repository.git().status()
         seen = {}
         for entry in status.entries:
             path = from_top(entry.path, repository.prefix)
             if not ignore(path):
                 seen[path] = _look(repository.root, path, entry.code, entry.staged)
-        return cls(head=status.head, branch=status.branch, seen=seen)
+        for top in folder.hidden():
+            if not ignore(path := from_top(top, repository.prefix)):
+                seen[path] = _look(repository.root, path, "hidden", "")
+        for path in _that_matter(repository.root):
+            if path not in seen:
+                seen[path] = _look(repository.root, path, "ignored", "")
+        if begun := begun_in(repository.common):
+            git[f"a {begun} in the checkout"] = begun
+        return cls(head=status.head, branch=status.branch, seen=seen, git=git)
+
+
+def _that_matter(root: Path) -> Iterator[str]:
+    """Yield the files that count although git may ignore them."""
+    yield from (name for name in sorted(os.listdir(root)) if _MATTER.fullmatch(name))
+    for folder in _MATTER_IN:
+        left = _MANY
+        for at, folders, names in os.walk(root / folder):
+            below = os.path.relpath(at, root)
+            folders[:] = [one for one in sorted(folders) if _MATTER.fullmatch(f"{below}/{one}")]
+            found = [f"{below}/{one}" for one in sorted(names) if _MATTER.fullmatch(f"{below}/{one}")]
+            yield from found[:left]
+            left -= len(found)
+            if left <= 0:
+                break
 
 
 def _look(root: Path, path: str, code: str, staged: str) -> Seen:
@@ -100,17 +148,24 @@ def changed(before: Snapshot, after: Snapshot) -> list[str]:
         what = _words(old, new)
         if what:
             found.append(f"{shown(path)} {what}")
+    for name in sorted({*before.git, *after.git}):
+        was, now = before.git.get(name), after.git.get(name)
+        if was != now and (name, now) != (f"refs/heads/{after.branch}", after.head):  # HEAD says it
+            done = "was added" if was is None else "was deleted" if now is None else "was changed"
+            found.append(f"{shown(name)} {done}")
     return found
 
 
 def _words(old: Seen | None, new: Seen | None) -> str:
     if new is None:
-        untracked = old is not None and old.code == "??"
+        untracked = old is not None and old.code in ("??", "ignored")
         return "was deleted, committed or ignored" if untracked else "is as HEAD has it again"
     if new.mode == 0 and (old is None or old.mode != 0):
         return "was deleted"
     if old is None:
-        if new.code == "??":
+        if new.code == "hidden":
+            return "is hidden from git status (assume-unchanged or skip-worktree)"
+        if new.code in ("??", "ignored"):
             return "was added"
         if new.code[0] == "A":
             return "was added and staged"

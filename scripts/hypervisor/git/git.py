@@ -35,6 +35,8 @@ _OURS = {
     "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true", "GIT_PAGER": "cat",
     "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true", "GIT_MERGE_AUTOEDIT": "no",
     "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C",
+    # History is what the objects say, and not what somebody has put in the place of one.
+    "GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull,
 }  # fmt: skip
 #: Settings of the user's that would start programs, wait for a key, or answer a conflict for us.
 _SETTINGS = (

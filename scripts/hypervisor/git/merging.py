@@ -1,8 +1,8 @@
 """Bringing verified work together, one branch at a time, and home to the user's branch.
 
 A merge is made among git's objects, without a checkout; only where it has to be verified are its files
-written, in a private clone. The integration branch moves last, from the commit that the merge was made on,
-so a crash at any step leaves it as it was.
+written, in a private clone. The integration branch moves last, so a crash at any step leaves it as it was.
+Where it is, the store says: a ref that an agent has written is put back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ..core.errors import Refused
 from ..core.files import remove_tree
+from ..store.merges import BatchMerges
+from ..store.records import Claim
 from .git import Entry, Git, GitError, begun_in, from_top, is_full, locked, shown
 from .private_folder import PrivateFolder
 from .repository import Repository
@@ -88,6 +90,10 @@ class Integration:
     #: The user's branch that the batch began from.
     start_branch: str
     start_commit: str
+    #: What is known of the branch; None where nothing is merged on it.
+    merges: BatchMerges | None = None
+    #: What was found on the branch and put there by no run, in words.
+    forged: list[str] = field(default_factory=list)
     #: Gets the project's folder in the files of a commit, and the commit; makes it ready to verify in, or
     #: returns why it is not.
     prepare: Callable[[Path, str], str] = field(default=lambda _place, _commit: "", kw_only=True)
@@ -101,6 +107,12 @@ class Integration:
         return f"hypervisor/{self.batch}/merge"
 
     @property
+    def log(self) -> BatchMerges:
+        """What is known of the branch, for those who merge on it."""
+        assert self.merges is not None  # noqa: S101 - they give it
+        return self.merges
+
+    @property
     def path(self) -> Path:
         """The clone in which merges are verified."""
         return self.folder / "merge"
@@ -108,16 +120,14 @@ class Integration:
     @property
     def tip(self) -> str:
         """The newest commit that verified, as far as this process knows."""
-        if not self._tip:
-            self._read(self.repository.git())
-        return self._tip or self.start_commit
+        return self._tip or self._settled(self._read(self.repository.git())[0])
 
     def merge(
         self,
         branch: str,
         message: str,
         verify: Callable[[Path], str | None] | None = None,
-        note: Callable[[str], object] = lambda _: None,
+        claim: Claim | None = None,
         done_with: str = "",
     ) -> Merged | Conflict | Unverified:
         """Merge *branch*, unless it does not verify; one merge at a time, others wait.
@@ -127,8 +137,7 @@ class Integration:
             message: The message of the merge commit.
             verify: Gets the project's folder in the merged tree; returns why it is not good, or None.
                 Without it no files are written.
-            note: Called with the merge commit once it is verified, before the branch is moved to it: after a
-                crash it shows whose the commit is that the branch may have.
+            claim: Whose work it is, where it is that of an attempt.
             done_with: A branch at that commit that is deleted in the same step.
 
         Raises:
@@ -149,7 +158,7 @@ class Integration:
                 reason = self._unverified(made.commit, verify, keep)
                 if reason is not None:
                     return Unverified(text=reason)
-                note(made.commit)
+                self.log.add(made.commit, claim)  # first: after a crash it shows whose the commit is
                 if self._move(main, made, target, done_with):
                     return Merged(commit=made.commit)
 
@@ -199,10 +208,10 @@ class Integration:
         try:
             main.run("update-ref", "-m", "hypervisor: merge", "--stdin", input="".join(steps))
         except GitError:
-            self._begin(main, anew=True)
-            if self._tip == before:
+            if not self._begin(main, anew=True) and self._tip == before:
                 raise
-            return False  # another process of this batch has moved it
+            return False  # another process of this batch has moved it, or an agent has
+        self.log.set_moved(made.commit)
         self._tip, self._tree = made.commit, made.tree
         return True
 
@@ -215,26 +224,45 @@ class Integration:
                 return commit
         return tip
 
-    def _read(self, main: Git) -> bool:
-        """Read where the branch is; tell whether the user's branch is there."""
+    def _read(self, main: Git) -> tuple[str, str, bool]:
+        """Return what the branch's ref says (commit and tree), and whether the user's branch is there."""
         ours, theirs = (f"refs/heads/{name}" for name in (self.branch, self.start_branch or self.branch))
         words = ("for-each-ref", "--format=%(refname) %(objectname) %(tree)", ours, theirs)
         found = {line.split(" ")[0]: line.split(" ")[1:] for line in main.lines(*words, nul=False)}
-        self._tip, self._tree = found.get(ours, ("", ""))
-        return theirs in found or not self.start_branch
+        tip, tree = found.get(ours, ("", ""))
+        return tip, tree, theirs in found or not self.start_branch
 
-    def _begin(self, main: Git, *, anew: bool) -> None:
-        """Read where the branch is, unless that is known; make it if it is not there."""
+    def _settled(self, ref: str) -> str:
+        """Return where the branch is; *ref* counts only where it is what a run noted and died over."""
+        known = (
+            self.merges.tips() if self.merges else []
+        )  # after the ref: what is noted is noted before the ref moves
+        last = max((at for at, (_, moved) in enumerate(known) if moved), default=-1)
+        if ref and ref in (commit for commit, _ in known[last + 1 :]):
+            return ref
+        return known[last][0] if last >= 0 else self.start_commit
+
+    def _begin(self, main: Git, *, anew: bool) -> bool:
+        """Find where the branch is, unless that is known; tell whether its ref had to be put back."""
         if self._tip and self._tree and not anew:
-            return
+            return False
         full = f"refs/heads/{self.branch}"
         # We hold the lock, and git below us holds it too: a lock file here is a dead one's.
         (self.repository.common / f"{full}.lock").unlink(missing_ok=True)
-        if not self._read(main):
+        ref, tree, has_start = self._read(main)
+        if not has_start:
             raise Refused(f"{self.start_branch}: no such branch")
-        if not self._tip:
-            main.run("update-ref", "-m", "hypervisor: begin", full, self.start_commit, "")
-            self._read(main)
+        tip = self._settled(ref)
+        if ref != tip:
+            if ref or tip != self.start_commit:
+                what = f"was at {ref[:12]}, where no run put it" if ref else "was deleted"
+                self.forged.append(f"{self.branch} {what}; put back to {tip[:12]}")
+            main.run("update-ref", "-m", "hypervisor: begin", full, tip, ref)
+            tree = main.run("rev-parse", f"{tip}^{{tree}}")
+        elif (tip, False) in self.log.tips():  # a run died between the two
+            self.log.set_moved(tip)
+        self._tip, self._tree = tip, tree
+        return ref != tip
 
     # ------------------------------------------------------------------- home
 
@@ -249,8 +277,9 @@ class Integration:
         """
         with locked(self.folder / ".merge.lock"):
             main = self.repository.git()
-            self._read(main)
-            tip = to or self.tip
+            if (ref := self._read(main)[0]) and ref != self._settled(ref):
+                self._begin(main, anew=True)
+            tip = to or self._settled(ref)
             status = main.status()
             before = status.head
             if status.branch != self.start_branch:
@@ -304,8 +333,10 @@ class Integration:
             remove_tree(self.path)
             main, full = self.repository.git(), f"refs/heads/{self.branch}"
             merged = ("--merged", f"refs/heads/{self.start_branch}")
-            if tip := main.run("for-each-ref", "--format=%(objectname)", *merged, full, check=False):
+            tip = main.run("for-each-ref", "--format=%(objectname)", *merged, full, check=False)
+            if tip and tip == self._settled(tip):
                 main.run("update-ref", "-d", full, tip)
+                self.log.close()
             self._tip = self._tree = ""
 
 

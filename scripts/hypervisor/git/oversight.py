@@ -13,6 +13,7 @@ from ..core.files import matches_any
 from ..core.project import Project
 from .checkout import Snapshot, changed
 from .git import locked
+from .git_folder import GitFolder, is_merge_branch
 from .repository import Repository
 
 #: What an edit of ours, or an editor, calls the file that it keeps beside the one it changes: a draft, a
@@ -39,7 +40,7 @@ class CheckoutWatch:
         project: The project.
         repository: Its repository.
         ignore: Tells the paths that do not count.
-        moved: Tells whether a coordinator moved the user's branch to a commit.
+        known: Tells whether a run put a commit on a branch; with ``home=True``, on the user's.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class CheckoutWatch:
         project: Project,
         repository: Repository,
         ignore: Callable[[str], bool],
-        moved: Callable[[str], bool],
+        known: Callable[..., bool],
     ) -> None:
         self._project, self._repository = project, repository
-        self._ignore, self._moved = ignore, moved
+        self._ignore, self._known = ignore, known
+        self._folder = GitFolder(repository)
         self._lock = threading.Lock()
         self._newest: tuple[float, Snapshot] | None = None
 
@@ -61,15 +63,29 @@ class CheckoutWatch:
             if self._newest is None or self._newest[0] <= asked:
                 with checkout_lock(self._project):
                     began = time.monotonic()
-                    self._newest = (began, Snapshot.take(self._repository, self._ignore))
+                    self._newest = (began, Snapshot.take(self._repository, self._ignore, self._folder))
             return self._newest[1]
 
     def changed_since(self, before: Snapshot) -> list[str]:
         """Return what changed in the checkout, but for work that a coordinator brought there."""
         after = self.look()
-        if after.head != before.head and self._moved(after.head):
+        moved = after.head != before.head and self._known(after.head, home=True)
+        if moved:
             after = replace(after, head=before.head)
-        return changed(before, after)
+        names = {*before.git, *after.git}
+        ours = {
+            name for name in names if self._is_ours(before, name, before.git.get(name), after.git.get(name))
+        }
+        kept = [{name: at for name, at in one.git.items() if name not in ours} for one in (before, after)]
+        return changed(replace(before, git=kept[0]), replace(after, git=kept[1]))
+
+    def _is_ours(self, before: Snapshot, name: str, was: str | None, now: str | None) -> bool:
+        """Tell whether it was a coordinator that changed something in the git folder."""
+        if was == now:
+            return False
+        if is_merge_branch(name):  # deleted once it is merged; begun at a commit that was there before
+            return self._known(now or was) or now == before.head
+        return name == f"refs/heads/{before.branch}" and now is not None and self._known(now, home=True)
 
 
 def is_ours(path: str, globs: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .git import Git
-from .repository import Repository
+from .repository import Repository, read_plain
 
 #: Settings of the user's repository that commits there depend on; all others stay behind.
 _ALLOWED = re.compile(
@@ -35,7 +35,7 @@ _OWN = (
 )
 #: What would lead git elsewhere, or belongs to a process that has ended.
 _REMOVED = ("commondir", "gitdir", "config.worktree", "info/grafts", "index.lock", "HEAD.lock", "config.lock")
-#: Files of the user's git folder that say what is ignored, how files are treated, and where history ends.
+#: Files that the user's git folder had when the run began (`Repository.rules`), or none.
 _COPIED = ("info/exclude", "info/attributes", "shallow")
 #: Folders at its top that nothing is written to but what bears its content's hash, or nothing at all.
 _NOT_WRITTEN = ("objects", "modules", "hooks", "lfs")
@@ -88,7 +88,7 @@ class PrivateFolder:
         for name in ("objects/info", "info"):
             os.makedirs(f"{folder}/{name}", exist_ok=True)
         for name, data in files.items():
-            if _read(f"{folder}/{name}") != data:
+            if read_plain(f"{folder}/{name}") != data:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{folder}/{name}")
                 _write(f"{folder}/{name}", data)
@@ -158,10 +158,7 @@ class PrivateFolder:
             "config": _config(repository.object_format, repository.settings),
             "objects/info/alternates": _quoted(repository.common / "objects"),
         }
-        for name in _COPIED:
-            data = _read(f"{repository.common}/{name}")
-            if data is not None:
-                found[name] = data
+        found |= repository.rules
         return found
 
 
@@ -180,15 +177,6 @@ def _is_plain(folder: str) -> bool:
                 if entry.is_dir() and (at != folder or entry.name not in _NOT_WRITTEN):
                     below.append(entry.path)
     return True
-
-
-def _read(path: str) -> bytes | None:
-    """Return what is in a file, None if it is not there or no file."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
 
 
 def _write(path: str, data: bytes) -> None:

@@ -19,6 +19,8 @@ from ..core.files import matches_any
 from ..core.project import STATE
 from .git import Entry, Git, from_top
 
+#: The new mode of a link, in a line of git's raw form.
+_LINK = " 120000 "
 #: How changes are told: plainly, whatever the user's settings say.
 _RAW = ("--raw", "--no-abbrev", "--no-renames", "--ignore-submodules=none", "--no-ext-diff", "-z")
 
@@ -71,6 +73,8 @@ class AgentWork:
     files: tuple[str, ...] = ()
     #: Those of the files that are submodules.
     submodules: tuple[str, ...] = ()
+    #: Those that are links to what is outside of the repository.
+    leads_out: tuple[str, ...] = ()
     #: Changes that are not committed, untracked files among them; a nested repository ends in "/".
     uncommitted: tuple[str, ...] = ()
     #: The branch that is checked out; None if HEAD is detached.
@@ -95,6 +99,8 @@ class Gathered:
     commits: tuple[str, ...] = ()
     #: Files that they change.
     files: tuple[str, ...] = ()
+    #: Those that are links to what is outside of the repository.
+    leads_out: tuple[str, ...] = ()
     #: The commit made for the agent, or "".
     made: str = ""
     #: Changes left uncommitted because they are not to be kept.
@@ -183,11 +189,19 @@ def committed(git: Git, base: str, tip: str, prefix: str) -> AgentWork:
         )
         raw = git.lines("diff", *_RAW, start, tip, "--")
     pairs = [(head, from_top(top, prefix)) for head, top in zip(raw[::2], raw[1::2], strict=True)]
+    links = [(head.split()[3], top) for head, top in zip(raw[::2], raw[1::2], strict=True) if _LINK in head]
     return AgentWork(
         commits=tuple(commits),
         files=tuple(path for _, path in pairs),
+        leads_out=tuple(from_top(top, prefix) for blob, top in links if _leads_out(git, blob, top)),
         submodules=tuple(path for head, path in pairs if "160000" in head.removeprefix(":").split()[:2]),
     )
+
+
+def _leads_out(git: Git, blob: str, path: str) -> bool:
+    """Tell whether the link *path* (from the top), whose content is *blob*, leads out of the repository."""
+    target = git.run("cat-file", "blob", blob)
+    return posixpath.normpath(posixpath.join("/top", posixpath.dirname(path), target)).split("/")[1] != "top"
 
 
 def commit_files(

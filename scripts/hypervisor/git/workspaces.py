@@ -132,7 +132,7 @@ class Workspaces:
         at = self._mend(tree)
         if at is None:
             work = self.inspect(tree)
-            return Gathered(place=place, commits=work.commits, files=work.files)
+            return Gathered(place=place, commits=work.commits, files=work.files, leads_out=work.leads_out)
         git = at.git
         status = git.status()
         begun, conflicts = begun_in(at.folder), self._conflicts(status)
@@ -161,7 +161,7 @@ class Workspaces:
         elif tip != tree.base:
             work = committed(self.repository.git(), tree.base, tip, prefix)
         return Gathered(
-            place=place, commits=work.commits, files=work.files, made=made,
+            place=place, commits=work.commits, files=work.files, leads_out=work.leads_out, made=made,
             outside=tuple(path for path in entries if path not in set(wanted)),
             left=tuple(wanted) if stuck else (),
             astray=astray, begun=begun, conflicts=conflicts, beside=beside,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.errors import UsageError
 from ..core.process import Identity
+from ..store.liveness import require_no_run_above
 from ..tasks.index_watch import LiveIndex
 from .arguments import Arguments, read_arguments
 from .context import ToolContext
@@ -39,6 +40,8 @@ class ToolHandler:
         tool = BY_NAME.get(name)
         if tool is None:
             raise UsageError(f"{name}: no such tool; there are {', '.join(BY_NAME)}")
+        if not tool.read_only and self.context.assigned is None:
+            require_no_run_above(str(self.context.project.state / "workers"))
         answer: Any = TOOLS[name](self.context, read_arguments(tool, given))
         text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace").decode()

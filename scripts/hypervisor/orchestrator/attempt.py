@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from ..core.assignment import BRANCH
 from ..core.errors import ClaimLost, HypervisorError, Loss, Taken
 from ..core.model import Outcome, Task, TaskStatus
 from ..core.project import task_key
-from ..git.git import Git
+from ..git.checkout import Snapshot
+from ..git.git import GitError
 from ..git.merging import Merged
 from ..git.remote import RemoteUnreachable
 from ..git.trailers import merge_message
@@ -30,9 +31,9 @@ from ..store.events import RunEvent
 from ..store.records import Claim
 from ..tasks.completion import TaskCompletion
 from ..tasks.service import TaskService
-from .prompt import RUN_MARK, prompt_for, read_reported, report_path, shared_context, variables
+from .prompt import RUN_MARK, prompt_for, report_path, shared_context, take_reported, variables
 from .run_context import RunContext, evidence_of, gather
-from .verdict import Failed, Verdict, decide_outcome
+from .verdict import Failed, Reported, Verdict, decide_outcome, not_gathered, not_now, terms_changed
 from .workspace_pool import SetupFailed, Workspace
 
 #: sysexits.h: "temporary failure"; how a command says "too many requests".
@@ -77,6 +78,8 @@ class _Work:
     #: Whether its work was merged.
     merged: bool = False
     end: AgentEnd | None = None
+    #: What it said of its task.
+    reported: Reported | None = None
     #: Path of its output, without the ending.
     log: str = ""
 
@@ -164,14 +167,17 @@ class TaskAttempt:
         run, task, number = self._run, work.task, work.claim.number
         if merged := self._merged_before(work.claim):
             return self._finish(work, merged)
+        terms = run.terms_of(work.claim, task)
+        if changes := terms.changes(task):
+            return self._finish(work, terms_changed(changes))
         try:
             base = self._base()
             workspace = run.pool.open(task.id, number, base, self._stopped) if run.pool else None
         except RemoteUnreachable as error:
-            return self._finish(work, _not_now(str(error)))
+            return self._finish(work, not_now(str(error)))
         except SetupFailed as error:
             halt = str(error) if error.halts else ""
-            return replace(self._finish(work, _not_now(str(error))), halt=halt)
+            return replace(self._finish(work, not_now(str(error))), halt=halt)
         before = run.watch.look() if run.watch else None
         report = report_path(run.batch.folder, work.claim.key, number)
         logs = run.batch.logs
@@ -179,10 +185,8 @@ class TaskAttempt:
         work = replace(work, workspace=workspace, log=os.path.join(logs, f"{work.claim.key}~{number}"))
         end = self._contained(work, self._assignment(work, report))
         tree = work.tree
-        gathered = gather(run, task, tree)
-        work = replace(work, end=end, gathered=gathered)
-        evidence = evidence_of(run, task, gathered, end, read_reported(report), before, work.log)
-        verdict = decide_outcome(evidence)
+        work = replace(work, end=end, reported=take_reported(report))
+        work, verdict = self._judge(work, before)
         if verdict.merge and run.integration is not None and tree is not None:
             self._require_held(work.claim)
             verdict = self._merge(work, tree, verdict)
@@ -209,7 +213,20 @@ class TaskAttempt:
         why = delivery.offer(commit, tree.branch, self._stopped)
         if not why or not verdict.merge:
             return verdict
-        return _not_now(f"{why}; its work is kept on {tree.branch} of this machine")
+        return not_now(f"{why}; its work is kept on {tree.branch} of this machine")
+
+    def _judge(self, work: _Work, before: Snapshot | None) -> tuple[_Work, Verdict]:
+        """Gather what the agent left, and decide; what it broke so that nobody can look fails it alone."""
+        run, end = self._run, work.end
+        assert end is not None  # noqa: S101 - it has run
+        try:
+            work = replace(work, gathered=gather(run, work.task, work.tree))
+            evidence = evidence_of(run, work.task, work.gathered, end, work.reported, before, work.log)
+        except (GitError, OSError, ValueError, RecursionError) as error:
+            if run.is_fault(error):
+                raise
+            return work, not_gathered(f"{type(error).__name__}: {error}")
+        return work, decide_outcome(evidence)
 
     def _contained(self, work: _Work, assignment: Assignment) -> AgentEnd:
         """Run the agent, in a sandbox if the run has one."""
@@ -245,14 +262,11 @@ class TaskAttempt:
     def _merged_before(self, claim: Claim) -> Verdict | None:
         """Return the verdict where an earlier attempt died between its merge and its result."""
         run = self._run
-        git = Git(run.project.root)
         if run.integration is None:
             return None
-        for commit in run.store.merges.of_work(run.batch.record.id, claim.work):
-            # Noted before git moved the branch: whether it did, git says. The branch itself is deleted once
-            # all of it is in the user's.
-            homes = [run.integration.branch, run.options.start_branch]
-            if any(home and git.exists(home) and git.contains(home, commit) for home in homes):
+        for commit, moved in run.integration.log.of_work(claim.work):
+            # Noted once it was verified, before git moved the branch.
+            if moved or run.integration.repository.git().contains(run.integration.tip, commit):
                 return Verdict(
                     outcome=Outcome.SUCCESS, status=TaskStatus.DONE,
                     text="merged by an attempt that died after that",
@@ -293,15 +307,12 @@ class TaskAttempt:
             result = run.checks.verify(task, folder, work.log)
             return f"{result.command}: {result.line}" if isinstance(result, Failed) else None
 
-        def note(commit: str) -> None:
-            run.store.merges.add(run.batch.record.id, commit, work.claim)
-
         merged = run.integration.merge(
             str(verdict.evidence["commit"]), merge_message(task.id, task.title),
-            verified if task.verify else None, note, tree.branch if tree.kind == "clone" else "",
+            verified if task.verify else None, work.claim, tree.branch if tree.kind == "clone" else "",
         )  # fmt: skip
         if isinstance(merged, Merged):
-            run.merged.add(task.path)
+            run.merged[task.path] = task.verify
             return replace(verdict, evidence={**verdict.evidence, "merged": merged.commit})
         text = f"{merged.why('other work')}; kept on {tree.branch}"
         return replace(
@@ -331,19 +342,28 @@ class TaskAttempt:
                 "runner": work.agent.name, "tokens": end.tokens, "cost_usd": end.cost_usd, "turns": end.turns,
                 "how": end.how.value,
             }  # fmt: skip
+        if work.reported is not None:  # in full, for the tasks that wait for this one
+            details["report"] = {"text": work.reported.text, "evidence": work.reported.evidence}
         delivers = self._run.delivery is not None and verdict.merge
         if work.tree is not None and (verdict.keep or delivers):
             details["branch"] = work.tree.branch
         completion = TaskCompletion(
             outcome=verdict.outcome, status=verdict.status or TaskStatus.BLOCKED, text=verdict.text,
-            commit=str(verdict.evidence.get("commit") or ""), evidence=evidence_text(verdict.evidence),
+            commit=str(verdict.evidence.get("commit") or ""), evidence=verdict.evidence_line,
             details=details, tokens=end.tokens if end else None, cost_usd=end.cost_usd if end else None,
         )  # fmt: skip
-        work.service.finish(work.service.relative(work.task), completion, work.claim.number)
+        text = verdict.text
+        try:
+            work.service.finish(work.service.relative(work.task), completion, work.claim.number)
+        except ClaimLost:
+            raise
+        except HypervisorError as error:  # its file is gone, or says what cannot be: the result counts
+            text = f"{text}; its file could not be changed: {error}"
+            self._run.decide(work.task, work.claim, replace(completion, text=text), work.agent.name)
         self._close(work)
         if delivers and work.tree is not None:
             return self._delivered(work, work.tree, verdict)
-        return AttemptEnd(how=verdict.outcome.value, text=verdict.text)
+        return AttemptEnd(how=verdict.outcome.value, text=text)
 
     def _delivered(self, work: _Work, tree: Tree, verdict: Verdict) -> AttemptEnd:
         """Wait until the accepted work is merged; return how the task ended with that."""
@@ -355,7 +375,7 @@ class TaskAttempt:
         if latest is not None and latest.id != claim.work and latest.decided:
             result = latest.result or {}
             return AttemptEnd(how=latest.state, text=str(result.get("outcome") or ""))
-        run.merged.add(work.task.path)
+        run.merged[work.task.path] = work.task.verify
         run.delivery.drop_local(tree.branch, str(verdict.evidence.get("commit") or ""))
         return AttemptEnd(how=verdict.outcome.value, text=verdict.text)
 
@@ -374,27 +394,3 @@ class TaskAttempt:
         """Remove the agent's folder, unless it holds work that is nowhere else."""
         if work.workspace is not None and work.gathered is not None and self._run.pool is not None:
             self._run.pool.close(work.workspace, work.gathered, merged=work.merged)
-
-
-def _not_now(why: str) -> Verdict:
-    return Verdict(outcome=Outcome.SKIPPED, status=None, text=why, again="no attempt")
-
-
-#: Evidence that the report of a task has in other rows, or that is no evidence for its reader.
-_UNTOLD = ("how", "commit", "suspects")
-_EVIDENCE = 500
-
-
-def evidence_text(evidence: Mapping[str, Any]) -> str:
-    """Return evidence as the report in a task's file says it: plain text, in one line. Pure."""
-    told = []
-    for key, value in evidence.items():
-        if key in _UNTOLD or not value:
-            continue
-        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        if key == "commits":
-            told.append(f"{text} commit{'' if text == '1' else 's'}")
-        else:
-            told.append(key.replace("_", " ") if value is True else f"{key.replace('_', ' ')}: {text}")
-    line = "; ".join(told)
-    return line if len(line) <= _EVIDENCE else f"{line[: _EVIDENCE - 1]}…"

@@ -26,6 +26,7 @@ from ..learning.lessons import Lessons
 from ..queue.batch import Batch
 from ..queue.counts import ItemEvent, RunCounts
 from ..queue.stop import Stop
+from ..tasks.terms import TaskTerms
 from . import schedule
 from .checks import Checks
 from .concurrency import capacity_of, make_controller, with_classes
@@ -96,13 +97,22 @@ def brought_up_to_date(project: Project, options: RunOptions, settings: Mapping[
 
 
 def open_tasks(run: RunContext) -> list[schedule.QueuedTask]:
-    """Return the tasks of the batch that have no result yet, in its order; their keys are their paths."""
+    """Return the tasks of the batch that have no result yet, in its order; their keys are their paths.
+
+    What each is judged by is kept with the batch from now on.
+    """
     found: list[schedule.QueuedTask] = []
     types: dict[str, str] = {}
+    batches, batch = run.store.batches, run.batch.record.id
+    kept, new = batches.terms(batch), dict[int, Mapping[str, Any]]()
     with run.service.catalog.indexed() as index:
-        for item in run.store.batches.items(run.batch.record.id, _OPEN):
+        for item in batches.items(batch, _OPEN):
             task = index.at(item.work.text) if index is not None else None
             if task is not None:
+                if terms := kept.get(item.work.id):
+                    task = TaskTerms.from_json(terms).apply_to(task)
+                else:
+                    new[item.work.id] = TaskTerms.of(task).to_json()
                 one = schedule.QueuedTask(
                     id=task.id, key=item.work.text, rank=task.priority.rank, depends_on=task.depends_on,
                     files=task.files, order=len(found),
@@ -110,6 +120,7 @@ def open_tasks(run: RunContext) -> list[schedule.QueuedTask]:
                 found.append(one)
                 if task.type:
                     types[task.id] = task.type
+    batches.freeze(batch, new)
     # Ids are the same in whatever case; the scheduler knows them in one.
     ids = {one.id.lower(): one.id for one in found}
     return with_classes([
@@ -161,11 +172,11 @@ def deliver(run: RunContext, stopped: threading.Event) -> list[str]:
     options, globs = run.options, run.service.settings["tasks"]["globs"]
 
     def commands() -> set[str]:
-        tasks = run.service.catalog.tasks()
-        return {task.verify for task in tasks if task.verify and task.path in run.merged}
+        return {command for command in run.merged.values() if command}
 
     def tasks_too() -> list[str]:
-        return [commit_tasks(run.project, run.batch.id, globs)] if options.commit_tasks else []
+        git = run.integration.repository.git() if run.integration else Git(run.project.root)
+        return [commit_tasks(git, run.batch.id, globs)] if options.commit_tasks else []
 
     if run.delivery is not None:
         return _delivered(run, run.delivery, stopped)
@@ -219,6 +230,7 @@ def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three 
         said = _pushed(integration, options, batch, move=move, then=then, check=check)
     else:
         said = [move(), *then()]
+    said += integration.forged
     try:
         integration.close()
     except OSError as error:
@@ -308,10 +320,9 @@ def _pushed(
     return [*said, f"not pushed: {why}; the work is kept here, push it with `{again}`"]
 
 
-def commit_tasks(project: Project, batch: str, globs: list[str]) -> str:
+def commit_tasks(git: Git, batch: str, globs: list[str]) -> str:
     """Commit the task files that have changed, and nothing else; return what was done, in words."""
-    git = Git(project.root)
-    root = os.path.realpath(project.root)
+    root = os.path.realpath(git.cwd)
     changed = [os.path.join(git.top_level, entry.path) for entry in git.status().entries]
     ours = [path for path in changed if matches_any(os.path.relpath(path, root), globs)]
     if not ours:
@@ -337,7 +348,7 @@ def _fast_forward(project: Project, batch: Batch, integration: Integration) -> F
     with checkout_lock(project):
         tip = integration.tip
         if tip != integration.start_commit:
-            batch.store.merges.add(batch.record.id, tip)
+            batch.store.merges.add_home(batch.record.id, tip)
         return integration.fast_forward(lambda path: matches_any(path, globs))
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from ..core.errors import Unreadable
 from ..core.model import Task
 from ..core.process import this_process
 from ..core.project import Project
+from ..core.text import now_text
 from ..git.checkout import Snapshot
 from ..git.clones import Clones
 from ..git.merging import Integration
@@ -25,11 +29,14 @@ from ..queue.batch import Batch
 from ..runners.base import Agent, AgentEnd, How
 from ..store.events import RunEvent
 from ..store.liveness import WorkerLock, new_worker_id
-from ..store.records import Claim, Worker, WorkerKind
+from ..store.records import Claim, Completion, Worker, WorkerKind
 from ..store.store import Store
 from ..tasks.actor import Actor
+from ..tasks.completion import TaskCompletion
+from ..tasks.files import read_task
 from ..tasks.index_watch import LiveIndex
 from ..tasks.service import TaskService
+from ..tasks.terms import TaskTerms
 from .checks import Checks
 from .containment import Containment, containment_of
 from .delivery import GitDelivery, delivery_of
@@ -38,6 +45,9 @@ from .router import AgentRouter, name_of, router_of
 from .supervisor import AgentSupervisor, supervisor_of
 from .verdict import Evidence, Reported
 from .workspace_pool import WorkspacePool
+
+#: What no agent does to a disk by what it leaves in its folder.
+_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(slots=True)
@@ -71,8 +81,8 @@ class RunContext:
     running: dict[str, Claim | None]
     #: Set once the run ends without waiting for anything: the user said so twice.
     over: threading.Event = field(default_factory=threading.Event)
-    #: Paths of the tasks whose work was merged.
-    merged: set[str] = field(default_factory=set)
+    #: The tasks whose work was merged: paths, each with its `verify`.
+    merged: dict[str, str] = field(default_factory=dict)
     #: Printed at the end of the run, a line each.
     notes: list[str] = field(default_factory=list)
 
@@ -95,6 +105,47 @@ class RunContext:
         """Return the service in the name of *agent*: the same store, the same worker."""
         same = self.service.actor.name == agent.name
         return self.service if same else self.service.as_actor(Actor(name=agent.name))
+
+    @property
+    def contained(self) -> bool:
+        """Whether agents can write nowhere but in their own clones."""
+        return self.containment is not None and self.options.isolation == "clone"
+
+    def terms_of(self, claim: Claim, task: Task) -> TaskTerms:
+        """Return what *task* is judged by: what its file said when the batch took it, or else says now."""
+        batches, batch = self.store.batches, self.batch.record.id
+        kept = batches.terms_of(batch, claim.work)
+        if kept is None:
+            batches.freeze(batch, {claim.work: TaskTerms.of(task).to_json()})
+            return TaskTerms.of(task)
+        return TaskTerms.from_json(kept)
+
+    def changes_of(self, task: Task) -> tuple[str, ...]:
+        """Return what the file of *task* says otherwise now than the terms that it is judged by."""
+        try:
+            return TaskTerms.of(task).changes(read_task(Path(task.path), self.service.settings))
+        except Unreadable as error:
+            return (f"its file cannot be read any more: {error}",)
+
+    def decide(self, task: Task, claim: Claim, completion: TaskCompletion, agent: str) -> None:
+        """Commit a result that changes no file, as the task's own cannot be changed."""
+        result = {
+            "item": self.service.relative(task), "task_id": task.id, "task_file": task.path,
+            "status": completion.outcome.value, "outcome": completion.text, "worker": agent,
+            "attempt": claim.number, "finished": now_text(), "commit": completion.commit,
+            **completion.details,
+        }  # fmt: skip
+        self.store.claims.complete_one(Completion(
+            attempt=claim.attempt, status=completion.outcome.value, result=result, published=True,
+            tokens=completion.tokens, cost_usd=completion.cost_usd,
+        ))  # fmt: skip
+
+    def is_fault(self, error: Exception) -> bool:
+        """Return whether an error is a fault of the machine or of the user's repository, and no agent's."""
+        full = isinstance(error, OSError) and error.errno in _FAULTS
+        if full or "No space left" in str(error) or self.trees is None:
+            return True
+        return not self.trees.repository.git().ok("rev-parse", "--git-dir")
 
     def is_ours(self, path: str) -> bool:
         """Return whether a path below the root is a task file or the state of a tool, and no work."""
@@ -133,11 +184,11 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
         trees = (Clones if options.isolation == "clone" else Worktrees)(repository, folder, record.name)
         pool = WorkspacePool(trees, store.settings["worktree"], batch.logs, record.name, containment)
         globs = store.settings["tasks"]["globs"]
-        watch = CheckoutWatch(project, repository, lambda path: is_ours(path, globs), store.merges.moved)
+        watch = CheckoutWatch(project, repository, lambda path: is_ours(path, globs), store.merges.is_known)
         if options.merge != "none":
             integration = Integration(
                 repository, folder, record.name, options.start_branch, options.start_commit,
-                prepare=pool.prepare_merged,
+                store.merges.of_batch(record.id), prepare=pool.prepare_merged,
             )  # fmt: skip
     supervisor = supervisor_of(batch, options, worker.id, tell)
     checks = replace(Checks.of(store.settings, containment), monitor=supervisor.monitor)
@@ -193,13 +244,15 @@ def evidence_of(  # noqa: PLR0913, PLR0917 - all that is known of an attempt
         log: Path of its output, without the ending.
     """
     settings = run.service.settings
-    accepts = task.front.get("accept_reports", settings["run"]["accept_reports"])
+    accepts = settings["run"]["accept_reports"] if task.accept_reports is None else task.accept_reports
     common: dict[str, Any] = {
         "end": end,
         "reported": reported,
         "names_files": bool(task.files),
         "worktree": gathered is not None,
         "accept_reports": accepts is True,
+        "terms_changed": run.changes_of(task),
+        "contained": run.contained,
     }
     place = gathered.place if gathered else run.project.root
     checked = None
@@ -212,6 +265,7 @@ def evidence_of(  # noqa: PLR0913, PLR0917 - all that is known of an attempt
         commits=gathered.commits,
         files=gathered.files,
         outside=tuple(path for path in gathered.files if not run.in_scope(task, path)),
+        leads_out=gathered.leads_out,
         uncommitted_outside=(*gathered.outside, *gathered.left),
         astray=gathered.astray,
         conflicts=gathered.conflicts or ((gathered.begun,) if gathered.begun else ()),

@@ -16,6 +16,11 @@ from ..runners.base import AgentEnd, How
 #: How many names a verdict repeats, in its evidence and in its text.
 _FILES, _NAMES = 20, 5
 _LINE = 400
+#: Facts that are lists of names.
+_NAMED = (
+    "outside", "leads_out", "uncommitted_outside", "astray", "conflicts", "terms_changed", "main_changed",
+    "suspects",
+)  # fmt: skip
 #: What a command says by its exit code.
 _RETRY, _BLOCKED = 75, 78
 
@@ -63,6 +68,8 @@ class Evidence:
     commits: tuple[str, ...] = ()
     #: What those changed, relative to the root.
     files: tuple[str, ...] = ()
+    #: Links that it committed to what is outside of the repository: nobody else has what is there.
+    leads_out: tuple[str, ...] = ()
     #: What it changed although the task does not name it.
     outside: tuple[str, ...] = ()
     #: The same, not even committed.
@@ -73,8 +80,12 @@ class Evidence:
     conflicts: tuple[str, ...] = ()
     #: What changed in the user's own checkout while it ran, a line each.
     main_changed: tuple[str, ...] = ()
+    #: Whether it could write nowhere but in its own folder: then what changed there was not its doing.
+    contained: bool = False
     #: Ids of the other tasks that ran then.
     suspects: tuple[str, ...] = ()
+    #: What the task's file says otherwise than when the batch took it, a line for each key.
+    terms_changed: tuple[str, ...] = ()
     #: What the task's own command said; None only where it names none.
     verify: Passed | Failed | None = None
     #: Whether the task names files.
@@ -107,6 +118,11 @@ class Verdict:
     pause_until: float | None = None
     #: Why no further task can be tried with this agent, "" if one can.
     stop_batch: str = ""
+
+    @property
+    def evidence_line(self) -> str:
+        """The evidence as the report in a task's file says it."""
+        return evidence_text(self.evidence)
 
 
 def decide_outcome(evidence: Evidence) -> Verdict:
@@ -159,16 +175,19 @@ def _decide(evidence: Evidence) -> Verdict:
 
 def _harm(evidence: Evidence) -> Verdict | None:
     """Return the verdict on what must not have happened, None if nothing of it did."""
+    if evidence.terms_changed:
+        return terms_changed(evidence.terms_changed)
     for found, what in (
         # What it did cannot be undone by another attempt, and may be worth keeping: a person decides.
         (evidence.astray, "commits outside of its branch that could not be brought to it"),
         (evidence.outside, "changes outside of the task's files"),
+        (evidence.leads_out, "links that lead out of the repository"),
         (evidence.uncommitted_outside, "uncommitted changes outside of the task's files"),
         (evidence.conflicts, "conflicts left in progress"),
     ):
         if found:
             return _for_review(Outcome.FAILED, f"{what}: {_names(found)}")
-    if not evidence.main_changed:
+    if not evidence.main_changed or evidence.contained:
         return None
     changed = _names(evidence.main_changed)
     if evidence.suspects:
@@ -178,6 +197,23 @@ def _harm(evidence: Evidence) -> Verdict | None:
             Outcome.BLOCKED, f"the user's checkout changed while it and {others} ran: {changed}"
         )
     return _for_review(Outcome.FAILED, f"the user's checkout changed while it ran: {changed}")
+
+
+def not_now(why: str) -> Verdict:
+    """Return the verdict on a task that cannot be worked on at the moment, at no cost in attempts."""
+    return _again("no attempt", why)
+
+
+def not_gathered(why: str) -> Verdict:
+    """Return the verdict where what an agent left cannot be looked at: its folder stays for a person."""
+    return replace(_for_review(Outcome.FAILED, _line(f"what it left cannot be looked at: {why}")), keep=True)
+
+
+def terms_changed(changes: tuple[str, ...]) -> Verdict:
+    """Return the verdict on a task of which somebody has changed what it is judged by. A person decides."""
+    return _for_review(
+        Outcome.BLOCKED, f"what it is judged by was changed since the batch took it: {'; '.join(changes)}"
+    )
 
 
 def _of_work(evidence: Evidence) -> Verdict:
@@ -256,7 +292,7 @@ def _as_data(evidence: Evidence) -> dict[str, Any]:
     if said:
         told = (said.word, said.text, said.evidence, said.commit)
         shown["reported"] = _line("; ".join(part for part in told if part))
-    for name in ("outside", "uncommitted_outside", "astray", "conflicts", "main_changed", "suspects"):
+    for name in _NAMED:
         if found := getattr(evidence, name):
             shown[name] = list(found[:_FILES])
     return shown
@@ -275,3 +311,23 @@ def _line(text: str) -> str:
     """Return *text* as one printable line of limited length."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
+
+
+#: Evidence that the report of a task has in other rows, or that is no evidence for its reader.
+_UNTOLD = ("how", "commit", "suspects")
+_EVIDENCE = 500
+
+
+def evidence_text(evidence: Mapping[str, Any]) -> str:
+    """Return evidence as the report in a task's file says it: plain text, in one line. Pure."""
+    told = []
+    for key, value in evidence.items():
+        if key in _UNTOLD or not value:
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if key == "commits":
+            told.append(f"{text} commit{'' if text == '1' else 's'}")
+        else:
+            told.append(key.replace("_", " ") if value is True else f"{key.replace('_', ' ')}: {text}")
+    line = "; ".join(told)
+    return line if len(line) <= _EVIDENCE else f"{line[: _EVIDENCE - 1]}…"

@@ -123,6 +123,13 @@ def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
         assert entry.result is not None  # noqa: S101 - it is in a result's state
         row = _row(batch, entry, entry.result, spent.pop(entry.work.id, None))
         workers.append(row)
+        if who := _by_word(batch, entry, entry.result):
+            row["unchecked"] = True
+            needs.append({
+                "task_id": row["task_id"],
+                "reason": f"completed by {who}; not checked by this run",
+                "next": f"look at it: `hypervisor task show {shlex.quote(str(row['task_id']))}`",
+            })  # fmt: skip
         if row["status"] in (Outcome.BLOCKED, Outcome.FAILED):
             needs.append(
                 {
@@ -148,6 +155,14 @@ def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
         "by_agent": {name: asdict(one) for name, one in sorted(by_runner.items()) if name},
     }
     return summary | _found(batch, workers), census
+
+
+def _by_word(batch: Batch, entry: QueueEntry, result: Mapping[str, Any]) -> str:
+    """Return who said that a task of a run is done, "" where a run or a worker has seen it."""
+    is_run = "run" in batch.record.options
+    if not is_run or entry.state != Outcome.SUCCESS or result.get("batch"):
+        return ""
+    return str(result.get("worker") or "somebody")
 
 
 def _found(batch: Batch, rows: list[dict[str, Any]]) -> dict[str, Any]:

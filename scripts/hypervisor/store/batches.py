@@ -193,6 +193,24 @@ class Batches:
         """Return the same by runner; "" where that was not kept."""
         return {row[0]: _spent_of(row) for row in self._engine.read(SQL.spent_by_runner, {"batch": batch})}
 
+    # ------------------------------------------------------------------ terms
+
+    def freeze(self, batch: int, terms: Mapping[int, Mapping[str, Any]]) -> None:
+        """Keep what tasks are judged by (`Work.id` -> terms); what is kept of one already stays. Durable."""
+        rows = [{"batch": batch, "work": work, "terms": json.dumps(one)} for work, one in terms.items()]
+        if rows:
+            self._engine.write(lambda tx: tx.each(SQL.freeze, rows), durable=True)
+
+    def terms(self, batch: int) -> dict[int, Mapping[str, Any]]:
+        """Return what is kept of all tasks of a batch, by `Work.id`."""
+        return {row[0]: json.loads(row[1]) for row in self._engine.read(SQL.terms, {"batch": batch})}
+
+    def terms_of(self, batch: int, work: int) -> Mapping[str, Any] | None:
+        """Return what is kept of one task, None for nothing."""
+        rows = self._engine.read(SQL.terms_of, {"batch": batch, "work": work})
+        found: Mapping[str, Any] | None = json.loads(rows[0][0]) if rows else None
+        return found
+
     # ------------------------------------------------------------------ state
 
     def drain(self, batch: int) -> None:

@@ -18,14 +18,18 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from ..core.errors import Refused
 from ..core.process import Identity, end_orphans, life_of
 from .claims import Claims
 from .records import Revoked, Worker, WorkerKind
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _SUFFIX = ".lock"
+#: The id of a run's coordinator, and its pid in it.
+_RUN = re.compile(r"run-(\d+)-[0-9a-f]+\.lock$")
 #: Longer than a living process takes from making its file to locking it.
 _NEWBORN_SECONDS = 3600.0
 
@@ -33,6 +37,43 @@ _NEWBORN_SECONDS = 3600.0
 def new_worker_id(name: str, pid: int) -> str:
     """Return an id that no other worker ever had."""
     return f"{_UNSAFE.sub('-', name)[:40]}-{pid}-{secrets.token_hex(4)}"
+
+
+def require_no_run_above(folder: str) -> None:
+    """Raise where this process was started by an agent of a run, which may speak for its own task only.
+
+    Args:
+        folder: The folder ``workers`` of the project.
+
+    Raises:
+        Refused: It was. Its environment does not matter: the kernel knows what it descends from.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        runs = {int(found[1]): name for name in os.listdir(folder) if (found := _RUN.match(name))}
+        for pid in _ancestors() if runs else ():
+            if pid in runs and lock_state(folder, runs[pid].removesuffix(_SUFFIX)) == "held":
+                raise Refused(
+                    "an agent of a run asks for this, and may speak for its own task only; a person can do "
+                    "it outside of the run"
+                )
+
+
+def _ancestors() -> list[int]:
+    """Return the pids of the processes that this one descends from, the nearest first."""
+    if not os.path.isdir("/proc/self"):
+        import psutil  # noqa: PLC0415 - only where there is no /proc
+
+        return [parent.pid for parent in psutil.Process().parents()]
+    found: list[int] = []
+    pid = os.getppid()
+    while pid > 0 and pid not in found:
+        found.append(pid)
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        except OSError:
+            break
+        pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+    return found
 
 
 class WorkerLock:

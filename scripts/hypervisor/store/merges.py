@@ -1,7 +1,8 @@
 """Merges: which commits runs put on branches, whose right it is to do so, and which results wait for it.
 
-On one machine a row is written *before* git moves the branch. So it says whose a commit is even where the run
-dies in between; whether the branch has the commit is git's to say.
+On one machine a row is written *before* git moves the branch, and marked once it has. So the store says
+where a batch's branch is and whose a commit is, also where the run dies in between. A ref that says otherwise
+was written by somebody else.
 
 On a store of many machines a result is accepted first, and published by the merge that brings it to the
 remote's branch. Whoever merges holds that branch's lease. **The lease only spares work**: two that hold it at
@@ -60,6 +61,46 @@ class Undelivered:
         return Delivered(work=self.work.id, batch=self.batch, attempt=self.attempt, commit=commit)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchMerges:
+    """The merges on the branch of one batch."""
+
+    engine: Engine
+    #: `BatchRecord.id`.
+    batch: int
+
+    def add(self, commit: str, claim: Claim | None = None) -> None:
+        """Note a commit that the branch is about to be moved to. Durable on return.
+
+        Args:
+            commit: Its full hash.
+            claim: Whose work it merges; None for what others have put on the user's branch.
+        """
+        row = {
+            "batch": self.batch, "commit_id": commit, "is_home": 0, "work": claim and claim.work,
+            "attempt": claim and claim.attempt,
+        }  # fmt: skip
+        self.engine.write(lambda tx: tx.run(SQL.add, row), durable=True)
+
+    def set_moved(self, commit: str) -> None:
+        """Note that the branch was moved to a commit that was added before."""
+        row = {"batch": self.batch, "commit_id": commit}
+        self.engine.write(lambda tx: tx.run(SQL.set_moved, row))
+
+    def close(self) -> None:
+        """Note that the branch was deleted; what is merged next begins a new one."""
+        self.engine.write(lambda tx: tx.run(SQL.close, {"batch": self.batch}))
+
+    def tips(self) -> list[tuple[str, bool]]:
+        """Return the branch's commits since it was made, oldest first; each with whether it moved there."""
+        return [(row[0], bool(row[1])) for row in self.engine.read(SQL.tips, {"batch": self.batch})]
+
+    def of_work(self, work: int) -> list[tuple[str, bool]]:
+        """Return the commits that were to merge this cycle of an item, the newest first, as `tips` does."""
+        rows = self.engine.read(SQL.of_work, {"batch": self.batch, "work": work})
+        return [(row[0], bool(row[1])) for row in rows]
+
+
 class Merges:
     """The merges of a store."""
 
@@ -68,27 +109,18 @@ class Merges:
 
     # ------------------------------------------------------------ one machine
 
-    def add(self, batch: int, commit: str, claim: Claim | None = None) -> None:
-        """Note a commit that is about to be put on a branch. Durable on return.
+    def of_batch(self, batch: int) -> BatchMerges:
+        """Return the merges of a batch (`BatchRecord.id`)."""
+        return BatchMerges(self._engine, batch)
 
-        Args:
-            batch: `BatchRecord.id`.
-            commit: Its full hash.
-            claim: Whose work it merges into the batch's branch; None: the user's branch is moved to it.
-        """
-        row = {
-            "batch": batch, "commit_id": commit, "work": claim and claim.work,
-            "attempt": claim and claim.attempt,
-        }  # fmt: skip
+    def add_home(self, batch: int, commit: str) -> None:
+        """Note that the user's branch is about to be moved to *commit*. Durable on return."""
+        row = {"batch": batch, "commit_id": commit, "is_home": 1, "work": None, "attempt": None}
         self._engine.write(lambda tx: tx.run(SQL.add, row), durable=True)
 
-    def of_work(self, batch: int, work: int) -> list[str]:
-        """Return the commits that were to merge this cycle of an item, the newest first."""
-        return [row[0] for row in self._engine.read(SQL.of_work, {"batch": batch, "work": work})]
-
-    def moved(self, commit: str) -> bool:
-        """Tell whether a run was to move the user's branch to *commit*."""
-        return bool(self._engine.read(SQL.moved, {"commit_id": commit}))
+    def is_known(self, commit: str, *, home: bool = False) -> bool:
+        """Tell whether a run put *commit* on a branch, with *home* on the user's or the remote's."""
+        return bool(self._engine.read(SQL.known, {"commit_id": commit, "is_home": int(home)}))
 
     # ------------------------------------------------------------------ lease
 
@@ -147,7 +179,8 @@ class Merges:
             for one in sorted(rows, key=lambda each: each.work):
                 if tx.run(SQL.deliver, {"work": one.work}) and one.batch is not None:
                     tx.run(SQL.add, {
-                        "batch": one.batch, "commit_id": one.commit, "work": one.work, "attempt": one.attempt,
+                        "batch": one.batch, "commit_id": one.commit, "is_home": 2, "work": one.work,
+                        "attempt": one.attempt,
                     })  # fmt: skip
             return True
 

@@ -105,6 +105,7 @@ def _task(path: Path, parsed: ParsedFile, settings: Mapping[str, Any]) -> Task:
         receipts=many("receipts"),
         receipts_to=one("receipts_to"),
         verify=one("verify"),
+        accept_reports=values["accept_reports"] is True if "accept_reports" in values else None,
         front={str(key).lower(): value for key, value in values.items()},
         body=parsed.body,
     )

@@ -19,7 +19,7 @@ from ..core.model import Complexity, Priority, TaskHead, TaskStatus
 from .eligibility import is_agent
 
 #: Raised with every change of what is kept; an index of another version is made anew.
-VERSION = 8
+VERSION = 9
 COLUMNS = tuple(one.name for one in fields(TaskHead) if one.name != "path")
 _LISTS = ("assignee", "depends_on", "files", "needs", "tags", "receipts")
 #: Of many tasks, once in memory.
@@ -89,6 +89,7 @@ def row_of(task: TaskHead, settings: Mapping[str, Any]) -> dict[str, Any]:
     for name in COLUMNS:
         value = getattr(task, name)
         row[name] = (json.dumps(value) if value else "") if name in _LISTS else value
+    row["accept_reports"] = None if task.accept_reports is None else int(task.accept_reports)
     return row | {
         "low": task.id.lower(),
         "rank": task.priority.rank,
@@ -114,6 +115,7 @@ def head_of(row: Sequence[Any], root: str) -> TaskHead:
     values["status"] = TaskStatus(values["status"]) if values["status"] else None
     values["complexity"] = Complexity(values["complexity"]) if values["complexity"] else None
     values["priority"] = Priority(values["priority"])
+    values["accept_reports"] = None if values["accept_reports"] is None else bool(values["accept_reports"])
     return TaskHead(path=os.path.join(root, row[0]), **values)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hypervisor.core.project import find_project
 from hypervisor.git.checkout import SMALL, Snapshot, changed
+from hypervisor.git.git_folder import GitFolder
+from hypervisor.git.oversight import CheckoutWatch
 from hypervisor.git.repository import Repository
 from repositories import NAMES, Repo, make_repo
 
@@ -23,6 +28,11 @@ def _repo(tmp_path: Path) -> Repo:
     repo = make_repo(tmp_path / "repo")
     repo.commit("code.py", "one\n")
     repo.commit("gone.py", "one\n")
+    repo.commit("hidden.py", "one\n")
+    repo.commit(".gitignore", ".env\n")
+    repo.git("update-index", "--assume-unchanged", "hidden.py")
+    repo.git("tag", "old", "HEAD~1")
+    repo.write(".env", "secret\n")
     repo.write("code.py", "dirty\n")
     repo.write("new.txt", "untracked\n")
     repo.write("big.bin", "x" * (SMALL + 1))
@@ -32,6 +42,11 @@ def _repo(tmp_path: Path) -> Repo:
 def _stage_and_put_back(repo: Repo) -> None:
     repo.git("add", "code.py")
     repo.write("code.py", "one\n")
+
+
+def _link_hooks(repo: Repo) -> None:
+    shutil.rmtree(repo.top / ".git/hooks")
+    (repo.top / ".git/hooks").symlink_to("/tmp")
 
 
 CASES: dict[str, tuple[Callable[[Repo], object], list[str]]] = {
@@ -65,8 +80,56 @@ CASES: dict[str, tuple[Callable[[Repo], object], list[str]]] = {
     "nothing": (lambda _: None, []),
     "touched": (lambda r: os.utime(r.top / "code.py"), []),
     "what is ignored": (
-        lambda r: (r.write("tasks/a.md"), r.write(".claude/x"), r.write(".hypervisor/y")),
+        lambda r: (r.write("tasks/a.md"), r.write(".claude/todos/x"), r.write(".hypervisor/y")),
         [],
+    ),
+    "a branch": (lambda r: r.git("branch", "x"), ["refs/heads/x was added"]),
+    "a tag": (lambda r: r.git("tag", "v1"), ["refs/tags/v1 was added"]),
+    "a tag moved": (
+        lambda r: r.git("tag", "-f", "old", "main"),
+        ["refs/tags/old was changed"],
+    ),
+    "packed refs, all the same": (lambda r: r.git("pack-refs", "--all"), []),
+    "a replacement": (
+        lambda r: r.git("update-ref", f"refs/replace/{r.git('rev-parse', 'HEAD')}", "HEAD~1"),
+        ["refs/replace/* was added"],
+    ),
+    "a setting": (lambda r: r.git("config", "core.fsmonitor", "touch x"), [".git/config was changed"]),
+    "a hook": (lambda r: r.write(".git/hooks/post-commit"), [".git/hooks/post-commit was added"]),
+    "hooks that are a link": (
+        _link_hooks,
+        [".git/hooks was added"],
+    ),
+    "an exclude": (lambda r: r.write(".git/info/exclude", "*.py\n"), [".git/info/exclude was changed"]),
+    "attributes": (
+        lambda r: r.write(".git/info/attributes", "* -text\n"),
+        [".git/info/attributes was added"],
+    ),
+    "a worktree": (
+        lambda r: r.git("worktree", "add", "-q", "--detach", str(r.top.parent / "w")),
+        [".git/worktrees/w was added"],
+    ),
+    "a merge begun": (
+        lambda r: r.write(".git/MERGE_HEAD", r.git("rev-parse", "HEAD")),
+        ["a merge in the checkout was added"],
+    ),
+    "a file hidden by assume-unchanged": (
+        lambda r: (r.git("update-index", "--assume-unchanged", "gone.py"), r.write("gone.py", "evil\n")),
+        ["gone.py is hidden from git status (assume-unchanged or skip-worktree)"],
+    ),
+    "a file hidden by skip-worktree": (
+        lambda r: (r.git("update-index", "--skip-worktree", "gone.py"), r.write("gone.py", "evil\n")),
+        ["gone.py is hidden from git status (assume-unchanged or skip-worktree)"],
+    ),
+    "a file that was hidden before": (lambda r: r.write("hidden.py", "evil\n"), ["hidden.py was modified"]),
+    "secrets that git ignores": (lambda r: r.write(".env", "evil\n"), [".env was modified"]),
+    "a client's settings": (
+        lambda r: r.write(".claude/settings.local.json", "{}"),
+        [".claude/settings.local.json was added"],
+    ),
+    "our settings": (
+        lambda r: r.write(".hypervisor/config.toml", "[run]\n"),
+        [".hypervisor/config.toml was added"],
     ),
 }
 
@@ -76,7 +139,8 @@ def test_a_change_is_told(repo: Repo, case: str) -> None:
     before = Snapshot.take(Repository.read(repo.top), _ignore)
     act, words = CASES[case]
     act(repo)
-    assert changed(before, Snapshot.take(Repository.read(repo.top), _ignore)) == words
+    told = changed(before, Snapshot.take(Repository.read(repo.top), _ignore))
+    assert [re.sub(r"[0-9a-f]{40}", "*", line) for line in told] == words
 
 
 def test_a_commit_is_told(repo: Repo) -> None:
@@ -124,3 +188,47 @@ def test_a_look_leaves_no_trace_and_is_quick(repo: Repo) -> None:
         Snapshot.take(Repository.read(repo.top), _ignore)
     assert time.monotonic() - began < 10
     assert (repo.top / ".git/index").stat().st_mtime_ns == index
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_hidden_files_are_those_that_git_lists(repo: Repo, version: int) -> None:
+    for name in (*NAMES, "a" * 200, "deep/er/x", "deep/er/y"):
+        repo.write(name)
+    repo.git("add", "-A")
+    repo.git("update-index", f"--index-version={version}")
+    for flag, name in (
+        ("assume-unchanged", "deep/er/y"),
+        ("skip-worktree", "a" * 200),
+        ("skip-worktree", "two\nlines.txt"),
+    ):
+        repo.git("update-index", f"--{flag}", name)
+    listed = (line for line in repo.git("ls-files", "-v", "-z").split("\0") if line)
+    hidden = [line[2:] for line in listed if line[0].islower() or line[0] == "S"]
+    assert list(GitFolder(Repository.read(repo.top)).hidden()) == hidden
+
+
+def test_what_a_coordinator_does_in_the_git_folder_is_not_named_and_what_looks_like_it_is(repo: Repo) -> None:
+    project, facts = find_project(repo.top, {}), Repository.read(repo.top)
+    known = {"home": set[str](), "": set[str]()}
+
+    def is_known(commit: str, *, home: bool = False) -> bool:
+        return commit in known["home"] or (not home and commit in known[""])
+
+    watch = CheckoutWatch(project, facts, _ignore, is_known)
+    before = watch.look()
+    merged = repo.git("commit-tree", "main^{tree}", "-p", "main", "-m", "merge")
+    known[""].add(merged)
+    repo.git("update-ref", "refs/heads/hypervisor/b1/merge", merged)
+    repo.git("update-ref", "refs/heads/hypervisor/b1/t-1-1", merged)
+    assert watch.changed_since(before) == []
+    assert [line[:35] for line in _after(repo, watch, before, "update-ref", "refs/heads/main", merged)][-1:]
+    known["home"].add(merged)
+    assert watch.changed_since(before) == []
+    evil = repo.git("commit-tree", "main^{tree}", "-p", "main", "-m", "evil")
+    told = _after(repo, watch, before, "update-ref", "refs/heads/hypervisor/b2/merge", evil)
+    assert told == ["refs/heads/hypervisor/b2/merge was added"]
+
+
+def _after(repo: Repo, watch: CheckoutWatch, before: Snapshot, *words: str) -> list[str]:
+    repo.git(*words)
+    return watch.changed_since(before)

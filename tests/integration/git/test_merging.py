@@ -18,7 +18,7 @@ from hypervisor.core.errors import Refused
 from hypervisor.git.merging import Conflict, Integration, Merged, Unverified
 from hypervisor.git.repository import Repository
 from hypervisor.git.worktrees import Worktrees
-from repositories import NAMES, Repo, make_repo
+from repositories import NAMES, Repo, integration_of, make_repo
 
 
 def _good(_: Path) -> None:
@@ -42,9 +42,7 @@ def _repo(tmp_path: Path) -> Repo:
 
 
 def _integration(repo: Repo, sub: str = "") -> Integration:
-    start = repo.git("rev-parse", "main")
-    facts = Repository.read(repo.top / sub)
-    return Integration(facts, repo.top / ".hypervisor/trees", "b1", "main", start)
+    return integration_of(repo.top, repo.git("rev-parse", "main"), sub=sub)
 
 
 def _trees(repo: Repo) -> Worktrees:
@@ -209,8 +207,7 @@ def test_a_verification_reaches_nothing_of_the_users_git_folder(repo: Repo) -> N
 
 
 def _merge_some(root: str, start: str, branches: list[str]) -> None:
-    facts = Repository.read(Path(root))
-    made = Integration(facts, Path(root) / ".hypervisor/trees", "b1", "main", start)
+    made = integration_of(Path(root), start)
 
     def work(branch: str) -> None:
         assert isinstance(made.merge(branch, branch, _good), Merged)
@@ -250,15 +247,72 @@ def test_thirty_branches_merged_by_processes_and_threads_at_once_are_all_there(r
     assert len(repo.git("worktree", "list").splitlines()) == 1
 
 
+# Somebody else writes the refs
+
+
+def _evil(repo: Repo) -> str:
+    return repo.git("commit-tree", "main^{tree}", "-p", "main", "-m", "evil")
+
+
+@pytest.mark.parametrize("how", ["moved", "moved back", "deleted"])
+def test_a_branch_that_an_agent_has_written_is_put_back_and_named(repo: Repo, how: str) -> None:
+    made = _integration(repo)
+    first, second = _branch(repo, "a", "a"), _branch(repo, "b", "b")
+    assert isinstance(made.merge(first, "a"), Merged)
+    tip = made.tip
+    to = {"moved": _evil(repo), "moved back": made.start_commit, "deleted": ""}[how]
+    repo.git("update-ref", *(() if to else ("-d",)), f"refs/heads/{made.branch}", *((to,) if to else ()))
+    fresh = _integration(repo)
+    for one in (made, fresh):
+        assert one.tip == tip
+    assert isinstance(made.merge(second, "b"), Merged)
+    assert "no run put it" in made.forged[0] or "was deleted" in made.forged[0]
+    assert repo.git("log", "--first-parent", "--format=%s", f"main..{made.branch}").splitlines() == ["b", "a"]
+
+
+def test_what_is_brought_home_is_what_was_merged_and_not_what_a_ref_says(repo: Repo) -> None:
+    made = _integration(repo)
+    made.merge(_branch(repo, "a", "a"), "a")
+    tip = made.tip
+    repo.git("update-ref", f"refs/heads/{made.branch}", _evil(repo))
+    assert _integration(repo).fast_forward(_never).after == tip
+    assert repo.git("rev-parse", "main", made.branch).split() == [tip, tip]
+
+
+def test_a_branch_made_before_the_first_merge_is_not_believed(repo: Repo) -> None:
+    made, branch = _integration(repo), _branch(repo, "a", "a")
+    repo.git("update-ref", f"refs/heads/{made.branch}", _evil(repo))
+    assert made.fast_forward(_never).after == made.start_commit
+    made.merge(branch, "a")
+    assert "evil" not in repo.git("log", "--format=%s", made.branch)
+
+
+def test_programs_that_were_set_after_the_run_began_are_not_run(repo: Repo, tmp_path: Path) -> None:
+    repo.commit(".gitattributes", "*.py filter=x merge=x diff=x\n")
+    made, flag = _integration(repo), tmp_path / "ran"
+    first, second = _branch(repo, "a", "src/code.py", "a\n"), _branch(repo, "b", "src/code.py", "b\n")
+    for key in ("filter.x.clean", "filter.x.smudge", "merge.x.driver", "core.sshCommand", "diff.x.command",
+                "core.fsmonitor", "diff.external", "alias.merge-tree"):  # fmt: skip
+        repo.git("config", key, f"touch '{flag}'; cat")
+    repo.git("config", "core.worktree", str(tmp_path))
+    repo.git("config", "core.bare", "true")
+    repo.write(".git/hooks/reference-transaction", f"#!/bin/sh\ntouch '{flag}'\n").chmod(0o755)
+    flag.unlink(missing_ok=True)
+    assert isinstance(made.merge(first, "a", _good), Merged)
+    assert isinstance(made.merge(second, "b", _good), Conflict)
+    assert made.fast_forward(_never).done
+    assert (repo.top / "src/code.py").read_text() == "a\n"
+    assert not flag.exists()
+
+
 # Crashes
 
 #: A process that merges, and stops for ever at a step.
 _VICTIM = """
 import sys, time, pathlib
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from hypervisor.git import git
-from hypervisor.git.merging import Integration
-from hypervisor.git.repository import Repository
+from repositories import integration_of
 root, start, branch, step, flag = sys.argv[2:]
 def stop():
     pathlib.Path(flag).touch()
@@ -274,8 +328,7 @@ def run(self, words, *rest, **more):
         stop()
     return answer
 git.Git._run = run
-root = pathlib.Path(root)
-made = Integration(Repository.read(root), root / ".hypervisor/trees", "b1", "main", start)
+made = integration_of(pathlib.Path(root), start)
 made.merge(branch, "m", lambda place: stop() if step == "verify" else None)
 """
 
@@ -284,7 +337,15 @@ _STEPS = ("update-ref 1", "after update-ref 1", "merge-tree 1", "after merge-tre
 
 
 def _kill_at(repo: Repo, made: Integration, branch: str, step: str, flag: Path) -> None:
-    words = [sys.executable, "-c", _VICTIM, str(ROOT / "scripts"), str(repo.top), made.start_commit, branch]
+    words = [
+        sys.executable,
+        "-c",
+        _VICTIM,
+        f"{ROOT / 'scripts'}:{ROOT / 'tests'}",
+        str(repo.top),
+        made.start_commit,
+        branch,
+    ]
     process = subprocess.Popen([*words, step, str(flag)])
     try:
         eventually(flag.exists, f"the step {step}")
@@ -499,18 +560,16 @@ def test_closing_keeps_a_branch_that_is_not_home(repo: Repo) -> None:
 
 @pytest.mark.parametrize("start", ["nowhere", "main"])
 def test_what_cannot_be_merged_is_refused(repo: Repo, start: str) -> None:
-    facts = Repository.read(repo.top)
-    made = Integration(facts, repo.top / ".hypervisor/trees", "b1", start, facts.head)
+    made = integration_of(repo.top, start_branch=start)
     with pytest.raises(Refused, match="no such branch"):
-        made.merge("nothing" if start == "main" else facts.head, "m", _good)
+        made.merge("nothing" if start == "main" else made.start_commit, "m", _good)
     assert os.listdir(repo.top / ".git/refs/heads") == ["main"]
 
 
 def test_without_a_branch_to_begin_from_the_work_is_merged_all_the_same(repo: Repo) -> None:
     branch = _branch(repo, "a", "a")
     repo.git("checkout", "-q", "--detach")
-    facts = Repository.read(repo.top)
-    made = Integration(facts, repo.top / ".hypervisor/trees", "b1", "", facts.head)
+    made = integration_of(repo.top, start_branch="")
     assert isinstance(made.merge(branch, "m"), Merged)
     made.close()
     assert repo.git("rev-parse", made.branch)

@@ -380,6 +380,23 @@ def test_a_task_that_is_cancelled_while_its_agent_works_ends_the_agent_and_is_no
     assert any(name.endswith("/t-1-1") for name in branches(user))
 
 
+def test_a_task_that_a_person_completes_by_word_while_a_batch_runs_is_named_as_not_checked(
+    user: Shell, tmp_path: Path
+) -> None:
+    tasks(user, "t-1", "t-2")
+    gate = Gate(tmp_path, "gate")
+    agent = script(user.home, "agent", f"{gate.words}\n{GOOD}")
+    running = user.start_hypervisor("run", "--all", "-j", "1", "--agent", "exec", "--exec", agent)
+    gate.wait()
+    user.here("task", "complete", "t-2", "--outcome", "did it by hand", "--caller", "ada").passed()
+    gate.open()
+    ended = running.end(60)
+    gate.close()
+    assert ended.code == 1
+    assert "needs attention: t-2: completed by ada; not checked by this run" in ended.out
+    assert (row(user, "t-2")["unchecked"], "unchecked" in row(user, "t-1")) == (True, False)
+
+
 def test_overlapping_scopes_never_run_at_once(user: Shell, tmp_path: Path) -> None:
     names = [f"t-{n}" for n in range(1, 9)]
     tasks(user, *names, files="[shared.txt]")

@@ -88,18 +88,27 @@ def test_a_merge_is_known_by_its_work_before_git_has_moved_anything(db: Database
     worker = a_worker()
     store.claims.add_worker(worker)
     claim = take(store, worker, batch)
-    store.merges.add(batch, "c1", claim)
-    store.merges.add(batch, "c2", claim)
-    assert store.merges.of_work(batch, claim.work) == ["c2", "c1"]
-    assert store.merges.of_work(other, claim.work) == []
-    assert not store.merges.moved("c1")
+    merges = store.merges.of_batch(batch)
+    merges.add("c1", claim)
+    merges.add("c2", claim)
+    merges.set_moved("c1")
+    assert merges.of_work(claim.work) == [("c2", False), ("c1", True)]
+    assert merges.tips() == [("c1", True), ("c2", False)]
+    assert store.merges.of_batch(other).of_work(claim.work) == store.merges.of_batch(other).tips() == []
+    assert store.merges.is_known("c1")
+    assert not store.merges.is_known("c1", home=True)
+    merges.close()
+    assert merges.tips() == []
+    assert merges.of_work(claim.work) == [("c2", True), ("c1", True)]
 
 
 def test_a_commit_to_which_a_run_moves_the_users_branch_is_known_as_its_doing(db: Database) -> None:
     store = db.open()
-    store.merges.add(fill(store, "a"), "c1")
-    assert store.merges.moved("c1")
-    assert not store.merges.moved("c2")
+    batch = fill(store, "a")
+    store.merges.add_home(batch, "c1")
+    assert store.merges.is_known("c1", home=True)
+    assert not store.merges.is_known("c2")
+    assert store.merges.of_batch(batch).tips() == []
 
 
 def test_what_attempts_used_is_added_up_by_item_and_by_runner(db: Database) -> None:

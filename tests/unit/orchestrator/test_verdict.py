@@ -10,8 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hypervisor.core.model import Outcome, TaskStatus
-from hypervisor.orchestrator.attempt import evidence_text
-from hypervisor.orchestrator.verdict import Evidence, Failed, Passed, Reported, decide_outcome
+from hypervisor.orchestrator.verdict import (
+    Evidence,
+    Failed,
+    Passed,
+    Reported,
+    decide_outcome,
+    evidence_text,
+)
 from hypervisor.runners.base import AgentEnd, How
 
 GOOD = Passed(command="pytest -q", seconds=3.2)
@@ -100,6 +106,20 @@ def facts(
             B,
             REVIEW,
             "checkout changed while it and t-2, t-3 ran: M a.py",
+        ),
+        (facts(**WORK, main_changed=("M a.py",), contained=True), S, FINE, "2 commits"),
+        # What it is judged by, and what nobody else has.
+        (
+            facts(**WORK, verify=GOOD, terms_changed=("verify was `pytest` and is now `true`",)),
+            B,
+            REVIEW,
+            "changed since the batch took it: verify was `pytest` and is now `true`; its branch is kept",
+        ),
+        (
+            facts(**WORK, verify=GOOD, leads_out=("src/a.py",)),
+            F,
+            REVIEW,
+            "lead out of the repository: src/a.py",
         ),
         # Its own word against itself.
         (

@@ -117,3 +117,12 @@ WHERE i.batch = :batch GROUP BY i.work
 SELECT coalesce(a.runner, ''), count(*), sum(a.tokens), sum(a.cost_usd)
 FROM batch_item AS i JOIN attempt AS a ON a.work = i.work AND a.batch = i.batch
 WHERE i.batch = :batch GROUP BY coalesce(a.runner, '')
+
+-- name: freeze
+INSERT INTO task_terms (batch, work, terms) VALUES (:batch, :work, :terms) ON CONFLICT (batch, work) DO NOTHING
+
+-- name: terms
+SELECT work, terms FROM task_terms WHERE batch = :batch
+
+-- name: terms_of
+SELECT terms FROM task_terms WHERE batch = :batch AND work = :work

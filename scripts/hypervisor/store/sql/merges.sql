@@ -1,11 +1,21 @@
 -- name: add
-INSERT INTO merge (batch, work, attempt, commit_id, at) VALUES (:batch, :work, :attempt, :commit_id, {now})
+INSERT INTO merge (batch, is_home, work, attempt, commit_id, at)
+VALUES (:batch, :is_home, :work, :attempt, :commit_id, {now})
+
+-- name: set_moved
+UPDATE merge SET moved = 1 WHERE batch = :batch AND commit_id = :commit_id AND is_home = 0 AND moved = 0
+
+-- name: close
+UPDATE merge SET moved = 2 WHERE batch = :batch AND is_home = 0
+
+-- name: tips
+SELECT commit_id, moved FROM merge WHERE batch = :batch AND is_home = 0 AND moved < 2 ORDER BY id
 
 -- name: of_work
-SELECT commit_id FROM merge WHERE work = :work AND batch = :batch AND work IS NOT NULL ORDER BY id DESC
+SELECT commit_id, moved FROM merge WHERE work = :work AND batch = :batch AND work IS NOT NULL ORDER BY id DESC
 
--- name: moved
-SELECT 1 FROM merge WHERE commit_id = :commit_id AND attempt IS NULL LIMIT 1
+-- name: known
+SELECT 1 FROM merge WHERE commit_id = :commit_id AND is_home >= :is_home LIMIT 1
 
 -- name: take_lease
 INSERT INTO lease (name, holder, lease_until) VALUES (:name, :holder, {lease_now} + :lease)

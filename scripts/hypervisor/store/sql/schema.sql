@@ -57,6 +57,14 @@ CREATE TABLE batch_item (
 ) {without_rowid};
 CREATE INDEX batch_item_ready ON batch_item (batch, priority, seq) WHERE ready = 1;
 
+-- What a task's file said of how it is judged when a run of the batch took it; JSON. It holds for this cycle.
+CREATE TABLE task_terms (
+    batch {int} NOT NULL REFERENCES batch (id),
+    work {int} NOT NULL REFERENCES work (id),
+    terms TEXT NOT NULL,
+    PRIMARY KEY (batch, work)
+) {without_rowid};
+
 -- One claim, from its start to its end. Its id is the fencing token: unique, rising, never reused.
 CREATE TABLE attempt (
     id {serial},
@@ -151,18 +159,24 @@ CREATE TABLE spend_batch (
     PRIMARY KEY (batch, run)
 ) {without_rowid};
 
--- A commit that a run puts on a branch: the merge of an attempt's work on its batch's branch, or, without
--- an attempt, the commit to which the user's branch is moved. Written before git moves the branch.
+-- A commit that a run puts on a branch. Written before git moves the branch, and marked afterwards: where a
+-- batch's branch is, the store says, and not a ref that others can write.
 CREATE TABLE merge (
     id {serial},
     batch {int} NOT NULL REFERENCES batch (id),
+    -- 0: it is a merge on the batch's own branch; 1: the user's branch is moved to it; 2: the remote's.
+    is_home {int} NOT NULL,
+    -- Whose work it merges, where it is that of an attempt.
     work {int},
     attempt {int},
     commit_id TEXT NOT NULL,
+    -- 0: about to be moved to; 1: the branch was moved to it; 2: and the batch's branch has been deleted since.
+    moved {int} NOT NULL DEFAULT 0,
     at {int} NOT NULL
 ) {strict};
 CREATE INDEX merge_work ON merge (work, batch) WHERE work IS NOT NULL;
-CREATE INDEX merge_commit ON merge (commit_id) WHERE attempt IS NULL;
+CREATE INDEX merge_commit ON merge (commit_id);
+CREATE INDEX merge_batch ON merge (batch, id) WHERE is_home = 0;
 
 -- A right that one worker has at a time, such as merging to a branch of the remote.
 CREATE TABLE lease (
