@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ..core.errors import HypervisorError, NothingToDo, UsageError, advice_for
 from ..core.settings import hide_store_url
+from ..core.text import safe_text
 from ..queue.counts import ItemEvent
 from ..queue.stop import Stop
 
@@ -86,6 +87,42 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], name:
         name: What the line begins with: the command that was typed.
     """
     hide_store_url()
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (one and SafeStream(one) for one in streams)
+    try:
+        return _run(command, arguments, name)
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+class SafeStream:
+    """A text stream to which no control character of a stranger comes: they are spelt out.
+
+    What moves a cursor by intent, as a progress bar does, writes to `raw`.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+
+    def write(self, text: str) -> int:
+        """Write text, spelt out."""
+        return int(self.raw.write(safe_text(text)))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write texts, spelt out."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)
+
+
+def terminal() -> Any:
+    """Return standard output for what moves the cursor."""
+    return getattr(sys.stdout, "raw", sys.stdout)
+
+
+def _run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], name: str) -> int:
     try:
         try:
             return command(arguments)
@@ -203,11 +240,13 @@ class Teller:
         if self._progress is None:
             if time.monotonic() - self._begun < self._BAR_AFTER_SECONDS:
                 return
+            from rich.console import Console  # noqa: PLC0415 - for a bar only
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
             self._progress = Progress(
-                "processing", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-            )
+                "processing", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True,
+                console=Console(file=terminal()), redirect_stdout=False, redirect_stderr=False,
+            )  # fmt: skip
             self._bar = self._progress.add_task("", total=self._total)
             self._progress.start()
         self._progress.update(self._bar, completed=self._done)

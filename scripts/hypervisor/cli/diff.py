@@ -6,8 +6,13 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 
+from ..core.text import safe_text
 from .caller import add_caller, service_of
-from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
+from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown, terminal
+
+#: Colours of a diff's lines on a terminal, by what they begin with.
+_COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m", "d": "\x1b[1m"}
+_PLAIN = "\x1b[m"
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
@@ -38,9 +43,12 @@ def _diff(options: Namespace) -> int:
     where = kept.branch or f"merged as {kept.tip[:12]}"
     print(f"{shown(kept.task.id)}: {where}, against {kept.base[:12]}", file=sys.stderr)
     sys.stderr.flush()
-    colour = "--color=always" if sys.stdout.isatty() else "--color=never"
-    text = git.run("diff", colour, *(["--stat"] if options.stat else []), *span)
-    if text:
+    text = git.run("diff", "--color=never", "--no-ext-diff", *(["--stat"] if options.stat else []), *span)
+    if text and sys.stdout.isatty():
+        for line in text.split("\n"):  # what a file holds is spelt out, and the colours are ours
+            colour = _COLOURS.get(line[:1], "")
+            terminal().write(f"{colour}{safe_text(line)}{_PLAIN if colour else ''}\n")
+    elif text:
         sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
     return EXIT_DONE if text else EXIT_NOTHING
 

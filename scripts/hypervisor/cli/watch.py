@@ -26,7 +26,7 @@ from ..queue.batches import open_folder
 from ..report.activity import MachineLook
 from ..report.report import ReportBuilder
 from ..report.screen import frame, next_steps, one_line
-from .console import EXIT_DONE, EXIT_NOTHING, print_json, time_span
+from .console import EXIT_DONE, EXIT_NOTHING, print_json, terminal, time_span
 from .naming import batch_of, names_batch
 
 #: How often a screen is drawn, in seconds; and a line is printed where there is none.
@@ -112,7 +112,7 @@ class _Screen:
         from rich.console import Console  # noqa: PLC0415 - only where somebody looks
         from rich.live import Live  # noqa: PLC0415
 
-        console = Console(highlight=False)
+        console = Console(file=terminal(), highlight=False)
         live = Live(console=console, screen=True, auto_refresh=False)
         with _keys() as keys, live, contextlib.suppress(KeyboardInterrupt):
             self._loop(console, live, keys)

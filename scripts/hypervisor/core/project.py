@@ -15,12 +15,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from .errors import Refused
 from .files import real_path
 
 STATE = ".hypervisor"
@@ -56,16 +58,21 @@ def find_project(start: Path, environ: Mapping[str, str]) -> Project:
     """Return the project that *start* (a folder) belongs to.
 
     The first that exists: ``HYPERVISOR_HOME`` (a state folder; the root is its parent);
-    the nearest ``.hypervisor`` upwards; the main checkout of the git repository, from a
-    linked worktree too; ``CLAUDE_PROJECT_DIR``; *start* itself.
+    the nearest ``.hypervisor`` upwards, not above the repository; the main checkout of the git
+    repository, from a linked worktree too; ``CLAUDE_PROJECT_DIR``; *start* itself.
+
+    Raises:
+        Refused: The state folder is another user's, or everybody may write to it.
     """
     home = environ.get("HYPERVISOR_HOME")
     if home:
         state = Path(os.path.realpath(home))
+        _require_ours(state)
         return Project(state.parent, state)
     start = Path(os.path.realpath(start))
     found = state_above(start)
     if found is not None:
+        _require_ours(found)
         return Project(found.parent, found)
     root = _git_root(start)
     if root is None and environ.get("CLAUDE_PROJECT_DIR"):
@@ -83,15 +90,50 @@ def session_project(environ: Mapping[str, str]) -> Project:
 
 
 def state_above(start: Path) -> Path | None:
-    """Return the nearest ``.hypervisor`` folder at or above *start*, or None."""
+    """Return the nearest ``.hypervisor`` folder at or above *start*, or None.
+
+    It is looked for up to the top of the repository: what stands above that is no part of it, as ``/tmp`` is
+    no part of a project in it. Another user's above *start* is passed over.
+    """
+    inside = STATE in start.parts  # an agent's folder is a repository of its own, within the project
     for folder in (start, *start.parents):
         candidate = folder / STATE
         try:
-            if candidate.is_dir():
+            if candidate.is_dir() and (folder == start or not foreign(candidate)):
                 return candidate
+            if not inside and (folder / ".git").is_dir():
+                return None
         except OSError:  # a name that is too long, or a folder that is closed to us: not there
             continue
     return None
+
+
+def foreign(folder: Path) -> str:
+    """Return why a folder of state, cache or settings may hold what others have written, "" if it may not."""
+    found = os.stat(folder)
+    if found.st_uid not in (os.geteuid(), 0, _sudo_uid()):
+        return f"it belongs to the user with id {found.st_uid}, not to you"
+    return "everybody may write to it; `chmod o-w` it" if found.st_mode & stat.S_IWOTH else ""
+
+
+def _sudo_uid() -> int:
+    asked = os.environ.get("SUDO_UID", "")
+    return int(asked) if os.geteuid() == 0 and asked.isdecimal() else os.geteuid()
+
+
+def _require_ours(state: Path) -> None:
+    try:
+        why = foreign(state)
+    except FileNotFoundError:
+        return
+    if why:
+        raise Refused(f"{state}: {why}; nothing of others is used. HYPERVISOR_HOME names another folder")
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Return the user's cache folder. As the XDG specification says, a relative one is not used."""
+    named = environ.get("XDG_CACHE_HOME", "")
+    return Path(named if os.path.isabs(named) else os.path.join(environ.get("HOME", "/"), ".cache"))
 
 
 def _git_root(start: Path) -> Path | None:
@@ -125,8 +167,7 @@ def file_lock_path(path: str, environ: Mapping[str, str]) -> Path:
     state = state_above(real.parent)
     if state is None:
         name = f"{digest[:2]}.lock"
-        cache = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/"), ".cache")
-        state = Path(cache) / "hypervisor"
+        state = cache_folder(environ) / "hypervisor"
     folder = state / "filelocks"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / name

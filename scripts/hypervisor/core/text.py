@@ -21,6 +21,10 @@ _DEPTH, _MANY = 6, 100
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
 )
+#: What JSON leaves as it is.
+_JSON = {"\x7f": "\\u007f"}
+#: Takes out what is no letter and yet is printed.
+_LAYOUT = str.maketrans("", "", "\n\t")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -53,6 +57,16 @@ def printable_lines(data: bytes, lines: int, width: int = 2000) -> str:
     text = _ESCAPES.sub("", data.decode("utf-8", "backslashreplace"))
     rows = text.replace("\r\n", "\n").rstrip("\n").split("\n")[-lines:]
     return "\n".join(_cut(_row(row), width) for row in rows)
+
+
+def safe_text(text: str) -> str:
+    """Return text of several lines in which what is no printable character is spelt out, as JSON spells it.
+
+    Line ends and tabs stay. So does the meaning of a JSON document.
+    """
+    if text.translate(_LAYOUT).isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _JSON.get(c) or json.dumps(c)[1:-1] for c in text)
 
 
 def last_line(text: str) -> str:

@@ -85,6 +85,11 @@ class ClaimQueries:
         rows = self._engine.read(SQL.latest, {"key": key})
         return work_of(rows[0]) if rows else None
 
+    def successes(self, keys: Iterable[str]) -> dict[str, Result]:
+        """Return the results of those of *keys* whose latest cycle is a success."""
+        rows = self._engine.read(SQL.successes, {"names": json.dumps(list(keys))})
+        return {key: json.loads(result) for key, result in rows}
+
     def work(self, work: int) -> Work:
         """Return one cycle by its id."""
         return work_of(self._engine.read(SQL.work, {"work": work})[0])

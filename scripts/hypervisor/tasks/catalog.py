@@ -158,6 +158,19 @@ class TaskCatalog:
 
     # ------------------------------------------------------------------ claims
 
+    def done_by_command(self, tasks: Iterable[Named]) -> dict[str, str]:
+        """Return why tasks are done that an `--exec` of a batch has processed, by their paths.
+
+        Such a result changes no file, so that only the store knows of it.
+        """
+        paths = {task_key(self.project.root, task.path): task.path for task in tasks}
+        found = self.store.claims.successes(paths) if self.store is not None and paths else {}
+        return {
+            paths[key]: f"done by batch {result.get('batch')}; name it to run it again"
+            for key, result in found.items()
+            if result.get("runner") == "exec" and not result.get("edit")
+        }
+
     def held(self, task: TaskHead) -> Held | None:
         """Return who holds *task*; that worker may be dead."""
         return self.store.claims.held(self.key(task)) if self.store is not None else None

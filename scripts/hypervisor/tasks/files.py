@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Unreadable
 from ..core.model import Complexity, FileEdit, KeyEdit, LineEdit, Priority, Task, TaskStatus
+from ..core.text import printable_line
 from .rewriting import read_file, rewrite
 
 if TYPE_CHECKING:
     from ..documents.reader import ParsedFile
     from ..documents.yaml_edit import Document
+
+#: Characters of a line of a completion report.
+_LONG = 10_000
 
 # ------------------------------------------------------------------------- read
 
@@ -180,7 +184,8 @@ def completion_report(  # noqa: PLR0913 - the fields of a report, each by its na
     """Return the section that a finished task is given at the end of its body."""
     rows = [("Outcome", outcome), ("Commit", commit), ("Evidence", evidence), ("Next", next_step)]
     rows += [("By", who), ("At", when)]
-    lines = ["", "## Completion", "", *(f"- {name}: {' '.join(text.split())}" for name, text in rows if text)]
+    told = [f"- {name}: {printable_line(text, _LONG)}" for name, text in rows if text]
+    lines = ["", "## Completion", "", *told]
     return LineEdit(text=newline.join(lines) + newline, after=None)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import Refused, Unreadable
+from ..core.text import printable_line
 from ..documents import markdown
 from ..store.receipts import Receipt
 from ..store.store import Store
@@ -50,7 +51,7 @@ def append_receipt(  # noqa: PLR0913 - the task by its three names
 
 def as_receipt(line: str) -> str:
     """Return *line* as it stands in a body: one line that begins with ``- ``."""
-    folded = " ".join(line.split())
+    folded = printable_line(line, 100_000)
     return folded if folded.startswith("- ") else f"- {folded}"
 
 

@@ -15,6 +15,7 @@ from ..core.assignment import AssignedTask
 from ..core.errors import Refused
 from ..core.model import MOVES, FileEdit, LineEdit, Task, TaskHead, TaskStatus
 from ..core.project import Project
+from ..core.text import safe_text
 from ..store.records import Held, Result, Worker
 from ..store.sessions import AgentClaim
 from ..store.store import Store
@@ -214,12 +215,21 @@ class TaskService:
         if "assignee" in values and held is not None:
             raise Refused(f"{task.id} is held; its assignee changes with the claim")
         _, document = open_task(Path(task.path), self.settings)
-        keys = [edit_key(document, key, value, self.settings) for key, value in values.items()]
+        plain = {key: value and safe_text(value) for key, value in values.items()}
+        keys = [edit_key(document, key, value, self.settings) for key, value in plain.items()]
         receipts = receipt_lines(body)
         for line in receipts:
             self.receipt(name, line)
         free = body and not receipts
-        lines = (LineEdit(text=body.rstrip("\n") + document.newline, after=None),) if free else ()
+        lines = (
+            (
+                LineEdit(
+                    text=safe_text(body.replace("\r\n", "\n")).rstrip("\n") + document.newline, after=None
+                ),
+            )
+            if free
+            else ()
+        )
         return edit_file(Path(task.path), FileEdit(path=task.path, keys=tuple(keys), lines=lines))
 
     def move(self, name: str, status: TaskStatus) -> None:

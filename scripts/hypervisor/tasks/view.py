@@ -18,7 +18,7 @@ from ..core.model import Complexity, TaskHead, TaskStatus
 from ..core.project import Project, task_key
 from .actor import Actor
 from .dependencies import Edges
-from .eligibility import SPREAD, Dependencies, Eligibility, Plan, Wanted, plan
+from .eligibility import SPREAD, Dependencies, Eligibility, Named, Plan, Wanted, plan
 from .index import Index
 from .index_rows import COLUMNS, ONE_OF, head_of, joined
 
@@ -37,6 +37,9 @@ class _Catalog(Protocol):
 
     def relative(self, task: TaskHead, /) -> str:
         """See `TaskCatalog.relative`."""
+
+    def done_by_command(self, tasks: Iterable[Named], /) -> dict[str, str]:
+        """See `TaskCatalog.done_by_command`."""
 
     def eligibility(self, tasks: Iterable[TaskHead], /) -> Eligibility:
         """See `TaskCatalog.eligibility`."""
@@ -182,15 +185,23 @@ class CatalogView:
             # Each would be asked for singly: here it is quicker to have all at one time.
             tasks = list(self._index.heads())
             eligibility = self._catalog.eligibility(tasks)
-            return plan(tasks, eligibility, eligibility.waits_for), tasks
+            return self._but_done(plan(tasks, eligibility, eligibility.waits_for)), tasks
         if ids:
             tasks = [self.find(name) for name in ids]
         else:
             below, _ = self.listed(Asked(parent=self.find(parent).id))
             tasks = sorted(below, key=lambda task: task.path)
-        return plan(tasks, self.eligibility, self.eligibility.waits_for), tasks
+        made = plan(tasks, self.eligibility, self.eligibility.waits_for)
+        return (made if ids else self._but_done(made)), tasks
 
     # ---------------------------------------------------------------- details
+
+    def _but_done(self, made: Plan) -> Plan:
+        """Return a plan without the tasks that another batch's command has finished; who names one runs it."""
+        done = self._catalog.done_by_command(made.run)
+        left = tuple(task for task in made.run if task.path not in done)
+        over = tuple((task, done[task.path]) for task in made.run if task.path in done)
+        return Plan(run=left, skipped=(*made.skipped, *over))
 
     def _kept(self, asked: Asked) -> list[TaskHead]:
         """Return the tasks that their files alone would let be claimed, and that something else keeps."""

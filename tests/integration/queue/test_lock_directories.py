@@ -191,3 +191,13 @@ def test_the_projects_own_lock_directories_hold_for_a_batch_too(user: Shell) -> 
     assert "1 tasks, 1 skipped (held by a lock directory)" in ended.err
     user.worker("--dir", "work", "--all").passed()
     assert sorted(os.listdir(user.cwd / ".hypervisor/locks")) == ["t-2"]
+
+
+def test_a_task_that_a_command_has_processed_is_run_again_only_where_it_is_named(user: Shell) -> None:
+    for number in range(3):
+        write_task(user.cwd / f"tasks/t-{number}.md")
+    user.worker("--tasks", "tasks/*.md", "--all", "--exec", "true").passed()
+    ended = user.hypervisor("preflight", "--all")
+    assert (ended.code, "3 skipped (done by batch" in ended.out) == (3, True), ended.out
+    assert "name it to run it again" in ended.out
+    assert user.hypervisor("preflight", "t-1").passed().out.startswith("1 would run")

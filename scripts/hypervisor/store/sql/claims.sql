@@ -77,6 +77,11 @@ UPDATE work SET attempts = attempts + :counted,
 WHERE id = :work AND state = 'running'
 RETURNING state
 
+-- name: successes
+SELECT w.key, w.result FROM work AS w
+WHERE w.key IN {names} AND w.state = 'success'
+    AND w.cycle = (SELECT max(l.cycle) FROM work AS l WHERE l.key = w.key)
+
 -- name: forget_attempts
 DELETE FROM attempt WHERE id IN {ids} AND ended_at IS NULL RETURNING id, work
 
