@@ -197,7 +197,7 @@ class CatalogView:
     # ---------------------------------------------------------------- details
 
     def _but_done(self, made: Plan) -> Plan:
-        """Return a plan without the tasks that another batch's command has finished; who names one runs it."""
+        """Return a plan without what another batch's command has finished; who names a task runs it."""
         done = self._catalog.done_by_command(made.run)
         left = tuple(task for task in made.run if task.path not in done)
         over = tuple((task, done[task.path]) for task in made.run if task.path in done)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hypervisor.core import files as core_files
 from hypervisor.core.assignment import AssignedTask
 from hypervisor.core.errors import ClaimLost, Refused
 from hypervisor.core.model import Outcome, TaskStatus
@@ -149,7 +150,7 @@ def test_a_result_that_cannot_be_written_stays_to_be_published_and_keeps_no_othe
 ) -> None:
     paths = [place.task(f"t-{number}") for number in (1, 2)]
     mine = service()
-    exchange = rewriting.exchange
+    exchange = core_files.exchange
 
     def full(source: Path, target: Path) -> bool:
         if Path(target).name == "t-1.md":

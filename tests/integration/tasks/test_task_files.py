@@ -16,6 +16,7 @@ import pytest
 
 from commands import ROOT
 from hypervisor.core.errors import Refused, Unreadable
+from hypervisor.core import files as core_files
 from hypervisor.core.files import sync_directory
 from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
 from hypervisor.core.project import STATE
@@ -262,7 +263,7 @@ def test_what_an_editor_saves_in_the_middle_is_not_lost(file: Path, monkeypatch:
 def test_what_an_editor_saves_by_rename_after_the_last_look_is_not_lost(
     file: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
-    real, left = rewriting.exchange, list(range(saves))
+    real, left = core_files.exchange, list(range(saves))
 
     def exchange(first: Path, second: Path) -> bool:
         if left:
@@ -390,7 +391,7 @@ def test_a_file_that_fails_keeps_no_other_from_being_changed(
 ) -> None:
     files = [write(tmp_path / f"t-{number}.md", "old") for number in range(3)]
     gone = tmp_path / "gone.md"
-    exchange = rewriting.exchange
+    exchange = core_files.exchange
 
     def full(source: Path, target: Path) -> bool:
         if target == files[1]:
