@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from commands import ROOT
-from hypervisor.core.errors import Refused, Unreadable
 from hypervisor.core import files as core_files
+from hypervisor.core.errors import Refused, Unreadable
 from hypervisor.core.files import sync_directory
 from hypervisor.core.model import Complexity, FileEdit, LineEdit, Priority, TaskStatus
 from hypervisor.core.project import STATE
