@@ -30,6 +30,10 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     command.add_argument("ids", nargs="*", metavar="ID")
     command.add_argument("--all", action="store_true", help="all tasks of the project")
     command.add_argument("--parent", metavar="ID", help="all tasks below this one")
+    command.add_argument(
+        "--has", action="append", default=[], metavar="NEED", help="a need of tasks that the agents satisfy, "
+        "such as mcp:outlook; may be repeated"
+    )  # fmt: skip
     command.add_argument("--batch", action="store_true", help="create a batch of the tasks that would run")
     command.add_argument(
         "--waves",
@@ -45,7 +49,7 @@ def _preflight(options: Namespace) -> int:
     with catalog_of(options) as catalog:
         with catalog.view() as view:
             made, tasks = view.plan(
-                () if options.all or options.parent else options.ids, options.parent or ""
+                () if options.all or options.parent else options.ids, options.parent or "", options.has
             )
         name = ""
         if options.batch and made.run:

@@ -23,7 +23,7 @@ from ..orchestrator.checks import Checks
 from ..orchestrator.collect import collect
 from ..orchestrator.containment import SANDBOX, containment_of, refusal
 from ..orchestrator.options import STRATEGIES, RunOptions, change_options, keep_options, options_of
-from ..orchestrator.router import AGENTS, permissions_of, require_runnable
+from ..orchestrator.router import AGENTS, AUTO, permissions_of, require_runnable
 from ..orchestrator.run import bring_home, brought_up_to_date, deliver, on_finish, run_agents, starting_point
 from ..orchestrator.run_context import opened_run
 from ..orchestrator.supervisor import check_settings
@@ -61,6 +61,10 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument("ids", nargs="*", metavar="ID")
     run.add_argument("--all", action="store_true", help="all ready tasks of the project")
     run.add_argument("--parent", metavar="ID", help="all tasks below this one")
+    run.add_argument(
+        "--has", action="append", default=[], metavar="NEED", help="a need of tasks that the agents satisfy, "
+        "such as mcp:outlook; may be repeated"
+    )  # fmt: skip
     run.add_argument("--batch", metavar="BATCH", help="a batch that `preflight --batch` created")
     run.add_argument(
         "--resume", metavar="BATCH", help="continue a run that was stopped or killed; new --budget-... apply"
@@ -210,7 +214,9 @@ def _begun(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
 def _planned(project: Project, options: Namespace) -> Batch:
     with TaskService(project, settings_of(project.state), Actor(name="claude")) as service:
         with service.catalog.view() as view:
-            made, _ = view.plan([] if options.all else options.ids, options.parent or "")
+            # With `auto` the rules say which agent has what.
+            has = None if options.agent == AUTO else options.has
+            made, _ = view.plan([] if options.all else options.ids, options.parent or "", has)
         told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
         if not made.run:
             raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")

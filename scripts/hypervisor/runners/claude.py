@@ -22,8 +22,11 @@ from .sandbox import Sandbox
 
 #: In the environment of what we start: the Python that our scripts run with (`scripts/launch`).
 PYTHON = "HYPERVISOR_PYTHON"
-#: What a task needs at least: change files, and commit.
-_ALLOWED = ("Edit", "Write", "Bash(git add *)", "Bash(git commit *)")
+#: What a task needs at least: change files, commit, and report as `prompts/worker.md` says.
+_ALLOWED = (
+    "Edit", "Write", "Bash(git add *)", "Bash(git commit *)", "Bash(hypervisor task complete *)",
+    "Bash(hypervisor task block *)", "Bash(hypervisor hive *)",
+)  # fmt: skip
 #: What says that a client runs inside a session; it must not look like a part of that one. Everything
 #: else that begins with CLAUDE_ is the user's settings, such as CLAUDE_CONFIG_DIR and the login.
 _OF_A_SESSION = frozenset(

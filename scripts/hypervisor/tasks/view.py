@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -175,8 +175,15 @@ class CatalogView:
                 reasons[why] += number
         return Counter(dict(sorted(reasons.items())))
 
-    def plan(self, ids: Sequence[str], parent: str) -> tuple[Plan, list[TaskHead]]:
+    def plan(
+        self, ids: Sequence[str], parent: str, has: Collection[str] | None = None
+    ) -> tuple[Plan, list[TaskHead]]:
         """Return what would run and what would not, of *ids*, else of those below *parent*, else of all.
+
+        Args:
+            ids: Names of tasks.
+            parent: A task's name.
+            has: What the agents have that a task may need; None where each looks for itself.
 
         Returns:
             The plan, and the tasks that it is of, in the order in which they were asked for.
@@ -185,13 +192,13 @@ class CatalogView:
             # Each would be asked for singly: here it is quicker to have all at one time.
             tasks = list(self._index.heads())
             eligibility = self._catalog.eligibility(tasks)
-            return self._but_done(plan(tasks, eligibility, eligibility.waits_for)), tasks
+            return self._but_done(plan(tasks, _with_needs(eligibility, has), eligibility.waits_for)), tasks
         if ids:
             tasks = [self.find(name) for name in ids]
         else:
             below, _ = self.listed(Asked(parent=self.find(parent).id))
             tasks = sorted(below, key=lambda task: task.path)
-        made = plan(tasks, self.eligibility, self.eligibility.waits_for)
+        made = plan(tasks, _with_needs(self.eligibility, has), self.eligibility.waits_for)
         return (made if ids else self._but_done(made)), tasks
 
     # ---------------------------------------------------------------- details
@@ -275,6 +282,21 @@ class CatalogView:
     def _with_id(self, name: str, asked: Asked) -> list[TaskHead]:
         where, values = asked.where()
         return self._index.select(f"low = ? AND error = '' AND {where}", (name.lower(), *values))
+
+
+def _with_needs(eligibility: Eligibility, has: Collection[str] | None) -> Callable[[TaskHead], str | None]:
+    """Return what says why a task is skipped, for a lack of what it needs too."""
+    if has is None:
+        return eligibility
+
+    def refusal(task: TaskHead) -> str | None:
+        if why := eligibility(task):
+            return why
+        missing = [need for need in task.needs if need not in has]
+        flags = " ".join(f"--has {need}" for need in missing)
+        return f"needs {', '.join(missing)}; {flags} if the agents have it" if missing else None
+
+    return refusal
 
 
 def _asked(wanted: Wanted) -> Asked:

@@ -467,6 +467,16 @@ def test_only_the_tasks_below_a_parent_are_run(user: Shell) -> None:
     assert (status(user, "t-1"), status(user, "t-2")) == ("done", "active")
 
 
+def test_a_task_that_needs_what_the_agents_do_not_have_is_skipped(user: Shell) -> None:
+    tasks(user, "t-1", needs="[mcp:outlook]")
+    why = "needs mcp:outlook; --has mcp:outlook if the agents have it"
+    assert f"1 skipped ({why}): t-1" in user.hypervisor("preflight", "--all").out
+    ended = run(user, GOOD)
+    assert (ended.code, why in ended.err) == (3, True), ended.err
+    run(user, GOOD, "--has", "mcp:outlook").passed()
+    assert status(user, "t-1") == "done"
+
+
 def test_a_batch_of_the_preflight_is_run_as_it_stands(user: Shell) -> None:
     tasks(user, "t-1", "t-2")
     made = user.hypervisor("preflight", "t-2", "--batch", "--json").passed().json
