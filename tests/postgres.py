@@ -48,14 +48,15 @@ class Server(str):
 
 
 @contextlib.contextmanager
-def start_server(address: str = "127.0.0.1", network: str = "") -> Iterator[Server]:
+def start_server(address: str = "127.0.0.1", network: str = "", connections: int = 200) -> Iterator[Server]:
     """Start a server; yield its URL; stop it.
 
     Args:
         address: Where it listens.
         network: From where else than this machine it is used (``10.0.0.0/24``), "" for nowhere.
+        connections: How many it allows.
     """
-    command = [sys.executable, os.path.abspath(__file__), programs(), address, network]
+    command = [sys.executable, os.path.abspath(__file__), programs(), address, network, str(connections)]
     with subprocess.Popen(
         # A session of its own: what ends the tests' process group must not end the owner before its server.
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -68,7 +69,7 @@ def start_server(address: str = "127.0.0.1", network: str = "") -> Iterator[Serv
         owner.communicate("")  # the end of its input
 
 
-def _own(binaries: str, address: str, network: str) -> None:
+def _own(binaries: str, address: str, network: str, connections: str) -> None:
     """Own a server until standard input ends; print its URL once it is ready."""
     # Not below pytest's folders, which another user cannot enter.
     home = tempfile.mkdtemp(prefix="hypervisor-postgres-", dir="/tmp")
@@ -115,7 +116,8 @@ def _own(binaries: str, address: str, network: str) -> None:
                 rules.write(f"host all all {network} scram-sha-256\n")
         port = _free_port()
         options = (
-            f"-p {port} -c listen_addresses={address} -c unix_socket_directories='' -c max_connections=200"
+            f"-p {port} -c listen_addresses={address} -c unix_socket_directories='' "
+            f"-c max_connections={connections}"
         )
         # The log goes to a file: pg_ctl's output would stay open in the server.
         start = ("-w", "-l", os.path.join(home, "log"), "-o", options)

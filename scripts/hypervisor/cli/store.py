@@ -16,14 +16,15 @@ from ..core.errors import StoreUnusable, UsageError
 from ..core.project import Project, find_project
 from ..core.settings import CONFIG_FILE, STORE_URL, settings_of
 from ..git.git import Git
-from ..store.shared import ServerInfo, driver_folder, inspect, join, load_driver, store_url
+from ..store.shared import ServerInfo, driver_folder, inspect, join, load_driver, machines, store_url
 from ..store.sqlite import FILE
 from ..store.store import Store
-from .console import EXIT_DONE, EXIT_REFUSED, Parser, print_json
+from .console import EXIT_DONE, EXIT_REFUSED, Parser, counted, print_json, shown, time_span
 
 _ROOT = Path(__file__).resolve().parents[3]
 #: Of all connections of the server, this share in use is worth a word.
 _MANY = 0.8
+_DAY = 86400.0
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
@@ -41,6 +42,12 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
         verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         verb.add_argument("--json", action="store_true", help="print one JSON document")
         verb.set_defaults(action=action)
+    listed = commands["machines"]
+    listed.add_argument(
+        "--within", type=time_span, default=_DAY, metavar="TIME", help="heard since (default: 24h)"
+    )
+    listed.add_argument("--json", action="store_true", help="print one JSON document")
+    listed.set_defaults(action=_machines)
 
 
 def _init(options: Namespace) -> int:
@@ -96,6 +103,27 @@ def _show(options: Namespace) -> int:
         print(f"SQLite: {project.state / FILE}{'' if (project.state / FILE).exists() else ' (not made yet)'}")
     else:
         print(f"PostgreSQL: schema {info.schema} on {info.where}, {info.size_bytes / 2**20:.1f} MiB")
+    return EXIT_DONE
+
+
+def _machines(options: Namespace) -> int:
+    project = find_project(Path.cwd(), os.environ)
+    settings = settings_of(project.state)
+    try:
+        with Store.open(project.state, settings, create=False) as store:
+            store.rescuer.rescue_now_and_then()
+            found = machines(store.engine, settings["claims"]["lease_seconds"], options.within)
+    except FileNotFoundError:
+        found = []
+    if options.json:
+        print_json([asdict(one) for one in found])
+        return EXIT_DONE
+    for one in found:
+        print(f"{one.host}: heard {one.heard:.0f} s ago, {counted(len(one.items), 'item')} at work")
+        for text, number, name, since in one.items:
+            print(f"  {shown(text, 80)}: attempt {number}, {shown(name, 40)}, for {since:.0f} s")
+    if not found:
+        print("no machine was heard")
     return EXIT_DONE
 
 

@@ -25,6 +25,7 @@ from .sqlite import FILE, SCHEMA
 from .statements import load
 
 if TYPE_CHECKING:
+    from .base import Engine
     from .postgres import PostgresEngine
 
 #: In the state folder of a project that has joined.
@@ -139,6 +140,34 @@ def inspect(engine: PostgresEngine) -> ServerInfo:
         read_only=row[3], size_bytes=row[4], connections=row[5], max_connections=row[6],
         missing_rights=rights, round_trip=time.monotonic() - begun,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A machine that has used the store."""
+
+    host: str
+    #: Seconds since it was last heard: a worker began, or renewed a lease.
+    heard: float
+    #: What it works on: item, attempt, worker, and for how many seconds.
+    items: tuple[tuple[str, int, str, float], ...]
+
+
+def machines(engine: Engine, lease_seconds: float, within_seconds: float) -> list[Machine]:
+    """Return the machines that have open claims, or of which a worker began within so many seconds."""
+    milliseconds = 1000
+    rows = engine.read(_SQL.machines, {"within": int(within_seconds * milliseconds)})
+    heard: dict[str, float] = {host: ago / milliseconds for host, ago in rows}
+    items: dict[str, list[tuple[str, int, str, float]]] = {}
+    for host, text, number, name, since, ago in engine.read(
+        _SQL.at_work, {"lease": int(lease_seconds * milliseconds)}
+    ):
+        items.setdefault(host, []).append((text, number, name, since / milliseconds))
+        heard[host] = min(heard.get(host, ago / milliseconds), ago / milliseconds)
+    return [
+        Machine(host=host, heard=max(0.0, heard[host]), items=tuple(items.get(host, ())))
+        for host in sorted(heard)
+    ]
 
 
 def is_begun(state: str | os.PathLike[str]) -> bool:

@@ -55,6 +55,8 @@ def test_two_clones_share_claims_and_items(postgres_db: Database, tmp_path: Path
     # From here on without the variable: children need none.
     assert "t-1 is yours" in hypervisor(one, "task", "claim", "t-1", "--caller", "ada")
     assert "ada" in hypervisor(two, "task", "claim", "t-1", "--caller", "bob")
+    machines = json.loads(hypervisor(two, "machines", "--json"))
+    assert [[item[0] for item in machine["items"]] for machine in machines] == [["tasks/t-1.md"]]
     queue = one / "D"
     queue.mkdir()
     (queue / "queue.txt").write_text("".join(f"{number}\n" for number in range(20)))

@@ -20,3 +20,11 @@ SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = CAST(:schema AS regna
 AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
     AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
 ORDER BY c.relname
+
+-- name: machines
+SELECT k.host, min({now} - k.seen_at) FROM worker AS k WHERE k.seen_at > {now} - :within GROUP BY k.host ORDER BY k.host
+
+-- name: at_work
+SELECT k.host, w.text, a.number, k.name, {now} - a.claimed_at, :lease - (a.lease_until - {lease_now})
+FROM attempt AS a JOIN work AS w ON w.id = a.work JOIN worker AS k ON k.id = a.worker
+WHERE a.ended_at IS NULL ORDER BY k.host, a.claimed_at, a.id
