@@ -220,8 +220,15 @@ _TROUBLES = {
 
 
 def _words_of(url: str) -> dict[str, Any]:
+    # After an unescaped "/" in the password libpq would take the rest for the database, and what is before it
+    # for host and port.
+    _, scheme, rest = url.partition("://")
+    after_host = rest.partition("/")[2] if scheme else ""
     try:
-        return dict(conninfo_to_dict(url))
+        words = dict(conninfo_to_dict(url))
+        if "@" not in after_host and str(words.get("port") or "0").replace(",", "").isdecimal():
+            return words
+        raise psycopg.ProgrammingError
     except psycopg.Error:
         # The message would repeat what may be a part of the password.
         raise StoreUnusable(

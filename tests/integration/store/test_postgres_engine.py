@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -22,6 +23,13 @@ def test_a_server_that_cannot_be_reached_is_told_without_its_url() -> None:
         PostgresEngine(url)
     assert caught.value.errno == errno.ECONNREFUSED
     assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["se/cret", "12/cret", "se?cret", "se@cret", "se#cret", "se:cret"])
+def test_a_password_that_is_not_escaped_is_not_told(word: str) -> None:
+    with pytest.raises((StoreUnusable, OSError)) as caught:
+        PostgresEngine(f"postgresql://user:{word}@127.0.0.1:1/postgres?connect_timeout=2")
+    assert not {"se", "cret", "12"} & set(re.split(r"\W+", str(caught.value)))
 
 
 def test_a_wrong_password_is_told_without_it(postgres_url: str) -> None:
