@@ -192,9 +192,9 @@ def _spent_line(batch: Batch, summary: Mapping[str, Any]) -> str:
     """Return what the batch took so far, and where the outputs of its agents are."""
     tokens, cost, seconds = (summary[key] for key in ("total_tokens", "total_cost_usd", "runtime_seconds"))
     told = [
+        duration(seconds) if seconds is not None else "no time",
         "tokens not known" if tokens is None else f"{tokens:,.0f} tokens",
         "cost not known" if cost is None else f"{cost:,.2f} USD",
-        *([duration(seconds)] if seconds is not None else []),
     ]
     return f"took {', '.join(told)}; logs in {shown(os.path.relpath(batch.logs))}"
 

@@ -531,7 +531,7 @@ def test_a_run_ends_with_what_was_merged_what_was_kept_and_what_it_took(user: Sh
     assert re.search(r"\nmain fast-forwarded [0-9a-f]{7}\.\.[0-9a-f]{7} \(1 task\)\n", ended.out)
     last = ended.lines[-1]
     assert re.fullmatch(
-        r"took tokens not known, cost not known, [\d.]+ s; logs in .hypervisor/batches/\S+/logs", last
+        r"took [\d.]+ s, tokens not known, cost not known; logs in .hypervisor/batches/\S+/logs", last
     )
 
 

@@ -408,6 +408,7 @@ def test_preflight_says_what_would_run_and_counts_what_is_skipped(user: Shell) -
         "run": ["t-0"],
         "skipped": [{"task_id": "t-2", "reason": "already complete"}],
         "unreadable": [],
+        "warnings": [],
     }
     assert user.hypervisor("preflight", "--parent", "t-0").code == 3
     assert user.hypervisor("preflight", "t-2").code == 3

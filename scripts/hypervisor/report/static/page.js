@@ -59,7 +59,8 @@ function head() {
   const how = !data.closes ? "the census does not close" : data.finished ? "finished" : data.held_up ? data.held_up
     : working ? `${count(data.at_work.length)} at work` : left ? "nobody is at work" : "";
   const since = app.live ? "live" : `as of ${day(data.at)} ${clock(data.at, true)}`;
-  const text = app.lost || `${how}; ${since}`;
+  const where = `${data.host ? `; on ${data.host}` : ""}${data.command ? `; ${data.command}` : ""}`;
+  const text = app.lost || `${how}; ${since}${where}`;
   if (byId("state").textContent !== text) byId("state").textContent = text;
   byId("state").className = app.lost ? "lost" : "";
   byId("bar").replaceChildren(...STATES.filter((state) => census[state] && state !== "waiting").map((state) => {
