@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..core.bootstrap import has_environment
 from ..core.project import Project
+from ..runners.sandbox import fault
 from .checkup import CheckFinding, failure, found, warning
 
 #: The first that merges without a checkout (`git merge-tree --write-tree`).
@@ -36,6 +37,7 @@ def examine(project: Project, environ: Mapping[str, str]) -> Iterator[CheckFindi
     yield _uv(machine)
     yield _packages()
     yield _git(machine)
+    yield _sandbox()
     yield from _claude(machine)
     yield from _gemini(machine)
 
@@ -98,6 +100,14 @@ def _packages() -> CheckFinding:
         text = "not fetched yet: the first session may begin before its tools are there"
         return warning("packages", text, str(_SCRIPTS / "prepare"))
     return found("packages", "fetched; a session starts without a network")
+
+
+def _sandbox() -> CheckFinding:
+    if why := fault():
+        text, _, do = why.rpartition("; ")
+        do = do.removeprefix("type: ")
+        return warning("sandbox", f"none: {text or why}; agents can write wherever you can", do)
+    return found("sandbox", "works; agents write to their own clone only")
 
 
 def _git(machine: _Machine) -> CheckFinding:
