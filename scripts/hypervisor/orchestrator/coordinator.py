@@ -70,7 +70,8 @@ class Coordinator:
         self.concurrency.announce()
         self._ranks = {task.id: task.rank for task in self.tasks}
         run.supervisor.open()
-        self._heartbeat = Heartbeat(run.store.claims, _RENEW_SECONDS)
+        lease = run.service.settings["claims"]["lease_seconds"] if run.store.shared else None
+        self._heartbeat = Heartbeat(run.store.claims, _RENEW_SECONDS, lease=lease)
         try:
             while True:
                 self._heed_stop(scheduler)
@@ -171,9 +172,7 @@ class Coordinator:
         if claim := run.running.pop(task, None):
             self._heartbeat.drop([claim.attempt])
         if isinstance(how, BaseException):
-            self.tell(ItemEvent(kind="trouble", item=task, text=f"{task}: {type(how).__name__}: {how}"))
-            scheduler.ended(task, now, Again(after=5.0))
-            self._halt(scheduler, f"{task} could not be worked on: {how}")
+            self._take_fault(scheduler, task, how)
             return
         self._heed_fault(scheduler, task, how)
         if how.how == "held":
@@ -203,6 +202,13 @@ class Coordinator:
                 self.tell(ItemEvent(kind="trouble", item=task, text=f"without {how.agent}: {how.stop_batch}"))
             else:
                 self._halt(scheduler, how.stop_batch)
+
+    def _take_fault(self, scheduler: Scheduler, task: str, fault: BaseException) -> None:
+        """Note that an attempt failed by no fault of its agent."""
+        self.tell(ItemEvent(kind="trouble", item=task, text=f"{task}: {type(fault).__name__}: {fault}"))
+        scheduler.ended(task, time.time(), Again(after=5.0))
+        if not (isinstance(fault, OSError) and self.run_context.store.shared):  # a database comes back
+            self._halt(scheduler, f"{task} could not be worked on: {fault}")
 
     def _again(self, task: str, how: AttemptEnd) -> Again | None:
         """Return when a task is tried again; None if its attempt was its end."""

@@ -248,6 +248,7 @@ class GitDelivery:
             changed, left = data, [str(error)]
         for why in left:
             self.say(f"{one.work.text}: not changed: {why}")
+        self.integration.folder.mkdir(parents=True, exist_ok=True)
         return tree if changed == data else tree_with(git, tree, path, changed, self.integration.folder)
 
     def _overrule(self, lease: Lease, tip: str, one: Undelivered, why: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -24,14 +25,21 @@ class Heartbeat:
         seconds: Between two renewals.
         tick: Called between them about as often as it asks for: it returns the seconds until it wants to be
             called again, None for not before something was held.
+        lease: Seconds without a renewal after which all claims count as lost; None: the store says so.
     """
 
     def __init__(
-        self, claims: Renews, seconds: float, tick: Callable[[], float | None] = lambda: None
+        self,
+        claims: Renews,
+        seconds: float,
+        tick: Callable[[], float | None] = lambda: None,
+        lease: float | None = None,
     ) -> None:
         self._claims = claims
         self._seconds = seconds
         self._tick = tick
+        self._lease = lease
+        self._renewed = time.monotonic()
         self._held: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -78,10 +86,16 @@ class Heartbeat:
         with self._lock:
             held = dict(self._held)
         if not held:
+            self._renewed = time.monotonic()
             return
         try:
+            begun = time.monotonic()
             for attempt in self._claims.renew(list(held)):
                 held[attempt].set()
+            self._renewed = begun
         except OSError as error:
+            if self._lease is not None and time.monotonic() - self._renewed > self._lease:
+                for stopped in held.values():  # others may have them by now
+                    stopped.set()
             # The next beat may pass; if none does, the claim is lost and says so.
             print(f"heartbeat: {error}", file=sys.stderr)

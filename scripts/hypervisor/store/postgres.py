@@ -7,6 +7,8 @@ The rules:
 * Rows are locked in one order: attempt, work, batch_item. A deadlock (40P01) or a serialization failure
   (40001) is tried again here and nowhere else.
 * Only the server's clock counts.
+* A server that is down is waited for, up to the patience of the engine; what was not committed is begun
+  again. Where a commit was under way its outcome is not known: that is raised, and the caller decides.
 * NOTIFY, LISTEN and advisory locks would be hints (a pooler in transaction mode breaks them): rows decide.
 """
 
@@ -17,6 +19,7 @@ import errno
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -36,6 +39,18 @@ _OLDEST_SERVER = 140000
 _TRIES = 10
 #: Where the URL sets no ``connect_timeout``.
 _CONNECT_SECONDS = 10
+#: So that a connection whose other end is gone without a word is given up in seconds, not in hours.
+_LIVELY = {
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
+}  # fmt: skip
+#: The same at the server: what a host that is cut off, or stands still, has locked is free after seconds. A
+#: transaction here takes milliseconds.
+_SERVER_LIVELY = """
+SET idle_in_transaction_session_timeout = '5s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
+SET tcp_keepalives_count = 3; SET tcp_user_timeout = '10s'
+"""
+#: Between two attempts to reach a server, in seconds.
+_PAUSE = 0.5
 #: Two creators of one schema at a moment wait for each other by this number.
 _CREATION_LOCK = 7_406_226_071
 _IS_THERE = """
@@ -51,6 +66,7 @@ class PostgresEngine(Engine):
         url: A libpq connection string. It never appears in a message.
         schema: The schema that holds the project's tables.
         create: Whether to make them where there are none.
+        patience: Seconds for which a server that cannot be reached is tried again.
 
     Raises:
         OSError: The server cannot be reached (ECONNREFUSED).
@@ -59,8 +75,12 @@ class PostgresEngine(Engine):
 
     dialect = "postgres"
 
-    def __init__(self, url: str, schema: str = "hypervisor", *, create: bool = True) -> None:
-        self._url, self.name = url, schema
+    def __init__(
+        self, url: str, schema: str = "hypervisor", *, create: bool = True, patience: float = 0.0
+    ) -> None:
+        self._url, self.name, self._patience = url, schema, patience
+        #: When the server was first found down, None while it is up: the patience of all threads is one.
+        self._down_since: float | None = None
         #: How messages call the server.
         self.where = _place(url)
         #: Whether this engine made the tables.
@@ -79,7 +99,9 @@ class PostgresEngine(Engine):
     def read(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Engine.read`."""
         with self._lock, self._as_os_errors():
-            return _fetch(self._live().execute(render(statement, "postgres"), parameters))
+            return self._patiently(
+                lambda: _fetch(self._live().execute(render(statement, "postgres"), parameters))
+            )
 
     def write(self, body: Callable[[Transaction], T], *, durable: bool = False) -> T:
         """See `Engine.write`."""
@@ -91,10 +113,10 @@ class PostgresEngine(Engine):
         with self._lock, self._as_os_errors():
             for _ in range(_TRIES):
                 try:
-                    return self._once(body, durable=durable)
+                    return self._patiently(lambda: self._once(body, durable=durable))
                 except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                     continue
-            return self._once(body, durable=durable)
+            return self._patiently(lambda: self._once(body, durable=durable))
 
     def version(self) -> int:
         """See `Engine.version`."""
@@ -112,20 +134,47 @@ class PostgresEngine(Engine):
 
     def _once(self, body: Callable[[Transaction], T], *, durable: bool) -> T:
         connection = self._live()
-        with connection.transaction():
-            if not durable:
-                connection.execute("SET LOCAL synchronous_commit = off")
-            return body(_PostgresTransaction(connection))
+        committing = False
+        try:
+            with connection.transaction():
+                if not durable:
+                    connection.execute("SET LOCAL synchronous_commit = off")
+                answer = body(_PostgresTransaction(connection))
+                committing = True
+            return answer
+        except psycopg.OperationalError as error:
+            if committing and connection.closed:
+                raise OSError(
+                    errno.EIO, "the connection broke during a commit: its outcome is not known"
+                ) from error
+            raise
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Return what *call* returns; again where the connection breaks, until the patience is used up."""
+        while True:
+            try:
+                answer = call()
+                self._down_since = None
+                return answer
+            except (psycopg.OperationalError, ConnectionError) as error:
+                if isinstance(error, psycopg.OperationalError) and not self._connection.closed:
+                    raise  # of another kind than a broken connection
+                now = time.monotonic()
+                self._down_since = self._down_since or now
+                if now - self._down_since >= self._patience:
+                    raise
+            time.sleep(_PAUSE)
 
     def _connect(self) -> psycopg.Connection[Row]:
         with self._as_os_errors():
-            words: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, **_words_of(self._url)}
+            words: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, **_LIVELY, **_words_of(self._url)}
             connection = psycopg.connect(autocommit=True, **words)
         if connection.info.server_version < _OLDEST_SERVER:
             found = connection.info.server_version // 10000
             connection.close()
             raise StoreUnusable(f"the server is PostgreSQL {found}; version 14 or later is needed")
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.name)))
+        connection.execute(_SERVER_LIVELY)
         return connection
 
     def _live(self) -> psycopg.Connection[Row]:

@@ -188,7 +188,8 @@ def connect(state: str | os.PathLike[str], settings: Mapping[str, Any], url: str
     load_driver()
     from .postgres import PostgresEngine  # noqa: PLC0415 - only where a URL is set
 
-    engine = PostgresEngine(url, schema_of(settings), create=False)
+    patience = settings["claims"]["lease_seconds"]
+    engine = PostgresEngine(url, schema_of(settings), create=False, patience=patience)
     try:
         if engine.project != known["project"]:
             raise StoreUnusable(

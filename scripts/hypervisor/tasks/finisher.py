@@ -88,6 +88,10 @@ class TaskFinisher:
             accepted = store.claims.complete_one(decided)
         except ClaimLost as error:
             raise ClaimLost(replace(error.loss, key=task.id)) from None
+        except OSError:
+            if not store.shared:
+                raise
+            accepted = store.claims.complete_one(decided)  # its outcome was not known; the answer is the same
         store.drop_lock(claim.work, claim.attempt, claim.lock)
         publish(store, [store.claims.work(accepted.work)])
 

@@ -7,7 +7,6 @@ both, killed as a whole, stopped and continued, and given a clock that is hours 
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
 import os
 import shutil
 import signal
@@ -35,6 +34,33 @@ echo "$HYPERVISOR_TASK_ID by $(hostname)" > "src/$HYPERVISOR_TASK_ID.txt"
 git add src
 git commit --quiet -m "Work on $HYPERVISOR_TASK_ID"
 """
+_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+static long ahead(void) { const char *s = getenv("CLOCK_AHEAD"); return s ? atol(s) : 0; }
+int clock_gettime(clockid_t clock, struct timespec *t) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int answer = real(clock, t);
+    if (clock == CLOCK_REALTIME) t->tv_sec += ahead();
+    return answer;
+}
+time_t time(time_t *t) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (t) *t = now.tv_sec;
+    return now.tv_sec;
+}
+int gettimeofday(struct timeval *restrict t, void *restrict zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    t->tv_sec = now.tv_sec;
+    t->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+"""
 #: Short leases, so that a test takes seconds. A host that is cut off is given up after LEASE_SECONDS.
 LEASE_SECONDS = 6.0
 CONFIG = f"""[claims]
@@ -59,10 +85,18 @@ def missing() -> str:
     return "network namespaces are not allowed here" if probe.returncode else ""
 
 
-def faketime() -> str:
-    """Return the library that shifts a process's clock, "" if it is not installed."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return str(found[0]) if found and ctypes.util.find_library("c") else ""
+def shifted_clock(folder: Path, seconds: int) -> dict[str, str]:
+    """Return an environment in which the wall clock is so many seconds ahead; empty without a C compiler.
+
+    Only that clock: the monotonic clock and timers are as they are.
+    """
+    library, compiler = folder / "clock.so", shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        return {}
+    source = folder / "clock.c"
+    source.write_text(_CLOCK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "CLOCK_AHEAD": str(seconds)}
 
 
 def git(folder: Path, *words: str, check: bool = True) -> str:
@@ -124,7 +158,7 @@ class Host:
     folder: Path
     #: More environment, such as a clock that is ahead.
     extra: dict[str, str] = field(default_factory=dict)
-    _commands: list[Command] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
 
     @property
     def clone(self) -> Path:
@@ -133,7 +167,7 @@ class Host:
 
     def start(self, *words: str) -> Command:
         """Start ``hypervisor`` with *words* in its clone."""
-        output = self.folder / f"out-{len(self._commands)}"
+        output = self.folder / f"out-{len(self.commands)}"
         python = [sys.executable, str(ROOT / "scripts/hypervisor_cli.py"), *words]
         inside = ["sh", "-c", 'hostname "$0" && exec "$@"', self.name, *python]
         apart = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -147,7 +181,7 @@ class Host:
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         command = Command(process, output)
-        self._commands.append(command)
+        self.commands.append(command)
         return command
 
     def run(self, *words: str, seconds: float = 120.0) -> Command:
@@ -163,19 +197,19 @@ class Host:
 
     def kill(self) -> None:
         """Kill all that runs on it, at once."""
-        for command in self._commands:
+        for command in self.commands:
             command.signal(signal.SIGKILL)
             command.process.wait()
 
     def pause(self) -> None:
         """Stop all its processes where they are."""
-        for command in self._commands:
+        for command in self.commands:
             if command.process.poll() is None:
                 command.signal(signal.SIGSTOP)
 
     def wake(self) -> None:
         """Let them go on."""
-        for command in self._commands:
+        for command in self.commands:
             if command.process.poll() is None:
                 command.signal(signal.SIGCONT)
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from acceptance.hosts.lab import Lab, git, laboratory, missing
+from acceptance.hosts.lab import (
+    LEASE_SECONDS,
+    Command,
+    Lab,
+    eventually,
+    git,
+    laboratory,
+    missing,
+    shifted_clock,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -78,3 +88,117 @@ def test_work_that_conflicts_on_another_host_is_kept_for_review_and_said_so_in_t
     assert "status: review" in text
     assert f"conflicts with other work in src/same.txt; kept on {kept}" in text
     assert len(lab.merges()) == 1
+
+
+def both_end(lab: Lab, tasks: int, *commands: Command) -> None:
+    """Wait until all is delivered and these commands have ended."""
+    eventually(lambda: lab.delivered() >= tasks, "all results are delivered", 150)
+    for command in commands:
+        command.wait()
+    sound(lab, tasks)
+
+
+def test_what_a_killed_host_had_in_hand_is_done_by_another(lab: Lab) -> None:
+    lab.make_tasks(2)
+    lab.make_agent("2")
+    ant, bee = lab.add_host("ant"), lab.add_host("bee")
+    ant.work()
+    eventually(lambda: len(lab.runs()) == 2, "its agents run")
+    ant.kill()
+    assert lab.merges() == []
+    # It is silent for a lease; then whoever asks for work has it.
+    eventually(lambda: lab.rows("SELECT 1 FROM attempt HAVING max(lease_until) < "
+                                "extract(epoch FROM now()) * 1000"), "its leases are over", 60)  # fmt: skip
+    command = bee.work()
+    assert command.wait() == 0, command.text
+    sound(lab, 2)
+    assert [host for _, _, host in lab.runs()] == ["ant", "ant", "bee", "bee"]
+
+
+def test_a_host_that_loses_the_remote_keeps_its_work_and_delivers_it_when_it_is_back(lab: Lab) -> None:
+    lab.make_tasks(1)
+    lab.make_agent("3")
+    ant = lab.add_host("ant")
+    command = ant.work()
+    eventually(lab.runs, "its agent runs")
+    ant.cut("remote")
+    eventually(lambda: "finished work is kept and tried again" in command.text, "it says so")
+    assert lab.states() == {"tasks/t-1.md": "running"}
+    ant.mend()
+    assert command.wait() == 0
+    assert "origin answers again" in command.text
+    sound(lab, 1)
+    assert len(lab.runs()) == 1
+
+
+def test_a_host_that_loses_the_database_for_a_moment_goes_on(lab: Lab) -> None:
+    lab.make_tasks(2)
+    lab.make_agent("2")
+    ant = lab.add_host("ant")
+    command = ant.work()
+    eventually(lambda: len(lab.runs()) == 2, "its agents run")
+    lab.server.restart()
+    assert command.wait() == 0, command.text
+    sound(lab, 2)
+    assert len(lab.runs()) == 2
+
+
+def test_a_host_without_the_database_ends_its_agents_after_its_lease_and_loses_nothing(lab: Lab) -> None:
+    lab.make_tasks(1)
+    lab.make_agent("300")
+    ant, bee = lab.add_host("ant"), lab.add_host("bee")
+    command = ant.work()
+    eventually(lab.runs, "its agent runs")
+    eventually(lambda: agents(command), "its agent is there")
+    ant.cut("database")
+    eventually(lambda: not agents(command), "its agent is ended", 10 * LEASE_SECONDS)
+    lab.make_agent("0.1")
+    other = bee.work()
+    ant.mend()
+    both_end(lab, 1, command, other)
+
+
+def test_a_host_that_stood_still_past_its_lease_can_push_its_branch_and_complete_nothing(lab: Lab) -> None:
+    lab.make_tasks(1)
+    lab.make_agent("1")
+    ant, bee = lab.add_host("ant"), lab.add_host("bee")
+    late = ant.work()
+    eventually(lab.runs, "its agent runs")
+    ant.pause()
+    eventually(lambda: lab.rows("SELECT 1 FROM attempt HAVING max(lease_until) < "
+                                "extract(epoch FROM now()) * 1000"), "its lease is over", 60)  # fmt: skip
+    command = bee.work()
+    assert command.wait() == 0, command.text
+    head = git(lab.remote, "rev-parse", "main")
+    ant.wake()
+    late.wait()
+    sound(lab, 1)
+    assert git(lab.remote, "rev-parse", "main") == head
+    assert lab.table()["bee"]["results"] == 1
+    assert lab.table()["ant"]["results"] == 0
+
+
+def test_a_clock_that_is_an_hour_ahead_or_behind_decides_nothing(lab: Lab) -> None:
+    clocks = {"ant": shifted_clock(lab.folder, 3600), "bee": shifted_clock(lab.folder, -3600)}
+    if not clocks["ant"]:
+        why = "no C compiler here; apt-get install gcc"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    lab.make_tasks(6)
+    lab.make_agent("1")
+    ran = [lab.add_host(name, **clock).work() for name, clock in clocks.items()]
+    both_end(lab, 6, *ran)
+    assert len(lab.runs()) == 6
+    assert [command.process.returncode for command in ran] == [0, 0]
+
+
+def agents(command: Command) -> list[int]:
+    """Return the processes in which the agents of a command sleep."""
+    return [pid for pid in command.pids() if b"sleep\x00300" in cmdline(pid)]
+
+
+def cmdline(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

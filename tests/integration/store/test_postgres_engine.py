@@ -135,3 +135,31 @@ def test_a_durable_commit_waits_for_the_servers_disk_and_others_do_not(postgres_
 
     assert engine.write(setting) == "off"
     assert engine.write(setting, durable=True) == "on"
+
+
+def test_what_was_not_committed_is_begun_again_on_a_new_connection(postgres_db: Database) -> None:
+    admin = postgres_db.open()
+    engine = PostgresEngine(postgres_db.url, postgres_db.schema, patience=30.0)
+    calls = []
+
+    def body(tx: Transaction) -> int:
+        calls.append(1)
+        ((pid,),) = tx.run("SELECT pg_backend_pid()")
+        tx.run("INSERT INTO meta (name, value) VALUES ('once', 'x')")
+        if len(calls) == 1:
+            admin.engine.read("SELECT pg_terminate_backend(:pid)", {"pid": pid})
+        tx.run("SELECT 1")
+        return len(calls)
+
+    try:
+        assert engine.write(body) == 2
+        assert engine.read("SELECT count(*) FROM meta WHERE name = 'once'") == [(1,)]
+    finally:
+        engine.close()
+
+
+def test_a_host_that_stands_still_within_a_transaction_locks_the_others_out_for_seconds_only(
+    postgres_db: Database,
+) -> None:
+    ((timeout,),) = rows(postgres_db.open(), "SHOW idle_in_transaction_session_timeout")
+    assert timeout == "5s"
