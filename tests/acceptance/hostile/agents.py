@@ -13,7 +13,7 @@ from typing import Literal
 
 #: What every agent has at hand.
 PRELUDE = r"""
-T=$HYPERVISOR_TASK_ID ROOT=$HYPERVISOR_ROOT B=$HYPERVISOR_BATCH R=$HYPERVISOR_REPORT
+T=$HYPERVISOR_TASK_ID ROOT=$HYPERVISOR_ROOT B=$HYPERVISOR_BATCH R=${HYPERVISOR_REPORT:-/tmp/report}
 write() { mkdir -p "$(dirname "$1")"; printf '%s\n' "$2" > "$1"; }
 commit() { git add -A; git commit -qm "$T"; }
 good() { write "src/$T.txt" good; echo "$T" >> "src/$T.txt"; git add src; git commit -qm "$T"; }

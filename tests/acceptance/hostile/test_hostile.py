@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from commands import HYPERVISOR, Ended, Shell, script, shell, write_task
+from commands import HYPERVISOR, Ended, Shell, needs_sandbox, script, shell, write_task
 
-from .agents import COMMANDS, HONEST, LIES, OUTSIDE, PRELUDE, Hostile
+from .agents import ALL, COMMANDS, HONEST, LIES, OUTSIDE, PRELUDE, Hostile
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 #: A task whose agent does its work; others try to speak for it, or to spoil it. It runs last.
 VICTIM = Hostile(name="victim", tries="does its work", script="good", kind="honest")
@@ -164,3 +164,20 @@ def test_agents_that_reach_out_are_seen_and_are_no_success(user: Shell) -> None:
     assert "verify was" in made.rows["victim"]["outcome"], made.rows["victim"]
     assert "evil" not in git(user.cwd, "log", "--format=%s", "refs/heads/theirs", check=False)
     assert made.ended.code == 1
+
+
+def test_in_the_sandbox_nothing_outside_changes_and_nobody_is_a_suspect(user: Shell) -> None:
+    needs_sandbox()
+    before = kept(user)
+    made = tried(user, [*ALL, VICTIM], "-j", "4", "--sandbox", "on")
+    rows = made.rows
+    after = kept(user)
+    assert after.pop("files").split() == sorted({*before.pop("files").split(), ".hypervisor", "tasks"})
+    assert after == before
+    assert git(user.cwd, "diff", "--name-only", "v1", "main", "--", ".", ":!src", ":!tasks") == ""
+    assert [one.name for one in ALL if one.kind == "lie" and rows[one.name]["status"] == "success"] == []
+    good = [one.name for one in [*HONEST, VICTIM]]
+    assert {name: rows[name]["outcome"] for name in good if rows[name]["status"] != "success"} == {}
+    done = [name for name, row in rows.items() if row["status"] == "success"]
+    assert {name: content(user, name) for name in done} == {name: content_of(name) for name in done}
+    assert [name for name, row in rows.items() if row.get("evidence", {}).get("main_changed")] == []
