@@ -169,8 +169,8 @@ def _decide(evidence: Evidence) -> Verdict:
     if end.how is not How.ENDED or end.exit not in (0, None):
         denied = f" (denied: {_names(end.denials)})" if end.denials else ""
         # A command's text begins with its exit code.
-        said = end.exit is not None and end.text.startswith(f"exit {end.exit}")
-        code = f", exit {end.exit}" if end.exit is not None and not said else ""
+        is_said = end.exit is not None and end.text.startswith(f"exit {end.exit}")
+        code = f", exit {end.exit}" if end.exit is not None and not is_said else ""
         return _failed(f"{end.how}{code}: {end.text}{denied}", evidence)
     return _of_work(evidence)
 
