@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.assignment import BRANCH
-from ..core.errors import ClaimLost, HypervisorError, Loss, Taken
+from ..core.errors import ClaimLost, HypervisorError, Taken
 from ..core.model import Outcome, Task, TaskStatus
 from ..core.project import task_key
 from ..git.checkout import Snapshot
-from ..git.git import GitError
 from ..git.merging import Merged
 from ..git.remote import RemoteUnreachable
 from ..git.trailers import merge_message
@@ -31,9 +30,11 @@ from ..store.events import RunEvent
 from ..store.records import Claim
 from ..tasks.completion import TaskCompletion
 from ..tasks.service import TaskService
+from .parking import Continuation, continuation_of, park
 from .prompt import RUN_MARK, prompt_for, report_path, shared_context, take_reported, variables
-from .run_context import RunContext, evidence_of, gather
-from .verdict import Failed, Reported, Verdict, decide_outcome, not_gathered, not_now, terms_changed
+from .reviewing import WorkReview, add_cost, asks_for_review
+from .run_context import RunContext, judge, merged_before, require_held
+from .verdict import Failed, Reported, Verdict, not_now, terms_changed
 from .workspace_pool import SetupFailed, Workspace
 
 #: sysexits.h: "temporary failure"; how a command says "too many requests".
@@ -44,8 +45,8 @@ _EX_TEMPFAIL = 75
 class AttemptEnd:
     """How an attempt ended, as far as the coordinator has to know."""
 
-    #: An `Outcome`, ``again`` (no attempt lost), ``retry`` (one lost), ``held``, ``elsewhere`` (another
-    #: machine has finished it) or ``gone``.
+    #: An `Outcome`, ``again`` (no attempt lost), ``retry`` (one lost), ``parked`` (it waits for an answer),
+    #: ``held``, ``elsewhere`` (another machine has finished it) or ``gone``.
     how: str
     text: str
     #: Before which nothing starts, in seconds since the epoch.
@@ -78,8 +79,9 @@ class _Work:
     #: Whether its work was merged.
     merged: bool = False
     end: AgentEnd | None = None
-    #: What it said of its task.
+    #: What it said of its task, and the file that it says that in.
     reported: Reported | None = None
+    report: str = ""
     #: Path of its output, without the ending.
     log: str = ""
 
@@ -161,18 +163,19 @@ class TaskAttempt:
                 return AttemptEnd(how="held", text=why)
         return gone
 
-    # ------------------------------------------------------------------- work
-
     def _work(self, work: _Work) -> AttemptEnd:
         run, task, number = self._run, work.task, work.claim.number
-        if merged := self._merged_before(work.claim):
+        if merged := merged_before(run, work.claim):
             return self._finish(work, merged)
         terms = run.terms_of(work.claim, task)
         if changes := terms.changes(task):
             return self._finish(work, terms_changed(changes))
+        earlier = continuation_of(run.store, work.claim)
         try:
             base = self._base()
-            workspace = run.pool.open(task.id, number, base, self._stopped) if run.pool else None
+            workspace = None
+            if run.pool:
+                workspace = run.pool.open(task.id, number, base, self._stopped, earlier.number)
         except RemoteUnreachable as error:
             return self._finish(work, not_now(str(error)))
         except SetupFailed as error:
@@ -182,17 +185,25 @@ class TaskAttempt:
         report = report_path(run.batch.folder, work.claim.key, number)
         logs = run.batch.logs
         os.makedirs(logs, exist_ok=True)
-        work = replace(work, workspace=workspace, log=os.path.join(logs, f"{work.claim.key}~{number}"))
-        end = self._contained(work, self._assignment(work, report))
+        log = os.path.join(logs, f"{work.claim.key}~{number}")
+        work = replace(work, workspace=workspace, log=log, report=report)
         tree = work.tree
-        work = replace(work, end=end, reported=take_reported(report))
-        work, verdict = self._judge(work, before)
+        assignment = self._assignment(work, report, earlier)
+        session = earlier.session(work.agent)
+        end = self._go_on(work, assignment, session, earlier.resumed_prompt(task.id))
+        work, verdict = self._turn(work, end, before)
+        if verdict.merge and tree is not None and asks_for_review(task, run.service.settings):
+            work, verdict = self._review(work, verdict, tree, assignment, before)
+        if verdict.again == "answer" and work.reported and work.end:
+            said, end, place = work.reported, work.end, work.workspace
+            text = park(run, work.service, task, work.claim, said, end, place)
+            return AttemptEnd(how="parked", text=text)
         if verdict.merge and run.integration is not None and tree is not None:
-            self._require_held(work.claim)
+            require_held(run, work.claim)
             verdict = self._merge(work, tree, verdict)
             work = replace(work, merged=verdict.merge)
         if run.delivery is not None and tree is not None and (verdict.merge or verdict.keep):
-            self._require_held(work.claim)
+            require_held(run, work.claim)
             verdict = self._offer(tree, verdict)
             work = replace(work, merged=verdict.merge)
         return self._finish(work, verdict)
@@ -215,18 +226,34 @@ class TaskAttempt:
             return verdict
         return not_now(f"{why}; its work is kept on {tree.branch} of this machine")
 
-    def _judge(self, work: _Work, before: Snapshot | None) -> tuple[_Work, Verdict]:
-        """Gather what the agent left, and decide; what it broke so that nobody can look fails it alone."""
-        run, end = self._run, work.end
-        assert end is not None  # noqa: S101 - it has run
-        try:
-            work = replace(work, gathered=gather(run, work.task, work.tree))
-            evidence = evidence_of(run, work.task, work.gathered, end, work.reported, before, work.log)
-        except (GitError, OSError, ValueError, RecursionError) as error:
-            if run.is_fault(error):
-                raise
-            return work, not_gathered(f"{type(error).__name__}: {error}")
-        return work, decide_outcome(evidence)
+    def _turn(self, work: _Work, end: AgentEnd, before: Snapshot | None) -> tuple[_Work, Verdict]:
+        """Take what the agent has reported and left that has just ended, and decide on it."""
+        said = take_reported(work.report)
+        gathered, verdict = judge(self._run, work.task, work.tree, end, said, before, work.log)
+        return replace(work, end=add_cost(end, work.end), reported=said, gathered=gathered), verdict
+
+    def _review(
+        self, work: _Work, verdict: Verdict, tree: Tree, assignment: Assignment, before: Snapshot | None
+    ) -> tuple[_Work, Verdict]:
+        """Have verified work reviewed, and changed as the reviewer asks; hold back what is not approved."""
+
+        def change(asked: Assignment, prompt: str) -> Verdict:
+            nonlocal work
+            session = work.end.session if work.end else ""
+            work, judged = self._turn(work, self._go_on(work, asked, session, prompt), before)
+            return judged
+
+        review = WorkReview(self._run, work.task, work.agent, tree, assignment, self._rank)
+        verdict = review.carry_out(verdict, change, lambda: require_held(self._run, work.claim))
+        return replace(work, end=add_cost(work.end, review.spent)), verdict
+
+    def _go_on(self, work: _Work, assignment: Assignment, session: str, prompt: str) -> AgentEnd:
+        """Run the agent: with *prompt* in the *session* that it had, if it had one, else in a new one."""
+        if session:
+            end = self._contained(work, replace(assignment, resume=session, prompt=prompt))
+            if end.how is not How.FAILED or end.tokens:  # else the client has no such session any more
+                return end
+        return self._contained(work, assignment)
 
     def _contained(self, work: _Work, assignment: Assignment) -> AgentEnd:
         """Run the agent, in a sandbox if the run has one."""
@@ -239,7 +266,7 @@ class TaskAttempt:
     def _run_agent(self, work: _Work, assignment: Assignment) -> AgentEnd:
         """Run the agent, and add the events of its start and its end."""
         run, task, name, started = self._run, work.task.id, work.agent.name, time.monotonic()
-        log = os.path.relpath(work.log, run.batch.folder)
+        log = os.path.relpath(assignment.log, run.batch.folder)
         run.store.claims.set_log(work.claim, log, name)
         run.tell(RunEvent.BEGUN, task, attempt=work.claim.number, agent=name, log=log)
         end = run.supervisor.run(work.agent, assignment, self._rank)
@@ -252,37 +279,13 @@ class TaskAttempt:
         )  # fmt: skip
         return end
 
-    def _require_held(self, claim: Claim) -> None:
-        """Raise unless the claim is still held: what was cancelled meanwhile is not merged any more."""
-        claims = self._run.store.claims
-        if claims.renew([claim.attempt]):
-            lost = claims.loss(claim.attempt)
-            raise ClaimLost(lost or Loss(key=claim.key, attempt=claim.number, reason="finished"))
-
-    def _merged_before(self, claim: Claim) -> Verdict | None:
-        """Return the verdict where an earlier attempt died between its merge and its result."""
-        run = self._run
-        if run.integration is None:
-            return None
-        for commit, moved in run.integration.log.of_work(claim.work):
-            # Noted once it was verified, before git moved the branch.
-            if moved or run.integration.repository.git().contains(run.integration.tip, commit):
-                return Verdict(
-                    outcome=Outcome.SUCCESS, status=TaskStatus.DONE,
-                    text="merged by an attempt that died after that",
-                    evidence={"commit": commit, "merged": True}, merge=False, keep=False,
-                )  # fmt: skip
-        return None
-
-    # -------------------------------------------------------------- the agent
-
-    def _assignment(self, work: _Work, report: str) -> Assignment:
+    def _assignment(self, work: _Work, report: str, earlier: Continuation) -> Assignment:
         run, task, number = self._run, work.task, work.claim.number
         branch = run.options.hive_branch
         extra = variables(task, number, report, run.service, run.batch.record.name, run.worker.id)
         extra[BRANCH] = branch
         extra |= work.workspace.environment if work.workspace else {}
-        context = shared_context(run.service, task, branch)
+        context = earlier.context() + shared_context(run.service, task, branch)
         return Assignment(
             task_id=task.id,
             prompt=prompt_for(task, work.tree, context, work.agent.briefing),

@@ -103,7 +103,9 @@ def take_reported(path: str) -> Reported | None:
     if report is None:
         return None
     said = {key: str(report.get(key, ""))[:_ALL] for key in ("text", "evidence", "next_step", "commit")}
-    return Reported(word=report["kind"], **said)
+    choices = report.get("choices")
+    offered = tuple(str(one)[:_EACH] for one in choices[:20]) if isinstance(choices, list) else ()
+    return Reported(word=report["kind"], choices=offered, **said)
 
 
 def shared_context(service: TaskService, task: Task, branch: str) -> str:
