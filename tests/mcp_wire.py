@@ -29,6 +29,8 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("complete_task", {"id": "t-1", "outcome": "made it", "commit": "3f2c1ab"}),
     ("claim_next_task", {"caller": "claude"}),
     ("release_task", {"id": "t-2", "reason": "later"}),
+    ("claim_task", {"id": "t-3", "caller": "claude"}),
+    ("ask_user", {"id": "t-3", "question": "Which of the two?", "choices": ["this", "that"]}),
     ("batch_status", {}),
     ("wait_for_events", {"timeout": 1}),
     ("batch_summary", {}),

@@ -78,6 +78,9 @@ def _task_verbs(verbs: Any) -> None:
     block.add_argument("--evidence", default="")
     release = _verb(verbs, "release", "release a claim; the task file is restored", _release, ends=True)
     release.add_argument("--reason", default="no reason was given")
+    ask = _verb(verbs, "ask", "ask a person; the task waits for the answer", _ask, ends=True)
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--choice", action="append", default=[], metavar="TEXT", help="an answer to choose from")
     receipt = _verb(verbs, "receipt", "record an irreversible action in a task; needs no claim", _receipt)
     receipt.add_argument("line", metavar="LINE", help="what was done, in one line")
     receipt.add_argument(
@@ -300,6 +303,21 @@ def _release(options: Namespace) -> int:
             return _report(options, service, options.id, "reported as released")
         service.release(options.id, options.reason, options.attempt)
         return _report(options, service, options.id, "released")
+
+
+def _ask(options: Namespace) -> int:
+    from ..core.assignment import AssignedTask  # noqa: PLC0415
+    from ..report.answers import asked  # noqa: PLC0415
+
+    with service_of(options) as service:
+        assigned = AssignedTask.of(os.environ)
+        answer = asked(service, assigned, options.id, options.question, options.choice, options.attempt)
+    if options.json:
+        print_json(answer)
+    else:
+        number = f"question {answer['question']}: " if "question" in answer else ""
+        print(f"{number}{answer['result']}")
+    return EXIT_DONE
 
 
 def _receipt(options: Namespace) -> int:

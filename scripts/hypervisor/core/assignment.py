@@ -11,10 +11,10 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import Refused
 
@@ -26,7 +26,7 @@ BATCH, BRANCH = "HYPERVISOR_BATCH", "HYPERVISOR_BRANCH"
 #: Bytes of a report at most.
 _LARGEST = 1 << 20
 
-ReportKind = Literal["done", "blocked", "released"]
+ReportKind = Literal["done", "blocked", "released", "asked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class AssignedTask:
         if task.lower() != self.task.lower():
             raise Refused(f"you were started for {self.task} alone; {task} is not yours")
 
-    def report(self, kind: ReportKind, **said: str) -> None:
+    def report(self, kind: ReportKind, **said: str | Sequence[str]) -> None:
         """Write the report. A later one replaces an earlier one; each is whole."""
         path = Path(self.report_path)
         draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
@@ -87,4 +87,4 @@ def take_report(path: str) -> Mapping[str, Any] | None:
         data = json.loads(raw) if len(raw) <= _LARGEST else None
     except (ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) and data.get("kind") in ("done", "blocked", "released") else None
+    return data if isinstance(data, dict) and data.get("kind") in get_args(ReportKind) else None

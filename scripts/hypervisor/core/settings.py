@@ -22,15 +22,7 @@ SPAWNED = "tasks"
 
 #: Tables whose keys are the user's own words, so that any key may be added.
 OPEN_TABLES = frozenset(
-    {
-        "runners",
-        "status.words",
-        "tasks.aliases",
-        "priority.words",
-        "triage.aliases",
-        "triage.rules",
-        "triage.words",
-    }
+    {"status.words", "tasks.aliases", "priority.words", "triage.aliases", "triage.rules", "triage.words"}
 )
 
 #: Figures with which nothing could be claimed, or nothing kept.
@@ -117,11 +109,7 @@ def settings_in(text: str, path: Path) -> dict[str, Any]:
         own = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    settings = _merge(_defaults(), own, "", path)
-    if settings["runners"]:  # the assignees of what they have worked on
-        agents = settings["agents"]
-        settings["agents"] = {**agents, "names": [*agents["names"], *settings["runners"]]}
-    return settings
+    return _merge(_defaults(), own, "", path)
 
 
 def settings_of(state: Path | None) -> dict[str, Any]:

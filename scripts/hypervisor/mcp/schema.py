@@ -112,7 +112,7 @@ TOOLS: tuple[Tool, ...] = (
     ),
     Tool(
         name="claim_task",
-        description="Take this task before working on it. Refused, with the reason, if it may not be taken.",
+        description="Take this task before working on it.",
         takes={"id": _ID, "caller": _CALLER},
         required=("id", "caller"),
     ),
@@ -132,7 +132,7 @@ TOOLS: tuple[Tool, ...] = (
         name="update_task",
         description=(
             "Change a task. body is appended. status blocked or review ends your claim (say reason, "
-            "evidence, next_step); in_progress claims; cancelled cancels; done: use complete_task."
+            "evidence, next_step); in_progress claims; cancelled cancels."
         ),
         takes={
             "id": _ID,
@@ -168,6 +168,12 @@ TOOLS: tuple[Tool, ...] = (
         required=("id", "reason"),
     ),
     Tool(
+        name="ask_user",
+        description="Ask a person; the task waits for the answer. End your turn.",
+        takes={"id": _text(), "question": _text(), "choices": _names()},
+        required=("id", "question"),
+    ),
+    Tool(
         name="get_index_stats",
         description="Count tasks by status; name dependency circles, unknown ids and unreadable files.",
         takes={"include_projects": _flag()},
@@ -198,8 +204,7 @@ TOOLS += (
     Tool(
         name="spawn_parallel_tasks",
         description=(
-            "Make tasks of free text and run an agent on each, in the background; answers at once with a "
-            "batch id. See the summary for what came of them."
+            "Make tasks of free text and run an agent on each, in the background; answers with a batch id."
         ),
         takes={
             "tasks": _tables(
@@ -215,14 +220,14 @@ TOOLS += (
     ),
     Tool(
         name="get_task_stats",
-        description="What runs, what is queued, per batch and branch; the machine's zone.",
+        description="What runs and is queued, per batch and branch; the machine's zone.",
         read_only=True,
     ),
     Tool(
         name="learn_parallelization",
         description=(
-            "Advice on how many tasks of a type to run at once, with its sample size; keeps what you say "
-            "of the type, which counts until it is measured."
+            "Advice on how many tasks of a type to run at once; keeps what you say of the type until it is "
+            "measured."
         ),
         takes={
             "task_type": _text(),

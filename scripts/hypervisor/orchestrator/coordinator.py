@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from ..core.model import Outcome
@@ -20,8 +20,7 @@ from ..queue.heartbeat import Heartbeat
 from ..queue.stop import Stop
 from ..store.events import RunEvent
 from ..store.records import Claim
-from .attempt import TaskAttempt
-from .attempt_work import AttemptEnd
+from .attempt import AttemptEnd, TaskAttempt
 from .concurrency import ConcurrencyController
 from .run_context import RunContext
 from .schedule import Again, Finished, QueuedTask, SchedulingRules, Start
@@ -60,6 +59,9 @@ class Coordinator:
     #: `BatchRecord.drain_at` as this run began; and when it is read again.
     _drain_at: int | None = None
     _drain_look: float = 0.0
+    #: Tasks that wait for an answer; and when answers are looked for again.
+    _parked: set[str] = field(default_factory=set)
+    _answer_look: float = 0.0
     _heartbeat: Heartbeat = field(init=False)
 
     def run(self) -> RunCounts:
@@ -70,22 +72,26 @@ class Coordinator:
         run.tell(RunEvent.STARTED, "", limit=self.rules.limit, worker=run.worker.id)
         self.concurrency.announce()
         self._ranks = {task.id: task.rank for task in self.tasks}
+        self._park(scheduler, self.run_context.store.questions.parked(self.run_context.batch.number))
         run.supervisor.open()
         lease = run.service.settings["claims"]["lease_seconds"] if run.store.shared else None
         self._heartbeat = Heartbeat(run.store.claims, _RENEW_SECONDS, lease=lease)
         try:
             while True:
                 self._heed_stop(scheduler)
+                self._heed_answers(scheduler)
                 self._skip_unreachable(scheduler)
                 if why := self._update_admission(scheduler):
                     self._drain(scheduler, why)
                 decision = scheduler.next(time.time())
+                if isinstance(decision, Finished) and self._heed_answers(scheduler, now=True):
+                    continue
                 if isinstance(decision, Start):
                     self._start(decision.id, decision.key, decision.task_class)
                 elif isinstance(decision, Finished):
                     if not self._stops:
                         counts = scheduler.counts()
-                        if any(counts.get(state) for state in ("waiting", "ready", "delayed")):
+                        if any(counts.get(state) for state in ("waiting", "parked", "ready", "delayed")):
                             self.halted = self.halted or decision.why  # by the scheduler's own rules
                         break
                     self._wait(scheduler, None)
@@ -176,7 +182,14 @@ class Coordinator:
             self._take_fault(scheduler, task, how)
             return
         self._heed_fault(scheduler, task, how)
-        if how.how == "held":
+        self._place(scheduler, task, how, now)
+
+    def _place(self, scheduler: Scheduler, task: str, how: AttemptEnd, now: float) -> None:
+        """Tell the scheduler, and whoever watches, what became of a task with an attempt."""
+        if how.how == "parked":
+            self._park(scheduler, [task])
+            self.tell(ItemEvent(kind="again", item=task, text=how.text))
+        elif how.how == "held":
             scheduler.held(task, now, how.text)
         elif how.how == "gone":
             scheduler.ended(task, now, Outcome.SKIPPED)
@@ -210,6 +223,25 @@ class Coordinator:
         scheduler.ended(task, time.time(), Again(after=5.0))
         if not (isinstance(fault, OSError) and self.run_context.store.shared):  # a database comes back
             self._halt(scheduler, f"{task} could not be worked on: {fault}")
+
+    def _park(self, scheduler: Scheduler, tasks: Collection[str]) -> None:
+        """Let tasks wait for an answer."""
+        for task in tasks:
+            if task in self._ranks:
+                self._parked.add(task)
+                scheduler.park(task)
+
+    def _heed_answers(self, scheduler: Scheduler, *, now: bool = False) -> bool:
+        """Let the tasks go on whose questions were answered; return whether there are any."""
+        if not self._parked or not (now or time.monotonic() >= self._answer_look):
+            return False
+        self._answer_look = time.monotonic() + _DRAIN_SECONDS
+        run = self.run_context
+        answered = self._parked - run.store.questions.parked(run.batch.number)
+        self._parked -= answered
+        for task in answered:
+            scheduler.unpark(task, time.time())
+        return bool(answered)
 
     def _again(self, task: str, how: AttemptEnd) -> Again | None:
         """Return when a task is tried again; None if its attempt was its end."""

@@ -87,7 +87,7 @@ def variables(
     }
 
 
-def report_path(folder: str, key: str, attempt: int | str) -> str:
+def report_path(folder: str, key: str, attempt: int) -> str:
     """Return where an agent's report goes, in the *folder* of its batch; no file is there yet.
 
     The name is a secret of this attempt, so that no other agent's report is taken for this one's.
@@ -103,7 +103,9 @@ def take_reported(path: str) -> Reported | None:
     if report is None:
         return None
     said = {key: str(report.get(key, ""))[:_ALL] for key in ("text", "evidence", "next_step", "commit")}
-    return Reported(word=report["kind"], **said)
+    choices = report.get("choices")
+    offered = tuple(str(one)[:_EACH] for one in choices[:20]) if isinstance(choices, list) else ()
+    return Reported(word=report["kind"], choices=offered, **said)
 
 
 def shared_context(service: TaskService, task: Task, branch: str) -> str:

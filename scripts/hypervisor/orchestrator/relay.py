@@ -38,7 +38,7 @@ _SCRIPTS: Mapping[str, Path] = {
 _COMMANDS = frozenset(
     [
         ("task", verb)
-        for verb in ("show", "list", "claim", "complete", "block", "release", "receipt", "update")
+        for verb in ("show", "list", "claim", "complete", "block", "release", "receipt", "update", "ask")
     ]
     + [("hive", verb) for verb in ("add", "search")]
 )

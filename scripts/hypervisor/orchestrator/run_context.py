@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import Unreadable
-from ..core.model import Task
+from ..core.errors import ClaimLost, Loss, Unreadable
+from ..core.model import Outcome, Task, TaskStatus
 from ..core.process import this_process
 from ..core.project import Project
 from ..core.text import now_text
 from ..git.checkout import Snapshot
 from ..git.clones import Clones
+from ..git.git import GitError
 from ..git.merging import Integration
 from ..git.oversight import CheckoutWatch, is_ours
 from ..git.repository import Repository
@@ -43,7 +44,7 @@ from .delivery import GitDelivery, delivery_of
 from .options import RunOptions
 from .router import AgentRouter, name_of, router_of
 from .supervisor import AgentSupervisor, supervisor_of
-from .verdict import Evidence, Reported
+from .verdict import Evidence, Reported, Verdict, decide_outcome, not_gathered
 from .workspace_pool import WorkspacePool
 
 #: What no agent does to a disk by what it leaves in its folder.
@@ -273,3 +274,50 @@ def evidence_of(  # noqa: PLR0913, PLR0917 - all that is known of an attempt
         suspects=tuple(sorted(run.running.keys() - {task.id})),
         verify=checked,
     )
+
+
+def merged_before(run: RunContext, claim: Claim) -> Verdict | None:
+    """Return the verdict where an earlier attempt died between its merge and its result."""
+    if run.integration is None:
+        return None
+    for commit, moved in run.integration.log.of_work(claim.work):
+        # Noted once it was verified, before git moved the branch.
+        if moved or run.integration.repository.git().contains(run.integration.tip, commit):
+            return Verdict(
+                outcome=Outcome.SUCCESS, status=TaskStatus.DONE,
+                text="merged by an attempt that died after that",
+                evidence={"commit": commit, "merged": True}, merge=False, keep=False,
+            )  # fmt: skip
+    return None
+
+
+def require_held(run: RunContext, claim: Claim) -> None:
+    """Raise unless the claim is still held: what was cancelled meanwhile is not merged any more.
+
+    Raises:
+        ClaimLost: It is not.
+    """
+    claims = run.store.claims
+    if claims.renew([claim.attempt]):
+        lost = claims.loss(claim.attempt)
+        raise ClaimLost(lost or Loss(key=claim.key, attempt=claim.number, reason="finished"))
+
+
+def judge(  # noqa: PLR0913, PLR0917 - all that is known of the attempt
+    run: RunContext,
+    task: Task,
+    tree: Tree | None,
+    end: AgentEnd,
+    reported: Reported | None,
+    before: Snapshot | None,
+    log: str,
+) -> tuple[Gathered | None, Verdict]:
+    """Gather what the agent left, and decide; what it broke so that nobody can look fails it alone."""
+    gathered = None
+    try:
+        gathered = gather(run, task, tree)
+        return gathered, decide_outcome(evidence_of(run, task, gathered, end, reported, before, log))
+    except (GitError, OSError, ValueError, RecursionError) as error:
+        if run.is_fault(error):
+            raise
+        return gathered, not_gathered(f"{type(error).__name__}: {error}")

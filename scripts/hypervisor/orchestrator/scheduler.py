@@ -13,9 +13,9 @@ from .halting import Halting, tasks
 from .ready_queue import LOOKS, ReadyQueue
 from .schedule import Again, Finished, QueuedTask, SchedulingRules, Start, Wait
 
-_WAITING, _READY, _DELAYED, _RUNNING, _ENDED = range(5)
+_WAITING, _PARKED, _READY, _DELAYED, _RUNNING, _ENDED = range(6)
 _OUTCOMES = tuple(Outcome)
-_STATES = ("waiting", "ready", "delayed", "running", *_OUTCOMES)
+_STATES = ("waiting", "parked", "ready", "delayed", "running", *_OUTCOMES)
 _HOW = {Outcome.FAILED: "failed", Outcome.BLOCKED: "is blocked", Outcome.SKIPPED: "was skipped"}
 
 
@@ -83,6 +83,9 @@ class Scheduler:
                 id=self._tasks[at].id, key=self._tasks[at].key, task_class=self._tasks[at].task_class
             )
         if not any(self._count[_READY : _RUNNING + 1]):
+            if parked := self._count[_PARKED]:
+                waits = "waits" if parked == 1 else "wait"
+                return Finished(why=f"{tasks(parked)} {waits} for an answer (`hypervisor questions`)")
             circle = [at for at, state in enumerate(self._state) if state == _WAITING]
             for at in circle:
                 waits = ", ".join(self.waits_for(self._tasks[at].id))
@@ -157,6 +160,23 @@ class Scheduler:
             self._free(at)
             self._halting.dropped(at)
             self._delay(at, now + self._rules.held_seconds, f"are held by others ({task} by {by})")
+
+    def park(self, task: str) -> None:
+        """Note that a task waits for the answer to a question of its agent."""
+        at = self._at[task]
+        if self._state[at] < _ENDED:
+            self._free(at)
+            self._halting.dropped(at)
+            self._set(at, _PARKED)
+
+    def unpark(self, task: str, now: float) -> None:
+        """Note that the question was answered: the task may start, as soon as what it depends on is done."""
+        at = self._at[task]
+        if self._state[at] == _PARKED:
+            if self._unmet[at]:
+                self._set(at, _WAITING)
+            else:
+                self._admit(at, now)
 
     def pace(self, task_class: TaskClass, most: int) -> None:
         """Let so many of a class run at once; it must have been limited from the start."""

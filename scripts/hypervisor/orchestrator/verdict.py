@@ -49,13 +49,15 @@ class Failed:
 class Reported:
     """What an agent said of its task."""
 
-    word: Literal["done", "blocked", "released"]
-    #: The outcome, or the reason.
+    word: Literal["done", "blocked", "released", "asked"]
+    #: The outcome, the reason, or the question.
     text: str = ""
     evidence: str = ""
     next_step: str = ""
     #: The commit that it named.
     commit: str = ""
+    #: Answers to its question from which a person may choose.
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +114,8 @@ class Verdict:
     merge: bool = False
     #: Whether its branch must be kept for a person.
     keep: bool = False
-    #: ``retry`` costs an attempt, ``no attempt`` does not.
-    again: Literal["retry", "no attempt"] | None = None
+    #: ``retry`` costs an attempt, ``no attempt`` does not; ``answer``: at no cost, after a person's answer.
+    again: Literal["retry", "no attempt", "answer"] | None = None
     #: When a usage limit ends, in seconds since the epoch; None if unknown, or if there is none.
     pause_until: float | None = None
     #: Why no further task can be tried with this agent, "" if one can.
@@ -157,6 +159,8 @@ def _decide(evidence: Evidence) -> Verdict:
         return _blocked(f"reported blocked: {said.text or 'no reason given'}{step}")
     if said and said.word == "released":
         return _again("no attempt", f"gave it back: {said.text or 'no reason given'}")
+    if said and said.word == "asked":
+        return _again("answer", f"asks: {said.text}")
     if end.how.costs_no_attempt:
         return _again("no attempt", f"{end.how}: {end.text}")
     if end.exit == _BLOCKED and end.how in (How.ENDED, How.FAILED):
@@ -273,7 +277,9 @@ def _failed(text: str, evidence: Evidence) -> Verdict:
     return Verdict(outcome=Outcome.FAILED, status=status, text=text)
 
 
-def _again(cost: Literal["retry", "no attempt"], text: str, evidence: Evidence | None = None) -> Verdict:
+def _again(
+    cost: Literal["retry", "no attempt", "answer"], text: str, evidence: Evidence | None = None
+) -> Verdict:
     if evidence is None:
         return Verdict(outcome=Outcome.SKIPPED, status=None, text=text, again=cost)
     return replace(_failed(text, evidence), again=cost)
@@ -294,8 +300,6 @@ def _as_data(evidence: Evidence) -> dict[str, Any]:
     if said:
         told = (said.word, said.text, said.evidence, said.commit)
         shown["reported"] = _line("; ".join(part for part in told if part))
-    if evidence.end.denials:
-        shown["denied"] = [_line(one) for one in evidence.end.denials[:_FILES]]
     for name in _NAMED:
         if found := getattr(evidence, name):
             shown[name] = list(found[:_FILES])

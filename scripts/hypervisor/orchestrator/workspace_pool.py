@@ -113,17 +113,30 @@ class WorkspacePool:
         """Whether workspaces are used again: clones that cost something to make."""
         return self.settings["reuse"] and bool(self.settings["setup"]) and isinstance(self.trees, Clones)
 
-    def open(self, task: str, attempt: int | str, base: str, stopped: threading.Event) -> Workspace:
+    def open(
+        self,
+        task: str,
+        attempt: int | str,
+        base: str,
+        stopped: threading.Event,
+        asked: int | None = None,
+    ) -> Workspace:
         """Return a workspace with a tree for the attempt, made and set up if none is idle.
+
+        Args:
+            task: The task's id.
+            attempt: The attempt's number.
+            base: The commit that it begins from.
+            stopped: Set when set-up must end at once.
+            asked: The attempt whose folder and branch it goes on with, if any.
 
         Raises:
             SetupFailed: The commands of `worktree.setup` failed.
             Refused: See `Workspaces.open`.
         """
-        if (kept := self.trees.kept(task, attempt)) is not None:  # it goes on where it was
-            port, held = free_port()
-            temporary = tempfile.mkdtemp(prefix="hypervisor-")
-            return Workspace(path=None, port=port, held=held, temporary=temporary, tree=kept)
+        attempt = asked or attempt
+        if asked is not None and (left := self._left(task, asked, base)):
+            return left
         inputs = self._inputs(base) if self.settings["setup"] else frozenset[str]()
         workspace = self._take()
         try:
@@ -145,23 +158,14 @@ class WorkspacePool:
             raise
         return workspace
 
-    def close(self, workspace: Workspace, gathered: Gathered, *, merged: bool, spare: bool = False) -> None:
-        """Give back a workspace that was gathered; it is kept if it holds work that is nowhere else.
-
-        Args:
-            workspace: It.
-            gathered: What was gathered there.
-            merged: Whether that is merged.
-            spare: Whether its branch may be discarded by `hypervisor clean`: another's work was better.
-        """
+    def close(self, workspace: Workspace, gathered: Gathered, *, merged: bool) -> None:
+        """Give back a workspace that was gathered; it is kept if it holds work that is nowhere else."""
         tree, workspace.tree = workspace.tree, None
         assert tree is not None  # noqa: S101 - it is open
         reused = self.reuses and workspace.noted is not None
         if self.settings["teardown"] and not reused and gathered.is_all:
             self._tear_down(self.trees.place(tree), workspace)
         gone = self.trees.close(tree, gathered, merged=merged, keep_files=reused)
-        if spare and gathered.commits:
-            self.trees.set_spare(tree)
         if not (gone and reused):
             workspace.give_up()
             return
@@ -200,6 +204,17 @@ class WorkspacePool:
             self._folder = None
 
     # ---------------------------------------------------------------- details
+
+    def _left(self, task: str, attempt: int, base: str) -> Workspace | None:
+        """Return the workspace that an earlier attempt left as it was, None if its folder is gone."""
+        ends = f"-{attempt}"
+        left = [one for one in self.trees.found() if one.task == task and one.branch.endswith(ends)]
+        if not any(one.path.is_dir() for one in left):
+            return None
+        port, held = free_port()
+        made = Workspace(path=None, port=port, held=held, temporary=tempfile.mkdtemp(prefix="hypervisor-"))
+        made.tree = self.trees.open(task, attempt, base)
+        return made
 
     def _inputs(self, commit: str) -> frozenset[str]:
         return inputs_at(self.trees.repository.git(), commit, self.settings["inputs"])

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..core.files import replace_file
 from ..core.model import Outcome
-from ..core.text import printable_line, seconds_between
+from ..core.text import printable_line, seconds_between, time_text
 from ..store.batches import Spent
+from ..store.questions import Question
 from ..store.records import Work
 from .batch import Batch, ItemRef
 from .locks import foreign_items
@@ -142,12 +143,18 @@ def summarise(batch: Batch) -> tuple[dict[str, Any], Census]:
         {"task_id": skip["item"], "status": Outcome.SKIPPED.value, "reason": skip["reason"]}
         for skip in batch.options.skipped
     ]
+    questions = [one for one in batch.store.questions.of_batch(batch.number) if one.open]
+    needs += [
+        {"task_id": one.task, "reason": f"asks: {printable_line(one.text, 300)}", "next": answer_step(one.id)}
+        for one in questions
+    ]
     by_runner = batch.store.batches.spent_by_runner(batch.number)
     summary = {
         "batch_id": batch.id,
         "workers": workers,
         "census": census.to_json(),
         "needs_attention": needs,
+        **({"questions": [question_row(one) for one in questions]} if questions else {}),
         "runtime_seconds": _runtime(workers),
         # What was spent on items that have no result yet is spent as well.
         "total_tokens": _total([*workers, *map(asdict, spent.values())], "tokens"),
@@ -236,6 +243,26 @@ def next_step(row: Mapping[str, Any], result: Mapping[str, Any], batch: str) -> 
     if row["status"] == Outcome.BLOCKED:
         return f"provide what it waits for, then `hypervisor retry --blocked {batch}`"
     return f"fix the cause, then `hypervisor retry {batch}`"
+
+
+def answer_step(question: int) -> str:
+    """Return what a person does about a question."""
+    return f'hypervisor answer {question} "..."'
+
+
+def question_row(question: Question) -> dict[str, Any]:
+    """Return a question as plain data."""
+    row: dict[str, Any] = {
+        "question": question.id, "task_id": question.task, "text": question.text,
+        "choices": list(question.choices), "asked_by": question.asker,
+        "asked": time_text(question.asked_at / 1000), "attempt": question.number, "batch": question.batch,
+    }  # fmt: skip
+    if question.answered_at is not None:
+        row |= {
+            "answer": question.answer, "answered_by": question.answered_by,
+            "answered": time_text(question.answered_at / 1000),
+        }  # fmt: skip
+    return row
 
 
 def _runtime(rows: list[dict[str, Any]]) -> float | None:

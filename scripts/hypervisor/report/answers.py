@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,9 @@ def claim_answer(service: TaskService, task: Task, hold: Hold) -> dict[str, Any]
         if getattr(task, key):
             row[key] = getattr(task, key)
     claim = {"attempt": hold.attempt, "expires_in": hold.expires_in}
-    return {"task": row | {"body": task.body}, "claim": claim}
+    asked = service.store.questions.of_work(hold.claim.work) if hold.attempt > 1 else ()
+    answers = [{"question": one.text, "answer": one.answer} for one in asked if one.answered_at is not None]
+    return {"task": row | {"body": task.body}, "claim": claim} | ({"answers": answers} if answers else {})
 
 
 def reported(
@@ -84,6 +86,41 @@ def reported(
         )  # fmt: skip
     task = service.find(assigned.task)
     return {"task": task_row(service, task), "result": "reported; it is checked once you have ended"}
+
+
+def asked(
+    service: TaskService,
+    assigned: AssignedTask | None,
+    name: str,
+    question: str,
+    choices: Sequence[str],
+    attempt: int | None,
+) -> dict[str, Any]:
+    """Park the task of an agent that asks a person; return the answer to the agent.
+
+    Args:
+        service: The project's tasks.
+        assigned: The task that a coordinator started the agent for, if one did: it parks the task then.
+        name: The task.
+        question: What a person is to decide.
+        choices: Answers to choose from.
+        attempt: Which claim is meant, if several may be.
+
+    Raises:
+        Refused: The task is not the agent's, or the question is empty.
+    """
+    if not question.strip():
+        raise UsageError("the question is empty; say what a person has to decide")
+    end = "end your turn now: you, or the next attempt, will get the answer"
+    if assigned is None:
+        number = service.ask(name, question, choices, attempt)
+        return {
+            "question": number,
+            "result": f"the claim has ended, and the task waits for the answer; {end}",
+        }
+    assigned.require(name)
+    assigned.report("asked", text=question, choices=list(choices))
+    return {"result": f"the question goes to a person; commit what you have, and {end}"}
 
 
 def check_values(values: Mapping[str, str]) -> None:

@@ -138,8 +138,8 @@ class Assignment:
     sandbox: Sandbox | None = None
     #: Bytes of each of its outputs that are kept; None for all.
     most_bytes: int | None = None
-    #: Whether it may change a path, relative to its folder.
-    in_scope: Callable[[str], bool] = lambda _: True
+    #: The client's session that it goes on with, "" for a new one; only for clients that can.
+    resume: str = ""
     #: Set when it must end at once.
     stopped: threading.Event = field(default_factory=threading.Event)
     #: Told, as soon as it is seen, what keeps the agent from working as it should.
@@ -169,6 +169,8 @@ class AgentEnd:
     output_tokens: int | None = None
     cost_usd: float | None = None
     turns: int | None = None
+    #: The client's session, which a later run can go on with; "" where it cannot.
+    session: str = ""
     #: What it was not allowed to do, a line each.
     denials: tuple[str, ...] = ()
     #: Pids of what was still running when the agent had ended, and was ended then.

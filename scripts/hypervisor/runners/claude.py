@@ -112,6 +112,8 @@ class ClaudeAgent:
         if assignment.sandbox is not None:
             assignment = replace(assignment, sandbox=sandboxed(assignment.sandbox, assignment.environment))
             words += ["--settings", _NO_OTHER]
+        if assignment.resume:
+            words += ["--resume", assignment.resume]
         end = run_child(words, assignment, on_line=heard.line)
         until, other = None, ended_otherwise(end, assignment, self.program)
         if other and (other.how is not How.KILLED or not heard.result):
@@ -126,6 +128,8 @@ class ClaudeAgent:
             text=text,
             exit=end.code,
             until=until,
+            # In a sandbox the client's sessions are gone with it.
+            session="" if assignment.sandbox else heard.session,
             denials=tuple(heard.denials),
             survivors=end.survivors,
             **heard.counted(),

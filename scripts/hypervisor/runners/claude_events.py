@@ -32,6 +32,8 @@ class ClaudeEvents:
     """What the stream of one run has said so far."""
 
     result: dict[str, Any] | None = None
+    #: The session's id.
+    session: str = ""
     #: The client's word for what went wrong with the main thread's last message, such as ``rate_limit``.
     error: str = ""
     #: The last attempt to repeat a request: ``error_status``, ``error``.
@@ -65,6 +67,7 @@ class ClaudeEvents:
         elif kind == "system" and event.get("subtype") == "api_retry":
             self.retry = event
         elif kind == "system" and event.get("subtype") == "init":
+            self.session = str(event.get("session_id") or "")
             self._look_for_tools(event)
         elif kind == "system":
             self._follow(event)

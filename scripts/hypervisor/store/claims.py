@@ -307,15 +307,22 @@ class Claims(ClaimQueries):
         """
         self._note(SQL.set_lock, claim.attempt, lock=lock)
 
-    def release_in(self, tx: Transaction, attempt: int, reason: str) -> int | None:
+    def release_in(
+        self,
+        tx: Transaction,
+        attempt: int,
+        reason: str,
+        tokens: int | None = None,
+        cost_usd: float | None = None,
+    ) -> int | None:
         """Do as `release` does, as a part of another noun's transaction.
 
         Returns:
             The work; None if the attempt had ended.
         """
         parameters = {
-            "attempt": attempt, "outcome": "again", "detail": plain(reason), "counted": 0, "tokens": None,
-            "cost_usd": None, "log": None,
+            "attempt": attempt, "outcome": "again", "detail": plain(reason), "counted": 0, "tokens": tokens,
+            "cost_usd": cost_usd, "log": None,
         }  # fmt: skip
         ended = tx.run(SQL.end_attempt, parameters)
         if not ended:

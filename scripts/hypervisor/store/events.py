@@ -35,6 +35,8 @@ class TaskEvent(StrEnum):
     CANCELLED = "cancelled"
     #: Its next cycle began.
     REOPENED = "reopened"
+    #: A question of its agent was answered, and it may be claimed again; the detail has the answer.
+    ANSWERED = "answered"
 
 
 _TRANSITIONS = frozenset(TaskEvent)
@@ -54,6 +56,10 @@ class RunEvent(StrEnum):
     BEGUN = "begun"
     #: That agent ended; ``attempt``, ``agent``, ``how``, ``seconds``, ``tokens``, ``cost_usd``.
     ENDED = "ended"
+    #: Its agent asked a person, and its task waits: ``question`` (the number), ``text``, ``choices``.
+    ASKED = "asked"
+    #: A reviewer answered: ``word``, ``text``, ``round``.
+    REVIEWED = "reviewed"
     #: At most ``limit`` tasks of a ``type`` and ``pattern`` run at once; ``why``.
     PACED = "paced"
     #: Nothing starts before ``until``; ``why``.

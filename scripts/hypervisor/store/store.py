@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .merges import Merges
     from .notices import NoticeQueue
     from .progress import BatchProgress
+    from .questions import Questions
     from .receipts import Receipts
     from .records import Claim, Work
     from .review import Review
@@ -111,6 +112,13 @@ class Store:
         from .merges import Merges
 
         return Merges(self.engine)
+
+    @cached_property
+    def questions(self) -> Questions:
+        """Questions of agents to people, and their answers."""
+        from .questions import Questions
+
+        return Questions(self.engine, self.claims)
 
     def spending(self, account: Account, project_seconds: float) -> Spending:
         """Return what is spent, as the run of *account* sees it."""

@@ -201,7 +201,9 @@ class TaskCatalog:
         if why is None and self.store is not None and self.store.shared:
             why = self.finished_elsewhere(task)
         why = why or self._foreign_locks().get(lock_name(task, self.key(task)))
-        return why or (self.store.review.shut_for_task(task.id) if self.store is not None else None)
+        if why or self.store is None:
+            return why
+        return self.store.review.shut_for_task(task.id) or self._parked().get(task.id.casefold())
 
     def lock_name(self, task: TaskHead) -> str:
         """Return the name of the lock directory that a claim on *task* makes, "" where none is made."""
@@ -228,7 +230,7 @@ class TaskCatalog:
             dependencies=dependencies,
             key=self.key,
             holders={held.key: held.worker.name for held in store.claims.held_all()} if store else {},
-            gated={task: why for task, why in shut.items() if why},
+            gated={**self._parked(), **{task: why for task, why in shut.items() if why}},
             locks=self._foreign_locks(),
             finished=self.finished_elsewhere if store is not None and store.shared else None,
         )
@@ -270,6 +272,13 @@ class TaskCatalog:
         return replace(task, depends_on=tuple(left))
 
     # ---------------------------------------------------------------- details
+
+    def _parked(self) -> dict[str, str]:
+        """Return why tasks whose agents have asked a person may not be claimed, by their ids, case-folded."""
+        found = self.store.questions.open() if self.store is not None else ()
+        return {
+            one.task.casefold(): f'waits for an answer: `hypervisor answer {one.id} "..."`' for one in found
+        }
 
     def _foreign_locks(self) -> dict[str, str]:
         """Return what lock directories that are not ours hold, by their names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,41 @@ class TaskFinisher:
         store.drop_lock(held.work, held.attempt, held.lock)
         store.claims.set_restored([held.attempt])
         return read_task(Path(task.path), self._settings)
+
+    def ask(  # noqa: PLR0913 - what is kept of a question and of its attempt
+        self,
+        name: str,
+        question: str,
+        choices: Sequence[str] = (),
+        attempt: int | None = None,
+        *,
+        place: Mapping[str, Any] | None = None,
+        tokens: int | None = None,
+        cost_usd: float | None = None,
+    ) -> int:
+        """Give a task back, at no cost in attempts, until a person has answered the question of its agent.
+
+        Returns:
+            The number of the question.
+
+        Raises:
+            Refused: The actor has no claim on the task, or the question is empty.
+            ClaimLost: The claim has ended.
+        """
+        store, task = self._claims.store, self._catalog.find(name)
+        if not question.strip():
+            raise Refused(f"{task.id}: the question is empty; say what a person has to decide")
+        held = self._claims.open_claim(task, attempt)
+        if held is None:
+            raise Refused(f"{task.id} is not claimed by you; claim it before you ask")
+        revert_claim_edit(store, held)
+        number = store.questions.ask(
+            held.claim, task.id, held.worker.name if not self._actor.name else self._actor.name,
+            question.strip(), choices, place=place, tokens=tokens, cost_usd=cost_usd,
+        )  # fmt: skip
+        store.drop_lock(held.work, held.attempt, held.lock)
+        store.claims.set_restored([held.attempt])
+        return number
 
     def give_back(  # noqa: PLR0913 - what is kept of the attempt, each by its name
         self,

@@ -6,7 +6,7 @@ transaction in the store, edit the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -179,6 +179,12 @@ class TaskService:
     def give_back(self, name: str, reason: str, attempt: int, *, counted: bool, **kept: Any) -> bool:
         """Give a task back so that it is tried again; see `TaskFinisher.give_back`."""
         return self._finisher.give_back(name, reason, attempt, counted=counted, **kept)
+
+    def ask(
+        self, name: str, question: str, choices: Sequence[str] = (), attempt: int | None = None, **kept: Any
+    ) -> int:
+        """Park a task until a person has answered; see `TaskFinisher.ask`."""
+        return self._finisher.ask(name, question, choices, attempt, **kept)
 
     def cancel(self, name: str, reason: str) -> Result:
         """Cancel a task, whoever holds it; see `TaskFinisher.cancel`."""

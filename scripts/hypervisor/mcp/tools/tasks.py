@@ -10,7 +10,7 @@ from ...core.errors import UsageError
 from ...core.model import Complexity, Outcome, Task, TaskStatus
 from ...orchestrator.prompt import shared_context
 from ...queue.batches import create_of_tasks, open_named
-from ...report.answers import check_values, claim_answer, reported, task_details
+from ...report.answers import asked, check_values, claim_answer, reported, task_details
 from ...report.listing import asked_of, index_stats, task_row
 from ...report.workload import branch_of_task
 from ...tasks.completion import NO_OUTCOME, TaskCompletion
@@ -170,6 +170,15 @@ def _release_task(context: ToolContext, arguments: Arguments) -> Any:
         return {"task": task_row(service, task)}
 
 
+def _ask_user(context: ToolContext, arguments: Arguments) -> Any:
+    choices = arguments.get("choices", ())
+    with context.service(arguments, _AGENT) as service:
+        if context.assigned:
+            return asked(service, context.assigned, arguments["id"], arguments["question"], choices, None)
+        attempt = _attempt(context, service, arguments)
+        return asked(service, None, arguments["id"], arguments["question"], choices, attempt)
+
+
 # ----------------------------------------------------------------------- change
 
 
@@ -234,5 +243,6 @@ TOOLS: Mapping[str, Callable[[ToolContext, Arguments], Any]] = {
     "update_task": _update_task,
     "complete_task": _complete_task,
     "release_task": _release_task,
+    "ask_user": _ask_user,
     "get_index_stats": _get_index_stats,
 }

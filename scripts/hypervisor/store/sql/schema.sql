@@ -133,6 +133,30 @@ CREATE TABLE event (
 ) {strict};
 CREATE INDEX event_batch ON event (batch, id) WHERE batch IS NOT NULL;
 
+-- A question of an agent to a person. Its task is parked: the attempt has ended at no cost, and until the answer
+-- the work stays ready, and is not claimed.
+CREATE TABLE question (
+    id {serial},
+    work {int} NOT NULL REFERENCES work (id),
+    -- The attempt that asked.
+    attempt {int} NOT NULL REFERENCES attempt (id),
+    batch {int},
+    -- The task's id, and who asked, for people.
+    task TEXT NOT NULL,
+    asker TEXT NOT NULL,
+    text TEXT NOT NULL,
+    -- Answers to choose from; a JSON array.
+    choices TEXT NOT NULL,
+    -- Where the work so far is, and the client's session that can go on with it; JSON.
+    place TEXT NOT NULL,
+    asked_at {int} NOT NULL,
+    answer TEXT,
+    answered_by TEXT,
+    answered_at {int}
+) {strict};
+CREATE INDEX question_work ON question (work);
+CREATE INDEX question_open ON question (id) WHERE answered_at IS NULL;
+
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
