@@ -192,7 +192,17 @@ class Host:
 
     def work(self, *words: str) -> Command:
         """Start ``hypervisor run`` on all tasks."""
-        agent = ("--agent", "exec", "--exec", str(self.lab.agent), "-j", "2", "--no-scope-gate")
+        agent = (
+            "--agent",
+            "exec",
+            "--exec",
+            str(self.lab.agent),
+            "-j",
+            "2",
+            "--no-scope-gate",
+            "--sandbox",
+            "off",
+        )
         return self.start("run", *(words or ("--all",)), *agent)
 
     def kill(self) -> None:
@@ -361,6 +371,7 @@ class Lab:
             "stuck": len([name for name in tasks if states.get(name, "ready") in ("ready", "running")]),
             "merged twice": len(merges) - len(set(merges)),
             "work lost": len([one for one in done if f"src/{Path(one).stem}.txt" not in there]),
+            "not done": len(tasks) - len(done),
             "files that lie": len(set(done) ^ set(self.done_files())),
             "zombie completions accepted": len(late),
         }
