@@ -174,6 +174,7 @@ def _ask_user(context: ToolContext, arguments: Arguments) -> Any:
     choices = arguments.get("choices", ())
     with context.service(arguments, _AGENT) as service:
         if context.assigned:
+            service.forget_assigned()
             return asked(service, context.assigned, arguments["id"], arguments["question"], choices, None)
         attempt = _attempt(context, service, arguments)
         return asked(service, None, arguments["id"], arguments["question"], choices, attempt)
