@@ -348,8 +348,9 @@ class TaskAttempt:
         if work.reported is not None:  # in full, for the tasks that wait for this one
             details["report"] = {"text": work.reported.text, "evidence": work.reported.evidence}
         delivers = self._run.delivery is not None and verdict.merge
-        if work.tree is not None and (verdict.keep or delivers):
-            details["branch"] = work.tree.branch
+        tree = work.tree  # its workspace forgets it once it is closed
+        if tree is not None and (verdict.keep or delivers):
+            details["branch"] = tree.branch
         completion = TaskCompletion(
             outcome=verdict.outcome, status=verdict.status or TaskStatus.BLOCKED, text=verdict.text,
             commit=str(verdict.evidence.get("commit") or ""), evidence=verdict.evidence_line,
@@ -364,8 +365,8 @@ class TaskAttempt:
             text = f"{text}; its file could not be changed: {error}"
             self._run.decide(work.task, work.claim, replace(completion, text=text), work.agent.name)
         self._close(work)
-        if delivers and work.tree is not None:
-            return self._delivered(work, work.tree, verdict)
+        if delivers and tree is not None:
+            return self._delivered(work, tree, verdict)
         return AttemptEnd(how=verdict.outcome.value, text=text)
 
     def _delivered(self, work: _Work, tree: Tree, verdict: Verdict) -> AttemptEnd:
