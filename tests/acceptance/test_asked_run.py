@@ -77,17 +77,19 @@ def test_the_client_reviews_work_and_the_worker_changes_it_in_its_session(
 
     def change(turn: Turn) -> Reply:
         assert "say please" in json.dumps(turn.request["messages"][-1])
-        return calls(use("Bash", command="echo please >> src/t-01.txt && git commit -am 'Say please'"))
+        return calls(use("Bash", command="echo ', please' >> src/t-01.txt && git commit -am 'Say please'"))
 
-    api.main(*code_agent("t-01"), change, say("Changed."), say("Reported."), when="Task t-01:")
+    api.main(*code_agent("t-01"), change, say("Changed."), when="Task t-01:")
     api.main(
-        lambda turn: say("REVIEW: approve" if "+please" in turn.prompt else "REVIEW: changes: say please"),
+        lambda turn: say(
+            "REVIEW: approve" if "+t-01, please" in turn.prompt else "REVIEW: changes: say please"
+        ),
         when="You review the work",
     )
     code, out, err = runs.run(
         "--all", "--sandbox", "off", *MODEL, "--allow", "Bash(echo *)", "--allow", "Bash(git commit *)"
     )
     assert code == 0, out + err
-    assert "please" in (runs.project / "src/t-01.txt").read_text()
+    assert (runs.project / "src/t-01.txt").read_text() == "t-01, please\n"
     (row,) = runs.summary["workers"]
     assert row["evidence"]["review"] == ["changes: say please", "approve"]
