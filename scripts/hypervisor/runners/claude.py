@@ -25,7 +25,7 @@ PYTHON = "HYPERVISOR_PYTHON"
 #: What a task needs at least: change files, commit, and report as `prompts/worker.md` says.
 _ALLOWED = (
     "Edit", "Write", "Bash(git add *)", "Bash(git commit *)", "Bash(hypervisor task complete *)",
-    "Bash(hypervisor task block *)", "Bash(hypervisor hive *)",
+    "Bash(hypervisor task block *)", "Bash(hypervisor task ask *)", "Bash(hypervisor hive *)",
 )  # fmt: skip
 #: What says that a client runs inside a session; it must not look like a part of that one. Everything
 #: else that begins with CLAUDE_ is the user's settings, such as CLAUDE_CONFIG_DIR and the login.

@@ -199,7 +199,8 @@ def test_the_command_line() -> None:
         "claude", "-p", "--output-format", "stream-json", "--verbose", "--plugin-dir", "/p", "--model", "m",
         "--max-turns", "3", "--max-budget-usd", "0.5", "--permission-mode", "acceptEdits", "--allowedTools",
         "Edit", "Write", "Bash(git add *)", "Bash(git commit *)", "Bash(hypervisor task complete *)",
-        "Bash(hypervisor task block *)", "Bash(hypervisor hive *)", "mcp__x", "--verbose",
+        "Bash(hypervisor task block *)", "Bash(hypervisor task ask *)", "Bash(hypervisor hive *)", "mcp__x",
+        "--verbose",
     ]  # fmt: skip
     assert "Bash(git commit *)" in agent.permissions
     free = ClaudeAgent(skip_permissions=True)
