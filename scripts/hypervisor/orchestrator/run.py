@@ -244,7 +244,8 @@ def _delivered(run: RunContext, delivery: GitDelivery, stopped: threading.Event)
     said = [f"{len(run.merged)} task{'' if len(run.merged) == 1 else 's'} merged to {where}"]
     try:
         if left := delivery.finish(stopped):
-            said.append(f"{left} results wait to be merged: go on with `hypervisor merge {run.batch.id}`")
+            what = "1 result waits" if left == 1 else f"{left} results wait"
+            said.append(f"{what} to be merged: go on with `hypervisor run --resume {run.batch.id}`")
         if run.options.merge == "ff":
             with checkout_lock(run.project):
                 moved = delivery.fast_forward(lambda path: matches_any(path, globs))

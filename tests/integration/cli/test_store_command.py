@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from commands import BATCH_WORKER, HYPERVISOR, write_task
+from commands import BATCH_WORKER, HYPERVISOR, script, write_task
 from hypervisor.store.statements import load, render
 from stores import Database
 
@@ -71,6 +71,34 @@ def test_two_clones_share_claims_and_items(postgres_db: Database, tmp_path: Path
     (two / "D").mkdir()  # its queue is on the other machine
     assert json.loads(hypervisor(two, "status", "--json"))["batches"][0]["census"]["success"] == 20
     assert not list(tmp_path.rglob("hypervisor.db"))
+
+
+@pytest.mark.slow
+def test_a_result_that_the_remote_refused_is_merged_by_the_command_that_the_run_names(
+    postgres_db: Database, tmp_path: Path
+) -> None:
+    (tmp_path / ".gitconfig").write_text("[user]\nname = Ada\nemail = ada@example.org\n")
+    seed, remote, one = (
+        clone(tmp_path / "seed", postgres_db.schema),
+        tmp_path / "remote.git",
+        tmp_path / "one",
+    )
+    subprocess.run(["git", "clone", "-q", "--bare", str(seed), str(remote)], check=True)
+    clone(one, postgres_db.schema, of=remote)
+    with (one / ".hypervisor/config.toml").open("a") as file:
+        file.write("[git]\npatience_seconds = 1\n")
+    hypervisor(one, "store", "init", url=postgres_db.url)
+    # Attempts may push their branches; nothing can be merged.
+    closed = script(remote / "hooks", "pre-receive", "! grep -v refs/heads/hypervisor/")
+    agent = script(tmp_path, "agent", "mkdir src; echo work > src/t-1.txt; git add src; git commit -qm Work")
+    words = ("--agent", "exec", "--exec", agent, "--sandbox", "off")
+    told = hypervisor(one, "run", "t-1", *words)
+    named = re.search(r"1 result waits to be merged: go on with `hypervisor (run --resume \S+)`", told)
+    assert named, told
+    Path(closed).unlink()
+    assert "its work waits to be merged" in hypervisor(one, "run", "t-1", *words)
+    assert "fast-forwarded" in hypervisor(one, *named[1].split())
+    assert (one / "src/t-1.txt").read_text() == "work\n"
 
 
 @pytest.mark.slow
