@@ -250,6 +250,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, json.dumps({"input_tokens": INPUT_TOKENS}).encode())
         elif path == "/v1/messages":
             session = self.headers.get("x-claude-code-session-id", "")
+            # The older client behind the ACP adapter names it in the body only.
+            session = session or str(request.get("metadata", {}).get("user_id", ""))
             agent = self.headers.get("x-claude-code-agent-id", "")
             key = (session, agent, len(request.get("messages", ())))
             # Newer clients repeat a request that was wrong: it is so again.

@@ -19,6 +19,7 @@ from ..core.settings import settings_of
 from ..git.merging import Integration
 from ..git.repository import Repository
 from ..learning.hive import checked_name
+from ..orchestrator.best_of import MOST
 from ..orchestrator.checks import Checks
 from ..orchestrator.collect import collect
 from ..orchestrator.containment import SANDBOX, containment_of, refusal
@@ -69,9 +70,15 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument(
         "--resume", metavar="BATCH", help="continue a run that was stopped or killed; new --budget-... apply"
     )
-    run.add_argument("--agent", choices=AGENTS, default="claude",
-                     help="auto: by the rules in [[agents.rules]] of the settings")  # fmt: skip
-    run.add_argument("--exec", metavar="CMD", dest="command", help="for --agent exec; {} is the task's file")
+    run.add_argument("--agent", default="claude", metavar="AGENT",
+                     help=f"{', '.join(AGENTS)}, or a name in [runners] of the settings (default: claude); "
+                     "auto: by the rules in [[agents.rules]]")  # fmt: skip
+    run.add_argument(
+        "--exec",
+        metavar="CMD",
+        dest="command",
+        help="for --agent exec; {} is the task's file; for acp: the agent",
+    )
     run.add_argument("--model", default="", help="model for claude or gemini (default: the client's own)")
     run.add_argument(
         "-j",
@@ -100,6 +107,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument("--halt", default="", metavar="fail=P%", help="stop starting at this share of failures")
     run.add_argument("--timeout", type=time_span, metavar="TIME", help="time limit of an agent: 30m, 1h")
     run.add_argument("--retries", type=int, default=0, metavar="N")
+    run.add_argument("--best-of", type=int, default=1, metavar="N",
+                     help="N agents on each task at once, of which the best is merged; a task may say "
+                     "`attempts: N` itself")  # fmt: skip
     run.add_argument("--budget-usd", type=float, metavar="N", help="stop at N US dollars")
     run.add_argument("--budget-tokens", type=int, metavar="N", help="stop at N tokens")
     run.add_argument("--budget-minutes", type=float, metavar="N", help="stop after N minutes of running")
@@ -227,10 +237,14 @@ def _planned(project: Project, options: Namespace) -> Batch:
 
 
 def _options(options: Namespace) -> RunOptions:
-    if (options.agent == "exec") != bool(options.command):
-        raise UsageError("--agent exec and --exec CMD belong together")
+    if (options.agent in ("exec", "acp")) != bool(options.command):
+        raise UsageError("--agent exec (or acp) and --exec CMD belong together")
     if options.jobs < 1:
         raise UsageError(f"-j {options.jobs}: at least 1")
+    if not 1 <= options.best_of <= MOST:
+        raise UsageError(f"--best-of {options.best_of}: from 1 to {MOST}")
+    if options.best_of > 1 and options.isolation == "none":
+        raise UsageError("--best-of: each candidate needs a folder of its own; leave out --isolation none")
     _check_budgets(options, options.agent)
     return RunOptions(
         agent=options.agent,
@@ -248,6 +262,7 @@ def _options(options: Namespace) -> RunOptions:
         halt_percent=_percent(options.halt),
         timeout=options.timeout,
         retries=options.retries,
+        best_of=options.best_of,
         budget_usd=options.budget_usd,
         budget_tokens=options.budget_tokens,
         budget_minutes=options.budget_minutes,

@@ -22,7 +22,15 @@ SPAWNED = "tasks"
 
 #: Tables whose keys are the user's own words, so that any key may be added.
 OPEN_TABLES = frozenset(
-    {"status.words", "tasks.aliases", "priority.words", "triage.aliases", "triage.rules", "triage.words"}
+    {
+        "runners",
+        "status.words",
+        "tasks.aliases",
+        "priority.words",
+        "triage.aliases",
+        "triage.rules",
+        "triage.words",
+    }
 )
 
 #: Figures with which nothing could be claimed, or nothing kept.
@@ -109,7 +117,11 @@ def settings_in(text: str, path: Path) -> dict[str, Any]:
         own = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return _merge(_defaults(), own, "", path)
+    settings = _merge(_defaults(), own, "", path)
+    if settings["runners"]:  # the assignees of what they have worked on
+        agents = settings["agents"]
+        settings["agents"] = {**agents, "names": [*agents["names"], *settings["runners"]]}
+    return settings
 
 
 def settings_of(state: Path | None) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Clones(Workspaces):
         if tip:
             merged = ("--not", tree.base, *([into] if into else []))
             commits = main.lines("rev-list", tip, *merged, nul=False)
-            if commits:
+            if commits and not tree.spare:
                 raise Refused(
                     f"{tree.branch} has {len(commits)} unmerged commit(s), the newest {commits[0][:12]}"
                 )

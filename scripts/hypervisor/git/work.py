@@ -36,6 +36,8 @@ class Tree:
     #: The task's id.
     task: str
     kind: Literal["clone", "worktree"]
+    #: Whether its work may be discarded, as another's is merged.
+    spare: bool = False
     #: Branches and tags of the user's that could be moved from it, with what they named as it was made.
     known: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 

@@ -105,6 +105,17 @@ class Workspaces:
         trees = [tree for tree in map(self._read, records) if tree is not None]
         return [tree for tree in trees if tree.path.is_dir() or main.exists(tree.ref)]
 
+    def kept(self, task: str, attempt: int | str) -> Tree | None:
+        """Return the tree of an attempt if its folder is there."""
+        tree = self._read(self._record(self._name(task, attempt)))
+        return tree if tree is not None and tree.path.is_dir() else None
+
+    def set_spare(self, tree: Tree) -> None:
+        """Let `remove` discard the work of a tree."""
+        found = self._read(self._record(tree.name))
+        if found is not None:
+            self._write(replace(found, spare=True))
+
     def inspect(self, tree: Tree) -> AgentWork:
         """Look at what is in a folder."""
         main, prefix = self.repository.git(), self.repository.prefix
@@ -216,7 +227,8 @@ class Workspaces:
     def _write(self, tree: Tree) -> None:
         data = {
             "kind": tree.kind, "branch": tree.branch, "base": tree.base, "task": tree.task,
-            "known": dict(tree.known), "folder": os.path.relpath(tree.path, self.folder.absolute()),
+            "known": dict(tree.known), "spare": tree.spare,
+            "folder": os.path.relpath(tree.path, self.folder.absolute()),
         }  # fmt: skip
         record = self._record(tree.name)
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -230,6 +242,7 @@ class Workspaces:
         return Tree(
             path=record.parent.parent / data.get("folder", record.stem), branch=data["branch"],
             base=data["base"], task=data["task"], kind=data["kind"], known=data["known"],
+            spare=data.get("spare", False),
         )  # fmt: skip
 
     def _include(self, tree: Tree) -> None:

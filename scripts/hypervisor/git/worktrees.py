@@ -68,7 +68,7 @@ class Worktrees(Workspaces):
             merged = ["--not", tree.base, *([into] if into else [])]
             tip = main.commit(tree.ref)
             commits = main.lines("rev-list", tip, *merged, nul=False) if tip else []
-            if commits:
+            if commits and not tree.spare:
                 raise Refused(
                     f"{tree.branch} has {len(commits)} unmerged commit(s), the newest {commits[0][:12]}"
                 )

@@ -11,84 +11,35 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.assignment import BRANCH
-from ..core.errors import ClaimLost, HypervisorError, Taken
-from ..core.model import Outcome, Task, TaskStatus
+from ..core.errors import ClaimLost, HypervisorError, Refused, Taken
+from ..core.model import Outcome, TaskStatus
 from ..core.project import task_key
 from ..git.checkout import Snapshot
 from ..git.merging import Merged
 from ..git.remote import RemoteUnreachable
 from ..git.trailers import merge_message
-from ..git.work import Gathered, Tree
-from ..runners.base import Agent, AgentEnd, Assignment, How, Usage
+from ..git.work import Tree
+from ..runners.base import AgentEnd, Assignment, How, Usage
 from ..runners.claude import child_environment
 from ..store.events import RunEvent
 from ..store.records import Claim
 from ..tasks.completion import TaskCompletion
-from ..tasks.service import TaskService
+from .attempt_work import AttemptEnd, AttemptWork
+from .best_of import CANDIDATE, candidates_of, in_all, ranked, side_by_side
 from .parking import Continuation, continuation_of, park
 from .prompt import RUN_MARK, prompt_for, report_path, shared_context, take_reported, variables
 from .reviewing import WorkReview, add_cost, asks_for_review
 from .run_context import RunContext, judge, merged_before, require_held
-from .verdict import Failed, Reported, Verdict, not_now, terms_changed
-from .workspace_pool import SetupFailed, Workspace
+from .verdict import Failed, Verdict, not_now, terms_changed
+from .workspace_pool import SetupFailed
 
 #: sysexits.h: "temporary failure"; how a command says "too many requests".
 _EX_TEMPFAIL = 75
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptEnd:
-    """How an attempt ended, as far as the coordinator has to know."""
-
-    #: An `Outcome`, ``again`` (no attempt lost), ``retry`` (one lost), ``parked`` (it waits for an answer),
-    #: ``held``, ``elsewhere`` (another machine has finished it) or ``gone``.
-    how: str
-    text: str
-    #: Before which nothing starts, in seconds since the epoch.
-    pause_until: float | None = None
-    #: Whether the service said "too many requests".
-    crowded: bool = False
-    #: Why the agent can take no further task, and the batch has to stop if there is no other; "" if it can.
-    stop_batch: str = ""
-    #: Why the batch has to stop, whatever the agent; "" if it need not.
-    halt: str = ""
-    #: The agent's name, "" if there was none.
-    agent: str = ""
-    #: How it ended elsewhere.
-    outcome: Outcome | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What the agent of an attempt has done so far."""
-
-    task: Task
-    claim: Claim
-    #: In the agent's name.
-    service: TaskService
-    started: float
-    agent: Agent
-    workspace: Workspace | None = None
-    #: What it left there, once that has been gathered.
-    gathered: Gathered | None = None
-    #: Whether its work was merged.
-    merged: bool = False
-    end: AgentEnd | None = None
-    #: What it said of its task, and the file that it says that in.
-    reported: Reported | None = None
-    report: str = ""
-    #: Path of its output, without the ending.
-    log: str = ""
-
-    @property
-    def tree(self) -> Tree | None:
-        """The folder that its agent works in; None for the project's."""
-        return self.workspace.tree if self.workspace else None
 
 
 class TaskAttempt:
@@ -138,7 +89,9 @@ class TaskAttempt:
             return self._not_claimed(str(error))
         self.claim = run.running[task.id] = hold.claim
         self._claimed(hold.claim)
-        work = _Work(task=task, claim=hold.claim, service=service, started=time.monotonic(), agent=agent)
+        work = AttemptWork(
+            task=task, claim=hold.claim, service=service, started=time.monotonic(), agent=agent
+        )
         try:
             return replace(self._work(work), agent=agent.name)
         except ClaimLost as error:
@@ -163,8 +116,8 @@ class TaskAttempt:
                 return AttemptEnd(how="held", text=why)
         return gone
 
-    def _work(self, work: _Work) -> AttemptEnd:
-        run, task, number = self._run, work.task, work.claim.number
+    def _work(self, work: AttemptWork) -> AttemptEnd:
+        run, task = self._run, work.task
         if merged := merged_before(run, work.claim):
             return self._finish(work, merged)
         terms = run.terms_of(work.claim, task)
@@ -172,28 +125,21 @@ class TaskAttempt:
             return self._finish(work, terms_changed(changes))
         earlier = continuation_of(run.store, work.claim)
         try:
-            base = self._base()
-            workspace = None
-            if run.pool:
-                workspace = run.pool.open(task.id, number, base, self._stopped, earlier.number)
+            base, count = self._base(), candidates_of(task, run.options)
+            alone = count == 1 or run.pool is None or earlier.number is not None
+            if alone:
+                work, verdict = self._try(work, base, earlier)
+            else:
+                work, verdict = self._best_of(work, base, earlier, count)
+        except Refused as error:
+            fault = Verdict(outcome=Outcome.BLOCKED, status=TaskStatus.BLOCKED, text=str(error))
+            return self._finish(work, fault)
         except RemoteUnreachable as error:
             return self._finish(work, not_now(str(error)))
         except SetupFailed as error:
             halt = str(error) if error.halts else ""
             return replace(self._finish(work, not_now(str(error))), halt=halt)
-        before = run.watch.look() if run.watch else None
-        report = report_path(run.batch.folder, work.claim.key, number)
-        logs = run.batch.logs
-        os.makedirs(logs, exist_ok=True)
-        log = os.path.join(logs, f"{work.claim.key}~{number}")
-        work = replace(work, workspace=workspace, log=log, report=report)
         tree = work.tree
-        assignment = self._assignment(work, report, earlier)
-        session = earlier.session(work.agent)
-        end = self._go_on(work, assignment, session, earlier.resumed_prompt(task.id))
-        work, verdict = self._turn(work, end, before)
-        if verdict.merge and tree is not None and asks_for_review(task, run.service.settings):
-            work, verdict = self._review(work, verdict, tree, assignment, before)
         if verdict.again == "answer" and work.reported and work.end:
             said, end, place = work.reported, work.end, work.workspace
             text = park(run, work.service, task, work.claim, said, end, place)
@@ -207,6 +153,45 @@ class TaskAttempt:
             verdict = self._offer(tree, verdict)
             work = replace(work, merged=verdict.merge)
         return self._finish(work, verdict)
+
+    def _try(self, work: AttemptWork, base: str, earlier: Continuation) -> tuple[AttemptWork, Verdict]:
+        """Let an agent work in a folder that begins from *base*; return what it left, and the verdict."""
+        run, task = self._run, work.task
+        workspace = None
+        if run.pool:
+            workspace = run.pool.open(task.id, work.number, base, self._stopped, earlier.number)
+        before = run.watch.look() if run.watch else None
+        report = report_path(run.batch.folder, work.claim.key, work.number)
+        logs = run.batch.logs
+        os.makedirs(logs, exist_ok=True)
+        log = os.path.join(logs, f"{work.claim.key}~{work.number}")
+        work = replace(work, workspace=workspace, log=log, report=report)
+        tree = work.tree
+        assignment = self._assignment(work, report, earlier)
+        session = earlier.session(work.agent)
+        end = self._go_on(work, assignment, session, earlier.resumed_prompt(task.id))
+        work, verdict = self._turn(work, end, before)
+        if verdict.merge and tree is not None and asks_for_review(task, run.service.settings):
+            work, verdict = self._review(work, verdict, tree, assignment, before)
+        return work, verdict
+
+    def _best_of(
+        self, work: AttemptWork, base: str, earlier: Continuation, count: int
+    ) -> tuple[AttemptWork, Verdict]:
+        """Let several agents try at once; return the best work, with what all have used, and its verdict."""
+        run = self._run
+        assert run.pool is not None and run.trees is not None  # noqa: S101, PT018 - else there is one
+        tried = side_by_side(count, lambda one: self._try(replace(work, candidate=one), base, earlier))
+        git = run.trees.repository.git()
+        order, told = ranked(git, base, [(one.number, verdict, one.end) for one, verdict in tried])
+        best, verdict = tried[order[0]]
+        for other, _ in (tried[at] for at in order[1:]):
+            if other.workspace is not None and other.gathered is not None:
+                run.pool.close(other.workspace, other.gathered, merged=False, spare=True)
+        name = best.agent.name
+        run.store.claims.set_log(work.claim, os.path.relpath(best.log, run.batch.folder), name)
+        verdict = replace(verdict, evidence={**verdict.evidence, "candidates": told})
+        return replace(best, end=in_all([one.end for one, _ in tried], best.end)), verdict
 
     def _base(self) -> str:
         """Return the commit that the agent begins from: all that is merged."""
@@ -226,15 +211,15 @@ class TaskAttempt:
             return verdict
         return not_now(f"{why}; its work is kept on {tree.branch} of this machine")
 
-    def _turn(self, work: _Work, end: AgentEnd, before: Snapshot | None) -> tuple[_Work, Verdict]:
+    def _turn(self, work: AttemptWork, end: AgentEnd, before: Snapshot | None) -> tuple[AttemptWork, Verdict]:
         """Take what the agent has reported and left that has just ended, and decide on it."""
         said = take_reported(work.report)
         gathered, verdict = judge(self._run, work.task, work.tree, end, said, before, work.log)
         return replace(work, end=add_cost(end, work.end), reported=said, gathered=gathered), verdict
 
     def _review(
-        self, work: _Work, verdict: Verdict, tree: Tree, assignment: Assignment, before: Snapshot | None
-    ) -> tuple[_Work, Verdict]:
+        self, work: AttemptWork, verdict: Verdict, tree: Tree, assignment: Assignment, before: Snapshot | None
+    ) -> tuple[AttemptWork, Verdict]:
         """Have verified work reviewed, and changed as the reviewer asks; hold back what is not approved."""
 
         def change(asked: Assignment, prompt: str) -> Verdict:
@@ -247,7 +232,7 @@ class TaskAttempt:
         verdict = review.carry_out(verdict, change, lambda: require_held(self._run, work.claim))
         return replace(work, end=add_cost(work.end, review.spent)), verdict
 
-    def _go_on(self, work: _Work, assignment: Assignment, session: str, prompt: str) -> AgentEnd:
+    def _go_on(self, work: AttemptWork, assignment: Assignment, session: str, prompt: str) -> AgentEnd:
         """Run the agent: with *prompt* in the *session* that it had, if it had one, else in a new one."""
         if session:
             end = self._contained(work, replace(assignment, resume=session, prompt=prompt))
@@ -255,7 +240,7 @@ class TaskAttempt:
                 return end
         return self._contained(work, assignment)
 
-    def _contained(self, work: _Work, assignment: Assignment) -> AgentEnd:
+    def _contained(self, work: AttemptWork, assignment: Assignment) -> AgentEnd:
         """Run the agent, in a sandbox if the run has one."""
         containment = self._run.containment
         if containment is None:
@@ -263,7 +248,7 @@ class TaskAttempt:
         with containment.contain(assignment, os.path.basename(work.log), work.agent.starts) as contained:
             return self._run_agent(work, contained)
 
-    def _run_agent(self, work: _Work, assignment: Assignment) -> AgentEnd:
+    def _run_agent(self, work: AttemptWork, assignment: Assignment) -> AgentEnd:
         """Run the agent, and add the events of its start and its end."""
         run, task, name, started = self._run, work.task.id, work.agent.name, time.monotonic()
         log = os.path.relpath(assignment.log, run.batch.folder)
@@ -279,12 +264,13 @@ class TaskAttempt:
         )  # fmt: skip
         return end
 
-    def _assignment(self, work: _Work, report: str, earlier: Continuation) -> Assignment:
+    def _assignment(self, work: AttemptWork, report: str, earlier: Continuation) -> Assignment:
         run, task, number = self._run, work.task, work.claim.number
         branch = run.options.hive_branch
         extra = variables(task, number, report, run.service, run.batch.record.name, run.worker.id)
         extra[BRANCH] = branch
         extra |= work.workspace.environment if work.workspace else {}
+        extra |= {CANDIDATE: str(work.candidate)} if work.candidate else {}
         context = earlier.context() + shared_context(run.service, task, branch)
         return Assignment(
             task_id=task.id,
@@ -293,16 +279,17 @@ class TaskAttempt:
             log=work.log,
             environment=child_environment(os.environ, extra),
             inherit=run.inherit,
-            mark=(RUN_MARK, f"{run.batch.record.name}/{task.id}~{number}"),
+            mark=(RUN_MARK, f"{run.batch.record.name}/{task.id}~{work.number}"),
             timeout=run.options.timeout,
             allowed=run.options.allowed_for(work.agent.name),
             verify=task.verify,
+            in_scope=lambda path: run.in_scope(task, path),
             stopped=self._stopped,
         )
 
     # -------------------------------------------------------------------- end
 
-    def _merge(self, work: _Work, tree: Tree, verdict: Verdict) -> Verdict:
+    def _merge(self, work: AttemptWork, tree: Tree, verdict: Verdict) -> Verdict:
         run, task = self._run, work.task
         assert run.integration is not None  # noqa: S101 - asked before
 
@@ -322,7 +309,7 @@ class TaskAttempt:
             verdict, outcome=Outcome.BLOCKED, status=TaskStatus.REVIEW, text=text, merge=False, keep=True
         )
 
-    def _finish(self, work: _Work, verdict: Verdict) -> AttemptEnd:
+    def _finish(self, work: AttemptWork, verdict: Verdict) -> AttemptEnd:
         end = work.end
         if verdict.again == "no attempt" or (verdict.again == "retry" and self._may_retry):
             counted = verdict.again == "retry"
@@ -369,7 +356,7 @@ class TaskAttempt:
             return self._delivered(work, tree, verdict)
         return AttemptEnd(how=verdict.outcome.value, text=text)
 
-    def _delivered(self, work: _Work, tree: Tree, verdict: Verdict) -> AttemptEnd:
+    def _delivered(self, work: AttemptWork, tree: Tree, verdict: Verdict) -> AttemptEnd:
         """Wait until the accepted work is merged; return how the task ended with that."""
         run, claim = self._run, work.claim
         assert run.delivery is not None  # noqa: S101 - asked before
@@ -383,7 +370,7 @@ class TaskAttempt:
         run.delivery.drop_local(tree.branch, str(verdict.evidence.get("commit") or ""))
         return AttemptEnd(how=verdict.outcome.value, text=verdict.text)
 
-    def _give_back(self, work: _Work, why: str, *, counted: bool) -> bool:
+    def _give_back(self, work: AttemptWork, why: str, *, counted: bool) -> bool:
         """Give the task back; return whether it was given up, as earlier runs have used up its attempts."""
         end = work.end
         with contextlib.suppress(ClaimLost):  # it was taken from us, which is as good
@@ -394,7 +381,7 @@ class TaskAttempt:
             )  # fmt: skip
         return False
 
-    def _close(self, work: _Work) -> None:
+    def _close(self, work: AttemptWork) -> None:
         """Remove the agent's folder, unless it holds work that is nowhere else."""
         if work.workspace is not None and work.gathered is not None and self._run.pool is not None:
             self._run.pool.close(work.workspace, work.gathered, merged=work.merged)

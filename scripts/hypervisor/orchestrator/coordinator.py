@@ -20,7 +20,8 @@ from ..queue.heartbeat import Heartbeat
 from ..queue.stop import Stop
 from ..store.events import RunEvent
 from ..store.records import Claim
-from .attempt import AttemptEnd, TaskAttempt
+from .attempt import TaskAttempt
+from .attempt_work import AttemptEnd
 from .concurrency import ConcurrencyController
 from .run_context import RunContext
 from .schedule import Again, Finished, QueuedTask, SchedulingRules, Start

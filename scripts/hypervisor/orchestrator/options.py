@@ -47,6 +47,8 @@ class RunOptions:
     #: Seconds after which a task's agent is ended; None for never.
     timeout: float | None = None
     retries: int = 0
+    #: How many agents work on each task at once, the best of which is merged; a task may say otherwise.
+    best_of: int = 1
     #: What the batch may spend; None for what the settings say.
     budget_usd: float | None = None
     budget_tokens: int | None = None

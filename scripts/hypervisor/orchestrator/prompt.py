@@ -87,7 +87,7 @@ def variables(
     }
 
 
-def report_path(folder: str, key: str, attempt: int) -> str:
+def report_path(folder: str, key: str, attempt: int | str) -> str:
     """Return where an agent's report goes, in the *folder* of its batch; no file is there yet.
 
     The name is a secret of this attempt, so that no other agent's report is taken for this one's.

@@ -73,13 +73,39 @@ def rules_in(settings: Mapping[str, Any]) -> list[RoutingRule]:
     Raises:
         ConfigError: One cannot be understood; the text says which.
     """
-    return [_rule(number, table) for number, table in enumerate(settings["agents"]["rules"], 1)]
+    agents = (*CLIENTS, *acp_runners(settings))
+    return [_rule(number, table, agents) for number, table in enumerate(settings["agents"]["rules"], 1)]
 
 
-def _rule(number: int, table: object) -> RoutingRule:
+def acp_runners(settings: Mapping[str, Any]) -> dict[str, RunnerOptions]:
+    """Return the agents of ``[runners]``, each with its name.
+
+    Raises:
+        ConfigError: One cannot be understood; the text says which.
+    """
+    found = {}
+    for name, table in settings.get("runners", {}).items():
+        where = f"runners.{name}"
+        if name in (AUTO, *RUNNERS):
+            raise ConfigError(f"{where}: {name} is a runner already; choose another name")
+        if not isinstance(table, Mapping) or not table.get("command"):
+            raise ConfigError(f'{where}: needs a command, as in command = ["{name}", "acp"]')
+        if unknown := sorted(table.keys() - {"command", "auth", "mode"}):
+            raise ConfigError(f"{where}: there is no key `{unknown[0]}`; known here: command, auth, mode")
+        command = table["command"]
+        if not (isinstance(command, list) and all(isinstance(word, str) for word in command)):
+            raise ConfigError(f"{where}: `command` must be a list of texts")
+        told = {key: table.get(key, "") for key in ("auth", "mode")}
+        if wrong := [key for key, value in told.items() if not isinstance(value, str)]:
+            raise ConfigError(f"{where}: `{wrong[0]}` must be a text")
+        found[name] = RunnerOptions(command=tuple(command), name=name, **told)
+    return found
+
+
+def _rule(number: int, table: object, agents: Sequence[str]) -> RoutingRule:
     where = f"agents.rules, rule {number}"
-    if not isinstance(table, Mapping) or table.get("agent") not in CLIENTS:
-        raise ConfigError(f"{where}: agent must be one of {', '.join(CLIENTS)}")
+    if not isinstance(table, Mapping) or table.get("agent") not in agents:
+        raise ConfigError(f"{where}: agent must be one of {', '.join(agents)}")
     for key, value in table.items():
         if key not in _KEYS:
             raise ConfigError(f"{where}: there is no key `{key}`; known here: {', '.join(_KEYS)}")
@@ -196,13 +222,18 @@ def router_of(
     Raises:
         ConfigError: A rule of the settings cannot be understood.
     """
+    ours = acp_runners(settings)
 
     def make_agent(rule: RoutingRule) -> Agent:
-        make = RUNNERS[rule.agent].agent
+        make = RUNNERS["acp" if rule.agent in ours else rule.agent].agent
+        acp = ours.get(rule.agent, RunnerOptions(command=options.command))
         assert make is not None  # noqa: S101 - neither a rule nor a command line may name another
         return make(
             RunnerOptions(
-                command=options.command,
+                command=acp.command,
+                name=acp.name,
+                auth=acp.auth,
+                mode=acp.mode,
                 model=rule.model or options.model or None,
                 skip_permissions=options.skip_permissions,
             )
@@ -214,7 +245,8 @@ def router_of(
         router.spent[name] = Used(tokens=used.tokens or 0, usd=used.cost_usd or 0.0)
     if options.agent == AUTO:
         for name in router.names:
-            if shutil.which(name) is None:
+            program = ours[name].command[0] if name in ours else name
+            if shutil.which(program) is None:
                 router.drop(name, "no such program on PATH")
     return router
 
@@ -252,7 +284,14 @@ def require_runnable(options: RunOptions, settings: Mapping[str, Any]) -> None:
                 clients = " or ".join(f"{name}:" for name in CLIENTS)
                 raise UsageError(f"--allow {rule}: with --agent auto begin it with {clients}")
     else:
-        program = options.command[0] if options.command else options.agent
+        ours = acp_runners(settings)
+        if options.agent not in AGENTS and options.agent not in ours:
+            known = ", ".join((*AGENTS, *ours))
+            raise UsageError(f"--agent {options.agent}: no such agent; known here: {known}")
+        if options.model and (options.agent in ours or options.agent == "acp"):
+            raise UsageError("--model: name it in the agent's command, or in its own settings")
+        command = ours[options.agent].command if options.agent in ours else options.command
+        program = command[0] if command else options.agent
         if shutil.which(program) is None:
             raise UsageError(f"{program}: no such program; install it, or put its folder on PATH")
     if options.agent in CLIENTS and options.budget_usd and not RUNNERS[options.agent].tells_cost:

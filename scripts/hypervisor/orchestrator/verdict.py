@@ -300,6 +300,8 @@ def _as_data(evidence: Evidence) -> dict[str, Any]:
     if said:
         told = (said.word, said.text, said.evidence, said.commit)
         shown["reported"] = _line("; ".join(part for part in told if part))
+    if evidence.end.denials:
+        shown["denied"] = [_line(one) for one in evidence.end.denials[:_FILES]]
     for name in _NAMED:
         if found := getattr(evidence, name):
             shown[name] = list(found[:_FILES])

@@ -158,14 +158,23 @@ class WorkspacePool:
             raise
         return workspace
 
-    def close(self, workspace: Workspace, gathered: Gathered, *, merged: bool) -> None:
-        """Give back a workspace that was gathered; it is kept if it holds work that is nowhere else."""
+    def close(self, workspace: Workspace, gathered: Gathered, *, merged: bool, spare: bool = False) -> None:
+        """Give back a workspace that was gathered; it is kept if it holds work that is nowhere else.
+
+        Args:
+            workspace: It.
+            gathered: What was gathered there.
+            merged: Whether that is merged.
+            spare: Whether its branch may be discarded by `hypervisor clean`: another's work was better.
+        """
         tree, workspace.tree = workspace.tree, None
         assert tree is not None  # noqa: S101 - it is open
         reused = self.reuses and workspace.noted is not None
         if self.settings["teardown"] and not reused and gathered.is_all:
             self._tear_down(self.trees.place(tree), workspace)
         gone = self.trees.close(tree, gathered, merged=merged, keep_files=reused)
+        if spare and gathered.commits:
+            self.trees.set_spare(tree)
         if not (gone and reused):
             workspace.give_up()
             return

@@ -140,6 +140,8 @@ class Assignment:
     most_bytes: int | None = None
     #: The client's session that it goes on with, "" for a new one; only for clients that can.
     resume: str = ""
+    #: Whether it may change a path, relative to its folder.
+    in_scope: Callable[[str], bool] = lambda _: True
     #: Set when it must end at once.
     stopped: threading.Event = field(default_factory=threading.Event)
     #: Told, as soon as it is seen, what keeps the agent from working as it should.

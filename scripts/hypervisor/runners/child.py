@@ -29,7 +29,7 @@ from ..core.process import (
 )
 from ..monitor.processes import adopt_orphans
 from .base import Assignment, Usage
-from .pump import LINE_BYTES, PART_BYTES, OnLine, Pump, Sink
+from .pump import LINE_BYTES, PART_BYTES, Input, OnLine, Pump, Sink
 
 #: Seconds that a tree has to end by itself: when we end it (a client tells its hooks of its end, which
 #: takes up to 1.5 s), and when its leader has ended already.
@@ -66,12 +66,14 @@ def run_child(
     on_line: OnLine | None = None,
     part_bytes: int = PART_BYTES,
     line_bytes: int = LINE_BYTES,
+    talk: Input | None = None,
 ) -> ChildEnd:
     """Run *words* to their end, and end all that they started.
 
     Standard output is kept in ``LOG.out``, then ``LOG.out.1`` ... of *part_bytes* each, standard error
     likewise in ``LOG.err``. Each line of at most *line_bytes* on standard output is given to *on_line*,
-    without its newline, in another thread than the caller's.
+    without its newline, in another thread than the caller's. Its input is the assignment's prompt, then what
+    *talk* is told until that is closed.
 
     A process is found by the assignment's mark in its environment. One that has wiped its environment
     *and* left the process group is not found; in a sandbox on Linux nothing is left in any case.
@@ -88,7 +90,7 @@ def run_child(
             return ChildEnd(not_started=error)
         except ValueError as error:  # a NUL in a word or in the environment
             return ChildEnd(not_started=OSError(errno.EINVAL, str(error)))
-        pump = Pump(process, assignment.prompt.encode("utf-8", "replace"), out, err)
+        pump = Pump(process, assignment.prompt.encode("utf-8", "replace"), out, err, talk)
         ended_by: EndedBy = "stopped"  # as it is for an exception, such as Ctrl-C
         survivors: tuple[int, ...] = ()
         try:

@@ -120,19 +120,71 @@ class Sink:
             self._file = None
 
 
+class Input:
+    """What a program is told while it runs, until this is closed. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = bytearray()
+        self._wake: int | None = None
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        """Tell the program *data*, as soon as it reads."""
+        with self._lock:
+            self._waiting += data
+            self._ring()
+
+    def close(self) -> None:
+        """End the program's input, once all of it is told."""
+        with self._lock:
+            self.closed = True
+            self._ring()
+
+    def take(self) -> bytes:
+        """Return what waits to be told."""
+        with self._lock:
+            data, self._waiting = bytes(self._waiting), bytearray()
+            return data
+
+    def attach(self, wake: int | None) -> None:
+        """Name the pipe that is written to when there is something to tell; None once nobody reads it."""
+        with self._lock:
+            self._wake = wake
+
+    def _ring(self) -> None:
+        if self._wake is not None:
+            with contextlib.suppress(BlockingIOError):  # it is awake
+                os.write(self._wake, b"x")
+
+
 class Pump:
     """A thread that tells the program its input and takes its output."""
 
-    def __init__(self, process: subprocess.Popen[bytes], prompt: bytes, out: Sink, err: Sink) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        prompt: bytes,
+        out: Sink,
+        err: Sink,
+        talk: Input | None = None,
+    ) -> None:
         self._stdin: Any = process.stdin
         self._prompt = memoryview(prompt)
+        self._talk = talk
+        self._deaf = False
         self._sinks: dict[Any, Sink] = {process.stdout: out, process.stderr: err}
         self._awake, self._wake = os.pipe()
+        if talk is not None:
+            os.set_blocking(self._wake, False)
+            talk.attach(self._wake)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
         """Take what is in the pipes already, wait for nothing more, and close everything."""
+        if self._talk is not None:
+            self._talk.attach(None)
         os.close(self._wake)
         self._thread.join()
 
@@ -151,11 +203,15 @@ class Pump:
                 for key, _ in ready:
                     pipe: Any = key.fileobj
                     if pipe == self._awake:
+                        if self._talk is not None and os.read(self._awake, _CHUNK):
+                            if not self._stdin.closed and self._stdin not in selector.get_map():
+                                selector.register(self._stdin, selectors.EVENT_WRITE)
+                            continue
                         deadline = time.monotonic() + _DRAIN
                         selector.unregister(self._awake)
                     elif not (self._tell() if pipe is self._stdin else self._hear(pipe)):
                         selector.unregister(pipe)
-                        if pipe is self._stdin:
+                        if pipe is self._stdin and (self._talk is None or self._talk.closed or self._deaf):
                             self._stdin.close()  # so that it sees the end of its input
         for pipe, sink in self._sinks.items():
             pipe.close()
@@ -165,12 +221,14 @@ class Pump:
 
     def _tell(self) -> bool:
         """Tell some of the prompt; return whether there is more to tell, and somebody who reads it."""
+        if self._talk is not None and not self._prompt:
+            self._prompt = memoryview(self._talk.take())
         try:
             self._prompt = self._prompt[os.write(self._stdin.fileno(), self._prompt[:_CHUNK]) :]
         except BlockingIOError:
             return True
         except OSError:  # it has closed its input
-            self._prompt = memoryview(b"")
+            self._prompt, self._deaf = memoryview(b""), True
         return bool(self._prompt)
 
     def _hear(self, pipe: Any) -> bool:

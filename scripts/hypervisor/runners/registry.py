@@ -21,8 +21,12 @@ _PLUGIN = str(Path(__file__).resolve().parents[3])
 class RunnerOptions:
     """What the user asked for; a runner takes from it what concerns it."""
 
-    #: Program and arguments of the `exec` runner.
+    #: Program and arguments of the `exec` and `acp` runners.
     command: Sequence[str] = ()
+    #: The name of an `acp` agent in ``[runners]``, and its further settings there.
+    name: str = ""
+    auth: str = ""
+    mode: str = ""
     #: Seconds after which the command of a queue item is ended; None for never.
     timeout: float | None = None
     retry_failures: bool = False
@@ -87,12 +91,24 @@ def _gemini(options: RunnerOptions) -> Agent:
     )
 
 
+def _acp(options: RunnerOptions) -> Agent:
+    from .acp import AcpAgent  # noqa: PLC0415
+
+    return AcpAgent(
+        command=options.command,
+        name=options.name or "acp",
+        auth=options.auth,
+        mode=options.mode,
+        skip_permissions=options.skip_permissions,
+    )
+
+
 RUNNERS: Mapping[str, RunnerKind] = {
     "triage": RunnerKind(queue_runner=_triage),
     "exec": RunnerKind(queue_runner=_exec, agent=_command),
     "claude": RunnerKind(agent=_claude, is_client=True, counts_tokens=True, tells_cost=True),
     "gemini": RunnerKind(agent=_gemini, is_client=True, counts_tokens=True),
+    "acp": RunnerKind(agent=_acp, counts_tokens=True),
 }
-
 #: The clients: what a rule may name.
 CLIENTS = tuple(name for name, kind in RUNNERS.items() if kind.is_client)
