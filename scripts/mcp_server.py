@@ -20,5 +20,6 @@ if __name__ == "__main__":
         require(__file__)
     from hypervisor.mcp import client_end, first_start, server
 
-    modes = {"first": first_start.main, "end": lambda: client_end.main(words)}
-    sys.exit(modes.get(what, lambda: server.main(words))())
+    if what == "first":
+        sys.exit(first_start.main())
+    sys.exit(client_end.main(words) if what == "end" else server.main(words))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from chromium import Browser, find_chromium
-from commands import ROOT, Shell, script, shell, write_task
+from commands import Shell, script, shell, write_task
 from handwork import Hands, batch_in
 from hostile import HOSTILE
 from hypervisor.queue.batch import Batch
 from hypervisor.queue.summary import take_census
 from hypervisor.store.columns import plain
-
-sys.path.append(str(ROOT))
-from bench import seeing
+from large_batch import lay_out
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +25,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Batch]:
     """Return a batch of 10,000 items, all of whose claims and results the store has made."""
-    with seeing.lay_out(tmp_path_factory.mktemp("large") / "b", 10_000, 8) as batch:
+    with lay_out(tmp_path_factory.mktemp("large") / "b", 10_000, 8) as batch:
         yield batch
 
 

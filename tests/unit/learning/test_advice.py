@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from commands import ROOT
+import simulated_batches as simulated
 from hypervisor.learning.advice import (
     Advice,
     Capacity,
@@ -23,9 +22,6 @@ from hypervisor.learning.advice import (
 )
 from hypervisor.learning.stats import NO_LEVEL, ClassStats, Sample, TaskClass
 from hypervisor.store.lessons import Lesson, LevelStats
-
-sys.path.append(str(ROOT))
-from bench import learner as simulated
 
 AUDIT = TaskClass(type="audit")
 CAPACITY = Capacity(cores=4.0, ram_mb=8000.0, cap=8)
