@@ -66,7 +66,10 @@ def commits_of(project: Path, but: str = "") -> dict[str, str]:
     for line in git(project, "branch", "--list", "worktree-agent-*", "--format=%(refname:short)").split():
         if line in but:
             continue
-        assert git(project, "rev-list", "--count", f"main..{line}").strip() == "1"
+        added = git(project, "rev-list", "--count", f"main..{line}").strip()
+        if added == "0":  # of a worker that found no task, whose worktree the client has kept
+            continue
+        assert added == "1"
         found[line] = git(project, "rev-parse", line).strip()
     return found
 

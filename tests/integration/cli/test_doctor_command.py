@@ -27,8 +27,8 @@ from hypervisor.store.store import Store
 from stores import a_worker, done, fill
 
 ALWAYS = [
-    "python", "uv", "packages", "git", "claude", "gemini", "settings", "state folder", "file system",
-    "claims", "clock", "disk", "limits", "repository",
+    "python", "uv", "packages", "git", "sandbox", "claude", "gemini", "settings", "state folder",
+    "file system", "claims", "clock", "disk", "limits", "repository",
 ]  # fmt: skip
 IN_PROJECT = ["permissions", "outputs", "leftovers"]
 WITH_STORE = ["database", "claims held", "results"]
@@ -80,14 +80,14 @@ def git(user: Shell, *words: str) -> None:
 
 def test_it_finds_nothing_wrong_and_leaves_nothing(user: Shell) -> None:
     project(user)
-    ready = user.home / f".cache/hypervisor/ready{ROOT}/scripts"
+    ready = user.home / f".cache/hypervisor/environments{ROOT}/.venv/hypervisor-ready"
     ready.parent.mkdir(parents=True)
-    ready.touch()
+    shutil.copy2(ROOT / "uv.lock", ready)  # its time is that of the lock
     before = {name: mark.split()[0] for name, mark in tree(user.cwd).items()}
     found = look(user)
     assert list(found) == ALWAYS + IN_PROJECT
     wrong = {name for name, one in found.items() if not one["ok"]}
-    assert wrong == {"claude", "gemini", "permissions"}
+    assert wrong == {"sandbox", "claude", "gemini", "permissions"}  # there is no bwrap on this PATH
     assert {one["level"] for name, one in found.items() if name in wrong} == {"warning"}
     assert found["claims"]["text"] == "mkdir and locks hold, and a database can be written"
     assert found["settings"]["text"] == "all defaults"
@@ -110,7 +110,7 @@ def test_people_read_a_line_each_and_what_to_type_below(user: Shell) -> None:
     ended = user.here("doctor")
     assert ended.code == 1
     lines = ended.lines
-    at = lines.index("FAILURE uv: not found; it starts every command of this plugin")
+    at = lines.index("FAILURE uv: not found; it fetches the packages of this plugin")
     assert lines[at + 1] == "        do: python3 -m pip install uv"
     assert lines[-1].startswith("1 failure(s), ")
 
@@ -282,9 +282,9 @@ def test_what_another_user_has_made(user: Shell) -> None:
         pytest.skip("giving files away needs root")
     state = project(user)
     os.chown(state, 12345, 12345)
-    found = look(user)["state folder"]
-    assert found["level"] == "warning"
-    assert "user 12345's" in found["text"]
+    ended = user.here("doctor")
+    assert (ended.code, ended.out) == (1, "")
+    assert "it belongs to the user with id 12345, not to you; nothing of others is used" in ended.err
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])

@@ -266,7 +266,7 @@ sys.exit(main({words!r}))
     ("patch", "agents"),
     [
         ("from hypervisor.tasks.service import TaskService; TaskService.finish = die", 1),
-        ("from hypervisor.store.merges import Merges; Merges.add = die", 2),
+        ("from hypervisor.store.merges import BatchMerges; BatchMerges.add = die", 2),
         ("from hypervisor.git.git import Git; r = Git.run\n"
          "Git.run = lambda self, *w, **k: die() if w[:3] == ('update-ref', '-m', 'hypervisor: merge')"
          " else r(self, *w, **k)", 2),

@@ -36,7 +36,8 @@ sys.path.insert(0, {scripts!r})
 import json
 from hypervisor.tasks.index_watch import LiveIndex
 from hypervisor.mcp.handler import ToolHandler
-box = ToolHandler({{"CLAUDE_PROJECT_DIR": {root!r}, "PATH": {path!r}, "HOME": {home!r}}}, None, LiveIndex())
+box = ToolHandler({{"CLAUDE_PROJECT_DIR": {root!r}, "PATH": {path!r}, "HOME": {home!r},
+    "HYPERVISOR_SANDBOX": "off"}}, None, LiveIndex())
 {act}
 """
 
@@ -55,7 +56,10 @@ class Place:
             f'[spawn]\nagent = "exec"\ncommand = {json.dumps(agent + " {}")}\n[machine]\nlook_seconds = 0.2\n'
         )
         (self.project.state / "config.toml").write_text(config)
-        environ = {"CLAUDE_PROJECT_DIR": str(root), "PATH": os.environ["PATH"], "HOME": str(folder)}
+        environ = {
+            "CLAUDE_PROJECT_DIR": str(root), "PATH": os.environ["PATH"], "HOME": str(folder),
+            "HYPERVISOR_SANDBOX": "off",  # the agents meet the test outside of their clones
+        }  # fmt: skip
         self.index = LiveIndex()
         self.box = ToolHandler(environ, None, self.index)
 
