@@ -130,7 +130,7 @@ LIES = _table(
      'good; o=$(git rev-parse "HEAD:src/$T.txt"); rm -f ".git/objects/$(echo "$o" | cut -c1-2)/$(echo "$o" | cut -c3-)"'),
     ("broken-index", "breaks its index", "good; echo x > .git/index; echo x >> README.md"),
     ("gone", "deletes its clone", 'd=$PWD; cd /; rm -rf "$d"'),
-    ("says-blocked", "does its work, and says that it is blocked", "good; report blocked"),
+    ("says-blocked", "does its work, and says that it is blocked", 'good; $HV task block "$T" --reason "which one?"'),
     ("exit-75", "asks for another attempt, for ever", "good; exit 75"),
     ("exit-78", "exits as blocked", "good; exit 78"),
     ("exit-3", "does its work, and fails", "good; exit 3"),
