@@ -65,8 +65,8 @@ def test_a_task_begins_from_what_another_host_merged(lab: Lab) -> None:
         "mkdir -p src; echo x > src/$HYPERVISOR_TASK_ID.txt; git add src; git commit -qm x; sleep {seconds}\n"
     ))  # fmt: skip
     ran = [lab.add_host(name).work() for name in ("ant", "bee")]
-    for command in ran:
-        assert command.wait() == 0, command.text
+    # A host that comes while the one task that is ready is held finds nothing to run.
+    assert sorted(command.wait() for command in ran) in ([0, 0], [0, 3]), [command.text for command in ran]
     sound(lab, 6)
 
 
