@@ -107,7 +107,7 @@ def test_an_agent_sees_no_credentials_no_state_and_no_other_attempt(place: Place
     )
     assert "secret" not in place.said
     assert "rows" not in place.said
-    assert "t-2" not in place.said
+    assert "t-2~1" not in place.said
     assert place.said.endswith("read me")
     assert "GITHUB_TOKEN" not in place.said
     assert end.code == 0
