@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,7 +42,7 @@ def number(item: str) -> int:
     return int(item[5:])
 
 
-class Contender:
+class Contender(ABC):
     """A queue in a folder, open for one consumer."""
 
     name: ClassVar[str]
@@ -51,25 +52,26 @@ class Contender:
     #: The module that has to be installed.
     needs: ClassVar[str] = "sys"
 
+    @abstractmethod
     def __init__(self, folder: Path) -> None:
-        raise NotImplementedError
+        """Open the queue in *folder* for one consumer."""
 
     @classmethod
+    @abstractmethod
     def fill(cls, folder: Path, count: int) -> None:
         """Lay out a queue of *count* items."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self) -> list[Any]:
         """Claim what one step claims; empty when nothing is left."""
-        raise NotImplementedError
 
+    @abstractmethod
     def item(self, taken: Any) -> str:
         """Return the item that was claimed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, taken: list[Any]) -> None:
         """Complete what `take` returned."""
-        raise NotImplementedError
 
     def drain(self, run: Callable[[str], None]) -> None:
         """Execute and complete items until there are none."""

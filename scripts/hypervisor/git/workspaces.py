@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from .work import AgentWork, Gathered, Opened, Tree, commit_files, committed, ow
 
 
 @dataclass(frozen=True, slots=True)
-class Workspaces:
+class Workspaces(ABC):
     """The folders of one batch's tasks. `Clones` and `Worktrees` say how they are made."""
 
     repository: Repository
@@ -35,6 +36,7 @@ class Workspaces:
 
     # ------------------------------------------------- what the kinds differ in
 
+    @abstractmethod
     def open(self, task: str, attempt: int | str, base: str, place: Path | None = None) -> Tree:
         """Make a folder on a new branch from the commit *base*, or return the one that is there.
 
@@ -47,8 +49,8 @@ class Workspaces:
         Raises:
             Refused: There is no such commit, or the branch holds work of somebody.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, tree: Tree, merged_into: str | None = None, *, dry_run: bool = False) -> None:
         """Remove a folder and its branch, if all that is in them is in *merged_into* or nothing is.
 
@@ -60,8 +62,8 @@ class Workspaces:
         Raises:
             Refused: Something would be lost; the message names it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self, tree: Tree, gathered: Gathered, *, merged: bool, keep_files: bool = False) -> bool:
         """Remove a folder that was gathered, unless it holds work that is nowhere else.
 
@@ -74,23 +76,22 @@ class Workspaces:
         Returns:
             Whether it is gone, or given up.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _mend(self, tree: Tree) -> Opened | None:
         """Return the folder, made sound again if need be; None if there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _others(self) -> list[str]:
         """Return commits that no agent can have made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _bring(self, tree: Tree, at: Opened, tip: str) -> tuple[str, tuple[str, ...]]:
         """Bring the tree's branch, which is at *tip*, to the user's repository.
 
         Returns:
             Why that cannot be done, "" if it was; and what else would be lost with the folder, in words.
         """
-        raise NotImplementedError
 
     # -------------------------------------------------------------- the same
 
