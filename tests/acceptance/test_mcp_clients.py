@@ -111,11 +111,15 @@ def test_the_inspector_lists_every_tool_and_calls_it(
     box = ToolHandler(environment)
     for name in ("t-1", "t-2"):
         box.call("claim_task", {"id": name, "caller": "claude"})
-    box.call("preflight", {"ids": ["t-3"], "create_batch": True})
+    box.call("claim_task", {"id": "t-3", "caller": "claude"})
+    write_task(project.root / "tasks/t-4.md")
+    write_task(project.root / "tasks/t-5.md")
+    box.call("preflight", {"ids": ["t-4"], "create_batch": True})
     spawning(project, "true")
     # Each call has a server of its own: none depends on what another one has done.
+    free = iter(("t-4", "t-5"))
     own: dict[str, dict[str, Any]] = {
-        "claim_task": {"id": "t-3"}, "claim_next_task": {"project": "next"},
+        "claim_next_task": {"project": "next"}, "ask_user": {"attempt": 1},
         "complete_task": {"attempt": 1}, "release_task": {"attempt": 1},
         "preflight": {"create_batch": False},
     }  # fmt: skip
@@ -132,7 +136,7 @@ def test_the_inspector_lists_every_tool_and_calls_it(
         return json.loads(done.stdout)
 
     def call(name: str, arguments: dict[str, Any]) -> Any:
-        given = {**arguments, **own.get(name, {})}
+        given = {**arguments, **own.get(name, {}), **({"id": next(free)} if name == "claim_task" else {})}
         words = [f"{key}={json.dumps(v) if not isinstance(v, str) else v}" for key, v in given.items()]
         options = [part for word in words for part in ("--tool-arg", word)]
         return inspect("tools/call", "--tool-name", name, *options)

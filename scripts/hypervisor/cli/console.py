@@ -88,7 +88,7 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], name:
     """
     hide_store_url()
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (one and SafeStream(one) for one in streams)
+    sys.stdout, sys.stderr = map(_safe, streams)
     try:
         return _run(command, arguments, name)
     finally:
@@ -115,6 +115,10 @@ class SafeStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)
+
+
+def _safe(stream: Any) -> Any:
+    return stream if stream is None or isinstance(stream, SafeStream) else SafeStream(stream)
 
 
 def terminal() -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from .repository import Repository
 #: Files that are compared, and folders of which all files are.
 _FILES = ("config", "config.worktree", "shallow", "objects/info/alternates", "objects/info/http-alternates")
 _FOLDERS = ("hooks", "info")
-#: Refs of the coordinators' own. What they merge into is compared with the store instead.
-_OURS, _MERGE = "refs/heads/hypervisor/", "/merge"
+#: Refs that are not compared: branches of attempts, what was fetched of them, and what is only a note of a
+#: remote, which any fetch of an editor moves. What was merged, the store tells and none of these.
+_UNCOMPARED = re.compile(r"refs/(?:remotes/|(?:heads/)?hypervisor/)")
+_MERGES = re.compile(r"refs/heads/hypervisor/.*/merge")
 #: Larger files are compared by their size and times.
 _LARGE = 1 << 20
 #: Bits of an entry of the index: the flags of every entry, and those of an extended one.
@@ -131,12 +134,12 @@ class GitFolder:
 
 
 def _counts(ref: str) -> bool:
-    return not ref.startswith(_OURS) or ref.endswith(_MERGE)
+    return not _UNCOMPARED.match(ref) or is_merge_branch(ref)
 
 
 def is_merge_branch(name: str) -> bool:
     """Tell whether a name of `GitFolder.look` is the branch that a batch merges into."""
-    return name.startswith(_OURS) and name.endswith(_MERGE)
+    return _MERGES.fullmatch(name) is not None
 
 
 def _digest(path: str, stamp: tuple[int, ...]) -> str:

@@ -219,7 +219,13 @@ def test_what_a_coordinator_does_in_the_git_folder_is_not_named_and_what_looks_l
     merged = repo.git("commit-tree", "main^{tree}", "-p", "main", "-m", "merge")
     known[""].add(merged)
     repo.git("update-ref", "refs/heads/hypervisor/b1/merge", merged)
-    repo.git("update-ref", "refs/heads/hypervisor/b1/t-1-1", merged)
+    for ours in (
+        "heads/hypervisor/b1",
+        "hypervisor/origin/b1",
+        "remotes/origin/hypervisor/b1",
+        "remotes/origin",
+    ):
+        repo.git("update-ref", f"refs/{ours}/t-1-1", merged)
     assert watch.changed_since(before) == []
     assert [line[:35] for line in _after(repo, watch, before, "update-ref", "refs/heads/main", merged)][-1:]
     known["home"].add(merged)
