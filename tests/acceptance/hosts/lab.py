@@ -250,7 +250,7 @@ class Lab:
     @property
     def url(self) -> str:
         """The URL of the database, with a short patience."""
-        return str(self.server).replace("connect_timeout=60", "connect_timeout=3")
+        return str(self.server).replace("connect_timeout=60", "connect_timeout=6")
 
     @property
     def remote(self) -> Path:
