@@ -84,6 +84,7 @@ def reported(
             kind, text=completion.text, commit=completion.commit, evidence=completion.evidence,
             next_step=completion.next_step,
         )  # fmt: skip
+    service.forget_assigned()
     task = service.find(assigned.task)
     return {"task": task_row(service, task), "result": "reported; it is checked once you have ended"}
 
@@ -120,6 +121,7 @@ def asked(
         }
     assigned.require(name)
     assigned.report("asked", text=question, choices=list(choices))
+    service.forget_assigned()
     return {"result": f"the question goes to a person; commit what you have, and {end}"}
 
 

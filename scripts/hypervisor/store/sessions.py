@@ -103,7 +103,7 @@ class Sessions:
         return _claim_of(self._engine.write(body))
 
     def unassign(self, session: str, agent: str) -> None:
-        """Forget the claims that coordinators hold for an agent: it has reported."""
+        """Forget what coordinators hold for an agent, "" for any of the session: it has reported."""
         self._engine.write(lambda tx: tx.run(SQL.unassign, who(session, agent)))
 
     def beat(self, session: str, agent: str) -> list[AgentClaim]:

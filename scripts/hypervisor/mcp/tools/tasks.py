@@ -152,7 +152,6 @@ def _finish(context: ToolContext, arguments: Arguments, completion: TaskCompleti
     with context.service(arguments) as service:
         if assigned := context.assigned:
             assigned.require(arguments["id"])
-            service.forget_assigned()
             return reported(service, assigned, completion)
         attempt = _attempt(context, service, arguments)
         result = service.finish(arguments["id"], completion, attempt, unclaimed=False)
@@ -163,7 +162,6 @@ def _release_task(context: ToolContext, arguments: Arguments) -> Any:
     with context.service(arguments) as service:
         if assigned := context.assigned:
             assigned.require(arguments["id"])
-            service.forget_assigned()
             return reported(service, assigned, arguments["reason"])
         attempt = _attempt(context, service, arguments)
         task = service.release(arguments["id"], arguments["reason"], attempt)
@@ -171,13 +169,12 @@ def _release_task(context: ToolContext, arguments: Arguments) -> Any:
 
 
 def _ask_user(context: ToolContext, arguments: Arguments) -> Any:
-    choices = arguments.get("choices", ())
     with context.service(arguments, _AGENT) as service:
-        if context.assigned:
-            service.forget_assigned()
-            return asked(service, context.assigned, arguments["id"], arguments["question"], choices, None)
-        attempt = _attempt(context, service, arguments)
-        return asked(service, None, arguments["id"], arguments["question"], choices, attempt)
+        assigned = context.assigned
+        attempt = None if assigned else _attempt(context, service, arguments)
+        return asked(
+            service, assigned, arguments["id"], arguments["question"], arguments.get("choices", ()), attempt
+        )
 
 
 # ----------------------------------------------------------------------- change

@@ -48,7 +48,7 @@ WHERE c.session = :session AND c.agent = :agent AND c.attempt = :attempt
 UPDATE agent_claim SET left_open = 1 WHERE session = :session AND attempt IN {ids}
 
 -- name: unassign
-DELETE FROM agent_claim WHERE session = :session AND agent = :agent AND assigned = 1
+DELETE FROM agent_claim WHERE session = :session AND (agent = :agent OR :agent = '') AND assigned = 1
 
 -- name: workers
 SELECT count(*) FROM worker_slot
