@@ -65,7 +65,8 @@ class Clones(Workspaces):
         if merged_into and not into:
             raise Refused(f"{merged_into}: no such branch or commit")
         if tree.path.is_dir():
-            self._must_be_home(tree)
+            if not tree.merging:
+                self._must_be_home(tree)
             if not dry_run:
                 remove_tree(tree.path)
         tip = main.commit(tree.ref)

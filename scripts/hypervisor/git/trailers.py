@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+#: The trailer that names it.
+TASK_TRAILER = "Hypervisor-Task"
+
 
 def merge_message(task: str, title: str) -> str:
     """Return the message of the commit that merges a task's work."""
-    return f"{title}\n\nHypervisor-Task: {task}"
+    return f"{title}\n\n{TASK_TRAILER}: {task}"

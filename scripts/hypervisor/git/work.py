@@ -38,6 +38,8 @@ class Tree:
     kind: Literal["clone", "worktree"]
     #: Whether its work may be discarded, as another's is merged.
     spare: bool = False
+    #: The commit that its agent is to merge into the branch, "" for none: both are kept elsewhere too.
+    merging: str = ""
     #: Branches and tags of the user's that could be moved from it, with what they named as it was made.
     known: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -207,7 +209,7 @@ def _leads_out(git: Git, blob: str, path: str) -> bool:
 
 
 def commit_files(
-    at: Opened, tree: Tree, message: str, entries: Sequence[Entry], head: str, *, staged: bool
+    at: Opened, tree: Tree, message: str, entries: Sequence[Entry], parents: Sequence[str], *, staged: bool
 ) -> str:
     """Commit files as they are, and nothing else that the index may have.
 
@@ -216,7 +218,7 @@ def commit_files(
         tree: What is known of it.
         message: The message of the commit.
         entries: The files.
-        head: The commit that is checked out.
+        parents: The commit that is checked out; for a merge that is in progress the other one as well.
         staged: Whether the index has changes; they stay in it.
 
     Returns:
@@ -225,7 +227,7 @@ def commit_files(
     git, folder = at.git, at.folder
     gone: list[str] = []
     there: list[str] = []
-    top = tree.path.resolve()
+    top, head = tree.path.resolve(), parents[0]
     for entry in entries:
         name = top / entry.path
         is_there = os.path.lexists(name) and name.parent.resolve() == name.parent
@@ -241,9 +243,10 @@ def commit_files(
         made = other.run("write-tree")
         # A file that comes or goes is a change; one that differs may be the same to git.
         sure = any(entry.code in ("??", ".D") for entry in entries)
-        if not sure and made == git.run("rev-parse", f"{head}^{{tree}}"):
+        if not sure and len(parents) == 1 and made == git.run("rev-parse", f"{head}^{{tree}}"):
             return ""
-        commit = git.run("commit-tree", made, "-p", head, input=message)
+        words = [word for parent in parents for word in ("-p", parent)]
+        commit = git.run("commit-tree", made, *words, input=message)
         at.move(commit, head)
         if staged:
             _update_index(git, gone, there)

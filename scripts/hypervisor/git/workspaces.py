@@ -21,6 +21,7 @@ from ..core.errors import Refused
 from ..core.files import replace_file
 from ..core.project import STATE
 from .git import Git, Status, begun_in, from_top, is_full
+from .half_merge import begin_merge, conclude_merge, is_merging
 from .repository import Repository
 from .work import AgentWork, Gathered, Opened, Tree, commit_files, committed, own_commits
 
@@ -117,6 +118,21 @@ class Workspaces(ABC):
         if found is not None:
             self._write(replace(found, spare=True))
 
+    def begin_merge(self, tree: Tree, commit: str) -> Tree:
+        """Begin to merge *commit* in a folder that nobody has worked in; return the tree with that merge.
+
+        What becomes of it there is nowhere else, but both sides are: `remove` discards it.
+
+        Raises:
+            GitError: It cannot be begun.
+        """
+        made = replace(tree, spare=True, merging=commit)
+        self._write(made)
+        at = self._mend(made)
+        assert at is not None  # noqa: S101 - it was just made
+        begin_merge(at, commit)
+        return made
+
     def inspect(self, tree: Tree) -> AgentWork:
         """Look at what is in a folder."""
         main, prefix = self.repository.git(), self.repository.prefix
@@ -147,6 +163,12 @@ class Workspaces(ABC):
             return Gathered(place=place, commits=work.commits, files=work.files, leads_out=work.leads_out)
         git = at.git
         status = git.status()
+        merged = ""
+        if status.branch == tree.branch and is_merging(at, tree):
+            plain = [one for one in status.entries if not one.path.endswith("/")]
+            chosen = [one for one in plain if one.code == "uu" or keep(from_top(one.path, prefix))]
+            merged = conclude_merge(at, tree, status.head, message, chosen)
+            status = git.status()
         begun, conflicts = begun_in(at.folder), self._conflicts(status)
         stuck = bool(begun or conflicts)
         tip = status.head
@@ -160,11 +182,11 @@ class Workspaces(ABC):
                 tip = status.head
         entries = {from_top(entry.path, prefix): entry for entry in status.entries}
         wanted = [path for path in entries if not path.endswith("/") and keep(path)]
-        made = ""
+        made = merged
         if wanted and not stuck:
             staged = any(entry.code[0] not in ".?" for entry in status.entries)
             chosen = [entries[path] for path in wanted]
-            made = commit_files(at, tree, message, chosen, tip, staged=staged)
+            made = commit_files(at, tree, message, chosen, (tip,), staged=staged) or merged
         tip = made or tip
         why, beside = self._bring(tree, at, tip)
         work = AgentWork()
@@ -228,7 +250,7 @@ class Workspaces(ABC):
     def _write(self, tree: Tree) -> None:
         data = {
             "kind": tree.kind, "branch": tree.branch, "base": tree.base, "task": tree.task,
-            "known": dict(tree.known), "spare": tree.spare,
+            "known": dict(tree.known), "spare": tree.spare, "merging": tree.merging,
             "folder": os.path.relpath(tree.path, self.folder.absolute()),
         }  # fmt: skip
         record = self._record(tree.name)
@@ -243,7 +265,7 @@ class Workspaces(ABC):
         return Tree(
             path=record.parent.parent / data.get("folder", record.stem), branch=data["branch"],
             base=data["base"], task=data["task"], kind=data["kind"], known=data["known"],
-            spare=data.get("spare", False),
+            spare=data.get("spare", False), merging=data.get("merging", ""),
         )  # fmt: skip
 
     def _include(self, tree: Tree) -> None:

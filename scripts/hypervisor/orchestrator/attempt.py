@@ -12,34 +12,27 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..core.assignment import BRANCH
 from ..core.errors import ClaimLost, HypervisorError, Refused, Taken
 from ..core.model import Outcome, TaskStatus
 from ..core.project import task_key
-from ..git.checkout import Snapshot
-from ..git.merging import Merged
 from ..git.remote import RemoteUnreachable
-from ..git.trailers import merge_message
 from ..git.work import Tree
-from ..runners.base import AgentEnd, Assignment, How, Usage
+from ..runners.base import Assignment, How
 from ..runners.claude import child_environment
-from ..store.events import RunEvent
 from ..store.records import Claim
 from ..tasks.completion import TaskCompletion
 from .attempt_work import AttemptEnd, AttemptWork
 from .best_of import CANDIDATE, candidates_of, in_all, ranked, side_by_side
 from .parking import Continuation, continuation_of, park
-from .prompt import RUN_MARK, prompt_for, report_path, shared_context, take_reported, variables
-from .reviewing import WorkReview, add_cost, asks_for_review
-from .run_context import RunContext, judge, merged_before, require_held
-from .verdict import Failed, Verdict, not_now, terms_changed
+from .prompt import RUN_MARK, prompt_for, report_path, shared_context, variables
+from .resolving import Merging
+from .run_context import RunContext, merged_before, require_held
+from .turns import AgentTurns
+from .verdict import Verdict, not_now, terms_changed
 from .workspace_pool import SetupFailed
-
-#: sysexits.h: "temporary failure"; how a command says "too many requests".
-_EX_TEMPFAIL = 75
 
 
 class TaskAttempt:
@@ -65,13 +58,11 @@ class TaskAttempt:
         claimed: Callable[[Claim], None],
     ) -> None:
         self._run, self._path, self._stopped = run, path, stopped
-        self._may_retry, self._rank, self._claimed = may_retry, rank, claimed
+        self._may_retry, self._claimed = may_retry, claimed
         #: Its claim; None before there is one.
         self.claim: Claim | None = None
-        #: What the agent used of the machine, None if none was started; and whether it, or its service,
-        #: said "not now".
-        self.usage: Usage | None = None
-        self.refused = False
+        #: Its agents.
+        self.turns = AgentTurns(run, rank)
 
     def run(self) -> AttemptEnd:
         """Carry the attempt through. Raises only for faults of our own."""
@@ -146,8 +137,8 @@ class TaskAttempt:
             return AttemptEnd(how="parked", text=text)
         if verdict.merge and run.integration is not None and tree is not None:
             require_held(run, work.claim)
-            verdict = self._merge(work, tree, verdict)
-            work = replace(work, merged=verdict.merge)
+            merging = Merging(run, self.turns, work, tree, verdict, self._stopped)
+            work, verdict = merging.carry_out(lambda one, text: self._assignment(one, Continuation(), text))
         if run.delivery is not None and tree is not None and (verdict.merge or verdict.keep):
             require_held(run, work.claim)
             verdict = self._offer(tree, verdict)
@@ -166,14 +157,9 @@ class TaskAttempt:
         os.makedirs(logs, exist_ok=True)
         log = os.path.join(logs, f"{work.claim.key}~{work.number}")
         work = replace(work, workspace=workspace, log=log, report=report)
-        tree = work.tree
-        assignment = self._assignment(work, report, earlier)
+        assignment = self._assignment(work, earlier)
         session = earlier.session(work.agent)
-        end = self._go_on(work, assignment, session, earlier.resumed_prompt(task.id))
-        work, verdict = self._turn(work, end, before)
-        if verdict.merge and tree is not None and asks_for_review(task, run.service.settings):
-            work, verdict = self._review(work, verdict, tree, assignment, before)
-        return work, verdict
+        return self.turns.carry_out(work, assignment, before, session, earlier.resumed_prompt(task.id))
 
     def _best_of(
         self, work: AttemptWork, base: str, earlier: Continuation, count: int
@@ -211,67 +197,15 @@ class TaskAttempt:
             return verdict
         return not_now(f"{why}; its work is kept on {tree.branch} of this machine")
 
-    def _turn(self, work: AttemptWork, end: AgentEnd, before: Snapshot | None) -> tuple[AttemptWork, Verdict]:
-        """Take what the agent has reported and left that has just ended, and decide on it."""
-        said = take_reported(work.report)
-        gathered, verdict = judge(self._run, work.task, work.tree, end, said, before, work.log)
-        return replace(work, end=add_cost(end, work.end), reported=said, gathered=gathered), verdict
-
-    def _review(
-        self, work: AttemptWork, verdict: Verdict, tree: Tree, assignment: Assignment, before: Snapshot | None
-    ) -> tuple[AttemptWork, Verdict]:
-        """Have verified work reviewed, and changed as the reviewer asks; hold back what is not approved."""
-
-        def change(asked: Assignment, prompt: str) -> Verdict:
-            nonlocal work
-            session = work.end.session if work.end else ""
-            work, judged = self._turn(work, self._go_on(work, asked, session, prompt), before)
-            return judged
-
-        review = WorkReview(self._run, work.task, work.agent, tree, assignment, self._rank)
-        verdict = review.carry_out(verdict, change, lambda: require_held(self._run, work.claim))
-        return replace(work, end=add_cost(work.end, review.spent)), verdict
-
-    def _go_on(self, work: AttemptWork, assignment: Assignment, session: str, prompt: str) -> AgentEnd:
-        """Run the agent: with *prompt* in the *session* that it had, if it had one, else in a new one."""
-        if session:
-            end = self._contained(work, replace(assignment, resume=session, prompt=prompt))
-            if end.how is not How.FAILED or end.tokens:  # else the client has no such session any more
-                return end
-        return self._contained(work, assignment)
-
-    def _contained(self, work: AttemptWork, assignment: Assignment) -> AgentEnd:
-        """Run the agent, in a sandbox if the run has one."""
-        containment = self._run.containment
-        if containment is None:
-            return self._run_agent(work, assignment)
-        with containment.contain(assignment, os.path.basename(work.log), work.agent.starts) as contained:
-            return self._run_agent(work, contained)
-
-    def _run_agent(self, work: AttemptWork, assignment: Assignment) -> AgentEnd:
-        """Run the agent, and add the events of its start and its end."""
-        run, task, name, started = self._run, work.task.id, work.agent.name, time.monotonic()
-        log = os.path.relpath(assignment.log, run.batch.folder)
-        run.store.claims.set_log(work.claim, log, name)
-        run.tell(RunEvent.BEGUN, task, attempt=work.claim.number, agent=name, log=log)
-        end = run.supervisor.run(work.agent, assignment, self._rank)
-        run.router.used(name, end.tokens, end.cost_usd)
-        self.usage = assignment.usage
-        self.refused = end.how in (How.RATE_LIMIT, How.OVERLOAD) or end.exit == _EX_TEMPFAIL
-        run.tell(
-            RunEvent.ENDED, task, attempt=work.claim.number, agent=name, how=end.how.value,
-            tokens=end.tokens, cost_usd=end.cost_usd, seconds=round(time.monotonic() - started, 3),
-        )  # fmt: skip
-        return end
-
-    def _assignment(self, work: AttemptWork, report: str, earlier: Continuation) -> Assignment:
+    def _assignment(self, work: AttemptWork, earlier: Continuation, context: str = "") -> Assignment:
+        """Return what the agent of *work* is started with; *context* stands behind its task's text."""
         run, task, number = self._run, work.task, work.claim.number
         branch = run.options.hive_branch
-        extra = variables(task, number, report, run.service, run.batch.record.name, run.worker.id)
+        extra = variables(task, number, work.report, run.service, run.batch.record.name, run.worker.id)
         extra[BRANCH] = branch
         extra |= work.workspace.environment if work.workspace else {}
         extra |= {CANDIDATE: str(work.candidate)} if work.candidate else {}
-        context = earlier.context() + shared_context(run.service, task, branch)
+        context = context or earlier.context() + shared_context(run.service, task, branch)
         return Assignment(
             task_id=task.id,
             prompt=prompt_for(task, work.tree, context, work.agent.briefing),
@@ -288,26 +222,6 @@ class TaskAttempt:
         )
 
     # -------------------------------------------------------------------- end
-
-    def _merge(self, work: AttemptWork, tree: Tree, verdict: Verdict) -> Verdict:
-        run, task = self._run, work.task
-        assert run.integration is not None  # noqa: S101 - asked before
-
-        def verified(folder: Path) -> str | None:
-            result = run.checks.verify(task, folder, work.log)
-            return f"{result.command}: {result.line}" if isinstance(result, Failed) else None
-
-        merged = run.integration.merge(
-            str(verdict.evidence["commit"]), merge_message(task.id, task.title),
-            verified if task.verify else None, work.claim, tree.branch if tree.kind == "clone" else "",
-        )  # fmt: skip
-        if isinstance(merged, Merged):
-            run.merged[task.path] = task.verify
-            return replace(verdict, evidence={**verdict.evidence, "merged": merged.commit})
-        text = f"{merged.why('other work')}; kept on {tree.branch}"
-        return replace(
-            verdict, outcome=Outcome.BLOCKED, status=TaskStatus.REVIEW, text=text, merge=False, keep=True
-        )
 
     def _finish(self, work: AttemptWork, verdict: Verdict) -> AttemptEnd:
         end = work.end

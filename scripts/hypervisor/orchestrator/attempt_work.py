@@ -41,6 +41,8 @@ class AttemptWork:
 
     task: Task
     claim: Claim
+    #: The task as its file has it, where `task` is more than that: several that are merged.
+    filed: Task | None = None
     #: In the agent's name.
     service: TaskService
     started: float

@@ -151,7 +151,8 @@ class Coordinator:
                 how = error
             word = how.how if isinstance(how, AttemptEnd) else "failed"
             number = attempt.claim.attempt if attempt.claim else 0
-            self.concurrency.over(task, number, word, attempt.usage, refused=attempt.refused)
+            turns = attempt.turns
+            self.concurrency.over(task, number, word, turns.usage, refused=turns.refused)
             self._ended.put((task, how))
 
         threading.Thread(target=carry_out, daemon=True, name=f"attempt {task}").start()

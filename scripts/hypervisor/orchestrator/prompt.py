@@ -152,13 +152,14 @@ def _results(service: TaskService, task: Task) -> Iterator[str]:
             lines.append(f"Evidence: {report['evidence']}")
         if isinstance(evidence, dict) and evidence.get("files"):
             lines.append(f"Files: {', '.join(map(str, evidence['files']))}")
-        yield _short("\n\n".join(line for line in lines if line), most, f"`hypervisor task show {one.id}`")
+        yield cut("\n\n".join(line for line in lines if line), most, f"`hypervisor task show {one.id}`")
 
 
 def _as_line(finding: Finding) -> str:
     where = f"{finding.task}: " if finding.task else ""
-    return f"- {where}{_short(' '.join(finding.text.split()), _FINDING, '`hypervisor hive search`')}"
+    return f"- {where}{cut(' '.join(finding.text.split()), _FINDING, '`hypervisor hive search`')}"
 
 
-def _short(text: str, most: int, whole: str) -> str:
+def cut(text: str, most: int, whole: str) -> str:
+    """Return *text*, cut to *most* characters; *whole* says where the rest is."""
     return text if len(text) <= most else f"{text[:most]} ... (cut; the whole: {whole})"

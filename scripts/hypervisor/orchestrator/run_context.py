@@ -84,6 +84,8 @@ class RunContext:
     over: threading.Event = field(default_factory=threading.Event)
     #: The tasks whose work was merged: paths, each with its `verify`.
     merged: dict[str, str] = field(default_factory=dict)
+    #: Held by the attempt whose agent merges what conflicts: one at a time, so that none is too late.
+    resolving: threading.Lock = field(default_factory=threading.Lock)
     #: Printed at the end of the run, a line each.
     notes: list[str] = field(default_factory=list)
 
@@ -232,6 +234,7 @@ def evidence_of(  # noqa: PLR0913, PLR0917 - all that is known of an attempt
     reported: Reported | None,
     before: Snapshot | None,
     log: str = "",
+    filed: Task | None = None,
 ) -> Evidence:
     """Verify what an agent has left, and return all that is known of the attempt.
 
@@ -243,6 +246,7 @@ def evidence_of(  # noqa: PLR0913, PLR0917 - all that is known of an attempt
         reported: What it reported.
         before: What the checkout was like as it began; None where it had no folder of its own.
         log: Path of its output, without the ending.
+        filed: See `AttemptWork.filed`.
     """
     settings = run.service.settings
     accepts = settings["run"]["accept_reports"] if task.accept_reports is None else task.accept_reports
@@ -252,7 +256,7 @@ def evidence_of(  # noqa: PLR0913, PLR0917 - all that is known of an attempt
         "names_files": bool(task.files),
         "worktree": gathered is not None,
         "accept_reports": accepts is True,
-        "terms_changed": run.changes_of(task),
+        "terms_changed": run.changes_of(filed or task),
         "contained": run.contained,
     }
     place = gathered.place if gathered else run.project.root
@@ -311,12 +315,14 @@ def judge(  # noqa: PLR0913, PLR0917 - all that is known of the attempt
     reported: Reported | None,
     before: Snapshot | None,
     log: str,
+    filed: Task | None = None,
 ) -> tuple[Gathered | None, Verdict]:
     """Gather what the agent left, and decide; what it broke so that nobody can look fails it alone."""
     gathered = None
     try:
         gathered = gather(run, task, tree)
-        return gathered, decide_outcome(evidence_of(run, task, gathered, end, reported, before, log))
+        evidence = evidence_of(run, task, gathered, end, reported, before, log, filed)
+        return gathered, decide_outcome(evidence)
     except (GitError, OSError, ValueError, RecursionError) as error:
         if run.is_fault(error):
             raise

@@ -24,6 +24,8 @@ from .options import RunOptions
 
 #: The session that a run was started from, handed on to the runs that its agents start.
 SESSION = "HYPERVISOR_SESSION"
+#: What `merge.conflicts` may say: who merges what conflicts.
+CONFLICTS = ("agent", "person")
 #: How often budgets are compared with what other runs spend, in seconds.
 _LOOK_SECONDS = 1.0
 #: How an agent ends that does not come to its own end.
@@ -157,6 +159,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for key, value in settings["machine"].items():
         if not isinstance(value, bool) and value < 0:
             raise ConfigError(f"`machine.{key}` must be 0 or more, not {value}")
+    if settings["merge"]["conflicts"] not in CONFLICTS:
+        known = " or ".join(f'"{one}"' for one in CONFLICTS)
+        raise ConfigError(f"`merge.conflicts` must be {known}, not {settings['merge']['conflicts']}")
     ZoneBounds.of(settings["machine"], cpu=True)
     Limits.of(settings["overseer"])
     caps_of(settings["budget"])

@@ -238,6 +238,9 @@ def next_step(row: Mapping[str, Any], result: Mapping[str, Any], batch: str) -> 
         if row["status"] == Outcome.FAILED:
             log = f"`hypervisor log {row['task_id']}`"
             return f"see {log}, fix the task or the code, then `hypervisor retry {batch}`"
+        if result.get("branch") and not result.get("next_step"):
+            name = row["task_id"]
+            return f"look at its work: `hypervisor diff {name}`; then `hypervisor accept {name}`"
         first = result.get("next_step") or "provide what it waits for"
         return f"{first}; then `hypervisor task update {row['task_id']} --status active`"
     if row["status"] == Outcome.BLOCKED:

@@ -60,6 +60,10 @@ class RunEvent(StrEnum):
     ASKED = "asked"
     #: A reviewer answered: ``word``, ``text``, ``round``.
     REVIEWED = "reviewed"
+    #: Its work conflicts with merged work: ``text``, ``others`` (ids), ``agent`` ("" where a person decides).
+    CONFLICTED = "conflicted"
+    #: An agent has tried to merge it: ``word`` (merged, held), ``text``.
+    RESOLVED = "resolved"
     #: At most ``limit`` tasks of a ``type`` and ``pattern`` run at once; ``why``.
     PACED = "paced"
     #: Nothing starts before ``until``; ``why``.
