@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import importlib
 import importlib.util
 import json
 import multiprocessing
 import os
+import queue
 import statistics
 import sys
 import threading
@@ -198,11 +201,39 @@ _QUEUES: dict[str, tuple[Callable[[str, int], None], Callable[[str], int]]] = {
 }
 
 
+#: What a worker of another queue imports: before the clock starts, as ours is imported by then too.
+_IMPORTS = {
+    "procrastinate": ("procrastinate",),
+    "PgQueuer": ("pgqueuer.db", "pgqueuer.qm", "pgqueuer.queries"),
+}
+#: A round that takes longer than this is broken, in seconds.
+_PATIENCE = 900.0
+
+
 def _consume(name: str, url: str, start: Any, answers: Any) -> None:
+    for module in _IMPORTS.get(name, ()):
+        importlib.import_module(module)
     start.wait()
     begun = time.monotonic()
     done = _QUEUES[name][1](url)
     answers.put((done, begun, time.monotonic()))
+
+
+def _answer(answers: Any, processes: Sequence[Any]) -> Any:
+    """Return what the next worker reports.
+
+    Raises:
+        RuntimeError: A worker died, or takes too long.
+    """
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        with contextlib.suppress(queue.Empty):
+            return answers.get(timeout=1.0)
+        if any(process.exitcode for process in processes):
+            break
+    for process in processes:
+        process.kill()
+    raise RuntimeError(f"a worker died or hangs; exit codes {[process.exitcode for process in processes]}")
 
 
 def claims(url: str, runs: int, count: int, workers: Sequence[int]) -> None:
@@ -225,12 +256,14 @@ def claims(url: str, runs: int, count: int, workers: Sequence[int]) -> None:
                 for process in processes:
                     process.start()
                 start.wait()
-                told = [answers.get() for _ in processes]
+                told = [_answer(answers, processes) for _ in processes]
                 for process in processes:
                     process.join()
                 if sum(done for done, _, _ in told) != count:
                     raise RuntimeError(f"{name}: {sum(done for done, _, _ in told)} of {count} items")
                 rates[name].append(count / (max(t[2] for t in told) - min(t[1] for t in told)))
+                # The table comes once all rounds are over, which takes minutes.
+                print(f"{name}, {many} workers: {rates[name][-1]:,.0f}/s", file=sys.stderr, flush=True)
         raw = statistics.median(rates["raw SKIP LOCKED"])
         for name in names:
             rate = statistics.median(rates[name])
@@ -322,7 +355,7 @@ def coordinators(url: str, counts: Sequence[int], hold: float, seconds: float) -
             start.wait()
             used = db.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
             connections = (used.fetchone() or (0,))[0] - 1
-            told = [answers.get() for _ in processes]
+            told = [_answer(answers, processes) for _ in processes]
             for process in processes:
                 process.join()
             times = {

@@ -9,6 +9,8 @@ The rules:
 * Only the server's clock counts.
 * A server that is down is waited for, up to the patience of the engine; what was not committed is begun
   again. Where a commit was under way its outcome is not known: that is raised, and the caller decides.
+* Within a transaction only what a caller reads is waited for: other statements, and the commit, travel with
+  the next one that is (libpq's pipeline mode). A claim takes four round trips instead of eight.
 * NOTIFY, LISTEN and advisory locks would be hints (a pooler in transaction mode breaks them): rows decide.
 """
 
@@ -16,11 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
@@ -49,6 +54,10 @@ _SERVER_LIVELY = """
 SET idle_in_transaction_session_timeout = '5s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
 SET tcp_keepalives_count = 3; SET tcp_user_timeout = '10s'
 """
+# What a pipeline drops after an error is no news to a user: the error itself is raised.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+#: libpq before version 14 has no pipelines; then each statement is waited for.
+_PIPELINES = psycopg.Pipeline.is_supported()
 #: Between two attempts to reach a server, in seconds.
 _PAUSE = 0.5
 #: Two creators of one schema at a moment wait for each other by this number.
@@ -100,7 +109,7 @@ class PostgresEngine(Engine):
         """See `Engine.read`."""
         with self._lock, self._as_os_errors():
             return self._patiently(
-                lambda: _fetch(self._live().execute(render(statement, "postgres"), parameters))
+                lambda: _fetch(self._live().execute(_rendered(statement, parameters), parameters))
             )
 
     def write(self, body: Callable[[Transaction], T], *, durable: bool = False) -> T:
@@ -136,17 +145,27 @@ class PostgresEngine(Engine):
         connection = self._live()
         committing = False
         try:
-            with connection.transaction():
+            with connection.pipeline() if _PIPELINES else contextlib.nullcontext() as pipeline:
+                connection.execute("BEGIN")
                 if not durable:
                     connection.execute("SET LOCAL synchronous_commit = off")
-                answer = body(_PostgresTransaction(connection))
+                transaction = _PostgresTransaction(connection)
+                answer = body(transaction)
+                if pipeline is not None and not transaction.heard:
+                    # Else a connection that broke long ago would be noticed by the commit only, whose outcome
+                    # would then count as unknown.
+                    pipeline.sync()
                 committing = True
+                connection.execute("COMMIT")
             return answer
-        except psycopg.OperationalError as error:
-            if committing and connection.closed:
+        except BaseException as error:
+            if committing and connection.closed and isinstance(error, psycopg.OperationalError):
                 raise OSError(
                     errno.EIO, "the connection broke during a commit: its outcome is not known"
                 ) from error
+            with contextlib.suppress(psycopg.Error):
+                if not connection.closed:
+                    connection.rollback()
             raise
 
     def _patiently(self, call: Callable[[], T]) -> T:
@@ -299,22 +318,47 @@ def _place(url: str) -> str:
 class _PostgresTransaction(Transaction):
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self._connection = connection
+        #: Whether the server has answered within this transaction.
+        self.heard = False
 
     def run(self, statement: str, parameters: Parameters = NO_PARAMETERS) -> list[Row]:
         """See `Transaction.run`."""
-        return _fetch(self._connection.execute(render(statement, "postgres"), parameters))
+        text = _rendered(statement, parameters)
+        cursor = self._connection.execute(text, parameters)
+        if not _answers(text):
+            return []
+        self.heard = True
+        return cursor.fetchall()
 
     def each(self, statement: str, parameters: Iterable[Parameters]) -> list[Row]:
         """See `Transaction.each`."""
         rows: list[Row] = []
         text = render(statement, "postgres")
         with self._connection.cursor() as cursor:
-            cursor.executemany(text, list(parameters), returning=True)
+            cursor.executemany(text, list(parameters), returning=_answers(text))
+            if not _answers(text):
+                return rows
+            self.heard = True
             while True:
                 if cursor.description is not None:
                     rows += cursor.fetchall()
                 if not cursor.nextset():
                     return rows
+
+
+def _rendered(statement: str, parameters: Parameters) -> str:
+    ids = parameters.get("ids", ",")
+    return render(statement, "postgres", one_id="," not in ids and ids != "[]")
+
+
+_COMMENT = re.compile(r"--.*")
+
+
+@cache
+def _answers(statement: str) -> bool:
+    """Return whether a statement returns rows."""
+    words = _COMMENT.sub("", statement).upper()
+    return "RETURNING" in words or words.lstrip().startswith(("SELECT", "WITH", "SHOW"))
 
 
 def _fetch(cursor: psycopg.Cursor[Row]) -> list[Row]:

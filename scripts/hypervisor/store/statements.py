@@ -64,7 +64,7 @@ _SLOTS: dict[Dialect, dict[str, str]] = {
         "{lock_both}": "FOR UPDATE OF a, w",
         "{for_update}": "FOR UPDATE",
         "{share_work}": "FOR SHARE OF w",
-        "{ids}": "(SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:ids AS json)))",
+        "{ids}": "(SELECT unnest(CAST(translate(:ids, '[]', '{}') AS bigint[])))",
         "{names}": "(SELECT value FROM json_array_elements_text(CAST(:names AS json)))",
         "{serial}": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
         "{strict}": "",
@@ -95,9 +95,18 @@ def load(noun: str) -> SimpleNamespace:
 
 
 @cache
-def render(statement: str, dialect: Dialect) -> str:
-    """Return *statement* in the words of *dialect*."""
+def render(statement: str, dialect: Dialect, *, one_id: bool = False) -> str:
+    """Return *statement* in the words of *dialect*.
+
+    Args:
+        statement: The statement, slots unfilled.
+        dialect: Of which engine.
+        one_id: Whether ``:ids`` is an array of one number, which is compared instead of being unpacked: that
+            is faster, and PostgreSQL uses an index even where it made its plan while the table was empty.
+    """
     slots = _SLOTS[dialect]
+    if one_id:
+        statement = statement.replace("{ids}", f"(CAST(trim(:ids, '[]') AS {slots['{int}']}))")
     text = _SLOT.sub(lambda found: slots[found[0]], statement)
     if dialect == "postgres":  # psycopg writes parameters as %(name)s
         text = _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
@@ -114,16 +123,13 @@ def positional(
 
     Args:
         statement: The statement, slots unfilled.
-        one_id: Whether ``:ids`` is an array of one number, which is compared instead of being unpacked: that
-            is three times as fast.
+        one_id: See `render`; on SQLite it is three times as fast.
 
     Returns:
         The text; what takes the other parameters out of a mapping; and which of the clocks are at the end:
         those of ``(now, lease_now)[:n]``.
     """
-    text = render(
-        statement.replace("{ids}", "(CAST(trim(:ids, '[]') AS INTEGER))") if one_id else statement, "sqlite"
-    )
+    text = render(statement, "sqlite", one_id=one_id)
     names = dict.fromkeys(name for name in _PARAMETER.findall(text) if name not in _CLOCKS)
     used = set(_PARAMETER.findall(text)).intersection(_CLOCKS)
     clocks = 2 if "lease_now" in used else len(used)

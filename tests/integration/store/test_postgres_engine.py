@@ -158,6 +158,38 @@ def test_what_was_not_committed_is_begun_again_on_a_new_connection(postgres_db: 
         engine.close()
 
 
+def test_a_write_that_waits_for_nothing_is_begun_again_where_the_connection_broke_before(
+    postgres_db: Database,
+) -> None:
+    # Its statement and its commit leave together: were they the first to find the connection broken, whether
+    # they were done would not be known.
+    admin = postgres_db.open()
+    engine = PostgresEngine(postgres_db.url, postgres_db.schema, patience=30.0)
+    try:
+        ((pid,),) = engine.read("SELECT pg_backend_pid()")
+        admin.engine.read("SELECT pg_terminate_backend(:pid)", {"pid": pid})
+        engine.write(lambda tx: tx.run("INSERT INTO meta (name, value) VALUES ('once', 'x')"))
+        assert engine.read("SELECT count(*) FROM meta WHERE name = 'once'") == [(1,)]
+    finally:
+        engine.close()
+
+
+def test_a_statement_that_fails_after_others_left_with_it_undoes_them(postgres_db: Database) -> None:
+    engine = postgres_db.open().engine
+    add = "INSERT INTO meta (name, value) VALUES (:name, 'x')"
+
+    def body(tx: Transaction) -> None:
+        tx.run("SELECT 1")
+        for name in ("first", "schema", "last"):  # the second is there already
+            tx.run(add, {"name": name})
+
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        engine.write(body)
+    assert engine.read("SELECT name FROM meta WHERE value = 'x'") == []
+    engine.write(lambda tx: tx.run(add, {"name": "after"}))
+    assert engine.read("SELECT name FROM meta WHERE value = 'x'") == [("after",)]
+
+
 def test_a_host_that_stands_still_within_a_transaction_locks_the_others_out_for_seconds_only(
     postgres_db: Database,
 ) -> None:
