@@ -222,7 +222,7 @@ def test_the_command_that_people_type_five_times_at_once(
         [*HYPERVISOR, "task", "list", "--assignee", "gemini", "--status", "done", "--json"],
         cwd=aops.root, env=gemini_user.environment, capture_output=True, check=True,
     )  # fmt: skip
-    assert {task["id"] for task in json.loads(listed.stdout)} == {"t-done", "t-wide"}
+    assert {task["id"] for task in json.loads(listed.stdout)["tasks"]} == {"t-done", "t-wide"}
 
     # A task that is over costs no request.
     asked = len(both_apis.bodies)

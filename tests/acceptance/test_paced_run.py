@@ -32,5 +32,5 @@ def test_a_run_follows_a_lesson_says_why_and_is_measured(tmp_path: Path) -> None
         assert (paced["type"], paced["limit"]) == ("migration", 1)
         turns = [event.kind for event in events if event.kind in (RunEvent.BEGUN, RunEvent.ENDED)]
         assert turns == [RunEvent.BEGUN, RunEvent.ENDED] * 4  # one at a time
-        (row,) = user.hypervisor("learn", "show", "migration", "--json").passed().json
+        (row,) = user.hypervisor("learn", "show", "migration", "--json").passed().json["advice"]
         assert (row["samples"], row["success_rate"], row["at_once"]) == (4, 1.0, 1)

@@ -12,7 +12,8 @@ from pathlib import Path
 from ..core.assignment import BATCH, TASK
 from ..core.project import find_project
 from ..core.settings import settings_of
-from ..learning.hive import Hive, to_json
+from ..learning import hive
+from ..learning.hive import Hive
 from ..report.workload import current_branch
 from ..store.hive import Finding
 from ..store.store import Store
@@ -50,7 +51,7 @@ def _add(options: Namespace) -> int:
             author=options.caller or os.environ.get("HYPERVISOR_CALLER", ""),
         )  # fmt: skip
     if options.json:
-        print_json(to_json(found))
+        print_json(hive.shared(found))
     else:
         print(f"shared finding {found.id} on branch {shown(found.branch)}")
     return EXIT_DONE
@@ -61,14 +62,14 @@ def _search(options: Namespace) -> int:
     settings, found, branches = settings_of(project.state), list[Finding](), dict[str, int]()
     # No store yet: nothing was shared.
     with contextlib.suppress(FileNotFoundError), Store.open(project.state, settings, create=False) as store:
-        hive = Hive(store.findings)
-        found = hive.search(" ".join(options.query), branch=options.branch, limit=options.limit)
-        branches = hive.branches() if not found else {}
+        known = Hive(store.findings)
+        found = known.search(" ".join(options.query), branch=options.branch, limit=options.limit)
+        branches = known.branches() if not found else {}
     if options.json:
-        print_json([to_json(one) for one in found])
+        print_json(hive.found(found, branches))
     for one in found if not options.json else ():
         print(f"{shown(one.branch)}  {shown(one.task or '-')}: {shown(one.text, 2000)}")
     if not found and not options.json:
-        known = ", ".join(f"{shown(name)} ({count})" for name, count in branches.items())
-        print(f"no findings match; branches with findings: {known or 'none'}", file=sys.stderr)
+        there = ", ".join(f"{shown(name)} ({count})" for name, count in branches.items())
+        print(f"no findings match; branches with findings: {there or 'none'}", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NOTHING

@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import UsageError
 from ..core.project import find_project
 from ..core.settings import settings_of
-from ..learning.lessons import Lessons
+from ..learning.lessons import Lessons, advice_answer
 from ..orchestrator.concurrency import capacity_of, cores
 from ..store.lessons import Lesson
 from ..store.store import Store
@@ -72,7 +72,7 @@ def _show(options: Namespace) -> int:
     # No store yet: nothing is known.
     with contextlib.suppress(FileNotFoundError), Store.open(project.state, settings, create=False) as store:
         rows = Lessons(store.lessons).rows(capacity_of(project, settings, options.jobs), options.type)
-    return _print(options, rows)
+    return _print(options, rows, kept=False)
 
 
 def _add(options: Namespace) -> int:
@@ -90,12 +90,12 @@ def _add(options: Namespace) -> int:
         lessons = Lessons(store.lessons)
         lessons.add(lesson)
         rows = lessons.rows(capacity_of(project, settings, _JOBS), options.type.strip())
-    return _print(options, rows)
+    return _print(options, rows, kept=True)
 
 
-def _print(options: Namespace, rows: list[dict[str, Any]]) -> int:
+def _print(options: Namespace, rows: list[dict[str, Any]], *, kept: bool) -> int:
     if options.json:
-        print_json(rows)
+        print_json(advice_answer(rows, (options.type or "").strip(), kept=kept))
     for row in rows if not options.json else ():
         for line in _lines(row):
             print(line)

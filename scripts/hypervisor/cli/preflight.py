@@ -9,14 +9,11 @@ from pathlib import Path
 
 from ..core.errors import Unreadable, UsageError
 from ..core.model import TaskHead
-from ..git.oversight import is_ours
-from ..git.work import in_scope
-from ..queue.batches import create_of_tasks
+from ..report.plan import plan_answer
 from ..tasks.catalog import TaskCatalog
 from ..tasks.conflicts import Independence, Part, examine, paths_in, to_json
 from ..tasks.eligibility import Plan
 from ..tasks.files import read_task
-from ..tasks.terms import own_judge
 from .caller import add_caller, catalog_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 
@@ -51,49 +48,19 @@ def _preflight(options: Namespace) -> int:
             made, tasks = view.plan(
                 () if options.all or options.parent else options.ids, options.parent or "", options.has
             )
-        name = ""
-        if options.batch and made.run:
-            skipped = [(catalog.relative(task), why) for task, why in made.skipped]
-            run = [catalog.relative(task) for task in made.run]
-            with create_of_tasks(catalog.project, run, skipped) as batch:
-                name = batch.id
-        by_path = {task.path: task for task in tasks}
-        judges = own_judges(catalog, [by_path[named.path] for named in made.run])
+        answer = plan_answer(catalog, made, tasks, creates=options.batch)
         waves = examine(_parts(made, tasks, catalog)) if options.waves else None
     if options.json:
-        print_json({
-            "run": [task.id for task in made.run],
-            "skipped": [{"task_id": task.id, "reason": reason} for task, reason in made.skipped],
-            "unreadable": catalog.unreadable,
-            "warnings": judges,
-            **({"batch": name} if name else {}),
-            **(to_json(waves) if waves else {}),
-        })  # fmt: skip
+        print_json(answer | (dict(to_json(waves)) if waves else {}))
     else:
         _print_plan(made, tasks, catalog.unreadable)
-        for line in judges:
+        for line in answer["warnings"]:
             print(f"warning: {shown(line, 400)}")
         if waves:
             _print_waves(waves)
-        if name:
-            print(f"batch {name}: {len(made.run)} tasks")
+        if "batch" in answer:
+            print(f"batch {answer['batch']}: {len(made.run)} tasks")
     return EXIT_DONE if made.run else EXIT_NOTHING
-
-
-def own_judges(catalog: TaskCatalog, tasks: Sequence[TaskHead]) -> list[str]:
-    """Return the tasks that could decide themselves whether they are done, a line each."""
-
-    def is_task_file(path: str) -> bool:
-        return is_ours(path, catalog.settings["tasks"]["globs"])
-
-    def why(task: TaskHead) -> str:
-        return own_judge(task, is_task_file, lambda path: in_scope(path, task.files))
-
-    return [
-        f"{task.id} is its own judge: {said}; look at what it did before you rely on it"
-        for task in tasks
-        if (said := why(task))
-    ]
 
 
 def _parts(made: Plan, tasks: list[TaskHead], catalog: TaskCatalog) -> list[Part]:

@@ -76,8 +76,7 @@ def _spawn(options: Namespace) -> int:
     with spawned.batch:
         pid = start(project, spawned.batch, os.environ)
     if options.json:
-        print_json({"batch_id": spawned.batch.id, "tasks": list(spawned.tasks), "branch_id": run.branch,
-                    "coordinator_pid": pid})  # fmt: skip
+        print_json(spawned.answer(pid))
         return EXIT_DONE
     batch, many = spawned.batch.id, len(spawned.tasks)
     print(f"batch {batch}: {many} tasks, up to {run.limit} at once, hive branch {shown(run.branch)}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NothingToDo, Refused, UsageError
 from ..core.model import Complexity, Outcome, Task, TaskStatus
-from ..report.listing import asked_of, task_row
+from ..report.listing import asked_of, task_rows
 from . import task_new
 from .caller import add_caller, catalog_of, service_of
 from .console import EXIT_DONE, EXIT_NOTHING, Parser, print_json, shown
@@ -110,9 +110,9 @@ def _list(options: Namespace) -> int:
     with catalog_of(options) as catalog, catalog.view() as view:
         asked = asked_of(vars(options) | {"tags": options.tag})
         limit = -1 if options.limit is None else max(options.limit, 0)
-        found, _ = view.listed(asked, limit, ready=options.ready)
+        found, total = view.listed(asked, limit, ready=options.ready)
     if options.json:
-        print_json([task_row(catalog, task) for task in found])
+        print_json(task_rows(catalog, found, total))
     elif found:
         _print_table([
             ("ID", "STATUS", "PRIORITY", "ASSIGNEE", "TITLE"),
@@ -187,7 +187,7 @@ def _claim(options: Namespace) -> int:
             raise NothingToDo(taken)
         task, hold = taken
         if options.json:
-            print_json(claim_answer(service, task, hold))
+            print_json(claim_answer(service, task, hold, os.environ))
         else:
             until = f"for {hold.expires_in:g} s of silence at most"
             print(f"{task.id} is yours: attempt {hold.attempt}, {until}")
@@ -216,7 +216,7 @@ def _wanted(options: Namespace) -> tuple[Wanted, int | None]:
 
 def _update(options: Namespace) -> int:
     from ..core.assignment import AssignedTask  # noqa: PLC0415
-    from ..report.answers import check_values  # noqa: PLC0415
+    from ..report.answers import changed, check_values  # noqa: PLC0415
 
     values = {key: getattr(options, key) for key in _EDITABLE if getattr(options, key) is not None}
     check_values(values)
@@ -227,24 +227,29 @@ def _update(options: Namespace) -> int:
             "your task's status is set when you have ended; report it with complete, block or release"
         )
     with service_of(options) as service:
-        if values or options.body:
-            for conflict in service.update(options.id, values, options.body):
-                print(f"not changed: {conflict}")
-        if options.status:
-            _move(service, options.id, TaskStatus(options.status), options.body)
-        return _report(options, service, options.id, "updated")
+        notes = service.update(options.id, values, options.body) if values or options.body else []
+        status = options.status and TaskStatus(options.status)
+        claimed = _move(service, options.id, status, options.body) if status else {}
+        answer = changed(service, options.id, not_changed=notes) | claimed
+        for conflict in notes if not options.json else ():
+            print(f"not changed: {conflict}")
+        return _report(options, answer, "updated")
 
 
-def _move(service: TaskService, name: str, status: TaskStatus, reason: str) -> None:
+def _move(service: TaskService, name: str, status: TaskStatus, reason: str) -> dict[str, Any]:
+    """Move a task; return what is known of a claim that this made."""
+    from ..report.answers import claim_answer  # noqa: PLC0415
+
     if status is TaskStatus.CANCELLED:
         service.cancel(name, reason)
     elif status is TaskStatus.IN_PROGRESS:
-        service.claim(name)
+        return claim_answer(service, *service.claim(name), os.environ)
     elif status in _MOVABLE:
         service.move(name, status)
     else:
         verb = "complete" if status is TaskStatus.DONE else "block"
         raise UsageError(f"--status {status}: use `hypervisor task {verb} {name}`, which says why as well")
+    return {}
 
 
 def _complete(options: Namespace) -> int:
@@ -262,21 +267,20 @@ def _complete(options: Namespace) -> int:
 
 def _end(options: Namespace, completion: TaskCompletion, word: str) -> int:
     from ..core.assignment import AssignedTask  # noqa: PLC0415
-    from ..report.answers import reported  # noqa: PLC0415
+    from ..report.answers import changed, reported  # noqa: PLC0415
 
     with service_of(options) as service:
         if assigned := AssignedTask.of(os.environ):
             assigned.require(options.id)
-            reported(service, assigned, completion)
-            return _report(options, service, options.id, f"reported as {word}")
+            return _report(options, reported(service, assigned, completion), f"reported as {word}")
         task = service.find(options.id)
         done = completion.status is TaskStatus.DONE is not task.status
         unclaimed = done and service.held(task) is None
-        service.finish(options.id, completion, options.attempt)
+        result = service.finish(options.id, completion, options.attempt)
         if unclaimed and task.verify:
             text = f"{task.id} was not claimed, and its verify was not run: `{shown(task.verify)}`"
             print(f"hypervisor: {text}", file=sys.stderr)
-        return _report(options, service, options.id, word)
+        return _report(options, changed(service, options.id, result["status"]), word)
 
 
 def _block(options: Namespace) -> int:
@@ -294,15 +298,14 @@ def _block(options: Namespace) -> int:
 
 def _release(options: Namespace) -> int:
     from ..core.assignment import AssignedTask  # noqa: PLC0415
-    from ..report.answers import reported  # noqa: PLC0415
+    from ..report.answers import changed, reported  # noqa: PLC0415
 
     with service_of(options) as service:
         if assigned := AssignedTask.of(os.environ):
             assigned.require(options.id)
-            reported(service, assigned, options.reason)
-            return _report(options, service, options.id, "reported as released")
+            return _report(options, reported(service, assigned, options.reason), "reported as released")
         service.release(options.id, options.reason, options.attempt)
-        return _report(options, service, options.id, "released")
+        return _report(options, changed(service, options.id), "released")
 
 
 def _ask(options: Namespace) -> int:
@@ -321,17 +324,19 @@ def _ask(options: Namespace) -> int:
 
 
 def _receipt(options: Namespace) -> int:
+    from ..report.answers import changed  # noqa: PLC0415
+
     if not options.line.strip():
         raise UsageError("the receipt is empty; say in one line what was done")
     with service_of(options) as service:
         service.receipt(options.id, options.line, options.item, failed=options.failed)
-        return _report(options, service, options.id, "receipt kept in")
+        return _report(options, changed(service, options.id), "receipt kept in")
 
 
-def _report(options: Namespace, service: TaskService, name: str, word: str) -> int:
-    task = service.find(name)
+def _report(options: Namespace, answer: Mapping[str, Any], word: str) -> int:
     if options.json:
-        print_json(task_row(service, task))
+        print_json(answer)
     else:
-        print(f"{word}: {task.id} ({service.relative(task)}) is {task.status or task.status_word}")
+        task = answer["task"]
+        print(f"{word}: {task['id']} ({task['path']}) is {task.get('status') or 'without a status'}")
     return EXIT_DONE

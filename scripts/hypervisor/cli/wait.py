@@ -12,11 +12,11 @@ from typing import Any
 from ..core.errors import NothingToDo, UsageError
 from ..core.project import Project, find_project
 from ..core.settings import settings_of
-from ..hooks.delivery import deliver
+from ..hooks.delivery import deliver, wait_answer
 from ..queue.batch import Batch
 from ..queue.batches import open_named, open_record
 from ..queue.summary import Census, take_census
-from ..report.ends import EventReader, end_line
+from ..report.ends import EventReader, end_line, ends_answer
 from ..store.records import BatchRecord
 from ..store.store import Store
 from ..store.waiting import TICK_SECONDS, wait_until
@@ -41,6 +41,10 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
         metavar="TIME",
         help="give up after this time (30s, 5m), with exit code 3",
     )
+    wait.add_argument(
+        "--since", type=int, default=-1, metavar="CURSOR",
+        help="with --any: begin after this event of the project, the cursor of an earlier answer",
+    )  # fmt: skip
     wait.add_argument("--json", action="store_true", help="print one JSON document")
     wait.set_defaults(action=_wait)
 
@@ -48,6 +52,8 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 def _wait(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
     deadline = None if options.timeout is None else time.monotonic() + options.timeout
+    if options.since >= 0 and (options.batch or not options.any):
+        raise UsageError("--since is for `wait --any` without a batch")
     if options.task:
         if options.batch:
             raise UsageError(f"wait {options.batch} --task: a task is the project's; leave the batch out")
@@ -64,6 +70,8 @@ def _wait(options: Namespace) -> int:
     if store is None:  # nobody has begun anything
         return _print(options, [])
     with store:
+        if options.since >= 0:
+            return _for_project(project, store, options, deadline)
         if session and store.sessions.is_known(session):
             return _for_session(store, session, options, deadline)
         if (records := store.batches.all()) and (options.all or _left_in(store, records[-1])):
@@ -113,14 +121,14 @@ def _for_task(project: Project, options: Namespace, deadline: float | None) -> i
             return [] if catalog.held(task) is None else None
 
         ended = wait_until(store, look, deadline)
-    return EXIT_NOTHING if ended is None else _print(options, ended)
+        return EXIT_NOTHING if ended is None else _print(options, ended, reader.place)
 
 
 # ---------------------------------------------------------------------- project
 
 
 def _for_project(project: Project, store: Store, options: Namespace, deadline: float | None) -> int:
-    reader = EventReader(store, project)
+    reader = EventReader(store, project, options.since)
     ended: list[dict[str, Any]] = []
 
     def look() -> list[dict[str, Any]] | None:
@@ -130,12 +138,12 @@ def _for_project(project: Project, store: Store, options: Namespace, deadline: f
         return None if store.progress.held() else ended
 
     found = wait_until(store, look, deadline)
-    return EXIT_NOTHING if found is None else _print(options, found)
+    return EXIT_NOTHING if found is None else _print(options, found, reader.place)
 
 
-def _print(options: Namespace, ended: list[dict[str, Any]]) -> int:
+def _print(options: Namespace, ended: list[dict[str, Any]], place: int = 0) -> int:
     if options.json:
-        print_json({"ended": ended})
+        print_json(ends_answer(ended, place))
     for event in () if options.json else ended:
         print(shown(end_line(event)))
     return EXIT_DONE
@@ -161,8 +169,7 @@ def _for_session(store: Store, session: str, options: Namespace, deadline: float
     text, notices = deliver(queue, "wait", store.sessions.workers(session))
     if not notices:  # told by a hook in this very moment
         raise NothingToDo("this session was told of all that has ended")
-    rows = [{"task": one.name, "event": one.end, "why": one.why} for one in notices]
-    print_json({"ended": rows, "said": text}) if options.json else print(text)
+    print_json(wait_answer(text, notices, store.events.last())) if options.json else print(text)
     return EXIT_DONE
 
 

@@ -13,7 +13,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ..report.ends import ends_answer
 from ..store.notices import Delivery, Notice, NoticeQueue, RunItem
 from . import transcript
 from .call import Call, one_line
@@ -88,6 +90,18 @@ def deliver(queue: NoticeQueue, event: str, running: int | None) -> tuple[str, l
     place = transcript.length(queue.transcript)
     mark, notices = queue.offer(event, place=place)
     return message(queue, notices, running, mark), notices
+
+
+def wait_answer(text: str, notices: Sequence[Notice], place: int) -> dict[str, Any]:
+    """Return the answer to a session that has waited.
+
+    Args:
+        text: What it is told.
+        notices: Of which ends.
+        place: The id of the latest event.
+    """
+    rows = [{"event": one.end, "task": one.name, "why": one.why} for one in notices]
+    return {"said": text, **ends_answer(rows, place)}
 
 
 def may_block(blocks: int, environ: Mapping[str, str]) -> bool:

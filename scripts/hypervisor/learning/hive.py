@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.errors import UsageError
@@ -107,6 +107,18 @@ def to_json(finding: Finding) -> dict[str, Any]:
         "task_id": finding.task, "batch_id": finding.batch, "by": finding.author, "text": finding.text,
     }  # fmt: skip
     return {key: value for key, value in shown.items() if value != ""}
+
+
+def shared(finding: Finding) -> dict[str, Any]:
+    """Return the answer to whoever has shared a finding."""
+    task = {"task_id": finding.task} if finding.task else {}
+    return {"finding": finding.id, "branch_id": finding.branch, **task}
+
+
+def found(findings: Sequence[Finding], branches: Mapping[str, int]) -> dict[str, Any]:
+    """Return the answer to a search: what was found, else what the branches hold."""
+    answer: dict[str, Any] = {"findings": [to_json(one) for one in findings]}
+    return answer if findings else answer | {"branches": dict(branches)}
 
 
 def checked_name(what: str, name: str) -> str:

@@ -114,6 +114,17 @@ class Lessons:
         return [_row(one, known[one], capacity) for one in order]
 
 
+def advice_answer(rows: Sequence[dict[str, Any]], task_type: str, *, kept: bool) -> dict[str, Any]:
+    """Return the answer to whoever asks for advice: on a type, or on all ("").
+
+    Args:
+        rows: As `Lessons.rows` returns them.
+        task_type: The type.
+        kept: Whether the call said something of the type, which is kept.
+    """
+    return {"task_type": task_type, "kept": kept, "advice": list(rows)}
+
+
 def _measured(known: Mapping[TaskClass, ClassStats], task_class: TaskClass) -> bool:
     return task_class in known and known[task_class].total.samples > 0
 

@@ -73,6 +73,17 @@ class Spawned:
     #: Ids of its tasks.
     tasks: tuple[str, ...]
     options: RunOptions
+    #: How they depend on each other: one of `PATTERNS`.
+    pattern: str
+
+    def answer(self, pid: int) -> dict[str, Any]:
+        """Return what whoever asked for them is told, once their coordinator has begun."""
+        return {
+            "batch_id": self.batch.id, "tasks": list(self.tasks), "branch_id": self.options.branch,
+            "strategy": self.options.strategy, "pattern": self.pattern, "at_once": self.options.limit,
+            "isolation": self.options.isolation, "coordinator_pid": pid,
+            "next": "go on; look with get_task_stats, batch_status, and at the end batch_summary",
+        }  # fmt: skip
 
 
 def read_requests(given: Sequence[Any]) -> list[SpawnRequest]:
@@ -153,7 +164,7 @@ def make(project: Project, requests: Sequence[SpawnRequest], pattern: str, optio
     sync_directory(place.parent)
     items = [os.path.relpath(place / f"{task}.md", project.root) for task in ids]
     batch = create(project, items, task_options(project), name, **{KEY: asdict(options)})
-    return Spawned(batch=batch, tasks=tuple(ids), options=options)
+    return Spawned(batch=batch, tasks=tuple(ids), options=options, pattern=pattern)
 
 
 def start(project: Project, batch: Batch, environ: Mapping[str, str]) -> int:

@@ -54,8 +54,11 @@ def _attempt_row(one: Attempt) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value not in (None, "")}
 
 
-def claim_answer(service: TaskService, task: Task, hold: Hold) -> dict[str, Any]:
-    """Return the answer to a caller that has claimed a task."""
+def claim_answer(service: TaskService, task: Task, hold: Hold, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the answer to a caller that has claimed a task; what others have found is in it.
+
+    An agent of a run has that in its prompt.
+    """
     row = task_row(service, task)
     for key in ("files", "receipts", "receipts_to", "verify", "depends_on"):
         if getattr(task, key):
@@ -63,7 +66,31 @@ def claim_answer(service: TaskService, task: Task, hold: Hold) -> dict[str, Any]
     claim = {"attempt": hold.attempt, "expires_in": hold.expires_in}
     asked = service.store.questions.of_work(hold.claim.work) if hold.attempt > 1 else ()
     answers = [{"question": one.text, "answer": one.answer} for one in asked if one.answered_at is not None]
-    return {"task": row | {"body": task.body}, "claim": claim} | ({"answers": answers} if answers else {})
+    answer = {"task": row | {"body": task.body}, "claim": claim} | ({"answers": answers} if answers else {})
+    if AssignedTask.of(environ):
+        return answer
+    from ..orchestrator.prompt import shared_context  # noqa: PLC0415 - most answers need no run's modules
+    from .workload import branch_of_task  # noqa: PLC0415
+
+    branch = branch_of_task(task, service.project, environ)
+    shared = shared_context(service, task, branch).strip()
+    return answer | {"from_others": shared} if shared else answer
+
+
+def changed(
+    service: TaskService, name: str, result: str = "", not_changed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the answer to a caller that has changed a task or ended its claim.
+
+    Args:
+        service: The project's tasks.
+        name: The task.
+        result: The status of the result that the claim ended with, if it has one.
+        not_changed: What could not be changed, a line each.
+    """
+    answer: dict[str, Any] = {"task": task_row(service, service.find(name))}
+    answer |= {"result": result} if result else {}
+    return answer | ({"not_changed": list(not_changed)} if not_changed else {})
 
 
 def reported(
@@ -85,8 +112,7 @@ def reported(
             next_step=completion.next_step,
         )  # fmt: skip
     service.forget_assigned()
-    task = service.find(assigned.task)
-    return {"task": task_row(service, task), "result": "reported; it is checked once you have ended"}
+    return changed(service, assigned.task, "reported; it is checked once you have ended")
 
 
 def asked(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,11 @@ class EventReader:
                 task = view.at_path(os.path.join(os.path.realpath(self.project.root), text))
                 return task.id if task is not None else ""
         return ""
+
+
+def ends_answer(ended: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any]:
+    """Return the answer to whoever has waited: what ended, and from where to go on."""
+    return {"events": list(ended), "cursor": str(place)}
 
 
 def end_line(row: Mapping[str, Any]) -> str:

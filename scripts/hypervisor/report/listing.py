@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.model import Complexity, TaskHead, TaskStatus
@@ -26,6 +26,11 @@ def task_row(tasks: TaskCatalog | TaskService, task: TaskHead) -> dict[str, Any]
         "path": tasks.relative(task),
     }
     return {key: value for key, value in row.items() if value or key == "assignee"}
+
+
+def task_rows(tasks: TaskCatalog | TaskService, found: Sequence[TaskHead], total: int) -> dict[str, Any]:
+    """Return a list of tasks: those that are shown, and how many there are."""
+    return {"tasks": [task_row(tasks, task) for task in found], "total": total}
 
 
 def index_stats(catalog: TaskCatalog, *, projects: bool) -> dict[str, Any]:

@@ -114,8 +114,8 @@ def test_a_task_is_blocked_changed_cancelled_and_opened_again(root: Path, task: 
 def test_a_list_holds_every_condition_that_was_asked(root: Path, task: Command) -> None:
     write_task(root / "tasks/a.md", project="alpha", parent="beta")
     write_task(root / "tasks/b.md", project="alpha", parent="alpha")
-    rows = task("list", "--project", "alpha", "--parent", "alpha", "--json").json
-    assert [row["id"] for row in rows] == ["b"]
+    found = task("list", "--project", "alpha", "--parent", "alpha", "--json").json
+    assert ([row["id"] for row in found["tasks"]], found["total"]) == (["b"], 1)
     header, first, *_ = task("list", "--ready").out.split("\n")
     assert header.split() == ["ID", "STATUS", "PRIORITY", "ASSIGNEE", "TITLE"]
     assert first.split()[:4] == ["a", "active", "medium", "-"]

@@ -68,7 +68,7 @@ def ends(running: Running) -> tuple[list[dict[str, Any]], float]:
     """Return what a wait printed, and how long after now it ended."""
     begun = time.monotonic()
     ended = running.end().passed()
-    return json.loads(ended.out)["ended"], time.monotonic() - begun
+    return json.loads(ended.out)["events"], time.monotonic() - begun
 
 
 def test_the_end_of_a_task_is_heard_within_a_second(user: Shell, service: TaskService) -> None:
@@ -99,8 +99,8 @@ def test_the_next_end_in_a_project_is_any_tasks(user: Shell, service: TaskServic
 
 
 def test_a_task_that_nobody_holds_is_not_waited_for(user: Shell) -> None:
-    assert user.here("wait", "--task", "t-1", "--json").passed().json == {"ended": []}
-    assert user.here("wait", "--all", "--json").passed().json == {"ended": []}
+    assert user.here("wait", "--task", "t-1", "--json").passed().json == {"events": [], "cursor": "0"}
+    assert user.here("wait", "--all", "--json").passed().json == {"events": [], "cursor": "0"}
     user.here("wait", "--task", "t-9").refused(2, "t-9", "no such task")
     user.here("wait", "b-1", "--task", "t-1").refused(2, "leave the batch out")
 

@@ -54,7 +54,7 @@ def test_wait_wakes_with_what_the_session_was_not_told_and_it_is_told_once(
     whole = user.start_hypervisor("wait", "--all", "--json")
     finish(project, "t-2", "a2", BLOCKED)
     answer = whole.end().passed().json
-    assert answer["ended"] == [{"task": "t-2", "event": "blocked", "why": "no key"}]
+    assert answer["events"] == [{"task": "t-2", "event": "blocked", "why": "no key"}]
     # This one nobody saw: the model went on without it.
     client.speak()
     assert "t-2 blocked" in client.stop()

@@ -598,7 +598,7 @@ def test_a_batch_is_made_of_what_would_run_and_its_census_closes(many: Project, 
     task_file(many, "e", assignee="Zoe")
     asked = ask(box, "preflight")
     skipped = {"already complete": ["c"], "assigned to Zoe, a person": ["e"]}
-    assert asked == {"run": ["b", "d", "a"], "skipped": skipped, "unreadable": []}
+    assert asked == {"run": ["b", "d", "a"], "skipped": skipped, "unreadable": [], "warnings": []}
     made = ask(box, "preflight", ids=["a", "b", "c", "E"], create_batch=True)
     assert made["run"] == ["b", "a"]
     assert ask(box, "preflight", parent="A")["run"] == ["d"]

@@ -406,7 +406,7 @@ def test_preflight_says_what_would_run_and_counts_what_is_skipped(user: Shell) -
     data = user.hypervisor("preflight", "t-2", "T-0", "--json").passed().json
     assert data == {
         "run": ["t-0"],
-        "skipped": [{"task_id": "t-2", "reason": "already complete"}],
+        "skipped": {"already complete": ["t-2"]},
         "unreadable": [],
         "warnings": [],
     }

@@ -11,8 +11,9 @@ from ...core.assignment import BATCH
 from ...core.errors import HypervisorError, Refused, UsageError
 from ...core.project import Project
 from ...core.settings import settings_of
-from ...learning.hive import Hive, to_json
-from ...learning.lessons import Lessons
+from ...learning import hive
+from ...learning.hive import Hive
+from ...learning.lessons import Lessons, advice_answer
 from ...orchestrator.concurrency import capacity_of
 from ...report.workload import branch_of_task, current_branch, workload
 from ...store.lessons import Lesson
@@ -52,11 +53,7 @@ def _spawn_parallel_tasks(context: ToolContext, arguments: Arguments) -> Any:
     spawned = make(project, requests, pattern, options)
     with spawned.batch as batch:
         pid = start(project, batch, context.environ)
-    return {
-        "batch_id": batch.id, "tasks": list(spawned.tasks), "branch_id": branch, "strategy": strategy,
-        "pattern": pattern, "at_once": options.limit, "isolation": options.isolation, "coordinator_pid": pid,
-        "next": "go on; look with get_task_stats, batch_status, and at the end batch_summary",
-    }  # fmt: skip
+    return spawned.answer(pid)
 
 
 def _get_task_stats(context: ToolContext, _: Arguments) -> Any:
@@ -82,7 +79,7 @@ def _learn_parallelization(context: ToolContext, arguments: Arguments) -> Any:
                 cpu=cpu, ram_mb=ram, author=arguments.get("caller_agent", "") or "claude",
             ))  # fmt: skip
         rows = lessons.rows(capacity, name)
-    return {"task_type": name, "kept": said, "advice": rows}
+    return advice_answer(rows, name, kept=said)
 
 
 def _share_finding(context: ToolContext, arguments: Arguments) -> Any:
@@ -90,24 +87,23 @@ def _share_finding(context: ToolContext, arguments: Arguments) -> Any:
     task = arguments.get("task_id", "") or (assigned.task if assigned else "")
     branch = arguments.get("branch_id", "") or _branch_of_task(context, task)
     with _store(context.project) as store:
-        found = Hive(store.findings).share(
+        finding = Hive(store.findings).share(
             arguments["text"], branch=branch, task=task,
             batch=context.environ.get(BATCH, "") if assigned else "",
             author=arguments.get("caller_agent", "") or arguments.get("caller_session", ""),
         )  # fmt: skip
-    return {"finding": found.id, "branch_id": found.branch, **({"task_id": found.task} if found.task else {})}
+    return hive.shared(finding)
 
 
 def _search_findings(context: ToolContext, arguments: Arguments) -> Any:
     try:
         with _store(context.project, create=False) as store:
-            hive = Hive(store.findings)
+            known = Hive(store.findings)
             query, branch = arguments.get("query", ""), arguments.get("branch_id", "")
-            found = hive.search(query, branch=branch, limit=_FINDINGS)
-            answer: dict[str, Any] = {"findings": [to_json(one) for one in found]}
-            return answer if found else answer | {"branches": hive.branches()}
+            findings = known.search(query, branch=branch, limit=_FINDINGS)
+            return hive.found(findings, known.branches() if not findings else {})
     except FileNotFoundError:
-        return {"findings": [], "branches": {}}
+        return hive.found([], {})
 
 
 def _branch_of_task(context: ToolContext, task: str) -> str:

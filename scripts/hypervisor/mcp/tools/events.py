@@ -10,8 +10,8 @@ from typing import Any
 from ...core.errors import UsageError
 from ...core.process import life_of, this_process
 from ...core.project import Project
-from ...hooks.delivery import deliver
-from ...report.ends import EventReader
+from ...hooks.delivery import deliver, wait_answer
+from ...report.ends import EventReader, ends_answer
 from ...store.sessions import MAIN
 from ...store.store import Store
 from ...store.waiting import TICK_SECONDS, wait_until
@@ -44,7 +44,7 @@ def _wait_for_events(context: ToolContext, arguments: Arguments) -> Any:
         if time.monotonic() >= deadline:  # nobody has begun anything
             break
         time.sleep(TICK_SECONDS)
-    return {"events": [], "cursor": "0"}
+    return ends_answer([], 0)
 
 
 def _for_session(store: Store, session: str, deadline: float, stopped: Callable[[], bool]) -> dict[str, Any]:
@@ -55,9 +55,8 @@ def _for_session(store: Store, session: str, deadline: float, stopped: Callable[
 
     found = wait_until(store, pending, deadline, stopped=stopped)
     text, notices = deliver(queue, "wait", None) if found else ("", [])
-    rows = [{"event": one.end, "task": one.name} for one in notices[:_SHOWN]]
     said = "nothing of this session is under way" if found is False else text
-    return {"said": said, "events": rows, "cursor": str(store.events.last())}
+    return wait_answer(said, notices[:_SHOWN], store.events.last())
 
 
 def _for_project(
@@ -65,7 +64,7 @@ def _for_project(
 ) -> dict[str, Any]:
     reader = EventReader(store, project, since)
     events = wait_until(store, lambda: reader.ends(_SHOWN) or None, deadline, stopped=stopped)
-    return {"events": events or [], "cursor": str(reader.place)}
+    return ends_answer(events or [], reader.place)
 
 
 def _cursor(since: str) -> int:

@@ -8,11 +8,10 @@ from typing import Any
 from ...core.assignment import AssignedTask
 from ...core.errors import UsageError
 from ...core.model import Complexity, Outcome, Task, TaskStatus
-from ...orchestrator.prompt import shared_context
-from ...queue.batches import create_of_tasks, open_named
-from ...report.answers import asked, check_values, claim_answer, reported, task_details
-from ...report.listing import asked_of, index_stats, task_row
-from ...report.workload import branch_of_task
+from ...queue.batches import open_named
+from ...report.answers import asked, changed, check_values, claim_answer, reported, task_details
+from ...report.listing import asked_of, index_stats, task_rows
+from ...report.plan import plan_answer
 from ...tasks.completion import NO_OUTCOME, TaskCompletion
 from ...tasks.eligibility import Wanted
 from ...tasks.service import Hold, TaskService
@@ -38,7 +37,7 @@ def _list_tasks(context: ToolContext, arguments: Arguments) -> Any:
     start, limit = arguments.get("offset", 0), min(arguments.get("limit", _LIMIT), _MOST)
     with context.service(arguments, _AGENT) as service, service.catalog.view() as view:
         found, total = view.listed(asked_of(arguments), limit, start, ready=arguments.get("ready", False))
-        return {"tasks": [task_row(service, task) for task in found], "total": total}
+        return task_rows(service.catalog, found, total)
 
 
 def _get_task(context: ToolContext, arguments: Arguments) -> Any:
@@ -53,18 +52,9 @@ def _preflight(context: ToolContext, arguments: Arguments) -> Any:
         raise UsageError("preflight: ids is an empty list; leave it away for all tasks")
     with context.service(arguments, _AGENT) as service:
         with service.catalog.view() as view:
-            made, _ = view.plan(arguments.get("ids", ()), arguments.get("parent", ""))
-        answer = {
-            "run": [task.id for task in made.run],
-            "skipped": made.by_reason(),
-            "unreadable": service.catalog.unreadable,
-        }
-        relative = service.catalog.relative
-        if arguments.get("create_batch") and made.run:
-            run, skipped = map(relative, made.run), [(relative(task), why) for task, why in made.skipped]
-            with create_of_tasks(service.project, list(run), skipped) as batch:
-                answer["batch"] = batch.id
-    return answer
+            made, tasks = view.plan(arguments.get("ids", ()), arguments.get("parent", ""))
+        creates = arguments.get("create_batch", False)
+        return plan_answer(service.catalog, made, tasks, creates=creates)
 
 
 def _get_index_stats(context: ToolContext, arguments: Arguments) -> Any:
@@ -121,13 +111,9 @@ def _claimed(context: ToolContext, service: TaskService, task: Task, hold: Hold)
 
 
 def _answer(context: ToolContext, service: TaskService, task: Task, hold: Hold) -> Any:
-    answer = claim_answer(service, task, hold)
+    answer = claim_answer(service, task, hold, context.environ)
     _cut(answer["task"])
-    if context.assigned:  # such an agent has that in its prompt
-        return answer
-    branch = branch_of_task(task, service.project, context.environ)
-    shared = shared_context(service, task, branch).strip()
-    return answer | {"from_others": shared} if shared else answer
+    return answer
 
 
 def _attempt(context: ToolContext, service: TaskService, arguments: Arguments) -> int | None:
@@ -155,7 +141,7 @@ def _finish(context: ToolContext, arguments: Arguments, completion: TaskCompleti
             return reported(service, assigned, completion)
         attempt = _attempt(context, service, arguments)
         result = service.finish(arguments["id"], completion, attempt, unclaimed=False)
-        return {"task": task_row(service, service.find(arguments["id"])), "result": result["status"]}
+        return changed(service, arguments["id"], result["status"])
 
 
 def _release_task(context: ToolContext, arguments: Arguments) -> Any:
@@ -164,8 +150,8 @@ def _release_task(context: ToolContext, arguments: Arguments) -> Any:
             assigned.require(arguments["id"])
             return reported(service, assigned, arguments["reason"])
         attempt = _attempt(context, service, arguments)
-        task = service.release(arguments["id"], arguments["reason"], attempt)
-        return {"task": task_row(service, task)}
+        service.release(arguments["id"], arguments["reason"], attempt)
+        return changed(service, arguments["id"])
 
 
 def _ask_user(context: ToolContext, arguments: Arguments) -> Any:
@@ -200,9 +186,8 @@ def _update_task(context: ToolContext, arguments: Arguments) -> Any:
         notes = []
         if values or body:
             notes = service.update(arguments["id"], values, body, arguments.get("attempt"))
-        answer = _move(context, arguments, status) if status else None
-        answer = answer or {"task": task_row(service, service.find(arguments["id"]))}
-    return answer | {"not_changed": notes} if notes else answer
+        moved = _move(context, arguments, status) if status else {}
+        return changed(service, arguments["id"], not_changed=notes) | (moved or {})
 
 
 def _move(context: ToolContext, arguments: Arguments, status: TaskStatus) -> Any:
