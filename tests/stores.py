@@ -32,7 +32,7 @@ class Database:
 
     def open(self, *, attempts: int = 3, lease_seconds: float = LEASE) -> Store:
         """Open a store."""
-        settings = {"claims": {"attempts": attempts, "lease_seconds": lease_seconds}}
+        settings = {"claims": {"attempts": attempts, "lease_seconds": lease_seconds, "beat_seconds": 30.0}}
         store = Store(self.connect(), self.folder, settings)
         self._open.append(store)
         return store

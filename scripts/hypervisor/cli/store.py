@@ -119,7 +119,9 @@ def _machines(options: Namespace) -> int:
         print_json([asdict(one) for one in found])
         return EXIT_DONE
     for one in found:
-        print(f"{one.host}: heard {one.heard:.0f} s ago, {counted(len(one.items), 'item')} at work")
+        zone = f"{one.zone}, " if one.zone else ""
+        work = counted(len(one.items), "item")
+        print(f"{shown(one.host, 80)}: {zone}heard {one.heard:.0f} s ago, {work} at work")
         for text, number, name, since in one.items:
             print(f"  {shown(text, 80)}: attempt {number}, {shown(name, 40)}, for {since:.0f} s")
     if not found:

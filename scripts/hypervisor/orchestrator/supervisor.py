@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.errors import ConfigError
+from ..core.process import host_name
 from ..monitor.budget import BudgetTracker, Caps, caps_of
 from ..monitor.metrics import Sampler
 from ..monitor.monitor import ResourceMonitor
@@ -134,16 +135,21 @@ def supervisor_of(batch: Batch, options: RunOptions, run: str, tell: Callable[..
     counts_tokens = options.agent not in RUNNERS or RUNNERS[options.agent].counts_tokens  # auto: clients
     session = os.environ.get("CLAUDE_CODE_SESSION_ID") or os.environ.get(SESSION, "")
     within = tuple(dict.fromkeys(one.split("/")[0] for one in os.environ.get(WITHIN, "").split()))
-    account = Account(batch=batch.id, run=run, session=session, within=within)
+    account = Account(batch=batch.id, run=run, session=session, within=within, host=host_name())
     bounds = ZoneBounds.of(machine, cpu=counts_tokens or machine["exec_cpu"])
+    monitor = ResourceMonitor(
+        Sampler(batch.folder), ZoneTracker(bounds), Overseer(Limits.of(settings["overseer"])),
+        machine["look_seconds"], tell,
+    )  # fmt: skip
+
+    def zone() -> str:
+        return monitor.state.zone.word if monitor.state.reading.at else ""
+
+    spending = batch.store.spending(account, 3600.0 * budget["project_hours"], zone)
     return AgentSupervisor(
-        monitor=ResourceMonitor(
-            Sampler(batch.folder), ZoneTracker(bounds), Overseer(Limits.of(settings["overseer"])),
-            machine["look_seconds"], tell,
-        ),
+        monitor=monitor,
         budgets=BudgetTracker(
-            _caps(options, budget), batch.store.spending(account, 3600.0 * budget["project_hours"]),
-            budget["answer_tokens"], counts=counts_tokens,
+            _caps(options, budget), spending, budget["answer_tokens"], counts=counts_tokens
         ),
         session=session,
         per_session=int(machine["per_session"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ class Heartbeat:
         tick: Called between them about as often as it asks for: it returns the seconds until it wants to be
             called again, None for not before something was held.
         lease: Seconds without a renewal after which all claims count as lost; None: the store says so.
+        idle: Called instead of a renewal while nothing is held, so that other machines hear of the worker.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class Heartbeat:
         seconds: float,
         tick: Callable[[], float | None] = lambda: None,
         lease: float | None = None,
+        idle: Callable[[], object] | None = None,
     ) -> None:
         self._claims = claims
         self._seconds = seconds
         self._tick = tick
         self._lease = lease
+        self._idle = idle
         self._renewed = time.monotonic()
         self._held: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
@@ -87,6 +91,9 @@ class Heartbeat:
             held = dict(self._held)
         if not held:
             self._renewed = time.monotonic()
+            with contextlib.suppress(OSError):  # the next one may pass
+                if self._idle is not None:
+                    self._idle()
             return
         try:
             begun = time.monotonic()

@@ -94,7 +94,8 @@ class QueueWorker:
         self._tell_user = tell
         self._telling = threading.Lock()
         self._block = ClaimBlock(self._give_back, self._accept)
-        self._heart = Heartbeat(self._claims, options.beat_seconds, self._block.tick)
+        idle = (lambda: self._claims.add_worker(self.worker)) if self._store.shared else None
+        self._heart = Heartbeat(self._claims, options.beat_seconds, self._block.tick, idle=idle)
         self._locks = BatchLocks(batch)
         self._results = [ResultFiles(folder) for folder in {batch.folder, self._store.folder}]
         #: Set for each claim when it is lost.

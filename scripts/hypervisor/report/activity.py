@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from ..core.process import host_name
 from ..core.settings import settings_of
 from ..core.text import printable_line
 from ..monitor.metrics import Sampler
@@ -21,6 +22,7 @@ from ..queue.batch import Batch
 from ..queue.summary import take_census
 from ..store.batches import Running
 from ..store.liveness import lock_state
+from ..store.shared import coordinator_heard, idle_elsewhere, silent_after
 from ..store.store import Store
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
@@ -103,23 +105,31 @@ def idle_workers(store: Store, batch: int, busy: Collection[str]) -> list[str]:
 
 
 def living_workers(store: Store) -> list[str]:
-    """Return the ids of the worker processes of the store that live on this machine."""
+    """Return the ids of the living worker processes of the store; those of other machines hold nothing."""
+    found: list[str] = []
     with contextlib.suppress(OSError):
         names = [name.removesuffix(_LOCK) for name in os.listdir(store.workers) if name.endswith(_LOCK)]
-        return [one for one in names if not one.startswith(".") and lock_state(store.workers, one) == "held"]
-    return []
+        found = [one for one in names if not one.startswith(".") and lock_state(store.workers, one) == "held"]
+    if store.shared:
+        found += idle_elsewhere(store.engine, host_name(), silent_after(store.settings))
+    return found
 
 
 def coordinator_lives(store: Store, timeline: Timeline) -> bool:
-    """Return whether the coordinator that started the batch last still works on it, on this machine."""
+    """Return whether the coordinator that started the batch last still works on it, on whatever machine."""
     worker = timeline.coordinator
-    return bool(worker) and "/" not in worker and lock_state(store.workers, worker) == "held"
+    if not worker or "/" in worker:
+        return False
+    state = lock_state(store.workers, worker)
+    if state == "missing" and store.shared:  # of another machine, or of another clone on this one
+        heard = coordinator_heard(store.engine, worker)
+        return heard is not None and heard <= silent_after(store.settings)
+    return state == "held"
 
 
 def killed_run(store: Store, timeline: Timeline) -> str:
     """Return the id of the coordinator that started the batch last and was killed; "" if none was."""
     worker = timeline.coordinator
-    # One of another machine is not looked for here.
     return worker if worker and "/" not in worker and not coordinator_lives(store, timeline) else ""
 
 

@@ -276,11 +276,13 @@ class Sessions:
     def open_runs(self, session: str) -> int:
         """Return how many runs of a session go on; note the end of those whose process died."""
         living = 0
-        for number, batch, host, boot, namespace, pid, start in self._engine.read(
+        for number, batch, host, boot, namespace, pid, start, silent in self._engine.read(
             SQL.open_runs, who(session)
         ):
             process = Identity(host=host, boot=boot, pid_namespace=namespace, pid=pid, start=start)
-            if life_of(process, this_process()) == "dead":
+            life = life_of(process, this_process())
+            # Where its process cannot be seen from here, its coordinator's signs of life decide.
+            if life == "dead" or (life == "unknown" and silent > self._lease):
                 self._end_run(
                     number, f"its coordinator died; resume it with `hypervisor run --resume {batch}`"
                 )

@@ -147,8 +147,11 @@ class Machine:
     """A machine that has used the store."""
 
     host: str
-    #: Seconds since it was last heard: a worker began, or renewed a lease.
+    #: Seconds since it was last heard: a worker began or renewed a lease, a coordinator a sign of life.
     heard: float
+    #: As its coordinator saw it last: ``safe``, ``warning``, ``danger`` or ``emergency``; "" where none was
+    #: heard within a lease.
+    zone: str
     #: What it works on: item, attempt, worker, and for how many seconds.
     items: tuple[tuple[str, int, str, float], ...]
 
@@ -158,6 +161,11 @@ def machines(engine: Engine, lease_seconds: float, within_seconds: float) -> lis
     milliseconds = 1000
     rows = engine.read(_SQL.machines, {"within": int(within_seconds * milliseconds)})
     heard: dict[str, float] = {host: ago / milliseconds for host, ago in rows}
+    zones: dict[str, str] = {}
+    for host, ago, zone in engine.read(_SQL.coordinators, {"within": int(within_seconds * milliseconds)}):
+        if ago <= lease_seconds * milliseconds:
+            zones[host] = zone  # the latest comes last
+        heard[host] = min(heard.get(host, ago / milliseconds), ago / milliseconds)
     items: dict[str, list[tuple[str, int, str, float]]] = {}
     for host, text, number, name, since, ago in engine.read(
         _SQL.at_work, {"lease": int(lease_seconds * milliseconds)}
@@ -165,9 +173,32 @@ def machines(engine: Engine, lease_seconds: float, within_seconds: float) -> lis
         items.setdefault(host, []).append((text, number, name, since / milliseconds))
         heard[host] = min(heard.get(host, ago / milliseconds), ago / milliseconds)
     return [
-        Machine(host=host, heard=max(0.0, heard[host]), items=tuple(items.get(host, ())))
+        Machine(
+            host=host, heard=max(0.0, heard[host]), zone=zones.get(host, ""), items=tuple(items.get(host, ()))
+        )
         for host in sorted(heard)
     ]
+
+
+#: A worker beats every ``claims.beat_seconds``, a coordinator every second: so many beats may be missed.
+_BEATS = 3
+
+
+def silent_after(settings: Mapping[str, Any]) -> float:
+    """Return after how many seconds without a sign of life a process of another machine counts as gone."""
+    claims = settings["claims"]
+    return float(min(claims["lease_seconds"], _BEATS * claims["beat_seconds"]))
+
+
+def coordinator_heard(engine: Engine, run: str) -> float | None:
+    """Return how many seconds ago the coordinator *run* gave a sign of life; None if it never did."""
+    rows = engine.read(_SQL.coordinator, {"run": run})
+    return float(rows[0][0]) / 1000 if rows else None
+
+
+def idle_elsewhere(engine: Engine, host: str, seconds: float) -> list[str]:
+    """Return the ids of worker processes of other machines than *host* that hold nothing, heard of late."""
+    return [row[0] for row in engine.read(_SQL.idle_elsewhere, {"host": host, "within": int(seconds * 1000)})]
 
 
 def is_begun(state: str | os.PathLike[str]) -> bool:

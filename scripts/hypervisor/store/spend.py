@@ -7,6 +7,7 @@ starts within a run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import statements
@@ -45,6 +46,8 @@ class Account:
     session: str = ""
     #: Names of the batches within whose agents this run was started.
     within: tuple[str, ...] = ()
+    #: The machine's name (`core.process.host_name`); "" where nobody asks for it.
+    host: str = ""
 
 
 class Spending:
@@ -54,17 +57,21 @@ class Spending:
         engine: The database.
         account: Who this run is.
         project_seconds: How far back the project's spending counts.
+        zone: Returns the machine's zone in a word, "" where it was not looked at yet.
     """
 
-    def __init__(self, engine: Engine, account: Account, project_seconds: float) -> None:
-        self._engine, self._account = engine, account
+    def __init__(
+        self, engine: Engine, account: Account, project_seconds: float, zone: Callable[[], str] = str
+    ) -> None:
+        self._engine, self._account, self._zone = engine, account, zone
         self._age = round(project_seconds * 1000)
 
     def put(self, spend: Spend) -> None:
-        """*Atomically* replace what this run has spent so far, in all."""
+        """*Atomically* replace what this run has spent so far, in all. Its machine counts as heard."""
         account = self._account
         row = {
-            "run": account.run, "session": account.session, "tokens": spend.tokens, "usd": spend.usd,
+            "run": account.run, "host": account.host, "zone": self._zone(), "session": account.session,
+            "tokens": spend.tokens, "usd": spend.usd,
             "seconds": spend.seconds, "attempts": spend.attempts,
         }  # fmt: skip
         batches = dict.fromkeys((account.batch, *account.within))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -120,11 +120,11 @@ class Store:
 
         return Questions(self.engine, self.claims)
 
-    def spending(self, account: Account, project_seconds: float) -> Spending:
-        """Return what is spent, as the run of *account* sees it."""
+    def spending(self, account: Account, project_seconds: float, zone: Callable[[], str] = str) -> Spending:
+        """Return what is spent, as the run of *account* sees it; *zone* names its machine's zone."""
         from .spend import Spending
 
-        return Spending(self.engine, account, project_seconds)
+        return Spending(self.engine, account, project_seconds, zone)
 
     @cached_property
     def findings(self) -> Findings:

@@ -162,10 +162,14 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) {strict};
 
--- What one run of a coordinator has spent so far, and which session started it.
+-- What one run of a coordinator has spent so far, and which session started it. Replaced every second while the
+-- run goes on, so it is the coordinator's sign of life, too.
 CREATE TABLE spend (
     -- worker.id of the coordinator.
     run TEXT PRIMARY KEY,
+    -- Its machine, and that machine's zone as the coordinator saw it last; '' where it was not seen yet.
+    host TEXT NOT NULL DEFAULT '',
+    zone TEXT NOT NULL DEFAULT '',
     session TEXT NOT NULL DEFAULT '',
     tokens {int} NOT NULL DEFAULT 0,
     usd {real} NOT NULL DEFAULT 0,

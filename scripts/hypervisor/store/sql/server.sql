@@ -24,6 +24,19 @@ ORDER BY c.relname
 -- name: machines
 SELECT k.host, min({now} - k.seen_at) FROM worker AS k WHERE k.seen_at > {now} - :within GROUP BY k.host ORDER BY k.host
 
+-- name: coordinators
+SELECT s.host, {now} - s.updated_at, s.zone FROM spend AS s WHERE s.updated_at > {now} - :within AND s.host <> ''
+ORDER BY s.updated_at
+
+-- name: coordinator
+SELECT {now} - updated_at FROM spend WHERE run = :run
+
+-- name: idle_elsewhere
+SELECT k.id FROM worker AS k
+WHERE k.kind = 'process' AND k.host <> :host AND k.seen_at > {now} - :within
+    AND NOT EXISTS (SELECT 1 FROM attempt AS a WHERE a.worker = k.id AND a.ended_at IS NULL)
+ORDER BY k.id
+
 -- name: at_work
 SELECT k.host, w.text, a.number, k.name, {now} - a.claimed_at, :lease - (a.lease_until - {lease_now})
 FROM attempt AS a JOIN work AS w ON w.id = a.work JOIN worker AS k ON k.id = a.worker

@@ -112,7 +112,9 @@ VALUES (:session, :batch, :host, :boot, :pid_namespace, :pid, :process_start, {n
 UPDATE background_run SET ended_at = {now}, came_to = :came_to WHERE id = :run AND ended_at IS NULL RETURNING id
 
 -- name: open_runs
-SELECT r.id, b.name, r.host, r.boot, r.pid_namespace, r.pid, r.process_start
+SELECT r.id, b.name, r.host, r.boot, r.pid_namespace, r.pid, r.process_start,
+    {now} - coalesce((SELECT max(s.updated_at) FROM spend_batch AS p JOIN spend AS s ON s.run = p.run
+        WHERE p.batch = b.name AND s.host = r.host AND s.updated_at > r.began_at), r.began_at)
 FROM background_run AS r JOIN batch AS b ON b.id = r.batch
 WHERE r.session = :session AND r.ended_at IS NULL ORDER BY r.id
 

@@ -1,7 +1,7 @@
 -- name: put
-INSERT INTO spend (run, session, tokens, usd, seconds, attempts, updated_at)
-VALUES (:run, :session, :tokens, :usd, :seconds, :attempts, {now})
-ON CONFLICT (run) DO UPDATE SET tokens = excluded.tokens, usd = excluded.usd, seconds = excluded.seconds,
+INSERT INTO spend (run, host, zone, session, tokens, usd, seconds, attempts, updated_at)
+VALUES (:run, :host, :zone, :session, :tokens, :usd, :seconds, :attempts, {now})
+ON CONFLICT (run) DO UPDATE SET zone = excluded.zone, tokens = excluded.tokens, usd = excluded.usd, seconds = excluded.seconds,
     attempts = excluded.attempts, updated_at = excluded.updated_at
 
 -- name: put_batch
