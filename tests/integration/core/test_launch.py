@@ -189,6 +189,7 @@ def begins(user: User, server: str, tells_after: float | None = None) -> tuple[f
     return took, done.stdout
 
 
+@pytest.mark.slow
 def test_a_session_begins_when_its_server_has_told_its_tools(user: User) -> None:
     took, said = begins(user, str(os.getpid()), tells_after=2.0)
     assert took >= 2.0

@@ -219,6 +219,7 @@ def _merge_some(root: str, start: str, branches: list[str]) -> None:
         thread.join()
 
 
+@pytest.mark.slow
 def test_thirty_branches_merged_by_processes_and_threads_at_once_are_all_there(repo: Repo) -> None:
     trees = _trees(repo)
     opened = [trees.open(f"t{number}", 1, "main") for number in range(30)]

@@ -118,6 +118,7 @@ def test_a_worker_that_leaves_without_a_task_is_told_of_once(project: Project, c
 # ------------------------------------------------------------------------- lost
 
 
+@pytest.mark.slow
 def test_what_a_blocked_prompt_has_lost_is_said_again_until_it_arrives(
     project: Project, client: TalkingClient
 ) -> None:

@@ -207,6 +207,7 @@ def test_a_task_file_that_is_gone_costs_no_heartbeat(project: Project, client: C
     assert expires_in(project, "t-1") > then + 50
 
 
+@pytest.mark.slow
 def test_receipts_of_many_workers_in_one_task_are_all_there_and_whole(
     project: Project, client: Client
 ) -> None:

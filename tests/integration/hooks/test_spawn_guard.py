@@ -91,6 +91,7 @@ def test_a_task_with_a_dot_in_its_id_is_meant_whole(project: Project, client: Cl
     )
 
 
+@pytest.mark.slow
 def test_of_twenty_that_ask_at_once_eight_are_started(project: Project, client: Client) -> None:
     set_config(project, USUAL)
     calls = []

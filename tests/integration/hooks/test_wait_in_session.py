@@ -38,6 +38,7 @@ def sleeps(running: Running) -> bool:
     return "sleep" in where
 
 
+@pytest.mark.slow
 def test_wait_wakes_with_what_the_session_was_not_told_and_it_is_told_once(
     project: Project, client: TalkingClient, user: Shell
 ) -> None:
@@ -69,6 +70,7 @@ def test_wait_sees_what_others_end(project: Project, client: TalkingClient, user
     assert "t-1 cancelled: cancelled by tobi" in waiting.end().passed().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_run_that_a_session_has_begun_tells_it_its_end(
     project: Project, client: TalkingClient, user: Shell, killed: bool

@@ -72,6 +72,7 @@ def attend(project: Project, client: TalkingClient, user: Shell) -> Callable[...
     return start
 
 
+@pytest.mark.slow
 def test_at_the_end_of_a_turn_a_hook_waits_for_the_workers_and_wakes_the_client(
     project: Project, client: TalkingClient, attend: Callable[..., Running]
 ) -> None:

@@ -218,6 +218,7 @@ def test_the_hooks_tool_is_not_listed(start: Start) -> None:
     assert "hook" not in {tool["name"] for tool in listed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("dies", [True, False])
 def test_what_a_client_holds_that_ends_its_server_is_released_once_it_is_gone(

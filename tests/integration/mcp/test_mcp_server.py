@@ -80,6 +80,7 @@ def client() -> Iterator[subprocess.Popen[bytes]]:
 # ------------------------------------------------------------------ clients
 
 
+@pytest.mark.slow
 def test_the_sdks_client_lists_every_tool_and_calls_it(project: Project, environment: dict[str, str]) -> None:
     spawning(project, "true")
 
@@ -143,6 +144,7 @@ def test_a_tool_that_only_looks_says_so_and_only_such_a_one(project: Project, en
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["2025-11-25", "2025-06-18", "2024-11-05"])
 def test_a_client_of_any_age_is_understood(start: Start, version: str) -> None:
     wire = start()
@@ -203,6 +205,7 @@ def test_a_project_that_cannot_be_written_to_is_told_and_the_session_goes_on(
     assert wire.call("claim_task", id="t-1", caller="claude")["claim"]["attempt"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server(start: Start, number: signal.Signals) -> None:
     wire = start()
@@ -226,6 +229,7 @@ def test_a_server_that_is_killed_leaves_its_sessions_claims_to_the_next(start: S
     assert done["task"]["status"] == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", [True, False])
 def test_at_the_end_of_input_what_is_held_is_released_if_the_client_is_dead(
     start: Start, project: Project, client: subprocess.Popen[bytes], dies: bool
@@ -407,6 +411,7 @@ def through(wire: Wire) -> Callable[[Calls], list[tuple[str, bool]]]:
     return carry
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("within", [False, True], ids=["one process", "within"])
 def test_no_call_ends_the_server_or_leads_out_of_the_project(

@@ -318,6 +318,7 @@ def test_what_a_dead_clients_agents_held_is_restored_by_whoever_lists_next(
     assert "the client of claude" in ask(new_box(), "get_task", id="t-1")["history"][-1]["why"]
 
 
+@pytest.mark.slow
 def test_the_end_of_a_server_releases_what_is_held_only_if_its_client_is_dead(
     project: Project, new_box: NewBox, client: subprocess.Popen[bytes]
 ) -> None:

@@ -330,6 +330,7 @@ def test_a_command_that_a_signal_ends_has_failed(user: Shell) -> None:
     assert result_of(work, "a")["outcome"] == "killed by signal 9"
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_the_whole_tree(user: Shell, gates: Gates) -> None:
     gate = gates("gate")
     work = queue(user, "a")

@@ -109,6 +109,7 @@ def test_a_retried_item_gets_its_new_result_and_a_cancelled_one_gets_one(user: S
 # -------------------------------------------------------------- other programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["directory", "file"])
 def test_an_item_that_another_program_holds_is_left_alone_and_named(user: Shell, kind: str) -> None:
     folder = flow(user, "a", "b")

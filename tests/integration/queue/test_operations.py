@@ -368,6 +368,7 @@ def test_reap_frees_what_the_silent_hold(user: Shell) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_reap_of_a_folder_frees_what_the_dead_hold(user: Shell, gate: Gate) -> None:
     queue(user, "a")
     running = user.start("--dir", "work", "--all", "--exec", script(user.cwd, "wait", gate.words))

@@ -386,6 +386,7 @@ def test_what_was_done_while_the_disk_was_full_is_kept(small_disk: Path, tmp_pat
         assert numbers(batch) == [[1]] * 3
 
 
+@pytest.mark.slow
 def test_one_signal_ends_a_worker_whose_disk_is_full(small_disk: Path, tmp_path: Path) -> None:
     queue(small_disk, 3)
     gate = Gate(tmp_path, "gate")

@@ -312,6 +312,7 @@ def below(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [["--larger-than", "0"], []], ids=["remove", "compress"])
 def test_two_that_clean_at_once_do_it_once_and_both_pass(user: Shell, rule: list[str]) -> None:
     folder = many(user, 200)

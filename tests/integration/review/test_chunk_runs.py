@@ -44,6 +44,7 @@ def done_chunks(found: dict[str, Any]) -> int:
     return int(found["census"]["success"])
 
 
+@pytest.mark.slow
 def test_waves_wait_for_a_decision_are_done_again_and_stop(user: Shell) -> None:
     folder = cut(user)
     first = run(user, "-j", "2", "--criteria", "drop", "--exec", CLASSIFY_COMMAND)

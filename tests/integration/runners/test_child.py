@@ -174,6 +174,7 @@ def test_a_child_in_the_group_is_ended_too(tmp_path: Path) -> None:
     gone(*end.survivors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["timed out", "stopped"])
 def test_when_it_must_end_all_of_it_ends(why: str, tmp_path: Path) -> None:
     text = STUBBORN + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\ntime.sleep(600)\n"

@@ -195,6 +195,7 @@ def test_an_agent_that_is_stopped_before_its_start_is_not_started(place: Place) 
     assert not (place.folder / "begun").exists()
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_stopped_leaves_nothing_running(place: Place) -> None:
     stopped, ends = threading.Event(), list[AgentEnd]()
     shell = place.sleeps()

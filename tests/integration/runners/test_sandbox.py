@@ -154,6 +154,7 @@ def test_an_agent_that_is_ended_may_first_tidy_up(place: Place) -> None:
     assert (place.clone / "bye").exists()
 
 
+@pytest.mark.slow
 def test_an_agent_that_ignores_its_end_is_killed(place: Place) -> None:
     stopped = threading.Event()
     threading.Timer(0.3, stopped.set).start()

@@ -221,6 +221,7 @@ class Editor:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_after_any_edits_the_answers_are_those_of_a_look_at_every_file(
     project: Project, kept: LiveIndex, seed: int

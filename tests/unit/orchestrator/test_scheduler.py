@@ -380,6 +380,7 @@ RULES = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(batches(), RULES, st.randoms(use_true_random=False))
 def test_no_rule_is_ever_broken_and_every_batch_ends(  # noqa: PLR0912 - one run, told in order
@@ -492,6 +493,7 @@ def big(kind: str) -> list[QueuedTask]:
     ]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_tasks_take_less_than_sixty_megabytes() -> None:
     tasks = big("apart")
     tracemalloc.start()
@@ -518,6 +520,7 @@ def test_a_decision_among_a_hundred_thousand_takes_less_than_a_millisecond(kind:
     assert (time.perf_counter() - begin) / 3000 < 0.001
 
 
+@pytest.mark.slow
 def test_where_all_share_one_file_no_single_decision_looks_at_all_of_them() -> None:
     scheduler = Scheduler(big("close"), SchedulingRules(limit=64))
     assert isinstance(scheduler.next(0), Start)

@@ -50,6 +50,7 @@ def test_a_text_names_what_it_says_will_be_changed(body: str, expected: tuple[st
     assert found == expected or (body.startswith("All") and set(expected) >= set(found) and found)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # two seconds at most; minutes where it grows with the square of the length
 @pytest.mark.parametrize("unit", ["a.", "a/", "- ", "`", "a.b-c/", "](", "`a.py` ", "a.py ", " `", "# a\n"])
 def test_a_text_that_is_made_to_be_slow_is_read_at_once(unit: str) -> None:
