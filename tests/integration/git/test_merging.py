@@ -356,6 +356,7 @@ def _kill_at(repo: Repo, made: Integration, branch: str, step: str, flag: Path) 
     gone(process.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", _STEPS)
 def test_after_a_kill_at_any_step_the_next_merge_works(repo: Repo, tmp_path: Path, step: str) -> None:
     made = _integration(repo)
@@ -419,6 +420,7 @@ def _elsewhere(repo: Repo, made: Integration) -> None:
     repo.commit("stray", cwd=made.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "act",
     [

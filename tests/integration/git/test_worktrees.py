@@ -182,6 +182,7 @@ Worktrees(Repository.read(root), root / ".hypervisor/trees", "b1").open("t", 1, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["worktree add", "after worktree add", "filter", "record"])
 def test_after_a_kill_at_any_step_of_opening_it_opens_whole(repo: Repo, tmp_path: Path, step: str) -> None:
     flag = tmp_path / "flag"

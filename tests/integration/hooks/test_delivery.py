@@ -273,6 +273,7 @@ handler.main(io.BytesIO(call), {{"CLAUDE_PROJECT_DIR": {root!r}}})
 """
 
 
+@pytest.mark.slow
 def test_of_many_hooks_at_once_one_tells(project: Project, client: TalkingClient) -> None:
     work(project, *[f"t-{number}" for number in range(12)])
     call = {
@@ -325,6 +326,7 @@ with service(Project(root, root / ".hypervisor"), "a1") as mine:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("how", ["complete", "block", "release"])
 def test_whoever_dies_at_the_end_of_a_claim_the_session_is_told_what_is_so_and_once(

@@ -238,6 +238,7 @@ def client(project: Project, capsys: pytest.CaptureFixture[str]) -> Client:
     return Client(project, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PAYLOADS)
 def test_whatever_the_client_says_nothing_breaks_and_nobody_is_stopped_wrongly(
     project: Project, client: Client, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

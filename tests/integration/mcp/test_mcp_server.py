@@ -216,6 +216,7 @@ def test_a_signal_ends_the_server(start: Start, number: signal.Signals) -> None:
     assert b"Traceback" not in wire.errors
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_leaves_its_sessions_claims_to_the_next(start: Start) -> None:
     wire = start()
     wire.initialize()

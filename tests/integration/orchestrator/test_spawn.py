@@ -280,6 +280,7 @@ def test_an_agent_that_was_started_for_a_task_spawns_none(idle: Place) -> None:
     assert found["task_id"] == "t-1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [

@@ -110,6 +110,7 @@ while batch.take_in(limit=37) is not TakenIn.NOTHING:
 """
 
 
+@pytest.mark.slow
 def test_eight_processes_take_each_line_in_once(folder: Path) -> None:
     lines = [f"item {number}" for number in range(2_000)]
     (folder / "queue.txt").write_text("".join(f"{line}\n" for line in lines))

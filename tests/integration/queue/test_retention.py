@@ -158,6 +158,7 @@ outputs.compress(sys.argv[1])
 )
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_one_of_both_whole(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     whole = {f"{key(number)}~1.out": text(600_000, number) for number in range(8)}
@@ -352,6 +353,7 @@ main(["clean", "--outputs", "--larger-than", "0"])
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "number"), [("before", 1), ("after", 1), ("before", 20), ("after", 41)])
 def test_killed_while_it_removes_it_has_removed_outputs_only_and_the_next_goes_on(
     user: Shell, when: str, number: int

@@ -257,6 +257,7 @@ def test_a_worker_of_before_can_note_no_more(user: Shell) -> None:
     user.here(*words).refused(1, "opened again")
 
 
+@pytest.mark.slow
 def test_of_many_writers_no_note_is_lost_also_when_one_is_killed(user: Shell) -> None:
     mails(user.cwd / "mail.jsonl", 40, 1)
     user.here("chunk", "--records", "mail.jsonl", "--dir", "work").passed()

@@ -101,6 +101,7 @@ def test_a_chunk_that_failed_is_shown_and_retried_where_it_was(user: Shell) -> N
     assert (second["standing"], second["checkpoint"]["noted"]) == ("open", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_run_that_is_killed_goes_on_where_it_was(user: Shell, jobs: str) -> None:
     cut(user, 3)

@@ -199,6 +199,7 @@ def act(project: Project, done: Path, count: int, key: str) -> subprocess.Popen[
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_anywhere_no_receipt_that_was_told_is_lost_and_at_most_one_act_is_named(
     service: TaskService, project: Project, task: Path
 ) -> None:

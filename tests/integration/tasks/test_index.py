@@ -145,6 +145,7 @@ print(sorted(found.values()).count("done"))
 """
 
 
+@pytest.mark.slow
 def test_many_processes_may_use_it_while_files_change(project: Project) -> None:
     for number in range(60):
         task(project, f"t-{number}")
@@ -164,6 +165,7 @@ def test_many_processes_may_use_it_while_files_change(project: Project) -> None:
     assert set(look(project).values()) == {"done"}
 
 
+@pytest.mark.slow
 def test_an_index_killed_while_it_writes_is_whole_or_made_anew(project: Project) -> None:
     paths = [task(project, f"t-{number}") for number in range(400)]
     code = _LOOKER.format(scripts=str(ROOT / "scripts"), root=str(project.root)).replace("== 60", "== 400")

@@ -493,6 +493,7 @@ print(json.dumps(took))
 """
 
 
+@pytest.mark.slow
 def test_many_servers_hand_out_each_task_once_and_see_their_own_acts_at_once(project: Project) -> None:
     for number in range(40):
         waits = f"[t-{number // 2}]" if number % 5 == 4 else "[]"

@@ -109,6 +109,7 @@ def die_at(place: TaskPlace, step: str) -> None:
     assert done.returncode == 9, done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     ["claim: committed", "claim: drafted", "claim: renamed", "claim: edited", "release: before",
@@ -158,6 +159,7 @@ def release_it(service: Services) -> None:
         service("gemini").release("t-1", "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "status", "outcome"),
     [
@@ -315,6 +317,7 @@ for name in [f"t-{{(number * 5 + n) % 40}}" for n in range(40)]:
 """
 
 
+@pytest.mark.slow
 def test_of_eight_processes_each_task_has_one_holder(place: TaskPlace) -> None:
     paths: list[Path] = [place.task(f"t-{number}") for number in range(40)]
     code = _CLAIM_ALL.format(scripts=str(ROOT / "scripts"), root=str(place.root))

@@ -485,6 +485,7 @@ for number in range(50):
 """
 
 
+@pytest.mark.slow
 def test_of_eight_processes_receipts_none_is_lost(file: Path) -> None:
     writers = [python(RECEIPTS, str(file), str(number)) for number in range(8)]
     for writer in writers:
@@ -520,6 +521,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_time_leaves_the_file_whole(file: Path) -> None:
     body = "".join(f"line {number}\n" for number in range(20_000))
     file.write_bytes(file.read_bytes() + body.encode())

@@ -507,6 +507,7 @@ def test_a_hundred_thousand_tasks_take_less_than_sixty_megabytes() -> None:
     assert most < 60e6, most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["free", "apart", "same"])
 def test_a_decision_among_a_hundred_thousand_takes_less_than_a_millisecond(kind: str) -> None:
     scheduler = Scheduler(big(kind), SchedulingRules(limit=64))
