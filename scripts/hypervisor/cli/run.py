@@ -52,6 +52,8 @@ from .console import (
     time_span,
 )
 
+#: Entries of a list that a notice has.
+_NEEDS = 100
 #: What may be raised for a run that is resumed.
 _BUDGETS = ("budget_usd", "budget_tokens", "budget_minutes", "budget_attempts")
 
@@ -158,8 +160,12 @@ def _carried_out(
                 f"hypervisor: WARNING: no sandbox: {why}; agents can write wherever you can", file=sys.stderr
             )
         answer_stop(stop, lambda: counted(len(run.running), "task") if run.running else "")
+        notifier = run.notifier
         try:
             _, halted = run_agents(run, teller.tell, stop)
+        except BaseException as error:
+            notifier.close(f"the run ended with a fault: {error or type(error).__name__}")
+            raise
         finally:
             teller.close()
         said = deliver(run, stop.now) + run.notes
@@ -168,6 +174,9 @@ def _carried_out(
     background.came_to = census.line()
     if halted and census.of("waiting") + census.of("running"):
         said.append(f"ended early: {halted}; resume with `hypervisor run --resume {batch.id}`")
+    waits = [line for line in said if line.startswith("ended early")]
+    text = "; ".join([census.line(), *waits])
+    notifier.close(text, census=census.to_json(), needs_attention=summary["needs_attention"][:_NEEDS])
     if asked.on_finish:
         said.append(on_finish(asked.on_finish, batch.folder))
     if options.json:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .naming import batch_of, folders_here
 
 if TYPE_CHECKING:
     from ..queue.batch import Batch
+    from ..store.questions import Question
 
 #: How many waiting tasks are named, with what they wait for.
 _NOT_READY = 4
@@ -47,9 +48,8 @@ def _status(options: Namespace) -> int:
         return _print(options, project, _tasks(project, settings, None), [], [])
     with store:
         store.rescuer.rescue_now_and_then()
-        return _print(
-            options, project, _tasks(project, settings, store), _batches(project, store), _claims(store)
-        )
+        batches, claims, asked = _batches(project, store), _claims(store), store.questions.open()
+        return _print(options, project, _tasks(project, settings, store), batches, claims, asked)
 
 
 def _tasks(project: Project, settings: Mapping[str, Any], store: Store | None) -> dict[str, Any]:
@@ -90,9 +90,13 @@ def _print(
     tasks: dict[str, Any],
     batches: list[dict[str, Any]],
     claims: list[dict[str, Any]],
+    asked: Sequence[Question] = (),
 ) -> int:
+    from ..queue.summary import question_line, question_row  # noqa: PLC0415 - as above
+
     if options.json:
-        print_json({"batches": batches, "claims": claims, **tasks})
+        questions = {"questions": [question_row(one) for one in asked]} if asked else {}
+        print_json({"batches": batches, "claims": claims, **questions, **tasks})
         return EXIT_DONE
     print(f"project  {project.root}")
     counts = ", ".join(f"{n} {word}" for word, n in tasks["by_status"].items())
@@ -108,6 +112,8 @@ def _print(
         for one in claims
     ]
     _print_some(lines, _CLAIMS, "more; --json names them")
+    lines = [f"question {question_line(one)}" for one in asked]
+    _print_some(lines, _CLAIMS, "more: `hypervisor questions`")
     if not batches:
         for name in folders_here():
             print(f"queue    {shown(name)}: hypervisor status --dir {shlex.quote(name)}")

@@ -47,6 +47,7 @@ MORE_THAN_ZERO = frozenset(
         "git.remote_seconds",
         "git.lease_seconds",
         "worktree.seconds",
+        "notify.seconds",
         "machine.look_seconds",
         "machine.per_batch",
         "budget.answer_tokens",

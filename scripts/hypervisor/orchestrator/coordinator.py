@@ -31,6 +31,8 @@ from .scheduler import Scheduler
 _RENEW_SECONDS = 1.0
 #: How often the store is asked whether the batch is to be drained, in seconds.
 _DRAIN_SECONDS = 0.5
+#: How a task ends that a person is told of at once.
+_TROUBLE = (Outcome.FAILED, Outcome.BLOCKED)
 #: The longest that a task waits which is tried again at no cost, in seconds.
 LONGEST_DELAY = 300.0
 
@@ -208,6 +210,10 @@ class Coordinator:
             event = ItemEvent(kind=kind, item=task, text=how.text)
             self.counts.count(event)
             self.tell(event)
+            if how.how in _TROUBLE:
+                run, log = self.run_context, f"hypervisor log {task}"
+                text = f"{task} {'failed' if how.how == Outcome.FAILED else 'is blocked'}: {how.text}"
+                run.notifier.send("failure", text, task=task, outcome=how.how, type=log)
 
     def _heed_fault(self, scheduler: Scheduler, task: str, how: AttemptEnd) -> None:
         """Drop an agent that cannot work, or start nothing more, where an attempt's end says so."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.model import Task
+from ..queue.summary import answer_step
 from ..runners.base import Agent, AgentEnd
 from ..store.events import RunEvent
 from ..store.questions import Question
@@ -97,5 +98,10 @@ def park(  # noqa: PLR0913, PLR0917 - the attempt that asked
     )  # fmt: skip
     if workspace is not None:
         workspace.give_up()
+    command = answer_step(number)
+    run.notifier.send(
+        "question", f"{task.id} asks: {asked.text}", task=task.id, question=number, type=command,
+        choices=list(asked.choices),
+    )  # fmt: skip
     run.tell(RunEvent.ASKED, task.id, question=number, text=asked.text, choices=list(asked.choices))
-    return f'asks: {" ".join(asked.text.split())[:300]}; `hypervisor answer {number} "..."`'
+    return f"asks: {' '.join(asked.text.split())[:300]}; `{command}`"

@@ -41,6 +41,7 @@ from ..tasks.terms import TaskTerms
 from .checks import Checks
 from .containment import Containment, containment_of
 from .delivery import GitDelivery, delivery_of
+from .notifying import Notifier, notifier_of
 from .options import RunOptions
 from .router import AgentRouter, name_of, router_of
 from .supervisor import AgentSupervisor, supervisor_of
@@ -74,6 +75,8 @@ class RunContext:
     supervisor: AgentSupervisor
     #: Makes the sandboxes of its agents; None where it has none.
     containment: Containment | None
+    #: Tells the user of what happens while he is not there.
+    notifier: Notifier
     #: Runs `verify`.
     checks: Checks
     #: Adds an event of the run: ``tell(RunEvent.PAUSED, task id or "", until=..., why=...)``.
@@ -209,7 +212,7 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
             ),
             supervisor=supervisor, containment=containment, checks=checks,
             trees=trees, pool=pool, integration=integration, delivery=delivery, watch=watch, tell=tell,
-            running=running,
+            running=running, notifier=notifier_of(project, store.settings, record.name),
         )  # fmt: skip
     finally:
         if pool is not None:

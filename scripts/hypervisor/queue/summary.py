@@ -253,6 +253,11 @@ def answer_step(question: int) -> str:
     return f'hypervisor answer {question} "..."'
 
 
+def question_line(question: Question) -> str:
+    """Return a question with the command that answers it, in one printable line."""
+    return f"{printable_line(f'{question.task} asks: {question.text}', 300)}; {answer_step(question.id)}"
+
+
 def question_row(question: Question) -> dict[str, Any]:
     """Return a question as plain data."""
     row: dict[str, Any] = {

@@ -10,6 +10,8 @@ from functools import lru_cache
 
 from ..core.model import Outcome
 from ..core.text import printable_line
+from ..queue.summary import answer_step
+from ..store.questions import Question
 
 #: What differs from one failure to the next of a kind: figures, ids, hashes.
 _VARIES = re.compile(r"0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]{7,}\b|\d+")
@@ -32,6 +34,8 @@ class TroubledItem:
     next: str
     #: Whether it is a task whose file was changed, so that its status has to be set back.
     task: bool
+    #: Whether its work was kept on a branch.
+    kept: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +49,16 @@ class Attention:
     type: str
     #: Numbers of the items.
     items: list[int] = field(default_factory=list)
+
+
+def attention_to(question: Question, items: list[int]) -> Attention:
+    """Return what a person does about an open question; *items* are the numbers of its task."""
+    offered = f" ({' / '.join(question.choices)})" if question.choices else ""
+    return Attention(
+        state="waiting", reason=printable_line(f"{question.task} asks: {question.text}{offered}", 1000),
+        next="answer it; a run that is alive then goes on with the task", type=answer_step(question.id),
+        items=items,
+    )  # fmt: skip
 
 
 def group_by_reason(troubled: Iterable[TroubledItem], batch: str) -> list[Attention]:
@@ -83,6 +97,8 @@ def _command(group: list[TroubledItem], batch: str) -> str:
     first = group[0]
     if first.task and len(group) == 1 and first.state == Outcome.BLOCKED:
         name = first.name if printable_line(first.name) == first.name else ""
+        if name and first.kept:
+            return f"hypervisor diff {shlex.quote(name)}"
         return f"hypervisor task update {shlex.quote(name)} --status active" if name else ""
     flag = "--blocked" if first.state == Outcome.BLOCKED else "--failed"
     # A name that cannot be typed is not offered for typing.

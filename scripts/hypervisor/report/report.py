@@ -15,9 +15,10 @@ from ..core.model import Outcome
 from ..core.text import printable_data, printable_line
 from ..queue.batch import Batch
 from ..queue.batches import begun_since
-from ..queue.summary import Census, next_step, take_census, typed_as
+from ..queue.summary import Census, next_step, question_line, take_census, typed_as
 from ..store.batches import Running
 from ..store.progress import Speed, Totals
+from ..store.questions import Question
 from . import logtail
 from .activity import (
     MachineLook,
@@ -28,7 +29,7 @@ from .activity import (
     log_stem,
     worker_label,
 )
-from .attention import TroubledItem, group_by_reason
+from .attention import Attention, TroubledItem, attention_to, group_by_reason
 from .follower import BatchFollower, FollowedItem
 from .labels import ItemNames, checkpoints_of, names_of
 from .pace import RECENT, WINDOW, pace_of
@@ -55,6 +56,8 @@ class _Figures:
     speed: Speed
     spent: Totals
     running: list[Running]
+    #: That have no answer yet.
+    questions: list[Question]
 
 
 @dataclass(slots=True)
@@ -100,6 +103,7 @@ class ReportBuilder:
             speed=store.progress.speed(batch.number, window=WINDOW, last=RECENT + 1),
             spent=store.progress.spending(batch.number),
             running=store.batches.running(batch.number),
+            questions=[one for one in store.questions.of_batch(batch.number) if one.open],
         )
         self.names.learn([batch.ref_by(one.key, one.text) for one in self._figures.running])
         if changed:
@@ -147,6 +151,7 @@ class ReportBuilder:
             "idle": idle,
             "held_up": self.timeline.held_up,
             "killed_run": killed_run(self.batch.store, self.timeline) if left else "",
+            "questions": [question_line(one) for one in found.questions],
             "command": command_of(workers) if left else "",
             "host": socket.gethostname(),
             "zone": self._zone(now),
@@ -169,6 +174,7 @@ class ReportBuilder:
             ],
             "needs_attention": [
                 *map(asdict, checkpoints_of(self.batch)),
+                *map(asdict, self._questions()),
                 *map(asdict, group_by_reason(self._troubled(), typed_as(self.batch))),
             ],
             "tries": [
@@ -273,6 +279,11 @@ class ReportBuilder:
     def _next(self, row: FollowedItem) -> str:
         return next_step({"task_id": self.name(row), "status": row.state}, row.result, typed_as(self.batch))
 
+    def _questions(self) -> Iterator[Attention]:
+        items = {row.ref.key: row.number for row in self.follower.items}
+        for one in self._seen().questions:
+            yield attention_to(one, [items[one.key]] if one.key in items else [])
+
     def _troubled(self) -> Iterator[TroubledItem]:
         for row in self.follower.items:
             if row.state in _TROUBLE:
@@ -280,7 +291,7 @@ class ReportBuilder:
                 yield TroubledItem(
                     number=row.number, name=self.name(row), item=row.ref.item, state=row.state,
                     reason=str(result.get("outcome", ""))[:2000], next=self._next(row),
-                    task=row.ref.task and bool(result.get("edit")),
+                    task=row.ref.task and bool(result.get("edit")), kept=bool(result.get("branch")),
                 )  # fmt: skip
 
     def _zone(self, now: float) -> dict[str, Any]:

@@ -27,6 +27,8 @@ _QUIET = 60.0
 _BELOW = 4
 #: A screen of so many lines has no room for the command.
 _SMALL = 12
+#: Questions that are shown.
+_QUESTIONS = 5
 
 
 def frame(
@@ -66,7 +68,10 @@ def frame(
 
 def next_steps(head: Mapping[str, Any]) -> list[str]:
     """Return what a person may type next, a line each; they must not be cut."""
-    steps, batch = [], head["batch"]
+    batch, questions = head["batch"], head["questions"]
+    steps = [f"question: {line}" for line in questions[:_QUESTIONS]]
+    if len(questions) > _QUESTIONS:
+        steps.append(f"question: and {len(questions) - _QUESTIONS} more: hypervisor questions")
     if troubled := head["census"]["failed"] + head["census"]["blocked"]:
         steps.append(f"{troubled} need attention: hypervisor summary {batch['called']}")
     if not head["finished"] and not head["at_work"] and not head["idle"]:

@@ -95,6 +95,14 @@ def test_a_task_that_asks_waits_at_no_cost_and_the_others_go_on(user: Shell) -> 
     assert (asked["task_id"], asked["text"], asked["choices"]) == ("t-1", "Red or blue?", ["red", "blue"])
     need = summary(user)["needs_attention"]
     assert need == [{"task_id": "t-1", "reason": "asks: Red or blue?", "next": 'hypervisor answer 1 "..."'}]
+    line = 't-1 asks: Red or blue?; hypervisor answer 1 "..."'
+    assert f"question {line}" in user.hypervisor("status").out
+    assert json.loads(user.hypervisor("status", "--json").out)["questions"][0]["task_id"] == "t-1"
+    assert f"question: {line}" in user.hypervisor("status", asked["batch"]).out
+    page = user.hypervisor("report", asked["batch"], "--json").json["needs_attention"]
+    assert [(one["state"], one["reason"], one["type"], len(one["items"])) for one in page] == [
+        ("waiting", "t-1 asks: Red or blue? (red / blue)", 'hypervisor answer 1 "..."', 1)
+    ]
     refused = user.hypervisor("task", "claim", "t-1", "--caller", "claude")
     assert refused.code == 1
     assert "waits for an answer" in refused.err

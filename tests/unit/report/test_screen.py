@@ -22,7 +22,7 @@ def head(**more: Any) -> dict[str, Any]:
     }
     return {
         "at": 1e9, "batch": {"id": "b", "called": "--dir b", "go_on": "batch_worker.py --dir b --all"},
-        "census": census, "closes": True, "finished": False, "held_up": "",
+        "census": census, "closes": True, "finished": False, "held_up": "", "questions": [],
         "pace": {"per_minute": 12.5, "window": 300.0, "eta": 720.0, "standing_on": 40, "quiet": 1.0},
         "at_work": [
             {"name": f"item-{n}", "who": f"worker-{n}-aaaa", "worker": f"worker-{n}-aaaa", "since": 1e9 - n}
@@ -121,6 +121,8 @@ def test_a_screen_says_how_long_it_has_taken_where_and_by_which_command() -> Non
 
 def test_what_to_type_next_is_told_in_full() -> None:
     assert next_steps(head()) == ["3 need attention: hypervisor summary --dir b"]
+    asked = head(questions=[f"t-{number} asks" for number in range(7)])
+    assert next_steps(asked)[4:6] == ["question: t-4 asks", "question: and 2 more: hypervisor questions"]
     dead = head(at_work=[], killed_run="run-7-ab")
     assert next_steps(dead)[1] == "to continue: batch_worker.py --dir b --all, with its --exec if it had one"
     assert "its run run-7-ab was killed" in lines_of(dead, 80, 22)
