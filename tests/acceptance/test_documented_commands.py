@@ -49,6 +49,7 @@ ENDS = {
     "uv run scripts/batch_worker.py --dir work --stats": (0, ""),
     "hypervisor run": (1, "the agent of t-12 leaves its task's files"),
     "hypervisor chunk run": (1, "it ends at a checkpoint"),
+    "hypervisor chunk items": (3, "nothing is left"),
     "hypervisor retry": (3, "t-12 was accepted"),
     "hypervisor reap": (3, "nobody has died"),
     "grep -rl": (1, "no task was Gemini's"),
