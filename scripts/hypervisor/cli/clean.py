@@ -80,6 +80,8 @@ def _clean(options: Namespace) -> int:
         rows = [] if options.outputs else list(_remains(project, settings, dry_run=options.dry_run))
         found = retention.survey(retention.batches_of(project))
         rows += _outputs(found, rule, settings, dry_run=options.dry_run)
+        if rule.older_than is not None and not options.dry_run:
+            rows += _tails(project, rule.older_than)
     return _tell(options, rows, rule)
 
 
@@ -146,6 +148,16 @@ def _outputs(
         if not unfinished(kept):
             yield {"kind": "outputs", "name": kept.batch, "what": "would", "bytes": plain.before,
                    "why": "can be compressed"} if dry_run else _compressed(kept)  # fmt: skip
+
+
+def _tails(project: Project, older_than: float) -> Iterator[Row]:
+    """Remove the ends of old outputs from a store of many machines; yield what was done."""
+    with store_of(project) as store:
+        count = store.tails.forget(older_than) if store is not None and store.shared else 0
+    if count:
+        age = retention.in_words_of_time(older_than)
+        yield {"kind": "outputs", "name": "in the store", "what": "removed", "bytes": 0,
+               "why": f"the ends of {count} outputs, older than {age}"}  # fmt: skip
 
 
 def _removed(kept: Kept, why: str) -> Row:

@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.process import host_name
 from ..core.text import printable_lines
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 from .naming import batch_of
@@ -43,14 +44,19 @@ def _log(options: Namespace) -> int:
 
     with batch_of(options) as batch:
         found = find_output(batch, options.item, options.attempt)
+        host = _host_of(batch, found)
         if options.json:
-            return _print_json(found)
+            return _print_json(found, host)
         attempt = found.attempt
         state = "running" if attempt.ended_at is None else attempt.outcome
         runner = f" by {attempt.runner}" if attempt.runner else ""
+        where = f"; {_elsewhere(found, host)}" if host else ""
         print(
-            f"{shown(options.item)}: attempt {attempt.number}{runner}, {state}", file=sys.stderr, flush=True
-        )
+            f"{shown(options.item)}: attempt {attempt.number}{runner}, {state}{where}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        if host and not options.follow:
+            return EXIT_DONE if _copy_tail(found, options) else EXIT_NOTHING
         return EXIT_DONE if _copy(batch, found, options) else EXIT_NOTHING
 
 
@@ -78,6 +84,35 @@ def _copy(batch: Batch, found: AttemptOutput, options: Namespace) -> bool:
         for _, copier in pairs:
             copier.close()
     return told
+
+
+def _host_of(batch: Batch, found: AttemptOutput) -> str:
+    """Return the machine that has the log, "" for this one."""
+    if found.kept or not batch.store.shared:
+        return ""
+    host = batch.store.tails.host_of(found.attempt.worker)
+    return "" if host == host_name() and found.tail is None else host
+
+
+def _elsewhere(found: AttemptOutput, host: str) -> str:
+    """Return what is said of a log on another machine."""
+    if found.tail is None:
+        then = "; its end can be read here once it is over" if found.attempt.ended_at is None else ""
+        return f"its log is on {shown(host, 80)}{then}"
+    what = "this is its end; the whole log" if found.tail.cut else "its log"
+    return f"{what} is on {shown(host, 80)}: {shown(found.tail.path, 300)}.out, .err"
+
+
+def _copy_tail(found: AttemptOutput, options: Namespace) -> bool:
+    """Print what the store has of a log that lies on another machine; return whether there was anything."""
+    if found.tail is None:
+        return False
+    events = found.attempt.runner in _AGENTS and not options.raw
+    for data, target in ((found.tail.out, sys.stdout), (found.tail.err, sys.stderr)):
+        copier = _Copier(target, events=events and target is sys.stdout)
+        copier.write(data)
+        copier.close()
+    return True
 
 
 def _ended(batch: Batch, found: AttemptOutput) -> bool:
@@ -124,14 +159,19 @@ class _Copier:
         self._target.write(printable_lines(line, line.count(b"\n") + 1, _LONGEST) + "\n")
 
 
-def _print_json(found: AttemptOutput) -> int:
+def _print_json(found: AttemptOutput, host: str) -> int:
     from ..report.attempt_output import STREAMS, StreamReader  # noqa: PLC0415
 
     texts = {}
     for name, ending in zip(("stdout", "stderr"), STREAMS, strict=True):
         with contextlib.closing(StreamReader(found.stem, ending)) as reader:
             texts[name] = b"".join(reader.read()).decode("utf-8", "replace")
-    attempt = found.attempt
+    attempt, log = found.attempt, found.stem if found.kept else ""
+    if found.tail is not None:
+        log = found.tail.path
+        for name, data in (("stdout", found.tail.out), ("stderr", found.tail.err)):
+            texts[name] = data.decode("utf-8", "replace")
+    elsewhere = {"host": host, "cut": found.tail is None or found.tail.cut} if host else {}
     print_json({"attempt": attempt.number, "runner": attempt.runner, "outcome": attempt.outcome,
-                "log": found.stem if found.kept else "", **texts})  # fmt: skip
-    return EXIT_DONE if found.kept else EXIT_NOTHING
+                "log": log, **elsewhere, **texts})  # fmt: skip
+    return EXIT_DONE if found.kept or found.tail is not None else EXIT_NOTHING

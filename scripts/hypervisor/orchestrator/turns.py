@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ..git.checkout import Snapshot
 from ..git.work import Tree
 from ..runners.base import AgentEnd, Assignment, How, Usage
+from ..runners.kept_tails import keep_tails
 from ..store.events import RunEvent
 from .attempt_work import AttemptWork
 from .prompt import take_reported
@@ -106,6 +107,7 @@ class AgentTurns:
         run.store.claims.set_log(work.claim, log, name)
         run.tell(RunEvent.BEGUN, task, attempt=work.claim.number, agent=name, log=log)
         end = run.supervisor.run(work.agent, assignment, self.rank)
+        keep_tails(run.store, [(work.claim.attempt, assignment.log)])
         run.router.used(name, end.tokens, end.cost_usd)
         self.usage = assignment.usage
         self.refused = end.how in (How.RATE_LIMIT, How.OVERLOAD) or end.exit == _EX_TEMPFAIL

@@ -30,7 +30,7 @@ from .heartbeat import Heartbeat
 from .locks import BatchLocks
 from .source import TakenIn
 from .stop import Stop
-from .workitem import printed, result_of, work_of
+from .workitem import keep_ends, printed, result_of, work_of
 
 T = TypeVar("T")
 
@@ -263,16 +263,14 @@ class QueueWorker:
         }  # fmt: skip
         published = not report.edit and not any(folder.used for folder in self._results)
         completion = Completion(
-            attempt=claim.attempt,
-            status=report.status.value,
-            result=result,
-            published=published,
+            attempt=claim.attempt, status=report.status.value, result=result, published=published,
             log=printed(self._batch, work),
-        )
+        )  # fmt: skip
         return Ended(claim=claim, ref=ref, completion=completion, text=report.outcome, seconds=seconds)
 
     def _accept(self, ended: Sequence[Ended]) -> None:
         """Have results accepted and published, all together."""
+        keep_ends(self._batch, [one.claim for one in ended])
         answers = self._patiently(lambda: self._claims.complete([one.completion for one in ended]))
         unpublished = [
             _row(one.claim, one.completion)
@@ -288,6 +286,7 @@ class QueueWorker:
                 self._say(one.ref.item, one.completion.status, one.text, one.seconds)
 
     def _fail(self, claim: Claim, ref: ItemRef, report: Report, seconds: float) -> None:
+        keep_ends(self._batch, [claim])
         gave_up = self._patiently(lambda: self._claims.fail(claim, report.outcome))
         self._after(claim)
         if gave_up is None:

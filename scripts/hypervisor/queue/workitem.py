@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from ..core.model import Report
 from ..core.process import WORKER_MARK
 from ..runners.base import ItemWork
+from ..runners.kept_tails import keep_tails
 from ..store.records import Claim
 from .batch import Batch, ItemRef
 
@@ -50,6 +52,12 @@ def result_of(ref: ItemRef, report: Report) -> dict[str, Any]:
     if ref.task:
         result["task_file"] = ref.path
     return result
+
+
+def keep_ends(batch: Batch, claims: Sequence[Claim]) -> None:
+    """Keep the ends of what commands printed for other machines to read, where others use the store."""
+    if batch.store.shared:
+        keep_tails(batch.store, [(one.attempt, batch.log_of(one.key, one.number)) for one in claims])
 
 
 def printed(batch: Batch, work: ItemWork) -> str | None:

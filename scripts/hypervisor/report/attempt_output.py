@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from ..core.errors import HypervisorError, NothingToDo, UsageError
@@ -16,6 +16,7 @@ from ..queue.batch import Batch
 from ..queue.batches import open_record
 from ..runners.base import event_of, list_of, map_of
 from ..store.records import Attempt
+from ..store.tails import LogTail
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
 from .activity import log_stem
@@ -36,10 +37,12 @@ class AttemptOutput:
     attempt: Attempt
     #: Path without ending; "" for an attempt whose output is nowhere.
     stem: str
+    #: Its end, where it lies on another machine; None where nothing of it was kept.
+    tail: LogTail | None = None
 
     @property
     def kept(self) -> bool:
-        """Whether there is anything of it."""
+        """Whether there is anything of it on this machine."""
         return bool(self.stem) and any(_part(self.stem, ending, 0) for ending in STREAMS)
 
 
@@ -71,9 +74,13 @@ def find_output(batch: Batch, item: str, number: int | None = None) -> AttemptOu
     found = [_output(batch, key, one) for one in batch.store.claims.attempts(key)]
     if not found:
         raise NothingToDo(f"{item}: not started yet; nothing was printed")
+    if batch.store.shared:
+        elsewhere = batch.store.tails.of(one.attempt.id for one in found if not one.kept)
+        found = [replace(one, tail=elsewhere.get(one.attempt.id)) for one in found]
     if number is None:
         running = found[-1].attempt.ended_at is None
-        return found[-1] if running else next((one for one in reversed(found) if one.kept), found[-1])
+        there = (one for one in reversed(found) if one.kept or one.tail)
+        return found[-1] if running else next(there, found[-1])
     for one in found:
         if one.attempt.number == number:
             return one

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .review import Review
     from .sessions import Sessions
     from .spend import Account, Spending
+    from .tails import LogTails
 
 
 class Store:
@@ -139,6 +140,13 @@ class Store:
         from .lessons import LessonTable
 
         return LessonTable(self.engine)
+
+    @cached_property
+    def tails(self) -> LogTails:
+        """The ends of logs, for other machines."""
+        from .tails import LogTails
+
+        return LogTails(self.engine)
 
     @cached_property
     def review(self) -> Review:

@@ -16,6 +16,7 @@ from ..store.records import AgentTask, Claim, Held
 from ..store.sessions import MAIN, AgentClaim
 from ..store.store import Store
 from .actor_claims import ActorClaims
+from .edits import edit_of
 from .eligibility import Wanted, in_turn, nothing_ready
 from .files import edit_key, open_task, parse_task, read_task, status_word
 from .publication import finished_words, restore, settle
@@ -236,7 +237,7 @@ def revert_claim_edit(store: Store, held: Held) -> None:
         return
     from ..documents import yaml_edit  # noqa: PLC0415 - the YAML loader
 
-    edit = FileEdit.from_json(held.revert)
+    edit = edit_of(store, held.revert, held.text)
 
     def still_open() -> bool:
         now = store.claims.held(held.key)

@@ -25,6 +25,7 @@ from ..core.errors import Refused, Unreadable
 from ..core.model import CLOSED, FileEdit, KeyEdit, TaskStatus
 from ..store.records import Abandoned, Attempt, Claim, Result, Revoked, Work
 from ..store.store import Store
+from .edits import edit_of
 from .files import spelling
 from .receipts import write_left
 from .rewriting import Change, Rewrite, Rewritten, rewrite_all
@@ -195,7 +196,7 @@ def _change_of(store: Store, work: Work) -> tuple[Path, Change] | None:
 
     result = work.result or {}
     if result.get("edit"):
-        edit = FileEdit.from_json(result["edit"])
+        edit = edit_of(store, result["edit"], work.text)
         return Path(edit.path), lambda data: yaml_edit.apply(data, edit)
     if not result.get("gave_up"):
         return None
@@ -203,8 +204,8 @@ def _change_of(store: Store, work: Work) -> tuple[Path, Change] | None:
     marked = [one for one in store.claims.attempts(work.key) if one.work == work.id and one.revert]
     if not marked:  # no claim of it was a task's
         return None
-    left = [FileEdit.from_json(one.revert) for one in marked if one.revert and not one.restored]
-    path = FileEdit.from_json(marked[-1].revert or {}).path
+    left = [edit_of(store, one.revert, work.text) for one in marked if one.revert and not one.restored]
+    path = edit_of(store, marked[-1].revert or {}, work.text).path
     return Path(path), lambda data: _blocked(data, path, left, store.settings)
 
 
@@ -254,7 +255,7 @@ def restore(store: Store, works: Iterable[int] | None = None, *, patience: float
 
     rewrites = []
     for work, ended in left.items():
-        edits = [FileEdit.from_json(one.revert) for one in ended]
+        edits = [edit_of(store, one.revert, one.text) for one in ended]
         path, ready = Path(edits[-1].path), partial(_is_ready, store, work)
         rewrites.append(Rewrite(path=path, change=partial(_reverted, edits=edits), guard=ready))
     done: list[int] = []
@@ -281,7 +282,7 @@ def restore_held(store: Store, claim: Claim) -> None:
     ended = store.claims.unrestored(claim.work)
     if not ended:
         return
-    edits = [FileEdit.from_json(revert) for _, revert in ended]
+    edits = [edit_of(store, revert, claim.text) for _, revert in ended]
     rewrite = Rewrite(
         path=Path(edits[-1].path),
         change=partial(_reverted, edits=edits),
@@ -319,7 +320,7 @@ def take_back(store: Store, work: Work) -> list[NotChanged]:
         OSError: The file could not be written.
     """
     mine = [one for one in store.claims.attempts(work.key) if one.work == work.id]
-    edits = _edits(mine, work.result or {})
+    edits = _edits(store, work, mine)
     if not edits:
         return []
     path = Path(edits[-1].path)
@@ -340,19 +341,20 @@ def is_taken_back(store: Store, works: Sequence[Work]) -> bool:
     edits: list[FileEdit] = []
     for work in works:
         mine = [one for one in store.claims.attempts(work.key) if one.work == work.id]
-        edits += _edits(mine, work.result or {})
+        edits += _edits(store, work, mine)
     try:
         return bool(edits) and yaml_edit.is_reverted(Path(edits[-1].path).read_bytes(), edits)
     except (OSError, Unreadable):
         return False
 
 
-def _edits(attempts: Sequence[Attempt], result: Result) -> list[FileEdit]:
+def _edits(store: Store, work: Work, attempts: Sequence[Attempt]) -> list[FileEdit]:
     """Return what still stands in the file of a cycle's claims and result, in the order it was written."""
+    result = work.result or {}
     gave_up = result.get("gave_up", False)  # by no edit of its own: what its first claim found is restored
     kept = [one for one in attempts if one.revert and (gave_up or not one.restored)]
-    edits = [FileEdit.from_json(one.revert) for one in kept if one.revert]
-    return [*edits, FileEdit.from_json(result["edit"])] if result.get("edit") else edits
+    edits = [edit_of(store, one.revert, work.text) for one in kept if one.revert]
+    return [*edits, edit_of(store, result["edit"], work.text)] if result.get("edit") else edits
 
 
 def _taken_back(data: bytes, edits: Sequence[FileEdit], work: Work, store: Store) -> tuple[bytes, list[str]]:

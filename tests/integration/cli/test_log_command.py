@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from commands import Gate, Shell, script, write_task
+from hypervisor.core.process import host_name
+from hypervisor.core.settings import settings_of
 from hypervisor.report.attempt_output import StreamReader, event_text
+from hypervisor.store.shared import join
 from inprocess import in_process
+from stores import Database
 
 
 @pytest.fixture
@@ -135,3 +139,44 @@ def test_events_of_agents_are_shown_as_text(event: object, text: str | None) -> 
 def test_what_is_no_event_is_shown_as_it_is() -> None:
     assert event_text(b"plain \xff words") == "plain \ufffd words"
     assert event_text(b"  ") is None
+
+
+def clone(root: Path, db: Database) -> Path:
+    """Return a project that uses the tables of *db*."""
+    write_task(root / "tasks/t-1.md")
+    state = root / ".hypervisor"
+    state.mkdir(mode=0o700)
+    (state / "config.toml").write_text(f'[store]\nschema = "{db.schema}"\ntail_kib = 1\n')
+    join(state, settings_of(state), db.url, "")
+    return root
+
+
+def test_on_another_machine_the_end_of_a_log_is_printed_and_where_the_whole_is(
+    postgres_db: Database, tmp_path: Path
+) -> None:
+    postgres_db.open()  # removes the tables at the end
+    one, two = clone(tmp_path / "one", postgres_db), clone(tmp_path / "two", postgres_db)
+    with in_process(one) as here:
+        here.hypervisor("log", "t-1", cwd=two).refused(2, "no batch")
+        command = "sh -c 'seq 1 5000; echo oops >&2; exit 1'"
+        here.hypervisor("batch", "--tasks", "tasks/*.md", "--all", "--exec", command, cwd=one)
+        whole = here.hypervisor("log", "t-1", cwd=one).passed()
+        assert whole.lines == [str(number) for number in range(1, 5001)]
+        told = here.hypervisor("log", "t-1", cwd=two).passed()
+        assert len(told.out) <= 512
+        assert told.lines == whole.lines[-len(told.lines) :]
+        head, *rest = told.err.splitlines()
+        assert rest == ["oops"]
+        assert head.startswith(
+            f"t-1: attempt 1, failed; this is its end; the whole log is on {host_name()}: {one}"
+        )
+        found = here.hypervisor("log", "t-1", "--json", cwd=two).passed().json
+        assert (found["host"], found["cut"], found["stderr"]) == (host_name(), True, "oops\n")
+        assert Path(f"{found['log']}.out").exists() or Path(f"{found['log']}.out.gz").exists()
+        here.hypervisor("clean", "--outputs", "--older-than", "30d", cwd=two)
+        here.hypervisor("log", "t-1", cwd=two).passed()
+        postgres_db.open().engine.write(
+            lambda tx: tx.run("UPDATE attempt SET ended_at = ended_at - CAST(2678400000 AS bigint)")
+        )
+        here.hypervisor("clean", "--outputs", "--older-than", "30d", cwd=two)
+        assert here.hypervisor("log", "t-1", cwd=two).code == 3

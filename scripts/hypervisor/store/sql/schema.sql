@@ -100,6 +100,17 @@ CREATE INDEX attempt_abandoned ON attempt (work)
     WHERE revert IS NOT NULL AND restored = 0 AND outcome IN ('again', 'revoked');
 CREATE INDEX attempt_lock ON attempt (lock) WHERE lock IS NOT NULL;
 
+-- The end of what an attempt has printed, where other machines use the store: its log lies on its host alone.
+CREATE TABLE log_tail (
+    attempt {int} PRIMARY KEY,
+    -- Where the whole log lies on that host, without the ending.
+    path TEXT NOT NULL,
+    out TEXT NOT NULL,
+    err TEXT NOT NULL,
+    -- 1: there is more before them.
+    cut {int} NOT NULL
+) {strict};
+
 -- Whoever holds claims: a process, or an agent inside a client.
 CREATE TABLE worker (
     id TEXT PRIMARY KEY,
