@@ -52,6 +52,7 @@ ENDS = {
     "hypervisor chunk items": (3, "nothing is left"),
     "hypervisor retry": (3, "t-12 was accepted"),
     "hypervisor reap": (3, "nobody has died"),
+    "hypervisor trust": (3, "the commands are of who types them"),
     "grep -rl": (1, "no task was Gemini's"),
     "hypervisor task list --assignee gemini": (3, "no task was Gemini's"),
 }

@@ -15,6 +15,7 @@ from .console import EXIT_USAGE, Parser, run
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "Run": {
         "preflight": "list what would run, and what is skipped and why",
+        "trust": "show the commands that came with a repository, and trust them",
         "batch": "process a queue: triage, or a command for each item",
         "run": "run agents on tasks, each in a clone of its own",
         "spawn": "turn texts into tasks and run an agent on each, in the background",
@@ -76,7 +77,8 @@ MODULES: Mapping[str, str] = {
 
 #: What only people decide, and no agent of a run.
 _PEOPLE = frozenset({
-    "accept", "cancel", "checkpoint", "clean", "config", "drain", "merge", "reap", "retry", "undo",
+    "accept", "cancel", "checkpoint", "clean", "config", "drain", "merge", "reap", "retry", "trust",
+    "undo",
 })  # fmt: skip
 
 _DESCRIPTION = "Process a queue with many coding agents in parallel, and inspect and recover batches."

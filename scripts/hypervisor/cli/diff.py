@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 
+from ..core.settings import settings_of
 from ..core.text import safe_text
 from .caller import add_caller, service_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown, terminal
@@ -56,6 +57,7 @@ def _diff(options: Namespace) -> int:
 def _accept(options: Namespace) -> int:
     from ..orchestrator.kept_work import accept, find_kept  # noqa: PLC0415
     from ..queue.batches import open_named  # noqa: PLC0415
+    from .trust import require_trust  # noqa: PLC0415
 
     with service_of(options, acts=False) as service:
         kept = find_kept(service, options.id)
@@ -63,6 +65,7 @@ def _accept(options: Namespace) -> int:
     if not kept.branch:
         print(f"{shown(kept.task.id)} is merged already, as {kept.tip[:12]}", file=sys.stderr)
         return EXIT_NOTHING
+    require_trust(project, settings_of(project.state), [kept.task], options)
     with open_named(project, kept.batch) as batch, service_of(options, batch.number) as service:
         said = accept(project, batch, service, kept)
     if options.json:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.errors import Unreadable, UsageError
 from ..core.model import TaskHead
+from ..orchestrator.options import ISOLATION, SANDBOX, RunOptions
 from ..report.plan import plan_answer
 from ..tasks.catalog import TaskCatalog
 from ..tasks.conflicts import Independence, Part, examine, paths_in, to_json
@@ -16,6 +19,9 @@ from ..tasks.eligibility import Plan
 from ..tasks.files import read_task
 from .caller import add_caller, catalog_of
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
+
+if TYPE_CHECKING:
+    from .commands import CommandList
 
 #: How many conflicts are shown to a person.
 _SHOWN = 40
@@ -37,30 +43,55 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
         action="store_true",
         help="also show which tasks may run in parallel, and why others may not",
     )
+    command.add_argument(
+        "--agent", default="claude", metavar="AGENT", help="as in `run`: whose command is shown"
+    )
+    command.add_argument("--exec", metavar="CMD", dest="command", default="", help="as in `run`")
+    command.add_argument("--model", default="", help="as in `run`")
+    command.add_argument("--isolation", choices=ISOLATION, default="clone", help="as in `run`")
+    command.add_argument("--sandbox", choices=SANDBOX, default="", help="as in `run`")
     add_caller(command, _preflight)
 
 
 def _preflight(options: Namespace) -> int:
     if not (options.ids or options.all or options.parent):
         raise UsageError("say which tasks: IDs, --all or --parent ID")
+    if (options.agent in ("exec", "acp")) != bool(options.command):
+        raise UsageError("--agent exec (or acp) and --exec CMD belong together")
     with catalog_of(options) as catalog:
         with catalog.view() as view:
             made, tasks = view.plan(
                 () if options.all or options.parent else options.ids, options.parent or "", options.has
             )
         answer = plan_answer(catalog, made, tasks, creates=options.batch)
+        by_path = {task.path: task for task in tasks}
+        runs = [by_path[named.path] for named in made.run]
+        commands = _commands(options, catalog, runs) if runs else None
         waves = examine(_parts(made, tasks, catalog)) if options.waves else None
     if options.json:
-        print_json(answer | (dict(to_json(waves)) if waves else {}))
+        more = commands.to_json() if commands else {}
+        print_json(answer | more | (dict(to_json(waves)) if waves else {}))
     else:
         _print_plan(made, tasks, catalog.unreadable)
         for line in answer["warnings"]:
             print(f"warning: {shown(line, 400)}")
+        if commands:
+            commands.print()
         if waves:
             _print_waves(waves)
         if "batch" in answer:
             print(f"batch {answer['batch']}: {len(made.run)} tasks")
     return EXIT_DONE if made.run else EXIT_NOTHING
+
+
+def _commands(options: Namespace, catalog: TaskCatalog, tasks: Sequence[TaskHead]) -> CommandList:
+    from .commands import CommandList  # noqa: PLC0415 - with the agents, which the tool of this name does without
+
+    asked = RunOptions(
+        agent=options.agent, command=tuple(shlex.split(options.command)), model=options.model,
+        isolation=options.isolation, sandbox=options.sandbox,
+    )  # fmt: skip
+    return CommandList.of(asked, catalog.settings, catalog.project, tasks)
 
 
 def _parts(made: Plan, tasks: list[TaskHead], catalog: TaskCatalog) -> list[Part]:

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,26 @@ from ..learning.hive import checked_name
 from ..orchestrator.best_of import MOST
 from ..orchestrator.checks import Checks
 from ..orchestrator.collect import collect
-from ..orchestrator.containment import SANDBOX, containment_of, refusal
-from ..orchestrator.options import STRATEGIES, RunOptions, change_options, keep_options, options_of
+from ..orchestrator.containment import containment_of, refusal
+from ..orchestrator.options import (
+    ISOLATION,
+    SANDBOX,
+    STRATEGIES,
+    RunOptions,
+    change_options,
+    keep_options,
+    options_of,
+)
 from ..orchestrator.router import AGENTS, AUTO, permissions_of, require_runnable
-from ..orchestrator.run import bring_home, brought_up_to_date, deliver, on_finish, run_agents, starting_point
+from ..orchestrator.run import (
+    OPEN,
+    bring_home,
+    brought_up_to_date,
+    deliver,
+    on_finish,
+    run_agents,
+    starting_point,
+)
 from ..orchestrator.run_context import opened_run
 from ..orchestrator.supervisor import check_settings
 from ..orchestrator.workspace_pool import prepares_merged
@@ -39,6 +55,7 @@ from ..store.liveness import forget_dead
 from ..store.sessions import BackgroundRun
 from ..store.shared import store_url
 from ..tasks.actor import Actor
+from ..tasks.catalog import TaskCatalog
 from ..tasks.service import TaskService
 from .console import (
     EXIT_DONE,
@@ -51,6 +68,7 @@ from .console import (
     shown,
     time_span,
 )
+from .trust import require_trust
 
 #: Entries of a list that a notice has.
 _NEEDS = 100
@@ -95,7 +113,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
                      help="auto, adaptive: per task type, the concurrency that was fastest in earlier "
                      "batches; adaptive also explores")  # fmt: skip
     run.add_argument("--branch", default="", help="hive branch of the agents (default: the git branch)")
-    run.add_argument("--isolation", choices=["clone", "worktree", "none"], default="clone",
+    run.add_argument("--isolation", choices=ISOLATION, default="clone",
                      help="where each agent works: a private clone; a git worktree, which shares your "
                      "branches and settings; none: your checkout")  # fmt: skip
     run.add_argument("--merge", choices=["ff", "branch", "none"], default="ff",
@@ -122,6 +140,8 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument("--sandbox", choices=SANDBOX, default="",
                      help="run agents and `verify` in a sandbox of the kernel's; auto, the default: where "
                      "it works (run.sandbox in the settings)")  # fmt: skip
+    run.add_argument("--trust", action="store_true",
+                     help="run the commands that came with the repository, from now on: `trust`")  # fmt: skip
     run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end with the batch's folder")
     run.add_argument("--no-scope-gate", action="store_true", help="run tasks with overlapping files too")
     run.add_argument("--json", action="store_true", help="print one JSON document")
@@ -130,6 +150,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     merge.add_argument("batch", nargs="?", default="", metavar="BATCH", help="batch id (default: the newest)")
     merge.add_argument("--merge", choices=["ff", "branch"], default="ff", help="as in `run`")
     merge.add_argument("--push", action="store_true", help="as in `run`")
+    merge.add_argument("--trust", action="store_true", help="as in `run`")
     merge.add_argument("--json", action="store_true", help="print one JSON document")
     merge.set_defaults(action=_merge)
 
@@ -225,7 +246,11 @@ def _begun(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     require_runnable(asked, settings)
     if store_url(project.state, settings):
         asked = brought_up_to_date(project, asked, settings)
-    batch = open_named(project, options.batch) if options.batch else _planned(project, options)
+    if options.batch:
+        batch = open_named(project, options.batch)
+        _require_trust_of(project, batch, options)
+    else:
+        batch = _planned(project, options)
     keep_options(batch, asked)
     return batch, asked
 
@@ -235,10 +260,12 @@ def _planned(project: Project, options: Namespace) -> Batch:
         with service.catalog.view() as view:
             # With `auto` the rules say which agent has what.
             has = None if options.agent == AUTO else options.has
-            made, _ = view.plan([] if options.all else options.ids, options.parent or "", has)
+            made, tasks = view.plan([] if options.all else options.ids, options.parent or "", has)
         told = ", ".join(f"{len(ids)} skipped ({why})" for why, ids in made.by_reason().items())
         if not made.run:
             raise NothingToDo(f"nothing to run: {told}" if told else f"{project.root} has no such task")
+        named = {task.path for task in made.run}
+        require_trust(project, service.settings, (task for task in tasks if task.path in named), options)
         skipped = [(service.catalog.relative(task), why) for task, why in made.skipped]
         batch = create_of_tasks(project, [service.catalog.relative(task) for task in made.run], skipped)
     print(f"batch {batch.id}: {len(made.run)} tasks" + (f", {told}" if told else ""), file=sys.stderr)
@@ -314,8 +341,20 @@ def _resumed(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     if batch.store.shared:
         here = starting_point(project, kept)
         kept = brought_up_to_date(project, here, batch.store.settings)
+    _require_trust_of(project, batch, options)
     asked = {name: value for name in _BUDGETS if (value := getattr(options, name)) is not None}
     return batch, change_options(batch, kept, asked) if asked else kept
+
+
+def _require_trust_of(
+    project: Project, batch: Batch, options: Namespace, states: Sequence[str] = OPEN
+) -> None:
+    """Return if the commands of a batch's tasks may be run; see `require_trust`."""
+    settings = batch.store.settings
+    with TaskCatalog(project, settings, Actor(name="claude")) as catalog, catalog.indexed() as index:
+        items = batch.store.batches.items(batch.record.id, states)
+        found = [index.at(item.work.text) for item in items] if index is not None else []
+    require_trust(project, settings, [task for task in found if task is not None], options)
 
 
 # ------------------------------------------------------------------------ merge
@@ -324,6 +363,7 @@ def _resumed(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
 def _merge(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
     with open_named(project, options.batch) as batch:
+        _require_trust_of(project, batch, options, [Outcome.SUCCESS.value])
         asked = starting_point(project, RunOptions(agent="claude", merge=options.merge, push=options.push))
         folder = project.state / "worktrees" / batch.id
         repository = Repository.read(project.root)

@@ -136,6 +136,14 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path(named if os.path.isabs(named) else os.path.join(environ.get("HOME", "/"), ".cache"))
 
 
+def state_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder of the user's own state, likewise; None where the user has no home."""
+    named, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if os.path.isabs(named):
+        return Path(named)
+    return Path(home, ".local/state") if os.path.isabs(home) else None
+
+
 def _git_root(start: Path) -> Path | None:
     # Read from the files instead of asking git: this runs in hooks, where a process costs
     # more than the whole decision. Layout: gitrepository-layout(5), "commondir".

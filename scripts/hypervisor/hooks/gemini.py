@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.assignment import TASK
-from ..core.errors import HypervisorError
+from ..core.errors import HypervisorError, Refused
 from ..core.project import Project, session_project
 from ..git.oversight import is_ours
 from ..orchestrator.verdict import Failed
@@ -116,7 +116,7 @@ def _answer_of(handler: HookHandler, data: Mapping[str, Any], environ: Mapping[s
         refusal = first_refusal(bounds, lambda one: _judge(one, data))
         if refusal is not None:
             return denied(f"Denied: {refusal}.")
-        if call.tool == f"{PREFIX}complete_task" and (failed := _unverified(call, bounds, environ)):
+        if call.tool == f"{PREFIX}complete_task" and (failed := _unverified(handler, call, bounds, environ)):
             return denied(f"Denied, the claim is still yours: {failed}")
     if call.event == "UserPromptSubmit":
         return _prompted(handler, call)
@@ -163,11 +163,13 @@ def bounds_of(handler: HookHandler, cwd: str, environ: Mapping[str, str]) -> Ite
         yield Bounds(
             task=task.id, folder=_top(project, cwd), root=str(project.root), files=task.files,
             verify=task.verify, secrets=tuple(handler.settings["agents"]["secrets"]),
-            is_task_file=lambda below: is_ours(below, globs),
+            is_task_file=lambda below: is_ours(below, globs), file=path,
         )  # fmt: skip
 
 
-def _unverified(call: Call, bounds: Sequence[Bounds], environ: Mapping[str, str]) -> str:
+def _unverified(
+    handler: HookHandler, call: Call, bounds: Sequence[Bounds], environ: Mapping[str, str]
+) -> str:
     """Return why a task that a session calls done is not, "" if nothing says so.
 
     What a coordinator has started is verified by it, when the agent has ended.
@@ -176,7 +178,15 @@ def _unverified(call: Call, bounds: Sequence[Bounds], environ: Mapping[str, str]
     if not held or environ.get(TASK):
         return ""
     from ..orchestrator.checks import Checks  # noqa: PLC0415 - with the monitor; few calls need it
+    from ..orchestrator.commands import WantedCommand, require_trusted  # noqa: PLC0415
 
+    wanted = WantedCommand(
+        kind="verify", text=held[0].verify, files=(Path(held[0].file),), tasks=(held[0].task,)
+    )
+    try:
+        require_trusted(handler.project, handler.settings, [wanted])
+    except Refused as error:
+        return f"it cannot be verified, as {error}: ask the user"
     result = Checks(seconds=_VERIFY_SECONDS).run(held[0].verify, Path(held[0].folder))
     if not isinstance(result, Failed) or result.code is None:  # one that takes longer is not known to fail
         return ""

@@ -36,6 +36,8 @@ class Bounds:
     #: Globs of names that hold secrets.
     secrets: tuple[str, ...] = ()
     is_task_file: Callable[[str], bool] = lambda _: False
+    #: The task's file.
+    file: str = ""
 
     def _below(self, path: str) -> str:
         """Return *path* relative to the folder that it lies in; what is outside begins with ``../``."""

@@ -18,10 +18,9 @@ from ..core.project import Project
 from ..git.repository import Repository
 from ..runners.base import Assignment
 from ..runners.sandbox import RELAYED, Sandbox, expanded, fault, of_program
-from .options import RunOptions
+from .options import SANDBOX, RunOptions
 from .relay import Relay
 
-SANDBOX = ("auto", "on", "off")
 #: Stands for ``--sandbox`` where that is not typed: of one shell, or of a container that is one itself.
 VARIABLE = "HYPERVISOR_SANDBOX"
 #: The product itself, whose prompts, server and hooks agents use.

@@ -9,6 +9,8 @@ from typing import Any
 from ..core.errors import UsageError
 from ..queue.batch import Batch
 
+ISOLATION = ("clone", "worktree", "none")
+SANDBOX = ("auto", "on", "off")
 STRATEGIES = ("auto", "parallel", "sequential", "adaptive")
 #: Its key among what is kept with a batch.
 KEY = "run"

@@ -40,7 +40,7 @@ from .workspace_pool import remove_unused
 #: How often a push is tried that comes too late, as others have pushed.
 _PUSHES = 5
 #: Tasks without a result, those in the hands of another coordinator among them.
-_OPEN = ("ready", "running")
+OPEN = ("ready", "running")
 #: Gets a folder; returns why what is in it is not good, or None.
 Check = Callable[[Path], str | None]
 
@@ -106,7 +106,7 @@ def open_tasks(run: RunContext) -> list[schedule.QueuedTask]:
     batches, batch = run.store.batches, run.batch.record.id
     kept, new = batches.terms(batch), dict[int, Mapping[str, Any]]()
     with run.service.catalog.indexed() as index:
-        for item in batches.items(batch, _OPEN):
+        for item in batches.items(batch, OPEN):
             task = index.at(item.work.text) if index is not None else None
             if task is not None:
                 if terms := kept.get(item.work.id):

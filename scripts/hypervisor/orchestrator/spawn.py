@@ -32,6 +32,7 @@ from ..learning.stats import INDEPENDENT, MAP_REDUCE, PIPELINE, arranged
 from ..queue.batch import Batch
 from ..queue.batches import create, new_batch_name, spawned_folder, task_options
 from ..store.events import RunEvent
+from .commands import repository_commands, require_trusted
 from .options import KEY, STRATEGIES, RunOptions
 from .router import require_runnable
 from .run import starting_point
@@ -118,6 +119,7 @@ def options_for(project: Project, settings: Mapping[str, Any], strategy: str, br
 
     Raises:
         UsageError: The settings do not fit together.
+        Refused: They hold commands that came with the repository, and that nobody has trusted.
     """
     given = settings["spawn"]
     command = tuple(shlex.split(given["command"]))
@@ -129,6 +131,7 @@ def options_for(project: Project, settings: Mapping[str, Any], strategy: str, br
         allowed=tuple(given["allow"]), strategy=strategy, branch=checked_name("branch_id", branch),
     )  # fmt: skip
     require_runnable(options, settings)
+    require_trusted(project, settings, repository_commands(project, settings, ()))
     return starting_point_or_none(project, options)
 
 

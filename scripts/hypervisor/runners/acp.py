@@ -53,6 +53,10 @@ class AcpAgent:
         """Its command."""
         return self.command
 
+    def words(self, allowed: Sequence[str] = ()) -> list[str]:  # noqa: ARG002 - nothing is held back by flags
+        """Return its command."""
+        return list(self.command)
+
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run the agent for one turn, then end it."""
         talk, ends = Input(), threading.Event()

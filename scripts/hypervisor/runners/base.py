@@ -208,6 +208,10 @@ class Agent(Protocol):
         """Its program, and what else of its command line may name files of the machine."""
         ...
 
+    def words(self, allowed: Sequence[str] = ()) -> list[str]:
+        """Return its program and arguments, with what it is further allowed; a task may add to them."""
+        ...
+
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run it to its end. Afterwards nothing runs any more of what it has started."""
         ...

@@ -179,6 +179,10 @@ class CommandAgent:
         """Its command."""
         return self.command
 
+    def words(self, allowed: Sequence[str] = ()) -> list[str]:  # noqa: ARG002 - nothing is held back by flags
+        """Return its command."""
+        return list(self.command)
+
     def run(self, assignment: Assignment) -> AgentEnd:
         """Run the command to its end."""
         said = [b""]

@@ -57,7 +57,7 @@ class GeminiAgent:
         """The client."""
         return (self.program,)
 
-    def words(self) -> list[str]:
+    def words(self, allowed: Sequence[str] = ()) -> list[str]:  # noqa: ARG002 - that stands in its home
         """Return program and flags; the prompt goes in by standard input, where no @ is read as a file."""
         mode = "yolo" if self.skip_permissions else "auto_edit"
         words = [self.program, "--output-format", "stream-json", "--approval-mode", mode]

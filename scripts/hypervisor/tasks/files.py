@@ -29,9 +29,17 @@ def read_task(path: Path, settings: Mapping[str, Any]) -> Task:
     Raises:
         Unreadable: It cannot be read, or is no task; see the reason.
     """
+    return read_content(path, read_file(path, settings["tasks"]["max_bytes"]), settings)
+
+
+def read_content(path: Path, data: bytes, settings: Mapping[str, Any]) -> Task:
+    """Return the task that a file with this content is, to look at.
+
+    Raises:
+        Unreadable: It is no task; see the reason.
+    """
     from ..documents import reader  # noqa: PLC0415 - the YAML loader, which not every command needs
 
-    data = read_file(path, settings["tasks"]["max_bytes"])
     return _task(path, reader.read(data, str(path)), settings)
 
 

@@ -203,7 +203,7 @@ class Host:
             "--sandbox",
             "off",
         )
-        return self.start("run", *(words or ("--all",)), *agent)
+        return self.start("run", *(words or ("--all",)), *agent, "--trust")
 
     def kill(self) -> None:
         """Kill all that runs on it, at once."""
