@@ -66,6 +66,8 @@ class ZoneBounds:
         Raises:
             ConfigError: They are in no order.
         """
+        if table["safe_cpu_percent"] >= _NEVER:  # always safe, so it is never in danger either
+            table = {**table, "danger_cpu_percent": table["safe_cpu_percent"]}
         for low, high in (
             ("safe_cpu_percent", "danger_cpu_percent"),
             ("safe_ram_percent", "danger_ram_percent"),

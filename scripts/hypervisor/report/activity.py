@@ -181,7 +181,8 @@ def _batch_status(batch: Batch, view: CatalogView | None) -> dict[str, Any]:
         **({"not_ready": not_ready} if not_ready else {}),
         **({"level": timeline.level} if timeline.level else {}),
         **({"held_up": timeline.held_up} if timeline.held_up else {}),
-        **({"cost_usd": spent.cost_usd} if spent.cost_usd is not None else {}),
+        # Null where no agent has reported any: unknown is not zero.
+        "cost_usd": spent.cost_usd,
     }
 
 

@@ -103,8 +103,8 @@ def note_files(made: ChunkedBatch, chunk: str) -> dict[Path, bytes]:
     begun = made.review.begun(made.number)[chunk]
     notes = made.review.notes(made.number, chunk)
     return {
-        made.chunks / f"{chunk}-details.md": details_of(chunk, notes.values()),
-        made.chunks / f"{chunk}-summary.json": summary_of(
+        made.folder / f"{chunk}-details.md": details_of(chunk, notes.values()),
+        made.folder / f"{chunk}-summary.json": summary_of(
             chunk, begun.revision, notes.values(), len(begun.items)
         ),
     }

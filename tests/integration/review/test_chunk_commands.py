@@ -183,7 +183,7 @@ def test_the_batch_of_a_task_lies_in_the_scratchpad_where_there_is_one(user: She
     user.extra["SCRATCHPAD"] = str(user.home / "scratch")
     user.here(*words).passed()
     user.here("chunk", "note", "chunk-01", "m-00", "--category", "keep", "--task", "t-9").passed()
-    summary = json.loads((user.home / "scratch/batch-t-9/chunks/chunk-01-summary.json").read_text("utf-8"))
+    summary = json.loads((user.home / "scratch/batch-t-9/chunk-01-summary.json").read_text("utf-8"))
     assert (summary["processed"], summary["categories"]) == (1, {"keep": 1})
 
 
@@ -200,14 +200,14 @@ def test_two_thousand_records_are_split_noted_from_a_stream_and_counted(user: Sh
     )
     done = user.here("chunk", "note", "chunk-01", "-", "--dir", "work", stdin=notes.encode()).passed()
     assert done.out == "chunk-01: 200 of 200 noted\n"
-    assert noted(user.cwd / "work/chunks")["categories"] == {"c0": 67, "c1": 67, "c2": 66}
+    assert noted(user.cwd / "work")["categories"] == {"c0": 67, "c1": 67, "c2": 66}
     assert user.here("chunk", "items", "chunk-01", "--left", "--dir", "work").code == 3
 
 
 def test_a_note_is_one_however_often_it_is_made(user: Shell) -> None:
     (user.cwd / "r.jsonl").write_text('{"id": "a"}\n{"id": "b  c"}\n', "utf-8")
     user.here("chunk", "--records", "r.jsonl", "--dir", "work").passed()
-    folder = user.cwd / "work/chunks"
+    folder = user.cwd / "work"
 
     def note(item: str, category: str, rationale: str = "") -> Any:
         words = ("chunk", "note", "chunk-01", item, "--category", category, "--rationale", rationale)
@@ -232,7 +232,7 @@ def test_a_file_of_notes_that_is_torn_or_gone_is_written_by_the_next_note(chunks
     chunks.advance()
     user = Shell(chunks.folder.parent, chunks.folder.parent)
     user.here("chunk", "note", "chunk-01", "m-00", "--category", "keep", "--dir", "work").passed()
-    path = chunks.folder / "chunks" / f"chunk-01-{name}"
+    path = chunks.folder / f"chunk-01-{name}"
     whole = path.read_bytes()
     for spoil in (lambda: path.write_bytes(whole[:-5]), path.unlink):
         spoil()
@@ -290,7 +290,7 @@ def test_of_many_writers_no_note_is_lost_also_when_one_is_killed(user: Shell) ->
     assert expected <= found
     assert len(found) <= len(expected) + 1, "at most the note in hand was not told of"
     user.here("chunk", "note", "chunk-01", left[0], "--category", "x", "--dir", "work").passed()
-    assert noted(user.cwd / "work/chunks")["processed"] == len(found) + 1
+    assert noted(user.cwd / "work")["processed"] == len(found) + 1
 
 
 def test_a_stream_of_notes_is_kept_line_by_line(user: Shell) -> None:
@@ -308,7 +308,7 @@ def test_a_stream_of_notes_is_kept_line_by_line(user: Shell) -> None:
     _, err = process.communicate(b'{"item": "m-04"}\n', timeout=60)
     assert process.returncode == 2
     assert b"line 2" in err
-    assert noted(user.cwd / "work/chunks")["processed"] == 1
+    assert noted(user.cwd / "work")["processed"] == 1
 
 
 def test_files_of_notes_that_differ_from_the_notes_are_named_by_verify(user: Shell) -> None:
@@ -321,9 +321,9 @@ def test_files_of_notes_that_differ_from_the_notes_are_named_by_verify(user: She
         user.here(*words).passed()
     folder = next((user.cwd / ".hypervisor/batches").iterdir())
     assert user.here("receipts", "verify", folder.name).passed().out == "0 receipts, 3 notes: all agree\n"
-    summary = folder / "chunks/chunk-01-summary.json"
+    summary = folder / "chunk-01-summary.json"
     summary.write_text(summary.read_text("utf-8").replace("keep", "drop"), "utf-8")
-    details = folder / "chunks/chunk-01-details.md"
+    details = folder / "chunk-01-details.md"
     details.write_text(details.read_text("utf-8") + "- more\n", "utf-8")
     told = user.here("receipts", "verify", "--json").json
     assert sorted(one["kind"] for one in told["mismatches"]) == ["details", "summary"]

@@ -69,9 +69,9 @@ def test_waves_wait_for_a_decision_are_done_again_and_stop(user: Shell) -> None:
         "keep": 4,
         "trash": 4,
     }
-    summary = json.loads((folder / "chunks/chunk-01-summary.json").read_text("utf-8"))
+    summary = json.loads((folder / "chunk-01-summary.json").read_text("utf-8"))
     assert (summary["categories"], summary["revision"]) == ({"trash": 4}, 2)
-    assert "**trash**" in (folder / "chunks/chunk-01-details.md").read_text("utf-8")
+    assert "**trash**" in (folder / "chunk-01-details.md").read_text("utf-8")
 
     # stop, go on
     user.here("checkpoint", "stop", "--dir", "work", "--by", "Ada").passed()

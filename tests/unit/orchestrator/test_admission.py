@@ -70,6 +70,13 @@ def test_cpu_does_not_count_where_it_is_told_not_to() -> None:
     assert zone_of(100.0, 90.0, ZoneBounds(cpu=False)).why == "RAM 90 %"
 
 
+def test_where_cpu_is_safe_up_to_100_it_is_always_safe() -> None:
+    machine = {**default_settings()["machine"], "safe_cpu_percent": 100}
+    bounds = ZoneBounds.of(machine, cpu=True)
+    assert zone_of(100.0, 10.0, bounds).zone is Zone.SAFE
+    assert zone_of(100.0, 90.0, bounds).why == "RAM 90 %"
+
+
 def test_a_bound_of_100_is_never_passed() -> None:
     assert zone_of(100.0, 10.0, ZoneBounds(safe_cpu=100, danger_cpu=100)).zone is Zone.SAFE
 
