@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..core.errors import UsageError
 from ..core.project import find_project
 from ..core.settings import settings_of
 from ..queue.summary import answer_step, question_row
@@ -17,6 +18,9 @@ from ..store.store import Store
 from .caller import add_caller
 from .console import EXIT_DONE, EXIT_NOTHING, EXIT_REFUSED, print_json, shown
 
+#: Longer numbers are none of a question.
+_DIGITS = 18
+
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``questions`` and ``answer`` what they take."""
@@ -24,7 +28,9 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     questions.add_argument("--json", action="store_true", help="print one JSON document")
     questions.set_defaults(action=_questions)
     answer = commands["answer"]
-    answer.add_argument("number", type=int, metavar="NUMBER", help="the question's, as `questions` lists it")
+    answer.add_argument(
+        "question", metavar="QUESTION", help="its number or its task, as `questions` lists it"
+    )
     answer.add_argument("text", metavar="TEXT", help="the answer; - reads standard input")
     add_caller(answer, _answer)
 
@@ -57,13 +63,22 @@ def _answer(options: Namespace) -> int:
     by = options.caller or os.environ.get("HYPERVISOR_CALLER") or getpass.getuser()
     try:
         with Store.open(project.state, settings_of(project.state), create=False) as store:
-            answered = store.questions.answer(options.number, text, by)
+            answered = store.questions.answer(_number_of(store, options.question), text, by)
     except FileNotFoundError:
-        print(f"hypervisor: {options.number}: no such question; see `hypervisor questions`", file=sys.stderr)
-        return EXIT_REFUSED
+        raise UsageError(f"{options.question}: no such question; see `hypervisor questions`") from None
     if options.json:
         print_json(question_row(answered))
         return EXIT_DONE
     then = f"a run that is alive takes it up; else `hypervisor run --resume {answered.batch}`"
     print(f"answered: {shown(answered.task)} may go on" + (f"; {then}" if answered.batch else ""))
     return EXIT_DONE
+
+
+def _number_of(store: Store, name: str) -> int:
+    """Return the number of a question that is named by it, or by the task that waits for its answer."""
+    if name.isascii() and name.isdigit() and len(name) < _DIGITS:
+        return int(name)
+    numbers = [one.id for one in store.questions.open() if one.task == name]
+    if not numbers:
+        raise UsageError(f"{name}: no such question; see `hypervisor questions`")
+    return numbers[0]

@@ -250,8 +250,11 @@ class TaskAttempt:
             details["report"] = {"text": work.reported.text, "evidence": work.reported.evidence}
         delivers = self._run.delivery is not None and verdict.merge
         tree = work.tree  # its workspace forgets it once it is closed
-        if tree is not None and (verdict.keep or delivers):
+        something = work.gathered is not None and (work.gathered.commits or not work.gathered.is_all)
+        if tree is not None and (delivers or (verdict.keep and something)):
             details["branch"] = tree.branch
+        elif verdict.keep:
+            details["next_step"] = f"see `hypervisor log {work.task.id}`"
         completion = TaskCompletion(
             outcome=verdict.outcome, status=verdict.status or TaskStatus.BLOCKED, text=verdict.text,
             commit=str(verdict.evidence.get("commit") or ""), evidence=verdict.evidence_line,

@@ -115,7 +115,9 @@ def test_an_answered_task_goes_on_from_its_work_so_far(user: Shell) -> None:
     tasks(user, "t-1", files="[src]")
     run(user, asking())
     batch = questions(user)[0]["batch"]
-    user.hypervisor("answer", "1", "blue").passed()
+    unknown = user.hypervisor("answer", "t-7", "blue")
+    assert (unknown.code, "t-7: no such question; see `hypervisor questions`" in unknown.err) == (2, True)
+    user.hypervisor("answer", "t-1", "blue").passed()
     assert user.hypervisor("answer", "1", "red").code == 1
     user.hypervisor("run", "--resume", batch).passed()
     assert status(user, "t-1") == "done"

@@ -112,6 +112,15 @@ def test_verified_work_is_merged_and_nothing_is_left_behind(user: Shell) -> None
     assert "verify" in evidence
 
 
+def test_of_an_agent_that_did_nothing_no_branch_is_named_and_its_output_is_to_be_read(user: Shell) -> None:
+    tasks(user, "t-1")
+    ended = run(user, "exit 0")
+    assert "kept:" not in ended.out
+    (need,) = summary(user)["needs_attention"]
+    assert need["next"] == "see `hypervisor log t-1`; then `hypervisor task update t-1 --status active`"
+    assert row(user, "t-1").get("branch") is None
+
+
 def test_what_was_left_uncommitted_in_scope_is_committed_for_the_agent(user: Shell) -> None:
     tasks(user, "t-1")
     run(user, 'mkdir -p src; echo x > "src/$HYPERVISOR_TASK_ID.txt"').passed()
