@@ -71,8 +71,10 @@ def db(
             made.assert_sound()
         return
     url = request.getfixturevalue("postgres_url")
-    used = {"schema": empty_schemas.pop()} if empty_schemas else {}
-    with Database(engine, tmp_path / "state", url, **used) as made:
+    made = Database(engine, tmp_path / "state", url)
+    if empty_schemas:
+        made.schema = empty_schemas.pop()
+    with made:
         yield made
         made.assert_sound()
     with psycopg.connect(url) as connection, contextlib.suppress(psycopg.errors.LockNotAvailable):
