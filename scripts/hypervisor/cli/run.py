@@ -363,6 +363,11 @@ def _require_trust_of(
 def _merge(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
     with open_named(project, options.batch) as batch:
+        if batch.store.shared and not options.push:
+            raise UsageError(
+                "machines that share a store get work through the remote: add --push; what "
+                f"`hypervisor run` left is merged there by `hypervisor run --resume {batch.id}`"
+            )
         _require_trust_of(project, batch, options, [Outcome.SUCCESS.value])
         asked = starting_point(project, RunOptions(agent="claude", merge=options.merge, push=options.push))
         folder = project.state / "worktrees" / batch.id

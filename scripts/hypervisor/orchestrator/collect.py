@@ -33,12 +33,15 @@ class Collected:
 
 
 def collect(project: Project, batch: Batch, integration: Integration, checks: Checks) -> Iterator[Collected]:
-    """Merge the commits of every success of *batch*, each inspected and verified; yield how that ended."""
+    """Merge the commits of every success of *batch*, each inspected and verified; yield how that ended.
+
+    Those that are delivered by git are passed over: they are merged on the remote, with their tasks' files.
+    """
     git = Git(project.root)
     settings = batch.store.settings
     for item in batch.store.batches.items(batch.number, [Outcome.SUCCESS.value]):
         result = item.work.result or {}
-        if not result.get("commit"):
+        if not result.get("commit") or result.get("deliver"):
             continue
         task = read_task(Path(str(result["task_file"])), settings)
         yield _collect_one(git, integration, task, result, settings, checks)

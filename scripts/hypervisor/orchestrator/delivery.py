@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import HypervisorError, Unreadable
+from ..core.files import matches_any
 from ..core.model import CLOSED, Outcome, Task, TaskStatus
 from ..core.project import Project
 from ..git.git import Git, GitError
 from ..git.merging import Conflict, FastForward, Integration, merged_tree, read_blob, tree_with
+from ..git.oversight import checkout_lock
 from ..git.remote import PushRefused, Remote, RemoteUnreachable
 from ..git.trailers import merge_message
 from ..store.merges import Delivered, Lease, Undelivered
@@ -147,6 +149,24 @@ class GitDelivery:
     def fast_forward(self, is_task_file: Callable[[str], bool]) -> FastForward:
         """Bring the user's checkout to what is merged, under the rules of a merge on one machine."""
         return self.integration.fast_forward(is_task_file, self.base())
+
+    def bring_checkout(self, where: str) -> list[str]:
+        """Do so, and return what was done, in words; empty for nothing.
+
+        Args:
+            where: The branch that is to be moved.
+
+        Raises:
+            RemoteUnreachable: The remote does not answer.
+        """
+        globs = self.store.settings["tasks"]["globs"]
+        with checkout_lock(self.project):
+            moved = self.fast_forward(lambda path: matches_any(path, globs))
+        if not moved.done:
+            return [f"branch {where} not moved: {moved.why}; `git pull` brings the work"]
+        if moved.before == moved.after:
+            return []
+        return [f"{where} fast-forwarded {moved.before[:7]}..{moved.after[:7]}"]
 
     def drop_local(self, branch: str, commit: str) -> None:
         """Delete an attempt's branch here, which is merged."""

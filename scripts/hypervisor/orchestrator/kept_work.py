@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +11,24 @@ from typing import Any
 
 from ..core.errors import Refused
 from ..core.model import CLOSED, Outcome, Task, TaskHead, TaskStatus
+from ..core.process import this_process
 from ..core.project import Project
 from ..git.git import Git, shown
 from ..git.merging import Conflict, Integration, Merged, Unverified
+from ..git.remote import Remote, RemoteUnreachable
 from ..git.repository import Repository
 from ..git.trailers import merge_message
 from ..queue.batch import Batch
+from ..store.liveness import WorkerLock, new_worker_id
+from ..store.records import Work, Worker, WorkerKind
 from ..tasks.completion import TaskCompletion
 from ..tasks.files import read_task
 from ..tasks.service import TaskService
 from .checks import Checks
 from .containment import containment_of
+from .delivery import delivery_of
 from .options import RunOptions
-from .run import bring_home, starting_point
+from .run import bring_home, brought_up_to_date, starting_point
 from .verdict import Failed
 from .workspace_pool import prepares_merged
 
@@ -54,9 +61,12 @@ def find_kept(service: TaskService, name: str) -> KeptWork:
     git = Git(service.project.root)
     store = service.catalog.store
     cycles = reversed(store.claims.cycles(service.key(task))) if store is not None else ()
-    for result in [work.result for work, _ in cycles if work.result]:
+    for work in [work for work, _ in cycles if work.result]:
+        result = work.result or {}
         branch = str(result.get("branch") or "")
         tip = git.commit(f"refs/heads/{branch}") if branch.startswith("hypervisor/") else ""
+        if not tip and store is not None and store.shared:
+            tip = _fetched(service, work, branch)
         if tip:
             base = git.run("merge-base", "HEAD", tip, check=False) or tip
             return KeptWork(task=task, branch=branch, base=base, tip=tip)
@@ -68,7 +78,8 @@ def find_kept(service: TaskService, name: str) -> KeptWork:
 def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork) -> list[str]:
     """Merge kept work, verified, into the branch that is checked out; then the task is done.
 
-    A second call after a crash or a refusal goes on where the first one ended.
+    A second call after a crash or a refusal goes on where the first one ended. On a store of many machines
+    the work is delivered to the remote's branch, as that of a run is.
 
     Returns:
         What was done, in words.
@@ -84,6 +95,8 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
     if task.status in CLOSED:
         raise Refused(f"{task.id} is {task.status} already")
     asked = starting_point(project, RunOptions(agent="claude", merge="ff"))
+    if service.store.shared:
+        asked = brought_up_to_date(project, asked, settings)
     folder = project.state / "worktrees" / batch.id
     repository = Repository.read(project.root)
     merges = batch.store.merges.of_batch(batch.record.id)
@@ -91,6 +104,8 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
     containment = containment_of(asked, settings, project, repository, batch.folder)
     integration.prepare = prepares_merged(batch, repository, folder, containment)
     checks = Checks.of(settings, containment)
+    if service.store.shared:
+        return _delivered(batch, service, kept, integration, asked, checks)
 
     def verified(place: Path) -> str | None:
         checked = checks.verify(task, place)
@@ -121,6 +136,72 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
         details={"batch": batch.id, "evidence": {"commit": kept.tip, "merged": merged.commit}},
     ))  # fmt: skip
     return said
+
+
+def _delivered(
+    batch: Batch,
+    service: TaskService,
+    kept: KeptWork,
+    integration: Integration,
+    asked: RunOptions,
+    checks: Checks,
+) -> list[str]:
+    """Complete the task with its kept work, and have that merged to the remote's branch; then say so."""
+    store, project, never = service.store, service.project, threading.Event()
+    worker = Worker(
+        id=new_worker_id("accept", os.getpid()), kind=WorkerKind.PROCESS, name=service.actor.name,
+        process=this_process(),
+    )  # fmt: skip
+    lock = WorkerLock(store.workers, worker.id)
+    try:
+        delivery = delivery_of(project, store, integration, asked, worker, checks)
+        where = f"{delivery.remote.name}/{delivery.branch}"
+        if why := delivery.offer(kept.tip, kept.branch, never):
+            raise Refused(f"{kept.task.id}: {why}")
+        work = store.claims.latest(service.key(kept.task))
+        if work is not None:  # its batch gets the new result in place of the old
+            store.claims.reopen(work.id, batch.number)
+        in_delivery = TaskService(
+            project, service.settings, service.actor, store, worker=worker, batch=batch.number,
+            deliver=delivery.branch,
+        )  # fmt: skip
+        in_delivery.finish(kept.task.path, TaskCompletion(
+            outcome=Outcome.SUCCESS, status=TaskStatus.DONE, text=f"accepted {kept.branch}", commit=kept.tip,
+            details={"batch": batch.id, "branch": kept.branch, "evidence": {"commit": kept.tip}},
+        ))  # fmt: skip
+        work = store.claims.latest(service.key(kept.task))
+        assert work is not None  # noqa: S101 - it has just ended
+        if not delivery.settle(work.id, never):
+            again = f"`hypervisor run --resume {batch.id}` merges it"
+            return [f"accepted, and not on {where} yet: {again}"]
+        now = store.claims.latest(service.key(kept.task)) or work
+        if now.state != Outcome.SUCCESS:
+            raise Refused(f"{kept.task.id}: {(now.result or {}).get('outcome')}")
+        delivery.drop_local(kept.branch, kept.tip)
+        return [f"merged to {where}", *delivery.bring_checkout(asked.start_branch)]
+    finally:
+        integration.close()
+        lock.close()
+
+
+def _fetched(service: TaskService, work: Work, branch: str) -> str:
+    """Return the commit of a branch that another machine has pushed, "" where it is merged or not there."""
+    settings, commit = service.settings, str((work.result or {}).get("commit") or "")
+    if not branch.startswith("hypervisor/") or not commit or work.state == Outcome.SUCCESS:
+        return ""
+    repository = Repository.read(service.project.root)
+    if not repository.branch:
+        return ""
+    git, remote = (
+        repository.git(),
+        Remote.of(repository, repository.branch, settings["git"]["remote_seconds"]),
+    )
+    if not git.exists(commit):
+        try:
+            remote.fetch([branch.split("/")[1]])
+        except RemoteUnreachable as error:
+            raise Refused(f"{branch} is on another machine: {error}") from error
+    return commit if git.exists(commit) else ""
 
 
 def _why_not(merged: Conflict | Unverified, task: Task, kept: KeptWork, onto: str) -> str:

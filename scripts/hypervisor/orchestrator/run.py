@@ -240,23 +240,14 @@ def bring_home(  # noqa: PLR0913, PLR0917 - where from, where to, and the three 
 
 def _delivered(run: RunContext, delivery: GitDelivery, stopped: threading.Event) -> list[str]:
     """Deliver what still waits, of any machine, and bring the user's checkout up to date; tell both."""
-    globs, where = run.service.settings["tasks"]["globs"], f"{delivery.remote.name}/{delivery.branch}"
+    where = f"{delivery.remote.name}/{delivery.branch}"
     said = [f"{len(run.merged)} task{'' if len(run.merged) == 1 else 's'} merged to {where}"]
     try:
         if left := delivery.finish(stopped):
             what = "1 result waits" if left == 1 else f"{left} results wait"
             said.append(f"{what} to be merged: go on with `hypervisor run --resume {run.batch.id}`")
         if run.options.merge == "ff":
-            with checkout_lock(run.project):
-                moved = delivery.fast_forward(lambda path: matches_any(path, globs))
-            if not moved.done:
-                said.append(
-                    f"branch {run.options.start_branch} not moved: {moved.why}; `git pull` brings the work"
-                )
-            elif moved.before != moved.after:
-                said.append(
-                    f"{run.options.start_branch} fast-forwarded {moved.before[:7]}..{moved.after[:7]}"
-                )
+            said += delivery.bring_checkout(run.options.start_branch)
     except GitError as error:
         said.append(f"not up to date with {where}: {error}")
     return said

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from commands import Shell, script, write_task
+from hypervisor.core.settings import settings_of
+from hypervisor.store.shared import join
 from inprocess import in_process
+from stores import Database
 
 #: Commits a file that its task's verification does not like yet.
 AGENT = """set -e
@@ -116,3 +119,70 @@ def test_a_task_without_work_is_refused(user: Shell) -> None:
 
 def test_the_real_command_shows_a_branch(user: Shell) -> None:
     assert "+work" in Shell(user.home, user.cwd).hypervisor("diff", "t-1").passed().out
+
+
+# ------------------------------------------------------------------ many machines
+
+
+@pytest.fixture
+def clones(postgres_db: Database, tmp_path: Path) -> Iterator[tuple[Shell, Path, Path, Path]]:
+    """A remote, and two clones that share a store; a run of the first has kept the work of t-1."""
+    postgres_db.open()  # removes the tables at the end
+    remote = tmp_path / "remote.git"
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", str(remote))
+    with in_process(tmp_path) as made:
+        found = []
+        for name in ("one", "two"):
+            clone = tmp_path / name
+            git(tmp_path, "clone", "-q", str(remote), str(clone))
+            git(clone, "config", "user.name", name)
+            git(clone, "config", "user.email", "user@example.invalid")
+            if name == "one":
+                git(clone, "checkout", "-q", "-b", "main")
+                write_task(clone / "tasks/t-1.md", files="[src/]", verify="test -f allowed")
+                git(clone, "add", "--all")
+                git(clone, "commit", "-q", "-m", "Tasks")
+                git(clone, "push", "-q", "-u", "origin", "main")
+            state = clone / ".hypervisor"
+            state.mkdir(mode=0o700)
+            (state / ".gitignore").write_text("*\n")
+            (state / "config.toml").write_text(f'[store]\nschema = "{postgres_db.schema}"\n')
+            join(state, settings_of(state), postgres_db.url, "")
+            found.append(clone)
+        one, two = found
+        agent = script(made.home, "agent", AGENT)
+        assert made.hypervisor("run", "--all", "--agent", "exec", "--exec", agent, cwd=one).code == 1
+        yield made, remote, one, two
+
+
+def test_another_machine_shows_and_accepts_kept_work_and_it_is_merged_on_the_remote(
+    clones: tuple[Shell, Path, Path, Path],
+) -> None:
+    made, remote, one, two = clones
+    assert "+work" in made.hypervisor("diff", "t-1", cwd=two).passed().lines
+    made.hypervisor("trust", "--yes", cwd=two).passed()
+    made.hypervisor("accept", "t-1", cwd=two).refused(1, "does not verify")
+    assert git(remote, "log", "-1", "--format=%s", "main").strip() == "t-1: blocked"
+    git(two, "pull", "-q", "--ff-only")
+    (two / "allowed").touch()
+    git(two, "add", "allowed")
+    git(two, "commit", "-q", "-m", "Allow it")
+    made.hypervisor("accept", "t-1", cwd=two).refused(2, "`git push` them first")
+    git(two, "push", "-q")
+    told = made.hypervisor("accept", "t-1", cwd=two).passed()
+    assert "t-1 is done; merged to origin/main" in told.out
+    assert git(remote, "show", "main:src/t-1.txt") == "work\n"
+    assert "status: done" in git(remote, "show", "main:tasks/t-1.md")
+    assert (two / "src/t-1.txt").exists()  # its checkout was brought up to date
+    assert git(remote, "branch", "--format=%(refname:short)").split() == ["main"]
+    made.hypervisor("accept", "t-1", cwd=two).refused(3, "merged already")
+    git(one, "pull", "-q", "--ff-only")
+    made.hypervisor("accept", "t-1", cwd=one).refused(1, "is done already")
+
+
+def test_merge_asks_for_a_push_where_machines_share_a_store(clones: tuple[Shell, Path, Path, Path]) -> None:
+    made, remote, one, _ = clones
+    before = git(remote, "rev-parse", "main")
+    made.hypervisor("merge", cwd=one).refused(2, "add --push", "run --resume")
+    assert made.hypervisor("merge", "--push", cwd=one).code == 3  # what was kept is no success
+    assert git(remote, "rev-parse", "main") == before
