@@ -79,7 +79,7 @@ def criteria_of(text: str) -> str:
 
 
 def ask(made: ChunkedBatch, wave: Wave, *, again: bool) -> bool:
-    """Show a wave to the person at the terminal, and do what he says; False if he says nothing.
+    """Show a wave to the person at the terminal, and do what they say; False if they say nothing.
 
     Args:
         made: The batch.

@@ -1,7 +1,7 @@
 """A private git folder: a clone that borrows the user's objects, and can write nothing of the user's.
 
 It is written by hand, which is what ``git clone --shared --single-branch --no-tags`` comes to without
-the remote and without the processes. Whoever works in it may do to it what he likes; so it is made sound
+the remote and without the processes. Whoever works in it may do anything to it; so it is made sound
 again before git is run in it in our name, and its settings are never believed.
 """
 

@@ -1,7 +1,7 @@
 """Telling the user, who is not there, of questions, failures and the end of a run.
 
-The user's command gets one JSON document on standard input, his URL the same by POST. Both are as trusted as
-what he types: they run with his rights and in no sandbox. A run never waits for them, but for a bounded time
+The user's command gets one JSON document on standard input, the user's URL the same by POST. Both are
+as trusted as what the user types: they run with the user's rights and in no sandbox. A run never waits for them, but for a bounded time
 at its end; their failure is one line.
 """
 

@@ -75,7 +75,7 @@ class RunContext:
     supervisor: AgentSupervisor
     #: Makes the sandboxes of its agents; None where it has none.
     containment: Containment | None
-    #: Tells the user of what happens while he is not there.
+    #: Tells a user who is away of what happens.
     notifier: Notifier
     #: Runs `verify`.
     checks: Checks

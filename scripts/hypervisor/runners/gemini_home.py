@@ -60,7 +60,7 @@ def make_home(home: Path, users: Path, need: Need) -> None:
     """
     inner = home / ".gemini"
     (inner / "policies").mkdir(mode=0o700, parents=True)
-    os.chmod(home, 0o700)  # the user's settings may hold secrets of his servers
+    os.chmod(home, 0o700)  # the user's settings may hold secrets of other servers
     for entry in sorted(users.iterdir()) if users.is_dir() else ():
         if entry.name not in _OWN:
             (inner / entry.name).symlink_to(entry)
