@@ -352,7 +352,7 @@ def write_task(path: Path, **keys: str) -> Path:
 
 @contextlib.contextmanager
 def shell(folder: Path) -> Iterator[Shell]:
-    """Give a user whose home and current folder lie below *folder*; end all that he started."""
+    """Give a user whose home and current folder lie below *folder*; end all that it started."""
     home, cwd = folder / "home", folder / "here"
     home.mkdir(exist_ok=True)
     cwd.mkdir(exist_ok=True)

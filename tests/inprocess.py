@@ -79,7 +79,7 @@ class InProcess(Shell):
 
 @contextlib.contextmanager
 def in_process(folder: Path) -> Iterator[InProcess]:
-    """Give a user whose home and current folder lie below *folder*; end all that he started."""
+    """Give a user whose home and current folder lie below *folder*; end all that it started."""
     home, cwd = folder / "home", folder / "here"
     home.mkdir(exist_ok=True)
     cwd.mkdir(exist_ok=True)

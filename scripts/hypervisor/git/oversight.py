@@ -57,7 +57,7 @@ class CheckoutWatch:
         self._newest: tuple[float, Snapshot] | None = None
 
     def look(self) -> Snapshot:
-        """Return what the checkout is like; who asks at once gets the same answer, begun after the question."""
+        """Return what the checkout is like; who asks at once gets the same answer, begun after they asked."""
         asked = time.monotonic()
         with self._lock:
             if self._newest is None or self._newest[0] <= asked:

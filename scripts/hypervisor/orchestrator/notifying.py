@@ -1,8 +1,8 @@
 """Telling the user, who is not there, of questions, failures and the end of a run.
 
-The user's command gets one JSON document on standard input, the user's URL the same by POST. Both are
-as trusted as what the user types: they run with the user's rights and in no sandbox. A run never waits for them, but for a bounded time
-at its end; their failure is one line.
+The user's command gets one JSON document on standard input, the user's URL the same by POST. Both are as
+trusted as what the user types: they run with the user's rights and in no sandbox. A run never waits for them,
+but for a bounded time at its end; their failure is one line.
 """
 
 from __future__ import annotations

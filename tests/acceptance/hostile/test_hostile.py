@@ -99,7 +99,7 @@ def tried(user: Shell, agents: Sequence[Hostile], *words: str) -> Tried:
 
 
 def kept(user: Shell) -> dict[str, str]:
-    """Return what no agent may change: the user's home, his git folder's settings and refs, and his files."""
+    """Return what no agent may change: the user's home, files, and the git folder's settings and refs."""
     root, found = user.cwd, {}
     for top in (
         user.home,

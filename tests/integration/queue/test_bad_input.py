@@ -325,7 +325,7 @@ def test_a_file_that_may_not_be_read_fails_with_the_reason(user: Shell) -> None:
 
 
 def _as_nobody(user: Shell, *words: str) -> Ended:
-    """Run ``batch_worker.py`` as a user without rights, from a copy of it that he may read."""
+    """Run ``batch_worker.py`` as a user without rights, from a copy of it that they may read."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root, to become somebody else")
     # The checkout and the interpreter may lie in a folder of root's own: by descriptor and by name
