@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..core.bootstrap import has_environment
-from ..core.project import Project
+from ..core.project import Project, cache_folder
 from ..runners.sandbox import fault
 from .checkup import CheckFinding, failure, found, warning
 
@@ -51,8 +51,7 @@ class _Machine:
     @property
     def cache(self) -> str:
         """Our folder in the user's cache."""
-        home = os.path.join(self.environ.get("HOME", ""), ".cache")
-        return os.path.join(self.environ.get("XDG_CACHE_HOME") or home, "hypervisor")
+        return str(cache_folder(self.environ) / "hypervisor")
 
     def find(self, name: str) -> str | None:
         return shutil.which(name, path=self.environ.get("PATH", os.defpath))

@@ -30,22 +30,39 @@ RELAY = "HYPERVISOR_RELAY"
 def use_compiled_cache():
     # type: () -> None
     """Compile what is imported from here on into the cache folder; other programs are told nothing."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
-    if not os.path.isabs(cache):
+    cache = _cache()
+    if not cache:
         return
     # What the user has named counts (PYTHONPYCACHEPREFIX).
-    sys.pycache_prefix = sys.pycache_prefix or os.path.join(cache, "hypervisor", "compiled")
+    sys.pycache_prefix = sys.pycache_prefix or os.path.join(cache, "compiled")
     # With PYTHONDONTWRITEBYTECODE, as in many containers, what `scripts/prepare` has compiled is still read.
     sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+
+def _cache():
+    # type: () -> str
+    """Return our folder in the user's cache, "" for none or another user's. A relative one is not used."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):
+        cache = os.path.join(os.environ.get("HOME", ""), ".cache")
+    if not os.path.isabs(cache):
+        return ""
+    cache = os.path.join(cache, "hypervisor")
+    try:
+        return cache if os.geteuid() in (0, os.stat(cache).st_uid) else ""
+    except OSError:  # not there yet
+        return cache
 
 
 def has_environment():
     # type: () -> bool
     """Return whether `scripts/prepare` has made our environment; its mark has the time of the lock."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    cache = _cache()
     root = os.path.dirname(_SCRIPTS)
+    if not cache:
+        return False
     try:
-        mark = os.stat(cache + "/hypervisor/environments" + root + "/.venv/" + _MARK)
+        mark = os.stat(cache + "/environments" + root + "/.venv/" + _MARK)
         return mark.st_mtime_ns == os.stat(os.path.join(root, "uv.lock")).st_mtime_ns
     except OSError:
         return False

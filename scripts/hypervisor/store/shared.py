@@ -7,6 +7,7 @@ another project for its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import StoreNewer, StoreUnusable
 from ..core.files import write_new
+from ..core.project import cache_folder, foreign
 from ..core.settings import named_url
 from .sqlite import FILE, SCHEMA
 from .statements import load
@@ -243,8 +245,7 @@ def schema_of(settings: Mapping[str, Any]) -> str:
 
 def driver_folder() -> str:
     """Return where `hypervisor store init` puts psycopg if this Python has none."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
-    return os.path.join(cache, "hypervisor", f"postgres-{sys.implementation.cache_tag}")
+    return str(cache_folder(os.environ) / "hypervisor" / f"postgres-{sys.implementation.cache_tag}")
 
 
 def load_driver() -> str:
@@ -254,6 +255,9 @@ def load_driver() -> str:
         StoreUnusable: It is not there.
     """
     if find_spec("psycopg") is None and (folder := driver_folder()) not in sys.path:
+        with contextlib.suppress(FileNotFoundError):
+            if why := foreign(Path(folder).parent):
+                raise StoreUnusable(f"{os.path.dirname(folder)}: {why}; the driver there is not used")
         sys.path.append(folder)  # last: it shadows nothing
     try:
         return version("psycopg")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -128,6 +129,43 @@ def test_what_a_run_has_started_uses_the_runs_python(user: User) -> None:
     done = user.run(LAUNCH, "mcp_server.py", HYPERVISOR_PYTHON=str(python))
     assert done.stdout == f"{ROOT}/scripts/mcp_server.py\n"
     assert user.run(LAUNCH, "hook.py", HYPERVISOR_PYTHON="/nonexistent").stdout == f"{ROOT}/scripts/hook.py\n"
+
+
+@pytest.mark.parametrize("named", ["relative", "./x", ""])
+def test_a_relative_cache_folder_is_not_used(user: User, named: str) -> None:
+    """As the XDG specification says: what lies in the folder where a command is typed may be anybody's."""
+    bad = script(user.folder, "bad", "echo RUN >&2")
+    for folder in (user.folder / "relative", user.folder / "x", user.folder):
+        place = Path(f"{folder}/hypervisor/environments{ROOT}/.venv/bin")
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(bad, place / "python")
+    done = user.run(LAUNCH, "hypervisor_cli.py", "status", XDG_CACHE_HOME=named)
+    assert (done.stdout, done.stderr) == (f"{ROOT}/scripts/hypervisor_cli.py\nstatus\n", "")
+    done = user.run(LAUNCH, "mcp_server.py", XDG_CACHE_HOME=named)
+    assert (user.folder / ".cache/hypervisor/starting").is_dir()
+    assert not (user.folder / "relative/hypervisor/starting").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("name", ["launch", "prepare", "ensure-uv"])
+def test_the_cache_of_another_user_is_not_used(user: User, name: str) -> None:
+    with tempfile.TemporaryDirectory() as open_to_all:
+        top = Path(open_to_all)
+        top.chmod(0o755)
+        shutil.copytree(
+            ROOT / "scripts", top / "plugin/scripts", ignore=lambda *_: ["hypervisor", "__pycache__"]
+        )
+        cache = top / "cache/hypervisor"
+        cache.mkdir(parents=True)
+        os.chown(cache, 12345, 12345)
+        done = subprocess.run(
+            [user.shell, f"{top}/plugin/scripts/{name}", *(["hypervisor_cli.py"] if name == "launch" else [])],
+            env={"PATH": os.defpath, "HOME": str(top), "XDG_CACHE_HOME": str(top / "cache")}, cwd=top,
+            user=65534, group=65534, text=True, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        who = {"launch": "hypervisor", "prepare": "prepare", "ensure-uv": "ensure-uv"}[name]
+        said = f"{who}: {cache} belongs to another user; set XDG_CACHE_HOME to a folder of yours\n"
+        assert (done.returncode, done.stderr) == (1 if name == "ensure-uv" else 2, said)
 
 
 def test_the_environment_is_made_once_and_again_when_the_lock_has_changed(user: User, tmp_path: Path) -> None:

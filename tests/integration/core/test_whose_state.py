@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hypervisor.core import bootstrap
 from hypervisor.core.errors import Refused
 from hypervisor.core.project import cache_folder, find_project
 
@@ -60,6 +61,20 @@ def test_an_agents_clone_belongs_to_the_project_that_it_lies_in(place: Path) -> 
     clone = place / ".hypervisor/worktrees/b1/t-1-1"
     (clone / ".git").mkdir(parents=True)
     assert find_project(clone, {}).root == place
+
+
+def test_what_python_has_compiled_for_another_user_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache/hypervisor").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert bootstrap._cache() == str(tmp_path / "cache/hypervisor")
+    os.chown(tmp_path / "cache/hypervisor", 12345 if os.geteuid() == 0 else -1, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert bootstrap._cache() == ""
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert bootstrap._cache() == str(tmp_path / ".cache/hypervisor")
 
 
 @pytest.mark.parametrize(
