@@ -162,7 +162,8 @@ def _screen(batch: Batch) -> tuple[list[str], bool]:
     size = shutil.get_terminal_size()
     below = []
     if head["census"]["waiting"] and batch.options.tasks:
-        not_ready = list(batch_status(batch).get("not_ready", {}).items())
+        waits = batch_status(batch).get("not_ready", {})
+        not_ready = [(name, why) for name, why in waits.items() if "hypervisor answer" not in why]
         below = [f"waits: {shown(name)}: {shown(why)}" for name, why in not_ready[:_NOT_READY]]
         if len(not_ready) > _NOT_READY:
             below.append(f"waits: and {len(not_ready) - _NOT_READY} or more, likewise")

@@ -119,6 +119,9 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
     if isinstance(merged, Merged):
         check = verified if task.verify else None
         merged = integration.merge(kept.branch, merge_message(task.id, task.title), check)
+        by_hand = repository.git().contains(asked.start_commit, kept.tip)
+        if by_hand and task.verify and (why := integration.why_not(integration.tip, verified)):
+            merged = Unverified(text=why)
     if not isinstance(merged, Merged):
         integration.close()
         raise Refused(_why_not(merged, task, kept, asked.start_branch))
@@ -208,7 +211,7 @@ def _why_not(merged: Conflict | Unverified, task: Task, kept: KeptWork, onto: st
     if isinstance(merged, Unverified):
         return f"{kept.branch} does not verify on {onto}: {merged.text}"
     files = ", ".join(map(shown, merged.files[:5])) or merged.text
-    then = f"merge it by hand, then `hypervisor task complete {task.id} --outcome ...`"
+    then = f"merge it by hand (`git merge {kept.branch}`), then `hypervisor accept {task.id}` again"
     return f"{kept.branch} conflicts with {onto} in {files}; {then}"
 
 

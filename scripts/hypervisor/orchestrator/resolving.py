@@ -67,7 +67,7 @@ class Merging:
         what = fault.why(_named(others))
         self.run.tell(RunEvent.CONFLICTED, self.work.task.id, text=what, others=ids, agent=name)
         if agent is None:
-            return self._held(fault)
+            return self._held(what)
         while not self.run.resolving.acquire(timeout=1.0):
             if self.stopped.is_set():
                 return self.work, not_now("stopped before its conflict was resolved")
@@ -111,8 +111,9 @@ class Merging:
         evidence = {**self.verdict.evidence, "merged": merged.commit}
         return replace(self.work, merged=True), replace(self.verdict, evidence=evidence)
 
-    def _held(self, fault: Conflict | Unverified, tried: str = "") -> tuple[AttemptWork, Verdict]:
-        text = "; ".join(filter(None, (fault.why("other work"), tried, f"kept on {self.tree.branch}")))
+    def _held(self, what: str, tried: str = "") -> tuple[AttemptWork, Verdict]:
+        """Leave the work to a person; *what* says with what it conflicts, *tried* why no agent merged it."""
+        text = "; ".join(filter(None, (what, f"kept on {self.tree.branch}", tried)))
         return self.work, replace(
             self.verdict, outcome=Outcome.BLOCKED, status=TaskStatus.REVIEW, text=text, merge=False, keep=True
         )
@@ -144,7 +145,7 @@ class Merging:
         run.tell(RunEvent.RESOLVED, self.work.task.id, word="held", text=why)
         evidence = {**self.verdict.evidence, "conflict": f"{what}; {why}"}
         self.verdict = replace(self.verdict, evidence=evidence)
-        return self._held(fault, why)
+        return self._held(what, why)
 
     def _begin(self, tip: str) -> AttemptWork:
         """Open a folder at *tip* in which the merge of the work is in progress."""

@@ -93,10 +93,21 @@ def test_a_conflict_is_one_line_and_changes_nothing(user: Shell) -> None:
     (user.cwd / "src/t-1.txt").write_text("mine\n")
     allow(user)
     before = git(user.cwd, "rev-parse", "HEAD")
-    user.hypervisor("accept", "t-1").refused(1, "conflicts with main in src/t-1.txt", "task complete t-1")
+    user.hypervisor("accept", "t-1").refused(1, "conflicts with main in src/t-1.txt", "merge it by hand")
     assert git(user.cwd, "rev-parse", "HEAD") == before
     assert (user.cwd / "src/t-1.txt").read_text() == "mine\n"
     assert status(user) == "review"
+
+
+def test_what_was_merged_by_hand_is_accepted_once_it_verifies(user: Shell) -> None:
+    (branch,) = git(user.cwd, "branch", "--list", "hypervisor/*/t-1-1").split()
+    git(user.cwd, "merge", "--quiet", branch)
+    user.hypervisor("accept", "t-1").refused(1, "does not verify", "test -f allowed")
+    assert status(user) == "review"
+    allow(user)
+    user.hypervisor("accept", "t-1").passed()
+    assert status(user) == "done"
+    assert user.hypervisor("summary", "--json").passed().json["census"]["success"] == 1
 
 
 def test_a_checkout_in_the_way_leaves_the_task_as_it_is_until_it_is_out_of_the_way(user: Shell) -> None:
