@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, StoreDamaged, StoreUnusable
 from ..core.files import network_file_system
 from ..core.project import Project
 from ..core.settings import settings_of
 from ..store.directories import LockDirectories
+from ..store.shared import ServerInfo, inspect, leases, store_url
 from ..store.sqlite import FILE, SCHEMA, SqliteEngine
 from ..store.store import Store
 from .checkup import CheckFinding, failure, found, warning
+
+if TYPE_CHECKING:
+    from ..store.postgres import PostgresEngine
 
 #: Beyond this the write-ahead log is worth a warning, in bytes: four times what it is cut back to.
 _LARGE_LOG = 256 << 20
@@ -28,6 +33,14 @@ _OLD_OR_USERS = ("locks", "results")
 def examine(project: Project) -> Iterator[CheckFinding]:
     """Yield what is found of state of an older version, the database, claims, results and locks."""
     yield from _old_state(project.state)
+    try:
+        shared = bool(store_url(project.state, _settings(project)))
+    except StoreUnusable as error:
+        yield failure("server", str(error), "hypervisor store init")
+        return
+    if shared:
+        yield from _server(project)
+        return
     if not (project.state / FILE).is_file():
         return
     if network_file_system(str(project.state)):
@@ -51,6 +64,54 @@ def examine(project: Project) -> Iterator[CheckFinding]:
             yield from _lock_directories(project, store)
         except StoreDamaged as error:
             yield failure("database", str(error), f"mv {project.state / FILE}* somewhere else")
+
+
+def _server(project: Project) -> Iterator[CheckFinding]:
+    """Yield what is found of the server that holds the project's state."""
+    from ..store.postgres import PostgresEngine  # noqa: PLC0415 - only where a URL is set
+    from .store import faults_of, line_of  # noqa: PLC0415
+
+    try:
+        store = Store.open(project.state, _settings(project), create=False)
+    except (StoreUnusable, OSError) as error:
+        yield failure("server", str(error), "see docs/scale-out.md; then: hypervisor store check")
+        return
+    with store:
+        engine = store.engine
+        assert isinstance(engine, PostgresEngine)  # noqa: S101 - what a URL opens
+        try:
+            info = inspect(engine)
+            yield found("server", line_of(info))
+            yield _tables(engine, info)
+            for line in faults_of(info):
+                grave = info.read_only or bool(info.missing_rights)
+                yield (failure if grave else warning)("server", line, "see docs/scale-out.md")
+            held = [
+                f"{one.name} by {one.holder} on {one.host} for {one.left:.0f} s" for one in leases(engine)
+            ]
+            yield found("leases", "; ".join(held) or "nobody merges")
+            yield _claims(store)
+            yield _results(store)
+            yield from _lock_directories(project, store)
+        except (StoreUnusable, OSError) as error:  # it went down meanwhile
+            yield failure("server", str(error), "hypervisor store check")
+
+
+def _held(engine: PostgresEngine) -> str:
+    return "; ".join(
+        f"{one.name} by {one.holder} on {one.host} for {one.left:.0f} s" for one in leases(engine)
+    )
+
+
+def _tables(engine: PostgresEngine, info: ServerInfo) -> CheckFinding:
+    if engine.schema > SCHEMA:
+        text = (
+            f"{info.schema} was changed by a newer version (schema {engine.schema}, this one knows {SCHEMA})"
+        )
+        return failure("tables", text, "update hypervisor; until then they can be read, not changed")
+    return found(
+        "tables", f"schema {info.schema}, version {engine.schema}, {info.size_bytes / 2**20:.1f} MiB"
+    )
 
 
 def _settings(project: Project) -> dict[str, object]:

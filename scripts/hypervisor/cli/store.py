@@ -25,6 +25,8 @@ _ROOT = Path(__file__).resolve().parents[3]
 #: Of all connections of the server, this share in use is worth a word.
 _MANY = 0.8
 _DAY = 86400.0
+#: Clocks that differ by more than this are worth a word, in seconds.
+_CLOCK_SECONDS = 5.0
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
@@ -69,7 +71,7 @@ def _init(options: Namespace) -> int:
     print(f"{'made' if made else 'joined'} schema {info.schema} on {info.where} (PostgreSQL {info.version})")
     if begun:
         print(f"{project.state / FILE} stays as it is; while this clone uses the server it does not count")
-    for line in _faults(info):
+    for line in faults_of(info):
         print(f"warning: {line}")
     print("then, on each machine: hypervisor store init; hypervisor run --all")
     return EXIT_DONE
@@ -77,17 +79,13 @@ def _init(options: Namespace) -> int:
 
 def _check(options: Namespace) -> int:
     info = _inspected(find_project(Path.cwd(), os.environ))
-    faults = [] if info is None else _faults(info)
+    faults = [] if info is None else faults_of(info)
     if options.json:
         print_json({"server": asdict(info) if info else None, "faults": faults})
     elif info is None:
         print("SQLite, on this machine; `hypervisor doctor` checks it")
     else:
-        print(
-            f"{info.where}: PostgreSQL {info.version}, user {info.user}, {'TLS' if info.tls else 'no TLS'}, "
-            f"{info.connections} of {info.max_connections} connections, "
-            f"{info.round_trip * 1000:.1f} ms a question"
-        )
+        print(line_of(info))
         for line in faults:
             print(f"warning: {line}")
     return EXIT_REFUSED if info is not None and (info.read_only or info.missing_rights) else EXIT_DONE
@@ -140,7 +138,17 @@ def _inspected(project: Project) -> ServerInfo | None:
         return inspect(store.engine)
 
 
-def _faults(info: ServerInfo) -> list[str]:
+def line_of(info: ServerInfo) -> str:
+    """Return what a server is, in one line."""
+    return (
+        f"{info.where}: PostgreSQL {info.version}, user {info.user}, {'TLS' if info.tls else 'no TLS'}, "
+        f"{info.connections} of {info.max_connections} connections, "
+        f"{info.round_trip * 1000:.1f} ms a question"
+    )
+
+
+def faults_of(info: ServerInfo) -> list[str]:
+    """Return what is wrong with a server, or with what we may do there; the gravest first."""
     found = []
     local = any(name in info.where for name in ("127.0.0.1", "localhost", "[::1]", "/"))
     if info.read_only:
@@ -154,6 +162,12 @@ def _faults(info: ServerInfo) -> list[str]:
     if info.connections > _MANY * info.max_connections:
         found.append(
             f"{info.connections} of {info.max_connections} connections are in use; see docs/scale-out.md"
+        )
+    if abs(info.clock_ahead) > _CLOCK_SECONDS:
+        way = "ahead of" if info.clock_ahead > 0 else "behind"
+        found.append(
+            f"the server's clock is {abs(info.clock_ahead):.0f} s {way} this machine's: leases go by the "
+            "server's, but ages are shown wrongly here; let both follow NTP"
         )
     return found
 

@@ -128,6 +128,8 @@ class ServerInfo:
     missing_rights: tuple[str, ...]
     #: Of one question, in seconds.
     round_trip: float
+    #: By how many seconds its clock is ahead of this machine's.
+    clock_ahead: float
 
 
 def inspect(engine: PostgresEngine) -> ServerInfo:
@@ -135,12 +137,13 @@ def inspect(engine: PostgresEngine) -> ServerInfo:
     name = {"schema": '"' + engine.name.replace('"', '""') + '"'}
     row = engine.read(_SQL.server, name)[0]
     rights = tuple(one[0] for one in engine.read(_SQL.missing_rights, name))
-    begun = time.monotonic()
-    engine.read("SELECT 1")
+    begun, here = time.monotonic(), time.time()
+    there = engine.read(_SQL.clock)[0][0] / 1000
+    round_trip = time.monotonic() - begun
     return ServerInfo(
         where=engine.where, version=row[0], user=row[1], schema=engine.name, tls=bool(row[2]),
         read_only=row[3], size_bytes=row[4], connections=row[5], max_connections=row[6],
-        missing_rights=rights, round_trip=time.monotonic() - begun,
+        missing_rights=rights, round_trip=round_trip, clock_ahead=there - here - round_trip / 2,
     )  # fmt: skip
 
 
@@ -179,6 +182,25 @@ def machines(engine: Engine, lease_seconds: float, within_seconds: float) -> lis
             host=host, heard=max(0.0, heard[host]), zone=zones.get(host, ""), items=tuple(items.get(host, ()))
         )
         for host in sorted(heard)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLease:
+    """A right that a worker has now, such as merging to a branch of the remote."""
+
+    name: str
+    holder: str
+    host: str
+    #: Seconds that are left of it.
+    left: float
+
+
+def leases(engine: Engine) -> list[HeldLease]:
+    """Return the leases that are held now."""
+    return [
+        HeldLease(name=name, holder=holder, host=host, left=left / 1000)
+        for name, holder, host, left in engine.read(_SQL.leases)
     ]
 
 

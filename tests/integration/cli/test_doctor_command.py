@@ -6,8 +6,10 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from hypervisor.cli import doctor_place, doctor_project, doctor_store
 from hypervisor.core import files
 from hypervisor.core.process import identity_of, this_process
 from hypervisor.core.project import Project
-from hypervisor.core.settings import default_settings
+from hypervisor.core.settings import default_settings, settings_of
 from hypervisor.queue.batches import create_of_tasks
 from hypervisor.store.liveness import WorkerLock
 from hypervisor.store.records import Claim, Worker, WorkerKind
+from hypervisor.store.shared import join
 from hypervisor.store.store import Store
-from stores import a_worker, done, fill
+from stores import Database, a_worker, done, fill
 
 ALWAYS = [
     "python", "uv", "packages", "git", "sandbox", "claude", "gemini", "settings", "state folder",
@@ -560,3 +563,48 @@ def test_many_outputs_and_what_the_dead_left(user: Shell) -> None:
     assert found["leftovers"]["text"] == "3 of crashed processes"
     user.here("clean")
     assert look(user)["leftovers"]["ok"]
+
+
+def on_server(folder: Path, db: Database) -> Project:
+    """Return a project that uses the tables of *db*."""
+    state = folder / ".hypervisor"
+    state.mkdir(mode=0o700)
+    (state / "config.toml").write_text(f'[store]\nschema = "{db.schema}"\n')
+    join(state, settings_of(state), db.url, "")
+    return Project(folder, state)
+
+
+def test_a_server_its_tables_and_who_merges_are_told(postgres_db: Database, tmp_path: Path) -> None:
+    store = postgres_db.open()
+    project = on_server(tmp_path, postgres_db)
+    assert store.merges.take_lease("merge main", a_worker(), 60.0) is not None
+    found = {one.check: one for one in doctor_store.examine(project)}
+    assert {one.level for one in found.values()} == {"ok"}
+    assert "PostgreSQL" in found["server"].text
+    assert f"schema {postgres_db.schema}, version 1" in found["tables"].text
+    assert found["leases"].text.startswith("merge main by ")
+    assert found["claims held"].text == "0"
+
+
+def test_a_server_that_is_not_there_and_a_clock_that_is_behind_are_told(
+    postgres_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres_db.open()  # removes the tables at the end
+    project = on_server(tmp_path, postgres_db)
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda now=time.time: now() + 3600)
+        told = [one.text for one in doctor_store.examine(project) if one.level == "warning"]
+    assert told[0].startswith("the server's clock is 3600 s behind this machine's")
+    kept = json.loads((project.state / "store.json").read_text())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        kept["url"] = f"postgresql://u:secret@127.0.0.1:{free.getsockname()[1]}/d?connect_timeout=2"
+    (project.state / "store.json").write_text(json.dumps(kept))
+    (project.state / "config.toml").write_text("[claims]\nlease_seconds = 1\n")
+    (only,) = doctor_store.examine(project)
+    assert (only.check, only.level) == ("server", "failure")
+    assert "cannot be reached: nothing listens there" in only.text
+    assert "secret" not in only.text
+    (project.state / "store.json").write_text("{")
+    (only,) = doctor_store.examine(project)
+    assert only.do == "hypervisor store init"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,20 @@ def test_a_checkout_is_brought_up_to_date_unless_the_user_works_there(place: Pla
     assert moved.done
     assert "status: done" in (place.ant.repo.top / "tasks/t-1.md").read_text()
     assert (stays.done, stays.why) == (False, "README.md is modified in the checkout")
+
+
+def test_who_waits_for_a_merge_goes_on_when_another_machine_has_made_it(place: Place) -> None:
+    place.ant.finish("t-1")
+    work, merges = place.ant.work_of("t-1"), place.bee.store.merges
+    lease = merges.take_lease("merge main", place.bee.worker, 60.0)
+    assert lease is not None
+    waits = place.ant.delivery
+    waits.store.settings["git"]["patience_seconds"] = 60.0
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(waits.settle, work, threading.Event())
+        with pytest.raises(TimeoutError):
+            ended.result(0.3)  # another holds the lease: it is not merged yet
+        merges.give_lease(lease)
+        assert place.bee.delivery.finish(GO) == 0
+        assert ended.result(20) is True
+    assert place.log().count("Task t-1") == 1

@@ -197,3 +197,38 @@ def test_merge_asks_for_a_push_where_machines_share_a_store(clones: tuple[Shell,
     made.hypervisor("merge", cwd=one).refused(2, "add --push", "run --resume")
     assert made.hypervisor("merge", "--push", cwd=one).code == 3  # what was kept is no success
     assert git(remote, "rev-parse", "main") == before
+
+
+#: Fails where the work of the task that it waits for is not in its folder.
+CHAIN = """set -e
+test "$HYPERVISOR_TASK_ID" = t-2 || test -f src/t-2.txt
+mkdir -p src
+echo work > src/$HYPERVISOR_TASK_ID.txt
+git add src
+git commit --quiet -m work
+"""
+
+
+def test_a_run_starts_what_depends_on_a_task_once_that_is_merged_on_the_remote(
+    clones: tuple[Shell, Path, Path, Path], postgres_db: Database
+) -> None:
+    made, remote, one, _ = clones
+    git(one, "pull", "-q", "--ff-only")
+    write_task(one / "tasks/t-2.md", files="[src/]")
+    write_task(one / "tasks/t-3.md", files="[src/]", depends_on="[t-2]")
+    git(one, "add", "--all", ":!.hypervisor")
+    git(one, "commit", "-q", "-m", "Two tasks")
+    git(one, "push", "-q")
+    agent = script(made.home, "chain", CHAIN)
+    made.hypervisor("run", "--all", "--agent", "exec", "--exec", agent, "-j", "2", cwd=one).passed()
+    subjects = git(remote, "log", "--first-parent", "--format=%s", "main").splitlines()
+    assert subjects[:2] == ["Task t-3", "Task t-2"]
+    merged, begun = (
+        postgres_db.open().engine.read(text)[0][0]
+        for text in (
+            "SELECT min(m.at) FROM merge AS m JOIN work AS w ON w.id = m.work WHERE w.text = 'tasks/t-2.md'",
+            "SELECT min(a.claimed_at) FROM attempt AS a JOIN work AS w ON w.id = a.work"
+            " WHERE w.text = 'tasks/t-3.md'",
+        )
+    )
+    assert merged <= begun

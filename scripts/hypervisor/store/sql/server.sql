@@ -24,6 +24,13 @@ ORDER BY c.relname
 -- name: machines
 SELECT k.host, min({now} - k.seen_at) FROM worker AS k WHERE k.seen_at > {now} - :within GROUP BY k.host ORDER BY k.host
 
+-- name: clock
+SELECT {now}
+
+-- name: leases
+SELECT l.name, coalesce(k.name, l.holder), coalesce(k.host, ''), l.lease_until - {lease_now}
+FROM lease AS l LEFT JOIN worker AS k ON k.id = l.holder WHERE l.lease_until >= {lease_now} ORDER BY l.name
+
 -- name: coordinators
 SELECT s.host, {now} - s.updated_at, s.zone FROM spend AS s WHERE s.updated_at > {now} - :within AND s.host <> ''
 ORDER BY s.updated_at
