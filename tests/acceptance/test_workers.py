@@ -122,6 +122,10 @@ def test_eight_workers_do_eight_tasks_in_eight_worktrees(
     assert merged.stdout.count("merged t-") == 8
     assert sorted(path.name for path in (git_project / "src").iterdir()) == [f"{name}.txt" for name in NAMES]
     assert sorted(git(git_project, "status", "--porcelain").splitlines()) == sorted(changed)
+    for name in NAMES:
+        words = [*HYPERVISOR, "log", name]
+        said = subprocess.run(words, cwd=git_project, capture_output=True, text=True, check=True)
+        assert f"COMPLETED {name}: added it" in said.stdout, said.stdout
 
 
 def test_merging_keeps_what_conflicts_or_strays_on_its_branch(

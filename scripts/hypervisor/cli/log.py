@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.process import host_name
@@ -15,8 +17,9 @@ from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown
 from .naming import batch_of
 
 if TYPE_CHECKING:
-    from ..queue.batch import Batch
     from ..report.attempt_output import AttemptOutput
+    from ..store.store import Store
+    from ..store.tails import LogTail
 
 #: How often is looked for more, in seconds.
 _POLL_SECONDS = 0.2
@@ -40,27 +43,45 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 
 
 def _log(options: Namespace) -> int:
-    from ..report.attempt_output import find_output  # noqa: PLC0415 - not for the help text
-
-    with batch_of(options) as batch:
-        found = find_output(batch, options.item, options.attempt)
-        host = _host_of(batch, found)
+    with _found(options) as (store, found):
+        host = _host_of(store, found)
         if options.json:
             return _print_json(found, host)
         attempt = found.attempt
         state = "running" if attempt.ended_at is None else attempt.outcome
         runner = f" by {attempt.runner}" if attempt.runner else ""
-        where = f"; {_elsewhere(found, host)}" if host else ""
+        where = f"; {_elsewhere(found, host)}" if host or found.tail is not None else ""
         print(
             f"{shown(options.item)}: attempt {attempt.number}{runner}, {state}{where}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-        if host and not options.follow:
-            return EXIT_DONE if _copy_tail(found, options) else EXIT_NOTHING
-        return EXIT_DONE if _copy(batch, found, options) else EXIT_NOTHING
+        told = False
+        if options.follow or not (host or found.tail):
+            told = _copy(store, found, options)
+        if not told:  # of a session's worker it is known once that is over
+            tail = found.tail or store.tails.of([attempt.id]).get(attempt.id)
+            told = _copy_tail(found, tail, options)
+        return EXIT_DONE if told else EXIT_NOTHING
 
 
-def _copy(batch: Batch, found: AttemptOutput, options: Namespace) -> bool:
+@contextlib.contextmanager
+def _found(options: Namespace) -> Iterator[tuple[Store, AttemptOutput]]:
+    """Yield the attempt that is meant, and the store that it is in."""
+    from ..core.project import find_project  # noqa: PLC0415 - not for the help text
+    from ..queue.batches import has_batches, store_of  # noqa: PLC0415
+    from ..report.attempt_output import find_output, find_output_of_task  # noqa: PLC0415
+
+    project = find_project(Path.cwd(), os.environ)
+    if not (options.batch or options.dir or os.path.isfile("queue.txt") or has_batches(project)):
+        with store_of(project) as store:
+            if store is not None:
+                yield store, find_output_of_task(project, store, options.item, options.attempt)
+                return
+    with batch_of(options) as batch:
+        yield batch.store, find_output(batch, options.item, options.attempt)
+
+
+def _copy(store: Store, found: AttemptOutput, options: Namespace) -> bool:
     """Copy both streams to ours; return whether there was anything."""
     from ..report.attempt_output import STREAMS, StreamReader  # noqa: PLC0415
 
@@ -74,7 +95,7 @@ def _copy(batch: Batch, found: AttemptOutput, options: Namespace) -> bool:
         over = False
         while not over:
             # Asked first: what was printed before the end is read after the answer.
-            over = not options.follow or _ended(batch, found)
+            over = not options.follow or _ended(store, found)
             for reader, copier in pairs:
                 for chunk in reader.read():
                     told = True
@@ -86,11 +107,11 @@ def _copy(batch: Batch, found: AttemptOutput, options: Namespace) -> bool:
     return told
 
 
-def _host_of(batch: Batch, found: AttemptOutput) -> str:
+def _host_of(store: Store, found: AttemptOutput) -> str:
     """Return the machine that has the log, "" for this one."""
-    if found.kept or not batch.store.shared:
+    if found.kept or not store.shared or _is_transcript(found):
         return ""
-    host = batch.store.tails.host_of(found.attempt.worker)
+    host = store.tails.host_of(found.attempt.worker)
     return "" if host == host_name() and found.tail is None else host
 
 
@@ -99,25 +120,32 @@ def _elsewhere(found: AttemptOutput, host: str) -> str:
     if found.tail is None:
         then = "; its end can be read here once it is over" if found.attempt.ended_at is None else ""
         return f"its log is on {shown(host, 80)}{then}"
+    if _is_transcript(found):
+        end = "the end of its transcript" if found.tail.cut else "its transcript"
+        return f"{end}, which the client keeps for a while as {shown(found.tail.path, 300)}"
     what = "this is its end; the whole log" if found.tail.cut else "its log"
     return f"{what} is on {shown(host, 80)}: {shown(found.tail.path, 300)}.out, .err"
 
 
-def _copy_tail(found: AttemptOutput, options: Namespace) -> bool:
-    """Print what the store has of a log that lies on another machine; return whether there was anything."""
-    if found.tail is None:
+def _is_transcript(found: AttemptOutput) -> bool:
+    return found.tail is not None and found.tail.path.endswith(".jsonl")
+
+
+def _copy_tail(found: AttemptOutput, tail: LogTail | None, options: Namespace) -> bool:
+    """Print what the store has of an output; return whether there was anything."""
+    if tail is None:
         return False
-    events = found.attempt.runner in _AGENTS and not options.raw
-    for data, target in ((found.tail.out, sys.stdout), (found.tail.err, sys.stderr)):
+    events = (found.attempt.runner in _AGENTS or tail.path.endswith(".jsonl")) and not options.raw
+    for data, target in ((tail.out, sys.stdout), (tail.err, sys.stderr)):
         copier = _Copier(target, events=events and target is sys.stdout)
         copier.write(data)
         copier.close()
     return True
 
 
-def _ended(batch: Batch, found: AttemptOutput) -> bool:
+def _ended(store: Store, found: AttemptOutput) -> bool:
     return not any(
-        one.id == found.attempt.id and one.ended_at is None for one in batch.store.claims.attempts(found.key)
+        one.id == found.attempt.id and one.ended_at is None for one in store.claims.attempts(found.key)
     )
 
 

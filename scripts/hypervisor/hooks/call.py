@@ -43,6 +43,8 @@ class Call:
     reason: str = ""
     #: The client's transcript of the session, and the name that it gives to the prompt it works on.
     transcript: str = ""
+    #: That of the agent that ends; "" where the client does not name it.
+    agent_transcript: str = ""
     prompt_id: str = ""
 
 
@@ -71,6 +73,7 @@ def read_call(data: object) -> Call | None:
         background=_running(given.get("background_tasks")),
         reason=one_line(text_of(given, "reason") or text_of(given, "error"), _REASON),
         transcript=_path(given, "transcript_path"),
+        agent_transcript=_path(given, "agent_transcript_path"),
         prompt_id=text_of(given, "prompt_id"),
     )
 

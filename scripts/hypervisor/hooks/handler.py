@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ..core.settings import default_settings, settings_of
 from ..core.text import now_text
 from ..store.sessions import MAIN, AgentClaim
 from ..store.store import Store
-from . import decisions
+from . import decisions, transcript
 from .call import Call, read_call
 from .decisions import Answer
 from .delivery import deliver_at_hook, settle
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Events at which the session's own thread can be told something.
 _TELLING = ("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop")
+#: Of the end of a worker's transcript.
+_KEPT_BYTES = 64 * 1024
 
 
 def main(source: IO[bytes], environ: Mapping[str, str], events: Collection[str] = ()) -> int:
@@ -323,6 +326,7 @@ class HookHandler:
         """Release what an agent holds whose end is known, and free its place."""
         if self.store is None:
             return
+        self._keep_transcript(agent)
         self.store.sessions.ended(self.call.session, agent)
         if self._holds(agent):
             with self._service() as service:
@@ -331,6 +335,22 @@ class HookHandler:
             self.store.sessions.unassign(self.call.session, agent)
 
     # ---------------------------------------------------------------- details
+
+    def _keep_transcript(self, agent: str) -> None:
+        """Keep the end of an agent's transcript as the output of its attempts: clients delete theirs."""
+        assert self.store is not None  # noqa: S101 - for the type checker
+        attempts = self.store.sessions.attempts_of(self.call.session, agent)
+        named = self.call.agent_transcript if agent == self.call.agent else ""
+        path = named or transcript.path_of_agent(self.call.transcript, agent)
+        if not attempts or not path:
+            return
+        from ..store.tails import LogTail  # noqa: PLC0415 - at the end of a worker only
+
+        with suppress(OSError):  # a help; the claim is ended without it
+            out, cut = transcript.tail(path, _KEPT_BYTES)
+            self.store.tails.keep(
+                LogTail(attempt=one, path=path, out=out, err=b"", cut=cut) for one in attempts
+            )
 
     def _holds(self, agent: str | None = None) -> bool:
         """Return whether an agent, or anyone of the session, has a claim of its own to be released."""

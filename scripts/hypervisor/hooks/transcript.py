@@ -27,6 +27,25 @@ def length(path: str) -> int:
         return 0
 
 
+def path_of_agent(session: str, agent: str) -> str:
+    """Return where the transcript of an agent lies, by that of its session; "" for a strange name."""
+    plain = agent.isascii() and agent.replace("-", "").replace("_", "").isalnum()
+    return f"{session.removesuffix('.jsonl')}/subagents/agent-{agent}.jsonl" if session and plain else ""
+
+
+def tail(path: str, most: int) -> tuple[bytes, bool]:
+    """Return the last whole lines of a transcript, *most* bytes of them, and whether there is more.
+
+    Raises:
+        OSError: There is none.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        start = max(0, os.fstat(file.fileno()).st_size - most)
+        file.seek(start)
+        data = file.read(most)
+    return (data.partition(b"\n")[2] if start else data), start > 0
+
+
 def shown(path: str, place: int, marks: Collection[str]) -> set[str] | None:
     """Return those of *marks* that the model has been given after *place*; None if it cannot be read."""
     found: set[str] = set()

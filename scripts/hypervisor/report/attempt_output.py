@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from ..core.errors import HypervisorError, NothingToDo, UsageError
+from ..core.project import Project
 from ..queue.batch import Batch
 from ..queue.batches import open_record
 from ..runners.base import event_of, list_of, map_of
 from ..store.records import Attempt
+from ..store.store import Store
 from ..store.tails import LogTail
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
@@ -37,7 +39,8 @@ class AttemptOutput:
     attempt: Attempt
     #: Path without ending; "" for an attempt whose output is nowhere.
     stem: str
-    #: Its end, where it lies on another machine; None where nothing of it was kept.
+    #: Its end, where it lies on another machine, or is the transcript of a session's worker; None where
+    #: nothing of it was kept.
     tail: LogTail | None = None
 
     @property
@@ -46,16 +49,20 @@ class AttemptOutput:
         return bool(self.stem) and any(_part(self.stem, ending, 0) for ending in STREAMS)
 
 
-def key_of(batch: Batch, item: str) -> str:
+def _key_of_task(project: Project, store: Store, name: str) -> str:
+    catalog = TaskCatalog(project, store.settings, Actor(name=""), store)
+    return catalog.key(catalog.find(name))
+
+
+def _key_of(batch: Batch, item: str) -> str:
     """Return the key of an item: a task's id or path, or a line of the batch's queue.
 
     Raises:
         UsageError: There is none.
     """
     if batch.project is not None:
-        catalog = TaskCatalog(batch.project, batch.store.settings, Actor(name=""), batch.store)
         with contextlib.suppress(UsageError):
-            return catalog.key(catalog.find(item))
+            return _key_of_task(batch.project, batch.store, item)
     with contextlib.suppress(HypervisorError, OSError, ValueError):
         key = batch.ref(item).key
         if batch.store.claims.latest(key) is not None:
@@ -70,13 +77,30 @@ def find_output(batch: Batch, item: str, number: int | None = None) -> AttemptOu
         UsageError: There is no such item or attempt.
         NothingToDo: Nobody has worked on it.
     """
-    key = key_of(batch, item)
+    key = _key_of(batch, item)
     found = [_output(batch, key, one) for one in batch.store.claims.attempts(key)]
+    return _chosen(batch.store, found, item, number)
+
+
+def find_output_of_task(
+    project: Project, store: Store, name: str, number: int | None = None
+) -> AttemptOutput:
+    """Return the same of a task in a project that has no batch: workers of sessions need none.
+
+    Raises:
+        UsageError: There is no such task or attempt.
+        NothingToDo: Nobody has worked on it.
+    """
+    key = _key_of_task(project, store, name)
+    found = [AttemptOutput(key=key, attempt=one, stem="") for one in store.claims.attempts(key)]
+    return _chosen(store, found, name, number)
+
+
+def _chosen(store: Store, found: list[AttemptOutput], item: str, number: int | None) -> AttemptOutput:
     if not found:
         raise NothingToDo(f"{item}: not started yet; nothing was printed")
-    if batch.store.shared:
-        elsewhere = batch.store.tails.of(one.attempt.id for one in found if not one.kept)
-        found = [replace(one, tail=elsewhere.get(one.attempt.id)) for one in found]
+    tails = store.tails.of(one.attempt.id for one in found if not one.kept)
+    found = [replace(one, tail=tails.get(one.attempt.id)) for one in found]
     if number is None:
         running = found[-1].attempt.ended_at is None
         there = (one for one in reversed(found) if one.kept or one.tail)
@@ -137,6 +161,8 @@ class StreamReader:
 
 def _part(stem: str, ending: str, number: int) -> str:
     """Return the path of a part of a stream, "" if there is none."""
+    if not stem:
+        return ""
     path = f"{stem}.{ending}.{number}" if number else f"{stem}.{ending}"
     return next((name for name in (path, f"{path}.gz") if os.path.lexists(name)), "")
 

@@ -102,6 +102,10 @@ class Sessions:
 
         return _claim_of(self._engine.write(body))
 
+    def attempts_of(self, session: str, agent: str) -> list[int]:
+        """Return all attempts that an agent of a session has made."""
+        return [row[0] for row in self._engine.read(SQL.attempts_of_agent, who(session, agent))]
+
     def unassign(self, session: str, agent: str) -> None:
         """Forget what coordinators hold for an agent, "" for any of the session: it has reported."""
         self._engine.write(lambda tx: tx.run(SQL.unassign, who(session, agent)))

@@ -1,4 +1,4 @@
-"""The ends of logs, on a store of many machines: what an attempt has printed is a file of its host alone.
+"""The ends of logs that lie elsewhere: on another machine, or in a client, of whose worker it is the transcript.
 
 Kept as each agent or command ends. An attempt whose machine died has none.
 """

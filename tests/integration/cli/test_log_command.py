@@ -157,7 +157,7 @@ def test_on_another_machine_the_end_of_a_log_is_printed_and_where_the_whole_is(
     postgres_db.open()  # removes the tables at the end
     one, two = clone(tmp_path / "one", postgres_db), clone(tmp_path / "two", postgres_db)
     with in_process(one) as here:
-        here.hypervisor("log", "t-1", cwd=two).refused(2, "no batch")
+        here.hypervisor("log", "t-1", cwd=two).refused(3, "not started yet")
         command = "sh -c 'seq 1 5000; echo oops >&2; exit 1'"
         here.hypervisor("batch", "--tasks", "tasks/*.md", "--all", "--exec", command, cwd=one)
         whole = here.hypervisor("log", "t-1", cwd=one).passed()

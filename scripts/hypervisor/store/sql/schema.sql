@@ -100,7 +100,7 @@ CREATE INDEX attempt_abandoned ON attempt (work)
     WHERE revert IS NOT NULL AND restored = 0 AND outcome IN ('again', 'revoked');
 CREATE INDEX attempt_lock ON attempt (lock) WHERE lock IS NOT NULL;
 
--- The end of what an attempt has printed, where other machines use the store: its log lies on its host alone.
+-- The end of what an attempt has printed, where its log lies on another host, or is a transcript of the client's.
 CREATE TABLE log_tail (
     attempt {int} PRIMARY KEY,
     -- Where the whole log lies on that host, without the ending.

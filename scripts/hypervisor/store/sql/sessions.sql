@@ -47,6 +47,9 @@ WHERE c.session = :session AND c.agent = :agent AND c.attempt = :attempt
 -- name: left_open
 UPDATE agent_claim SET left_open = 1 WHERE session = :session AND attempt IN {ids}
 
+-- name: attempts_of_agent
+SELECT attempt FROM agent_claim WHERE session = :session AND agent = :agent AND assigned = 0
+
 -- name: unassign
 DELETE FROM agent_claim WHERE session = :session AND (agent = :agent OR :agent = '') AND assigned = 1
 
