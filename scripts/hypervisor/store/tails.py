@@ -1,4 +1,4 @@
-"""The ends of logs that lie elsewhere: on another machine, or in a client, of whose worker it is the transcript.
+"""The ends of logs that lie elsewhere: on another machine, or as the transcript of a worker in a client.
 
 Kept as each agent or command ends. An attempt whose machine died has none.
 """
