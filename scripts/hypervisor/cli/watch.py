@@ -189,7 +189,7 @@ class _Screen:
         most = max(1, height // 4)
         foot = foot[:most] if self.said else foot[-most:]
         room = max(0, height - 1 - len(foot))
-        lines = frame(self._head, self.builder.failures(height), width, room)
+        lines = frame(self._head, self.builder.failures(height), width, room, self.builder.latest)
         lines += [[] for _ in range(room + 1 - len(lines))]
         lines += [[(text, style)] for text in foot]
         made = Text(no_wrap=True, overflow="crop", end="")

@@ -7,7 +7,7 @@ commands and agents, and is shown in terminals and browsers. Times are seconds s
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from ..queue.summary import Census, next_step, question_line, take_census, typed
 from ..store.batches import Running
 from ..store.progress import Speed, Totals
 from ..store.questions import Question
+from ..store.records import Work
 from . import logtail
 from .activity import (
     MachineLook,
@@ -203,7 +204,15 @@ class ReportBuilder:
 
     def failures(self, count: int) -> list[tuple[str, str, str]]:
         """Return state, name and reason of what failed or was blocked last, the newest first."""
-        found = self.batch.store.progress.failures(self.batch.number, count)
+        return self._told(self.batch.store.progress.failures(self.batch.number, count))
+
+    def latest(self, count: int) -> list[tuple[str, str, str]]:
+        """Return state, name and outcome of what was done last, the newest first."""
+        return self._told(self.batch.store.progress.latest(self.batch.number, count) if count > 0 else [])
+
+    # ---------------------------------------------------------------- details
+
+    def _told(self, found: Sequence[Work]) -> list[tuple[str, str, str]]:
         refs = [self.batch.ref_of(work) for work in found]
         self.names.learn(refs)
         return [
@@ -214,8 +223,6 @@ class ReportBuilder:
             )
             for work, ref in zip(found, refs, strict=True)
         ]
-
-    # ---------------------------------------------------------------- details
 
     def _change_to(self, batch: Batch) -> None:
         """Follow *batch* instead: what was looked at before anybody had begun it."""

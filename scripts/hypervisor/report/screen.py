@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..queue.summary import STATES
 from .pace import duration
 from .timeline import ZONE_SECONDS
 
+#: State, name and reason or outcome of an item.
+Told = tuple[str, str, str]
 #: Text and style: a state's name, ``dim``, ``bold``, ``bad``, or "".
 Piece = tuple[str, str]
 Line = list[Piece]
@@ -32,7 +34,11 @@ _QUESTIONS = 5
 
 
 def frame(
-    head: Mapping[str, Any], failures: Sequence[tuple[str, str, str]], width: int, height: int
+    head: Mapping[str, Any],
+    failures: Sequence[Told],
+    width: int,
+    height: int,
+    latest: Callable[[int], Sequence[Told]] = lambda _: (),
 ) -> list[Line]:
     """Return the lines of one screen, at most *height* of them, each at most *width* columns wide.
 
@@ -41,6 +47,7 @@ def frame(
         failures: State, name and reason of the items that failed last, the newest first.
         width: Of the screen, in columns.
         height: Of the screen, in lines.
+        latest: Returns so many of the items that were done last, for the lines that are left.
     """
     lines = [_title(head), _bar(head, width), _census(head, width), _pace(head), _spent(head)]
     if not head["closes"]:
@@ -56,13 +63,9 @@ def frame(
     # Failures get what the workers leave, and where both are many a few lines all the same.
     below = min(len(failures) + 2, max(_BELOW, left - len(rows) - 2)) if failures else 0
     lines += _workers(rows, width, left - min(below, max(3, left // 2)))
-    if failures and height - len(lines) >= 3:
-        lines += [[], [("recent failures", "bold")]]
-        for state, name, reason in failures[: height - len(lines)]:
-            room_for_name = min(cells(name), max(12, width // 2))
-            lines.append(
-                [(f"{SIGNS.get(state, '!')} ", state), (fit(name, room_for_name), ""), (f": {reason}", "dim")]
-            )
+    lines += _items("recent failures", failures, width, height - len(lines))
+    if height - len(lines) > _BELOW:
+        lines += _items("done last", latest(height - len(lines) - 2), width, height - len(lines))
     return [_clip(line, width) for line in lines[:height]]
 
 
@@ -219,6 +222,19 @@ def _workers(rows: list[tuple[str, str, str, str]], width: int, room: int) -> li
         ])  # fmt: skip
     if len(shown) < len(rows):
         lines.append([(f"and {len(rows) - len(shown)} more", "dim")])
+    return lines
+
+
+def _items(title: str, items: Sequence[Told], width: int, room: int) -> list[Line]:
+    """Return the lines of items that are over, at most *room* of them, a blank one first."""
+    if not items or room < 3:
+        return []
+    lines: list[Line] = [[], [(title, "bold")]]
+    for state, name, said in items[: room - 2]:
+        named = fit(name, min(cells(name), max(12, width // 2)))
+        lines.append(
+            [(f"{SIGNS.get(state, '!')} ", state), (named, ""), (f": {said}" if said else "", "dim")]
+        )
     return lines
 
 

@@ -174,6 +174,11 @@ class BatchProgress:
         rows = self._engine.read(SQL.failures, {"batch": batch, "limit": limit})
         return [work_of(row) for row in rows]
 
+    def latest(self, batch: int, limit: int) -> list[Work]:
+        """Return the items that were done last, the newest first."""
+        rows = self._engine.read(SQL.latest, {"batch": batch, "limit": limit})
+        return list({work.id: work for work in map(work_of, rows)}.values())
+
     def took_part(self, batch: int, workers: Collection[str]) -> set[str]:
         """Return those of *workers* that have worked on an item of the batch."""
         if not workers:

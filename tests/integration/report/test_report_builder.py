@@ -204,3 +204,4 @@ def test_the_newest_failures_are_told_first(tmp_path: Path) -> None:
         builder.look()
         assert builder.failures(5) == [("blocked", "a", "which?"), ("failed", "b", "exit 1")]
         assert builder.failures(1) == [("blocked", "a", "which?")]
+        assert builder.latest(0) == []

@@ -117,6 +117,7 @@ def test_the_last_failures_are_the_newest_first(store: Store) -> None:
         ("c", "blocked"), ("a", "failed"),
     ]  # fmt: skip
     assert len(store.progress.failures(batch, 1)) == 1
+    assert [(one.key, one.state) for one in store.progress.latest(batch, 5)] == [("b", "success")]
 
 
 def test_all_that_is_held_is_named_in_a_batch_or_outside(store: Store) -> None:

@@ -63,6 +63,16 @@ def test_a_screen_of_80_by_24_shows_eight_workers_and_the_last_failures() -> Non
     assert sum(line.startswith("✗ name-") for line in lines) >= 4
 
 
+@pytest.mark.parametrize(("width", "height", "failures"), [(80, 22, 0), (140, 38, 0), (140, 38, 3)])
+def test_the_lines_that_are_left_show_what_was_done_last(width: int, height: int, failures: int) -> None:
+    latest = [("success", f"done-{number}", "exit 0") for number in range(50)]
+    lines = frame(head(), FAILURES[:failures], width, height, lambda count: latest[:count])
+    texts = [text_of(line) for line in lines]
+    assert len(texts) == height
+    assert texts[texts.index("done last") + 1] == "✓ done-0: exit 0"
+    assert sum(text.startswith("✗ name-") for text in texts) == failures
+
+
 def test_what_is_not_known_is_said_so() -> None:
     nothing = {"per_minute": None, "window": 0.0, "eta": None, "standing_on": 0, "quiet": None}
     text = "\n".join(lines_of(head(pace=nothing, at_work=[]), 80, 22))

@@ -92,7 +92,8 @@ const machine = (zone) => [zone.why, ...[["CPU", zone.cpu_percent], ["RAM", zone
 // The command stands below, to be copied: it is not said twice.
 function unlessTyped(need) {
   const [before, command] = need.next.split("`");
-  return command && need.type.startsWith(command) ? `${before.trim()}:` : need.next;
+  const retries = [command, need.type].every((one) => one && one.startsWith("hypervisor retry "));
+  return command && (retries || need.type.startsWith(command)) ? `${before.trim()}:` : need.next;
 }
 const known = (n, of) => (n && n < of ? `known of ${count(n)} of ${count(of)}` : "");
 

@@ -44,6 +44,11 @@ SELECT w.id, w.key, w.cycle, w.text, w.state, w.attempts, w.last_number, w.resul
 FROM batch_item AS i JOIN work AS w ON w.id = i.work
 WHERE i.batch = :batch AND w.state IN ('failed', 'blocked') ORDER BY w.decided_at DESC, w.id DESC LIMIT :limit
 
+-- name: latest
+SELECT w.id, w.key, w.cycle, w.text, w.state, w.attempts, w.last_number, w.result, w.published_at IS NOT NULL
+FROM attempt AS a JOIN work AS w ON w.id = a.work
+WHERE a.batch = :batch AND a.ended_at IS NOT NULL AND w.state IN ('success', 'skipped') ORDER BY a.id DESC LIMIT :limit
+
 -- name: took_part
 SELECT DISTINCT a.worker FROM batch_item AS i JOIN attempt AS a ON a.work = i.work
 WHERE i.batch = :batch AND a.worker IN {names}
