@@ -29,7 +29,9 @@ from .options import RunOptions
 from .reviewing import asks_for_review, reviewer_of
 from .router import router_of
 
-Kind = Literal["agent", "setup", "teardown", "verify", "review", "runner", "spawn", "setting"]
+Kind = Literal[
+    "agent", "setup", "teardown", "verify", "review", "merge", "notify", "runner", "spawn", "setting"
+]
 #: Files of one text that are looked at: where that many came with the repository, so did the text.
 _FILES = 100
 #: Commands that a refusal names, and characters of each.
@@ -60,6 +62,8 @@ def commands_of_settings(settings: Mapping[str, Any], file: Path) -> list[Wanted
         *(("setup", text) for text in worktree["setup"]),
         *(("teardown", text) for text in worktree["teardown"]),
         ("review", settings["review"]["command"]),
+        ("merge", settings["merge"]["command"]),
+        ("notify", settings["notify"]["command"]),
         ("spawn", settings["spawn"]["command"]),
         *(("runner", text) for table in runners.values() if (text := _line(table))),
         *(("setting", text) for text in _wider(settings)),
@@ -82,6 +86,8 @@ def _wider(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"sandbox.{name} = {settings['sandbox'][name]}"
     if set(usual["sandbox"]["hidden"]) - set(settings["sandbox"]["hidden"]):
         yield f"sandbox.hidden = {settings['sandbox']['hidden']}"
+    if settings["notify"]["url"]:
+        yield f'notify.url = "{settings["notify"]["url"]}"'
     if settings["spawn"]["allow"]:
         yield f"spawn.allow = {settings['spawn']['allow']}"
 
@@ -118,7 +124,8 @@ def commands_of_run(
             found.append(WantedCommand(kind="agent", text=shlex.join(agent.words(options.allowed))))
     for one in commands_of_settings(settings, config):
         in_folders = one.kind in ("setup", "teardown") and options.isolation != "none"
-        if in_folders or one.kind == "setting":
+        merges = one.kind == "merge" and any(agent.name == "exec" for agent in router.agents())
+        if in_folders or merges or one.kind in ("notify", "setting"):
             found.append(one)
     for task in _reviewed(tasks, settings):
         for worker in router.agents():

@@ -23,10 +23,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..core.project import Project
-from ..core.settings import CONFIG_FILE, STORE_URL
+from ..core.settings import STORE_URL
 from ..core.text import last_line, now_text, printable_line
-from ..git.git import Git
 from ..monitor.processes import OURS, WITHIN
 
 #: In the environment of the command: what happened.
@@ -106,21 +104,6 @@ class Notifier:
         if line not in self._told:
             self._told.add(line)
             self.say(printable_line(line, 300))
-
-
-def notifier_of(project: Project, settings: Mapping[str, Any], batch: str) -> Notifier:
-    """Return what sends a run's notices: nothing, and a line, where the settings came with the repository."""
-    told = settings["notify"]
-    if (told["command"] or told["url"]) and is_tracked(project):
-        warn(f"`notify` is not obeyed: {CONFIG_FILE} is a file of the repository, which may be another's")
-        told = {**told, "command": "", "url": ""}
-    return Notifier(told, {"batch": batch, "project": str(project.root)})
-
-
-def is_tracked(project: Project) -> bool:
-    """Return whether the project's settings are a file of its repository."""
-    code, found, _ = Git(project.root).answer("ls-files", "-z", "--", str(project.state / CONFIG_FILE))
-    return code == 0 and bool(found)
 
 
 def _by_command(command: str, what: str, data: bytes, seconds: float) -> str:

@@ -41,7 +41,7 @@ from ..tasks.terms import TaskTerms
 from .checks import Checks
 from .containment import Containment, containment_of
 from .delivery import GitDelivery, delivery_of
-from .notifying import Notifier, notifier_of
+from .notifying import Notifier
 from .options import RunOptions
 from .router import AgentRouter, name_of, router_of
 from .supervisor import AgentSupervisor, supervisor_of
@@ -202,6 +202,7 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
         delivery = delivery_of(project, store, integration, options, worker, checks)
         integration = None
     lock = WorkerLock(store.workers, worker.id)
+    about = {"batch": record.name, "project": str(project.root)}
     live = LiveIndex()  # each attempt looks its task up three times
     try:
         yield RunContext(
@@ -212,7 +213,7 @@ def opened_run(project: Project, batch: Batch, options: RunOptions) -> Iterator[
             ),
             supervisor=supervisor, containment=containment, checks=checks,
             trees=trees, pool=pool, integration=integration, delivery=delivery, watch=watch, tell=tell,
-            running=running, notifier=notifier_of(project, store.settings, record.name),
+            running=running, notifier=Notifier(store.settings["notify"], about),
         )  # fmt: skip
     finally:
         if pool is not None:

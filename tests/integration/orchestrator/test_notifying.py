@@ -35,15 +35,13 @@ def user(tmp_path: Path) -> Iterator[Shell]:
         yield made
 
 
-def run(user: Shell, command: str, *, force: bool = False, count: int = 3) -> Any:
+def run(user: Shell, command: str) -> Any:
     (user.cwd / ".hypervisor").mkdir()
     text = f"[notify]\ncommand = '''{command}'''\nseconds = 0.5\n"
     (user.cwd / ".hypervisor/config.toml").write_text(text)
-    for number in range(1, count + 1):
+    for number in range(1, 4):
         write_task(user.cwd / f"tasks/t-{number}.md", files=f"[src/t-{number}.txt]")
     subprocess.run(["git", "add", "tasks"], cwd=user.cwd, check=True)
-    if force:
-        subprocess.run(["git", "add", "--force", ".hypervisor/config.toml"], cwd=user.cwd, check=True)
     subprocess.run(["git", "commit", "--quiet", "-m", "Tasks"], cwd=user.cwd, check=True)
     agent = script(user.home, "agent", AGENT)
     return user.hypervisor("run", "--all", "--agent", "exec", "--exec", agent, "-j", "1")
@@ -73,14 +71,6 @@ def test_a_command_that_fails_is_one_line_however_often(user: Shell) -> None:
     ended = run(user, "echo no way >&2; exit 4")
     assert "3 queued = 1 success" in ended.out
     assert ended.err.count("notify.command: exited 4: no way") == 1
-
-
-@pytest.mark.acceptance
-def test_the_settings_of_a_repository_start_no_command(user: Shell) -> None:
-    told = user.home / "told"
-    ended = run(user, f"touch {told}", force=True, count=1)
-    assert "`notify` is not obeyed: config.toml is a file of the repository" in ended.err
-    assert not told.exists()
 
 
 class Said(list[str]):

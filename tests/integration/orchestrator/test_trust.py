@@ -136,7 +136,9 @@ def test_what_the_user_writes_is_not_asked_for(cloned: Cloned) -> None:
 def test_settings_that_hold_commands_or_open_the_sandbox_are_asked_for(cloned: Cloned) -> None:
     cloned.settings(
         '[worktree]\nsetup = ["npm ci"]\nteardown = ["docker compose down"]\n'
-        '[review]\ncommand = "./review"\n[spawn]\nagent = "exec"\ncommand = "./work {}"\nallow = ["Bash"]\n'
+        '[review]\ncommand = "./review"\n[merge]\ncommand = "./merge"\n'
+        '[notify]\ncommand = "./tell"\nurl = "https://example.invalid/"\n'
+        '[spawn]\nagent = "exec"\ncommand = "./work {}"\nallow = ["Bash"]\n'
         '[runners.goose]\ncommand = ["goose", "acp"]\n'
         '[run]\nsandbox = "off"\n[sandbox]\nwritable = ["~/.ssh"]\nhidden = []\n'
     )
@@ -146,11 +148,14 @@ def test_settings_that_hold_commands_or_open_the_sandbox_are_asked_for(cloned: C
         ("setup", "npm ci"),
         ("teardown", "docker compose down"),
         ("review", "./review"),
+        ("merge", "./merge"),
+        ("notify", "./tell"),
         ("spawn", "./work {}"),
         ("runner", "goose acp"),
         ("setting", 'run.sandbox = "off"'),
         ("setting", "sandbox.writable = ['~/.ssh']"),
         ("setting", "sandbox.hidden = []"),
+        ("setting", 'notify.url = "https://example.invalid/"'),
         ("setting", "spawn.allow = ['Bash']"),
     ]
     assert {file for one in found[:-1] for file in one["files"]} == {".hypervisor/config.toml"}
@@ -162,6 +167,14 @@ def test_a_setting_that_the_user_has_changed_here_is_the_users(cloned: Cloned) -
     cloned.user.here("config", "set", "worktree.setup", '["npm ci", "make"]').passed()
     found = cloned.user.here("trust", "--json").json["commands"]
     assert [one["command"] for one in found if one["kind"] == "setup"] == ["npm ci"]
+
+
+def test_a_repository_has_nobody_told_before_it_is_trusted(cloned: Cloned) -> None:
+    cloned.user.here("trust", "--yes").passed()
+    cloned.settings(f'[notify]\ncommand = "touch {cloned.ran}-told"\n')
+    cloned.pull()
+    cloned.run().refused(1, "this repository brings a command", "notify `touch ")
+    assert not Path(f"{cloned.ran}-told").exists()
 
 
 def test_texts_are_spawned_only_with_settings_that_are_trusted(cloned: Cloned) -> None:
