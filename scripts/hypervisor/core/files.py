@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -149,17 +150,28 @@ def file_identity(path: str) -> tuple[int, int] | None:
 def remove_tree(path: Path) -> None:
     """Remove a folder with all that is in it, also where it is closed to its owner, or deeply nested.
 
+    What an agent has put in its place (a link, a pipe, a file) is removed itself: a link is not followed, and
+    a pipe, which would wait for a writer, is not opened.
+
     Raises:
         OSError: Something cannot be removed.
     """
     import shutil  # noqa: PLC0415 - most commands remove no folder
 
     try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
         shutil.rmtree(path)
     except FileNotFoundError:
         return
     except (OSError, RecursionError):
         _remove_level_by_level(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether there is a folder at *path*, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _remove_level_by_level(top: Path) -> None:

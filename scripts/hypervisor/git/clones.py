@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import Refused
-from ..core.files import remove_tree
+from ..core.files import is_folder, remove_tree
 from .git import Git, GitError, begun_in, shown
 from .private_folder import PrivateFolder
 from .work import Gathered, Opened, Tree
@@ -28,7 +28,7 @@ class Clones(Workspaces):
         name = self._name(task, attempt)
         path = place or self.folder.absolute() / name
         tree = self._read(self._record(name))
-        if tree is not None and tree.path.is_dir():
+        if tree is not None and is_folder(tree.path):
             return tree
         start = tree.base if tree is not None else self._start(base)
         # Without a place it is the debris of a crash in here: nobody has worked in it.
@@ -64,7 +64,7 @@ class Clones(Workspaces):
         into = main.commit(merged_into) if merged_into else ""
         if merged_into and not into:
             raise Refused(f"{merged_into}: no such branch or commit")
-        if tree.path.is_dir():
+        if is_folder(tree.path):
             if not tree.merging:
                 self._must_be_home(tree)
             if not dry_run:
@@ -110,7 +110,7 @@ class Clones(Workspaces):
             raise Refused(f"{tree.path} has {', '.join(beside)}")
 
     def _mend(self, tree: Tree) -> Opened | None:
-        if not tree.path.is_dir():
+        if not self._is_there(tree):
             return None
         private = self._private(tree)
         if not private.restore():

@@ -72,6 +72,8 @@ def reset_files(top: Path, noted: Mapping[str, Entry]) -> str:
     Returns:
         The first noted path that is not as it was: the folder must not be used again then. "" if all are.
     """
+    if top.is_symlink():  # an agent's: it leads elsewhere
+        return "."
     changed = _reset(str(top), "", noted)
     if changed:
         return changed

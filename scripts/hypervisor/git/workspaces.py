@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import Refused
-from ..core.files import replace_file
+from ..core.files import is_folder, replace_file
 from ..core.project import STATE
 from .git import Git, Status, begun_in, from_top, is_full
 from .half_merge import begin_merge, conclude_merge, is_merging
@@ -80,7 +80,7 @@ class Workspaces(ABC):
 
     @abstractmethod
     def _mend(self, tree: Tree) -> Opened | None:
-        """Return the folder, made sound again if need be; None if there is none."""
+        """Return the folder, made sound again if need be; None if there is none; see `_is_there`."""
 
     @abstractmethod
     def _others(self) -> list[str]:
@@ -96,6 +96,17 @@ class Workspaces(ABC):
 
     # -------------------------------------------------------------- the same
 
+    def _is_there(self, tree: Tree) -> bool:
+        """Tell whether a tree's folder is there; remove what else its agent has put in its place.
+
+        Git would follow a link, and work in the checkout that it leads to.
+        """
+        if is_folder(tree.path):
+            return True
+        if os.path.lexists(tree.path):
+            os.unlink(tree.path)
+        return False
+
     def place(self, tree: Tree) -> Path:
         """Return the project's folder in the tree."""
         return tree.path / self.repository.prefix
@@ -105,12 +116,12 @@ class Workspaces(ABC):
         main = self.repository.git()
         records = sorted((self.folder / ".trees").glob("*.json"))
         trees = [tree for tree in map(self._read, records) if tree is not None]
-        return [tree for tree in trees if tree.path.is_dir() or main.exists(tree.ref)]
+        return [tree for tree in trees if is_folder(tree.path) or main.exists(tree.ref)]
 
     def kept(self, task: str, attempt: int | str) -> Tree | None:
         """Return the tree of an attempt if its folder is there."""
         tree = self._read(self._record(self._name(task, attempt)))
-        return tree if tree is not None and tree.path.is_dir() else None
+        return tree if tree is not None and is_folder(tree.path) else None
 
     def set_spare(self, tree: Tree) -> None:
         """Let `remove` discard the work of a tree."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import Refused
+from ..core.files import is_folder
 from .git import Git, GitError, begun_in, locked, shown
 from .work import Gathered, Opened, Tree, committed
 from .workspaces import Workspaces
@@ -37,13 +38,13 @@ class Worktrees(Workspaces):
                 tip = known.pop(f"refs/heads/{branch}", "")
                 if tip and not main.contains(start, tip):
                     raise Refused(f"{branch} is there already, with commits of its own; merge or delete it")
-                if path.is_dir() or tip:
+                if is_folder(path) or tip:
                     self._discard(main, path)
                 main.run("worktree", "add", "-q", "--no-track", "-B", branch, str(path), start)
                 tree = Tree(path=path, branch=branch, base=start, task=task, kind="worktree", known=known)
                 self._include(tree)
                 self._write(tree)
-            elif not path.is_dir():  # deleted by hand: the branch has what was committed
+            elif not is_folder(path):  # deleted by hand: the branch has what was committed
                 self._discard(main, path)
                 new = () if main.exists(tree.ref) else ("-b", branch)
                 main.run("worktree", "add", "-q", *new, str(path), start if new else branch)
@@ -55,7 +56,7 @@ class Worktrees(Workspaces):
         assert not keep_files  # noqa: S101 - see `open`
         with contextlib.suppress(Refused):
             self.remove(tree, merged_into=gathered.commits[-1] if merged else None)
-        return not tree.path.is_dir()
+        return not is_folder(tree.path)
 
     def remove(self, tree: Tree, merged_into: str | None = None, *, dry_run: bool = False) -> None:
         """See `Workspaces.remove`. Nothing is removed where anything would be lost."""
@@ -107,7 +108,7 @@ class Worktrees(Workspaces):
         main = self.repository.git()
         if not main.commit(tree.ref):
             main.run("update-ref", tree.ref, tree.base, "")
-        if not tree.path.is_dir():
+        if not self._is_there(tree):
             return None
         git = replace(self.repository.git(cwd=tree.path), ceiling=tree.path.parent)
 
@@ -144,7 +145,9 @@ class Worktrees(Workspaces):
         return Path(own) if top == os.path.realpath(git.cwd) and common == shared != own else None
 
     def _discard(self, main: Git, path: Path) -> None:
-        if not main.ok("worktree", "remove", "--force", "--force", str(path)) and path.is_dir():
+        if os.path.lexists(path) and not is_folder(path):
+            os.unlink(path)  # git would follow a link, and remove the worktree that it leads to
+        if not main.ok("worktree", "remove", "--force", "--force", str(path)) and is_folder(path):
             shutil.rmtree(path)
         if f"worktree {path.resolve()}" in _listed(main):  # locked, and its folder gone
             main.run("worktree", "unlock", str(path), check=False)

@@ -397,6 +397,37 @@ def test_the_commits_of_a_deleted_folder_are_still_told_and_it_can_be_opened_aga
     assert (place.trees.open("t-1", 1, "main").path / "src/a").exists()
 
 
+@pytest.mark.timeout(60)  # a pipe that is opened waits for a writer for ever
+@pytest.mark.parametrize("what", ["checkout", "worktree", "pipe", "file"])
+def test_what_an_agent_puts_in_the_place_of_its_folder_is_not_followed(place: Place, what: str) -> None:
+    repo, path = place.repo, place.tree.path
+    repo.git("worktree", "add", "-q", str(repo.top.parent / "theirs"), "-b", "theirs")
+    before = (
+        repo.git("status", "--porcelain"),
+        repo.git("symbolic-ref", "HEAD"),
+        repo.git("rev-parse", "main"),
+    )
+    shutil.rmtree(path)
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "file":
+        path.write_text("x")
+    else:
+        path.symlink_to(repo.top if what == "checkout" else repo.top.parent / "theirs")
+    gathered = place.trees.gather(place.tree, "m", _all)
+    assert (gathered.commits, gathered.files, gathered.outside) == ((), (), ())
+    assert not os.path.lexists(path)
+    path.symlink_to(repo.top.parent / "theirs")
+    place.trees.close(place.tree, gathered, merged=False)
+    again = place.trees.open("t-1", 1, "main")
+    assert not again.path.is_symlink()
+    assert (again.path / "README.md").is_file()
+    assert (repo.top.parent / "theirs/README.md").is_file()
+    assert before == (
+        repo.git("status", "--porcelain"), repo.git("symbolic-ref", "HEAD"), repo.git("rev-parse", "main")
+    )  # fmt: skip
+
+
 def test_ignored_files_do_not_hold_a_worktree(repo: Repo, kind: str) -> None:
     repo.commit(".gitignore", "build/\n")
     place = Place(repo, kind)
