@@ -65,6 +65,8 @@ class Spending:
     ) -> None:
         self._engine, self._account, self._zone = engine, account, zone
         self._age = round(project_seconds * 1000)
+        #: Whether the batches are noted that the run counts against; they never change.
+        self._noted = False
 
     def put(self, spend: Spend) -> None:
         """*Atomically* replace what this run has spent so far, in all. Its machine counts as heard."""
@@ -74,13 +76,15 @@ class Spending:
             "tokens": spend.tokens, "usd": spend.usd,
             "seconds": spend.seconds, "attempts": spend.attempts,
         }  # fmt: skip
-        batches = dict.fromkeys((account.batch, *account.within))
+        batches = () if self._noted else dict.fromkeys((account.batch, *account.within))
 
         def body(tx: Transaction) -> None:
             tx.run(SQL.put, row)
-            tx.each(SQL.put_batch, [{"batch": batch, "run": account.run} for batch in batches])
+            if batches:
+                tx.each(SQL.put_batch, [{"batch": batch, "run": account.run} for batch in batches])
 
         self._engine.write(body)
+        self._noted = True
 
     def others(self) -> dict[str, Spend]:
         """Return by scope (``batch``, ``session``, ``project``) what all other runs have spent."""
