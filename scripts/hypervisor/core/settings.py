@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ MORE_THAN_ZERO = frozenset(
 )
 
 
+#: Settings that a user gives the plugin in the client, by the name of the option (`userConfig` of the
+#: manifest). A project's own settings come first.
+OPTIONS = {"workers": ("agents", "per_session"), "budget_usd": ("budget", "session", "usd")}
+#: The option that is no setting: the URL of the store.
+STORE_OPTION = "store_url"
+#: What the client's variables begin with: those of the server, and those of hooks that are commands.
+_OPTION_PREFIXES = ("HYPERVISOR_OPTION_", "CLAUDE_PLUGIN_OPTION_")
+
 _hidden: dict[str, str] = {}
 
 
@@ -80,9 +89,30 @@ def _defaults() -> Mapping[str, Any]:
     return defaults
 
 
+def _base() -> Mapping[str, Any]:
+    """Return the defaults, as the plugin's user has changed them in the client."""
+    base = _defaults()
+    for option, (*tables, key) in OPTIONS.items():
+        with contextlib.suppress(ValueError):
+            number = float(_option(option))
+            if 0 < number < inf:
+                own: dict[str, Any] = {key: int(number) if number.is_integer() else number}
+                for table in reversed(tables):
+                    own = {table: own}
+                base = _merge(base, own, "", Path("the plugin's options"))
+    return base
+
+
+def _option(name: str) -> str:
+    """Return the value of an option of the plugin, "" for none."""
+    found = (os.environ.get(f"{prefix}{name.upper()}", "") for prefix in _OPTION_PREFIXES)
+    # One that the client does not know stands there as it stands in the manifest.
+    return next((value for value in found if value and not value.startswith("${")), "")
+
+
 def default_settings() -> dict[str, Any]:
     """Return the settings of a project that has no config file, as nested tables."""
-    return _merge(_defaults(), {}, "", Path("defaults.toml"))
+    return _merge(_base(), {}, "", Path("defaults.toml"))
 
 
 def load_settings(state: Path | None) -> dict[str, Any]:
@@ -118,7 +148,7 @@ def settings_in(text: str, path: Path) -> dict[str, Any]:
         own = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    settings = _merge(_defaults(), own, "", path)
+    settings = _merge(_base(), own, "", path)
     if settings["runners"]:  # the assignees of what they have worked on
         agents = settings["agents"]
         settings["agents"] = {**agents, "names": [*agents["names"], *settings["runners"]]}
@@ -145,8 +175,10 @@ def _settings(state: Path | None, _as_of: tuple[int, int] | None) -> dict[str, A
 
 def hide_store_url() -> None:
     """Take the URL of the store, which may hold a password, out of the environment that children inherit."""
-    if url := os.environ.pop(STORE_URL, ""):
+    if url := os.environ.pop(STORE_URL, "") or _option(STORE_OPTION):
         _hidden[STORE_URL] = url
+    for prefix in _OPTION_PREFIXES:
+        os.environ.pop(f"{prefix}{STORE_OPTION.upper()}", None)
 
 
 def with_store_url(environ: Mapping[str, str]) -> dict[str, str]:
@@ -156,7 +188,7 @@ def with_store_url(environ: Mapping[str, str]) -> dict[str, str]:
 
 def named_url(settings: Mapping[str, Any]) -> str:
     """Return the URL of the store that the environment or the settings name, "" for none."""
-    named = os.environ.get(STORE_URL) or _hidden.get(STORE_URL)
+    named = os.environ.get(STORE_URL) or _hidden.get(STORE_URL) or _option(STORE_OPTION)
     return named or str(settings.get("store", {}).get("url", ""))
 
 
