@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypervisor.core.process import host_name
 from hypervisor.core.settings import settings_of
 from hypervisor.report.attempt_output import StreamReader, event_text
 from hypervisor.store.shared import join
+from hypervisor.store.tails import LogTail
 from inprocess import in_process
 from stores import Database
 
@@ -180,3 +182,19 @@ def test_on_another_machine_the_end_of_a_log_is_printed_and_where_the_whole_is(
         )
         here.hypervisor("clean", "--outputs", "--older-than", "30d", cwd=two)
         assert here.hypervisor("log", "t-1", cwd=two).code == 3
+        store = postgres_db.open()
+        store.engine.write(lambda tx: tx.run("UPDATE worker SET host = 'ant/1'"))
+        here.hypervisor("log", "t-1", cwd=two).refused(3, "its log is on ant/1")
+        store.engine.write(lambda tx: tx.run("UPDATE attempt SET ended_at = NULL, outcome = NULL"))
+        here.hypervisor("log", "t-1", cwd=two).refused(3, "running; its log is on ant/1; its end can be read")
+        (held,) = store.claims.held_all()
+
+        def end() -> None:
+            tail = LogTail(attempt=held.attempt, path="/ant/log", out=b"late\n", err=b"", cut=False)
+            store.tails.keep([tail])
+            store.engine.write(lambda tx: tx.run("UPDATE attempt SET ended_at = 1, outcome = 'failed'"))
+
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(end)
+            assert here.hypervisor("log", "t-1", "-f", cwd=two).passed().out == "late\n"
+            ended.result()
