@@ -133,7 +133,7 @@ def test_a_worker_at_the_end_of_its_turns_loses_its_claim(
     background: bool,
     report: Callable[[str], None],
 ) -> None:
-    # The plugin's worker has no limit of turns; a user may give it one.
+    # After two turns, where the worker of the plugin has 200.
     plugin = tmp_path / "plugin"
     plugin.mkdir()
     for part in ("agents", ".claude-plugin"):
@@ -141,7 +141,7 @@ def test_a_worker_at_the_end_of_its_turns_loses_its_claim(
     for part in ("hooks", "scripts", "skills"):
         (plugin / part).symlink_to(ROOT / part)
     agent = plugin / "agents/worker.md"
-    agent.write_text(agent.read_text("utf-8").replace("model: haiku", "model: haiku\nmaxTurns: 2", 1))
+    agent.write_text(agent.read_text("utf-8").replace("maxTurns: 200", "maxTurns: 2", 1))
     before = tasks.text("t-1")
     api.main(calls(worker("t-1", run_in_background=background)), *[say("ok")] * 4)
     api.agent("/pull t-1", calls(claim("t-1")), *[calls(use("Bash", command="true"))] * 4)
