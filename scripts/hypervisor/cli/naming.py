@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from ..core.errors import UsageError
-from ..core.project import find_project
+from ..core.project import Project, find_project
 from ..queue.batch import Batch
-from ..queue.batches import has_batches, open_folder, open_named
+from ..queue.batches import has_batches, open_folder, open_named, store_of
 from ..store.sqlite import FILE
 
 #: Folders that are named where a batch was not found.
@@ -40,18 +40,24 @@ def batch_of(options: Namespace, *, write: bool = False) -> Batch:
         raise UsageError(f"{options.batch} and --dir {options.dir} name two batches; omit one")
     if options.dir:
         return open_folder(options.dir, cwd=cwd, write=write)
+    if options.batch and _holds_queue(options.batch) and not _is_of(project, options.batch):
+        return open_folder(options.batch, cwd=cwd, write=write)  # of a queue that keeps its own store
     if not options.batch and os.path.isfile("queue.txt"):
         return open_folder(cwd, cwd=cwd, write=write)
     if not options.batch and not has_batches(project):
         near = "; ".join(f"{options.typed} --dir {shlex.quote(name)}" for name in folders_here())
         then = f"try: {near}" if near else "name a folder with --dir"
         raise UsageError(f"{project.root} has no batch; {then}")
-    try:
-        return open_named(project, options.batch or "")
-    except UsageError:
-        if options.batch in folders_here():  # of a queue that keeps its own store
-            return open_folder(options.batch, cwd=cwd, write=write)
-        raise
+    return open_named(project, options.batch or "")
+
+
+def _is_of(project: Project, name: str) -> bool:
+    with store_of(project) as store:
+        return store is not None and store.batches.find(name) is not None
+
+
+def _holds_queue(folder: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, mark)) for mark in ("queue.txt", FILE))
 
 
 def folders_here() -> list[str]:
@@ -60,6 +66,4 @@ def folders_here() -> list[str]:
         names = sorted(name for name in os.listdir() if not name.startswith("."))
     except OSError:
         return []
-    marks = ("queue.txt", FILE)
-    found = (name for name in names if any(os.path.isfile(os.path.join(name, mark)) for mark in marks))
-    return list(islice(found, _NEAR))
+    return list(islice(filter(_holds_queue, names), _NEAR))

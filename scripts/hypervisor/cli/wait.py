@@ -14,7 +14,7 @@ from ..core.project import Project, find_project
 from ..core.settings import settings_of
 from ..hooks.delivery import deliver, wait_answer
 from ..queue.batch import Batch
-from ..queue.batches import open_named, open_record
+from ..queue.batches import open_record
 from ..queue.summary import Census, take_census
 from ..report.ends import EventReader, end_line, ends_answer
 from ..store.records import BatchRecord
@@ -23,12 +23,13 @@ from ..store.waiting import TICK_SECONDS, wait_until
 from ..tasks.actor import Actor
 from ..tasks.catalog import TaskCatalog
 from .console import EXIT_DONE, EXIT_NOTHING, print_json, shown, time_span
+from .naming import batch_of, names_batch
 
 
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``wait`` what it takes."""
     wait = commands["wait"]
-    wait.add_argument("batch", nargs="?", default="", metavar="BATCH")
+    names_batch(wait)
     what = wait.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--any", action="store_true", help="return at the next end; in a session, one it was not notified of"
@@ -52,15 +53,15 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
 def _wait(options: Namespace) -> int:
     project = find_project(Path.cwd(), os.environ)
     deadline = None if options.timeout is None else time.monotonic() + options.timeout
-    if options.since >= 0 and (options.batch or not options.any):
+    if options.since >= 0 and (options.batch or options.dir or not options.any):
         raise UsageError("--since is for `wait --any` without a batch")
     if options.task:
-        if options.batch:
-            raise UsageError(f"wait {options.batch} --task: a task is the project's; leave the batch out")
+        if named := options.batch or options.dir:
+            raise UsageError(f"wait {named} --task: a task is the project's; leave the batch out")
         return _for_task(project, options, deadline)
     session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
-    if options.batch:
-        with open_named(project, options.batch) as batch:
+    if options.batch or options.dir:
+        with batch_of(options) as batch:
             return _for_batch(batch, options, deadline)
     store = _store_of(project)
     if store is None and options.any:

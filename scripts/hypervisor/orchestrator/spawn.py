@@ -6,7 +6,6 @@ that holds nothing else is quickly searched. They are listed, claimed and run li
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -32,6 +31,7 @@ from ..learning.stats import INDEPENDENT, MAP_REDUCE, PIPELINE, arranged
 from ..queue.batch import Batch
 from ..queue.batches import create, new_batch_name, spawned_folder, task_options
 from ..store.events import RunEvent
+from ..tasks.creation import NewTask, text_of
 from .commands import repository_commands, require_trusted
 from .options import KEY, STRATEGIES, RunOptions
 from .router import require_runnable
@@ -233,21 +233,16 @@ def _request(where: str, given: Any) -> SpawnRequest:
 
 
 def _file(request: SpawnRequest, task: str, waits: Sequence[str], branch: str) -> str:
-    """Return a task's file. JSON's texts and lists are YAML's."""
+    """Return the text of a task's file."""
     first = next(line for line in request.description.splitlines() if line.strip())
     title = "".join(c for c in first.strip().lstrip("#").strip() if c.isprintable())[:_TITLE] or task
-    keys: dict[str, Any] = {
-        "id": task, "title": title, "status": "active", "priority": request.priority.value,
-        "type": request.type, "depends_on": list(waits), "files": list(request.files),
-        "verify": request.verify, "branch": branch,
-    }  # fmt: skip
-    if not request.files and not request.verify:
+    new = NewTask(
+        title=title, priority=request.priority, type=request.type, depends_on=waits, files=request.files,
+        verify=request.verify, branch=branch, body=request.description,
         # What such a task leaves is its report: there is nothing else that could be looked at.
-        keys["accept_reports"] = True
-    front = "".join(
-        f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in keys.items() if value
-    )
-    return f"---\n{front}---\n# {title}\n\n{request.description}\n"
+        accept_reports=not request.files and not request.verify,
+    )  # fmt: skip
+    return text_of(new, task, title)
 
 
 def _slug(text: str) -> str:

@@ -36,6 +36,13 @@ class NewTask:
     #: The command that shows that it is done.
     verify: str = ""
     body: str = ""
+    type: str = ""
+    #: Ids of the tasks that it waits for.
+    depends_on: Sequence[str] = ()
+    #: The branch of the hive that its agent shares.
+    branch: str = ""
+    #: Whether its agent's report alone makes it done: where there is nothing else to look at.
+    accept_reports: bool = False
 
 
 def create_task(project: Project, new: NewTask, settings: Mapping[str, Any], taken: Container[str]) -> Path:
@@ -62,7 +69,7 @@ def create_task(project: Project, new: NewTask, settings: Mapping[str, Any], tak
         raise Refused(f"there is a task {new.id} already; see `hypervisor task show {new.id}`")
     task = new.id or _free_id(title, taken)
     path = folder_of_new(project, settings) / f"{task}.md"
-    data = _text(new, task, title).encode()
+    data = text_of(new, task, title).encode()
     _require_read_back(path, data, new, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -100,14 +107,23 @@ def _free_id(title: str, taken: Container[str]) -> str:
     return name
 
 
-def _text(new: NewTask, task: str, title: str) -> str:
+def text_of(new: NewTask, task: str, title: str) -> str:
+    """Return the text of a new task's file.
+
+    Args:
+        new: The task.
+        task: Its id.
+        title: Its title, in one line.
+    """
     from ..documents.yaml_edit import spell_new  # noqa: PLC0415 - the YAML loader
 
     keys: dict[str, str | Sequence[str]] = {
         "id": task, "title": title, "status": new.status.value,
-        "priority": new.priority.value if new.priority else "", "files": new.files, "verify": new.verify,
+        "priority": new.priority.value if new.priority else "", "type": new.type,
+        "depends_on": new.depends_on, "files": new.files, "verify": new.verify, "branch": new.branch,
     }  # fmt: skip
     front = "".join(f"{key}: {spell_new(value)}\n" for key, value in keys.items() if value)
+    front += "accept_reports: true\n" if new.accept_reports else ""
     body = new.body.strip("\r\n")
     heading = "" if body.startswith("# ") else f"# {title}\n" + ("\n" if body else "")
     return f"---\n{front}---\n{heading}{body}" + ("\n" if body else "")

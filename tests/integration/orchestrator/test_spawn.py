@@ -201,7 +201,7 @@ def test_free_text_becomes_a_task_like_any_other(idle: Place) -> None:
     assert (found["status"], found["priority"]) == ("active", "critical")
     (file,) = (idle.project.state / "tasks" / told["batch_id"]).iterdir()
     assert text.strip() in file.read_text()
-    assert 'type: "audit"\n' in file.read_text()
+    assert "type: audit\n" in file.read_text()
     assert "accept_reports" not in file.read_text()  # there is something that can be looked at
     assert (idle.project.batches / told["batch_id"] / "tasks").resolve() == file.parent
     assert [task["id"] for task in idle.ask("list_tasks")["tasks"]] == [name]
