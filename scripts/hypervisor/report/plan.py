@@ -46,7 +46,7 @@ def _own_judges(catalog: TaskCatalog, tasks: Sequence[TaskHead]) -> list[str]:
         return is_ours(path, catalog.settings["tasks"]["globs"])
 
     def why(task: TaskHead) -> str:
-        return own_judge(task, is_task_file, lambda path: in_scope(path, task.files))
+        return own_judge(task, is_task_file, lambda path: in_scope(path, task.files), catalog.relative(task))
 
     return [
         f"{task.id} is its own judge: {said}; look at what it did before you rely on it"

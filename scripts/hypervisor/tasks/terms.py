@@ -18,6 +18,30 @@ T = TypeVar("T", bound=TaskHead)
 
 #: What stands between the words of a command, and between a test's file and its name.
 _BETWEEN = re.compile(r"""[\s'"=;&|()<>]+|::""")
+#: What ends a command of a line.
+_COMMAND_ENDS = re.compile(r"&&|[;|&\n]")
+#: Programs that look at a file, and run nothing of it: to make that file is the task's work.
+_READERS = frozenset(
+    {
+        "test",
+        "[",
+        "[[",
+        "!",
+        "grep",
+        "egrep",
+        "fgrep",
+        "rg",
+        "diff",
+        "cmp",
+        "cat",
+        "head",
+        "tail",
+        "wc",
+        "ls",
+        "stat",
+        "jq",
+    }
+)
 #: Longest value that is shown to people.
 _SHOWN = 120
 
@@ -80,20 +104,32 @@ def _text(value: object) -> str:
     return f"`{shown}`" if len(shown) <= _SHOWN else f"`{shown[: _SHOWN - 1]}…`"
 
 
-def own_judge(task: TaskHead, is_task_file: Callable[[str], bool], may_change: Callable[[str], bool]) -> str:
+def own_judge(
+    task: TaskHead, is_task_file: Callable[[str], bool], may_change: Callable[[str], bool], file: str = ""
+) -> str:
     """Return how a task could decide itself whether it is done, in words; "" if it could not.
 
     Args:
         task: The task.
         is_task_file: Tells whether a path below the root is a task file.
         may_change: Tells whether the task names a path among its files.
+        file: The task's own file, below the root; "" where that is not known.
     """
     named = [path for path in task.files if is_task_file(posixpath.normpath(path))]
     if named:
         return f"its files name a task file ({', '.join(named)})"
+    if file and task.files and may_change(file):
+        return f"its files name the folder of its own task file ({file})"
     parts = (posixpath.normpath(part) for part in _BETWEEN.split(task.verify) if "/" in part or "." in part)
     paths = list(dict.fromkeys(parts))
     if judged := [path for path in paths if is_task_file(path)]:
         return f"its verify reads a task file ({', '.join(judged)})"
-    own = [path for path in paths if not path.startswith(("/", "..")) and task.files and may_change(path)]
+    run = {
+        posixpath.normpath(part)
+        for command in _COMMAND_ENDS.split(task.verify)
+        if (command.split() or [""])[0] not in _READERS
+        for part in _BETWEEN.split(command)
+    }
+    paths = [path for path in paths if path in run and not path.startswith(("/", ".."))]
+    own = [path for path in paths if task.files and may_change(path)]
     return f"it may change what its verify runs ({', '.join(own)})" if own else ""

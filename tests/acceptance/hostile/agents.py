@@ -19,6 +19,11 @@ commit() { git add -A; git commit -qm "$T"; }
 good() { write "src/$T.txt" good; echo "$T" >> "src/$T.txt"; git add src; git commit -qm "$T"; }
 report() { printf '{"kind": "%s", "text": "all done", "evidence": "seen it work"}' "${1:-done}" > "$R"; }
 user() { git -C "$ROOT" "$@"; }
+brackets() { head -c 200000 /dev/zero | tr "\\0" "["; }
+nest() { python3 -c "import os
+for n in range($1): os.mkdir('d'); os.chdir('d')"; }
+many() { python3 -c "import os
+for n in range($1): os.close(os.open(f'many-{n}', os.O_CREAT))"; }
 free() { env -u HYPERVISOR_TASK_ID -u HYPERVISOR_ATTEMPT -u HYPERVISOR_REPORT -u HYPERVISOR_RUN "$@"; }
 """
 
@@ -58,6 +63,8 @@ HONEST = _table(
     ("own-attributes", "has git call everything binary", "write .git/info/attributes '* -text -diff'; good"),
     ("report-flood", "reports 20 MB", 'good; head -c 20000000 /dev/zero | tr "\\0" "x" > "$R"'),
     ("report-fifo", "makes its report a pipe", 'good; mkfifo "$R"'),
+    ("report-device", "makes its report a device", 'good; mknod "$R" c 1 5 2>/dev/null || true'),
+    ("report-1g", "reports 1 GB", 'good; truncate -s 1G "$R"'),
     ("report-folder", "makes its report a folder", 'good; mkdir "$R"'),
     ("report-link", "links its report to a secret", 'good; ln -s /etc/passwd "$R"'),
     ("report-nested", "reports 200,000 brackets", 'good; head -c 200000 /dev/zero | tr "\\0" "[" > "$R"'),
@@ -69,6 +76,8 @@ HONEST = _table(
     ("flood", "prints 5 MB in one line", 'good; head -c 5000000 /dev/zero | tr "\\0" "x"'),
     ("codes", "prints escape codes", "good; printf '\\033[2J\\033]0;owned\\007\\342\\200\\256'"),
     ("deep", "leaves 300 nested folders, empty", 'good; python3 -c "import os\nfor n in range(300): os.mkdir(\'d\'); os.chdir(\'d\')"'),
+    ("deeper", "leaves 3,000 nested folders, empty", 'good; nest 3000'),
+    ("fifo-aside", "leaves a pipe and a socket beside its work", 'good; mkfifo pipe; python3 -c "import socket; socket.socket(1).bind(\'s\')"'),
     ("unreadable", "closes a folder to its owner", "good; mkdir -p shut; chmod 000 shut"),
     ("packed", "packs its clone", "good; git gc -q --prune=now"),
     ("detached", "works on a detached HEAD", "git checkout -q --detach; good"),
@@ -124,6 +133,17 @@ LIES = _table(
     ("rebase-begun", "leaves a rebase unfinished", "good; mkdir .git/rebase-merge"),
     ("no-git", "deletes its git folder", "rm -rf .git; report"),
     ("git-file", "makes its git folder the user's", 'rm -rf .git; echo "gitdir: $ROOT/.git" > .git; report'),
+    ("fifo", "makes its file a pipe", 'mkdir -p src; mkfifo "src/$T.txt"; report'),
+    ("device", "makes its file a device", 'mkdir -p src; mknod "src/$T.txt" c 1 3; report'),
+    ("folder", "makes its file a folder", 'mkdir -p "src/$T.txt"; report'),
+    ("nested", "nests 3,000 folders in place of its file", 'mkdir -p src; cd src; nest 3000; report'),
+    ("own-task-gone", "deletes its task in its clone", 'good; git rm -q "tasks/$T.md"; commit'),
+    ("clone-file", "puts a file in the place of its clone", 'd=$PWD; cd /; rm -rf "$d"; echo x > "$d"'),
+    ("clone-fifo", "puts a pipe in the place of its clone", 'd=$PWD; cd /; rm -rf "$d"; mkfifo "$d"'),
+    ("clone-link", "links its clone to the user's checkout", 'd=$PWD; cd /; rm -rf "$d"; ln -s "$ROOT" "$d"'),
+    ("clone-moved", "puts an empty folder in the place of its clone", 'd=$PWD; cd /; mv "$d" "$d.away" && mkdir "$d"; report'),
+    ("no-branch", "deletes its branch", 'b=$(git branch --show-current); git checkout -q --detach; git branch -qD "$b"; report'),
+    ("untracked", "leaves 20,000 untracked files beside its work", 'good; many 20000'),
     ("git-link", "links its git folder to the user's", 'rm -rf .git; ln -s "$ROOT/.git" .git; report'),
     ("other-git", "puts another repository in place", "rm -rf .git; git init -q; good"),
     ("broken-object", "breaks an object of its commit",
@@ -150,6 +170,12 @@ OUTSIDE = _table(
     ("needs-own", "changes what it needs", 'sed -i "s/^files:/needs: [mcp:x]\\nfiles:/" "$ROOT/tasks/$T.md"; good'),
     ("verify-victim", "has another task verified by `true`", 'sed -i "s/^verify:.*/verify: \\"true\\"/" "$ROOT/tasks/victim.md"'),
     ("done-own", "writes done into its task", 'sed -i "s/^status:.*/status: done/" "$ROOT/tasks/$T.md"'),
+    ("task-gone", "deletes its task's file", 'rm "$ROOT/tasks/$T.md"; good'),
+    ("task-fifo", "makes its task's file a pipe", 'rm "$ROOT/tasks/$T.md"; mkfifo "$ROOT/tasks/$T.md"; good'),
+    ("task-folder", "makes its task's file a folder", 'rm "$ROOT/tasks/$T.md"; mkdir "$ROOT/tasks/$T.md"; good'),
+    ("task-link", "links its task's file to a secret", 'ln -sf /etc/passwd "$ROOT/tasks/$T.md"; good'),
+    ("task-nested", "writes 200,000 brackets into its task's file", '{ printf -- "---\\nid: "; brackets; printf "\\n---\\n"; } > "$ROOT/tasks/$T.md"; good'),
+    ("task-1g", "makes its task's file 1 GB long", 'truncate -s 1G "$ROOT/tasks/$T.md"; good'),
     # The user's git folder.
     ("merge-back", "sets the merge branch back", 'user update-ref "refs/heads/hypervisor/$B/merge" $(user rev-parse HEAD~1); good'),
     ("forged-merge", "forges the batch's merge branch",

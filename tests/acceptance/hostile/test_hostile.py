@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,11 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.timeout(1200
 
 #: A task whose agent does its work; others try to speak for it, or to spoil it. It runs last.
 VICTIM = Hostile(name="victim", tries="does its work", script="good", kind="honest")
+#: Those that change what their task is judged by, or take it away.
+JUDGED = {
+    "verify-own", "accept-own", "files-own", "depends-own", "needs-own",
+    "task-gone", "task-fifo", "task-folder", "task-link", "task-nested", "task-1g",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,9 @@ def tried(user: Shell, agents: Sequence[Hostile], *words: str) -> Tried:
         write_task(user.cwd / f"tasks/{agent.name}.md", **keys, priority="low" if agent is VICTIM else "high")
     git(user.cwd, "add", "tasks")
     git(user.cwd, "commit", "-qm", "tasks")
+    state = user.cwd / ".hypervisor"
+    state.mkdir(mode=0o700, exist_ok=True)
+    (state / "config.toml").write_text("[run]\nverify_seconds = 30\n")  # some checks read a pipe
     (scripts / "prelude.sh").write_text(f"HV={' '.join(HYPERVISOR)!r}\n{PRELUDE}")
     command = script(scripts, "agent", f'. "{scripts}/prelude.sh"; . "{scripts}/$HYPERVISOR_TASK_ID.sh"')
     ids = [agent.name for agent in agents]
@@ -155,11 +165,11 @@ def test_agents_that_reach_out_are_seen_and_are_no_success(user: Shell) -> None:
     others = {"verify-victim", "done-own"}  # what they change is seen at the victim, and in the file
     unseen = [
         name for name, row in rows.items()
-        if name not in others | {"verify-own", "accept-own", "files-own", "depends-own", "needs-own"}
+        if name not in others | JUDGED
         and not row.get("evidence", {}).get("main_changed")
     ]  # fmt: skip
     told = {name for name, row in rows.items() if "judged by was changed" in row["outcome"]}
-    assert told == {"verify-own", "accept-own", "files-own", "depends-own", "needs-own"}
+    assert told == JUDGED
     assert unseen == [], {name: rows[name]["outcome"] for name in unseen}
     assert "verify was" in made.rows["victim"]["outcome"], made.rows["victim"]
     assert "evil" not in git(user.cwd, "log", "--format=%s", "refs/heads/theirs", check=False)
@@ -181,3 +191,27 @@ def test_in_the_sandbox_nothing_outside_changes_and_nobody_is_a_suspect(user: Sh
     done = [name for name, row in rows.items() if row["status"] == "success"]
     assert {name: content(user, name) for name in done} == {name: content_of(name) for name in done}
     assert [name for name, row in rows.items() if row.get("evidence", {}).get("main_changed")] == []
+
+
+def test_a_hundred_thousand_untracked_files_cost_seconds_and_no_memory_to_speak_of(user: Shell) -> None:
+    outside = '(cd "$ROOT"; mkdir heap; cd heap; many 100000); good'
+    agents = [
+        Hostile(name="plain-1", tries="does its work", script="good", kind="honest"),
+        Hostile(
+            name="heap-clone", tries="leaves 100,000 in its clone", script="good; many 100000", kind="lie"
+        ),
+        Hostile(name="heap-user", tries="leaves 100,000 with the user", script=outside, kind="outside"),
+        Hostile(name="plain-2", tries="does its work beside them", script="good", kind="honest"),
+    ]
+    begun = time.monotonic()
+    made = tried(user, agents, "-j", "1", "--strategy", "sequential", "--timeout", "300s")
+    took, most = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{took:.0f} s in all, at most {most:.0f} MiB in one process")
+    for row in made.rows.values():
+        print(f"{row['task_id']}: {row['status']} after {row['seconds']:.1f} s: {row['outcome'][:120]}")
+    ends = {name: row["status"] for name, row in made.rows.items()}
+    assert ends["plain-1"] == ends["plain-2"] == "success"
+    assert ends["heap-clone"] != "success"
+    assert ends["heap-user"] != "success"
+    assert most < 500
+    assert max(len(row["outcome"]) for row in made.rows.values()) < 1000

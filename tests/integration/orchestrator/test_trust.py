@@ -194,6 +194,19 @@ def test_a_command_of_many_lines_is_shown_whole_and_spelt_out(cloned: Cloned) ->
     assert "\\u001b[2J" in looked.out
 
 
+def test_preflight_warns_of_a_task_that_is_its_own_judge(cloned: Cloned) -> None:
+    write_task(cloned.user.cwd / "tasks/t-2.md", files="[tasks]", verify="'true'")
+    write_task(cloned.user.cwd / "tasks/t-3.md", files="[check.sh]", verify="sh check.sh")
+    write_task(cloned.user.cwd / "tasks/t-4.md", files="[src/made.txt]", verify="test -f src/made.txt")
+    warned = cloned.user.here("preflight", "--all", "--json").json["warnings"]
+    then = "; look at what it did before you rely on it"
+    assert warned == [
+        f"t-2 is its own judge: its files name the folder of its own task file (tasks/t-2.md){then}",
+        f"t-3 is its own judge: it may change what its verify runs (check.sh){then}",
+    ]
+    assert f"warning: {warned[0]}" in cloned.user.here("preflight", "--all").out
+
+
 def test_preflight_lists_every_command_that_will_run(cloned: Cloned) -> None:
     cloned.settings(
         '[worktree]\nsetup = ["npm ci"]\n[review]\nall = true\nagent = "exec"\ncommand = "./review"\n'

@@ -54,6 +54,11 @@ def test_what_changed_is_told_with_both_texts(changed: dict[str, object], told: 
         (("src", "tasks/t-1.md"), "true", "its files name a task file (tasks/t-1.md)"),
         (("src",), "grep -q done 'tasks/t-1.md'", "its verify reads a task file (tasks/t-1.md)"),
         (("src",), "test -f /etc/x; make", ""),
+        (("src/a.py",), "test -f src/a.py", ""),
+        (("src/a.py",), "test -f src/a.py && grep -q 'x' src/a.py | wc -l", ""),
+        (("src/a.py",), "test -f src/a.py && python src/a.py", "may change what its verify runs (src/a.py)"),
+        (("tasks",), "true", "its files name the folder of its own task file (tasks/t-1.md)"),
+        ((), "true", ""),
     ],
 )  # fmt: skip
 def test_a_task_that_is_its_own_judge_is_named(files: tuple[str, ...], verify: str, why: str) -> None:
@@ -61,5 +66,5 @@ def test_a_task_that_is_its_own_judge_is_named(files: tuple[str, ...], verify: s
         return any(path == one or path.startswith(f"{one}/") for one in files)
 
     task = replace(TASK, files=files, verify=verify)
-    found = own_judge(task, lambda path: path.startswith("tasks/"), may_change)
+    found = own_judge(task, lambda path: path.startswith("tasks/"), may_change, "tasks/t-1.md")
     assert found.removeprefix("it ") == why
