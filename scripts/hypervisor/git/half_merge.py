@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .git import Entry, Git, GitError, begun_in
 from .work import Opened, Tree, commit_files
@@ -21,8 +22,8 @@ def begin_merge(at: Opened, commit: str) -> None:
     Raises:
         GitError: It cannot be begun.
     """
-    words = ("-c", "merge.conflictStyle=merge", "merge", "--no-commit", "--no-ff", "-q", commit)
-    code, out, said = at.git.answer(*words)
+    git = replace(at.git, settings=(*at.git.settings, "merge.conflictStyle=merge"))
+    code, out, said = git.answer("merge", "--no-commit", "--no-ff", "-q", commit)
     if code not in _BEGUN or begun_in(at.folder) != "merge":
         raise GitError(f"git merge {commit[:12]}: {said.strip() or out.strip() or f'exit {code}'}")
 
@@ -67,7 +68,7 @@ def marked_files(git: Git, tip: str, sides: tuple[str, str]) -> tuple[str, ...]:
 
 def _with_markers(git: Git, commit: str) -> list[str]:
     patterns = [word for mark in _MARKERS for word in ("-e", f"^{mark}")]
-    code, out, said = git.answer("grep", "-l", "-z", "-I", "--full-name", *patterns, commit)
+    code, out, said = git.answer("grep", "-l", "-z", "-I", "--full-name", *patterns, commit, "--", ":/")
     if code > 1:
         raise GitError(f"git grep: {said.strip()}")
     return [line.partition(":")[2] for line in out.split("\0") if line]

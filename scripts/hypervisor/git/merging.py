@@ -165,7 +165,7 @@ class Integration:
     def _merge(self, main: Git, target: str, message: str) -> Merged | Conflict | _Made:
         """Make the merge commit of the tip and *target*, or return why there is none."""
         before = self._tip
-        tree = merged_tree(main, before, target, self.repository.prefix)
+        tree = merged_tree(main, before, target)
         if isinstance(tree, Conflict):
             return tree
         if tree == self._tree and main.contains(before, target):
@@ -340,8 +340,8 @@ class Integration:
             self._tip = self._tree = ""
 
 
-def merged_tree(git: Git, before: str, target: str, prefix: str) -> str | Conflict:
-    """Merge two commits among git's objects; return the tree.
+def merged_tree(git: Git, before: str, target: str) -> str | Conflict:
+    """Merge two commits among git's objects, in the project's root; return the tree.
 
     Raises:
         Refused: This git cannot do so.
@@ -352,9 +352,9 @@ def merged_tree(git: Git, before: str, target: str, prefix: str) -> str | Confli
     fields = out.split("\0")
     if code == _CONFLICT:
         end = fields.index("")
-        files = tuple(from_top(path, prefix) for path in fields[1:end])
-        return Conflict(
-            files=files, text=" ".join(x.strip() for x in fields[end:] if x.startswith("CONFLICT"))
+        return Conflict(  # its names are relative to the folder that git is run in
+            files=tuple(fields[1:end]),
+            text=" ".join(x.strip() for x in fields[end:] if x.startswith("CONFLICT")),
         )
     if "unrelated histories" in said:
         return Conflict(files=(), text=said.strip())

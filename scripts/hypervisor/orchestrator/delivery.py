@@ -228,7 +228,7 @@ class GitDelivery:
             return f"its commit {commit[:12]} is not on {self.remote.name}"
         merges = bool(commit) and not git.contains(tip, commit)
         if merges:
-            merged = merged_tree(git, tip, commit, self.integration.repository.prefix)
+            merged = merged_tree(git, tip, commit)
             if isinstance(merged, Conflict):
                 return merged.why("other work")
             tree = merged

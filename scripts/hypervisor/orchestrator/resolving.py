@@ -138,7 +138,7 @@ class Merging:
             if judged.merge:
                 run.tell(RunEvent.RESOLVED, self.work.task.id, word="merged", text=what)
                 told = f"{what}: merged by {agent.name}"
-                self.verdict = replace(judged, text=f"{judged.text}; {told}", evidence={
+                self.verdict = replace(judged, text=f"{told}; {judged.text}", evidence={
                     **self.verdict.evidence, **judged.evidence, "conflict": told,
                 })  # fmt: skip
                 return self._done(Merged(commit=str(judged.evidence["merged"])))
@@ -194,7 +194,8 @@ class Merging:
         if not (git.contains(commit, self._commit) and git.contains(commit, tree.base)):
             return replace(judged, merge=False, text="its commit does not have both sides as parents")
         if marked := marked_files(git, commit, (self._commit, tree.base)):
-            return replace(judged, merge=False, text=f"conflict markers are left in {', '.join(marked[:5])}")
+            names = [from_top(path, self._integration.repository.prefix) for path in marked[:5]]
+            return replace(judged, merge=False, text=f"conflict markers are left in {', '.join(names)}")
         merged = self._merge(commit, both, tree)
         if not isinstance(merged, Merged):
             return replace(judged, merge=False, text=merged.why("work merged meanwhile"))

@@ -137,6 +137,21 @@ def test_a_conflict_names_its_files_and_leaves_nothing(repo: Repo) -> None:
     assert "CONFLICT" in conflict.text
 
 
+def test_a_conflict_in_a_project_below_the_top_names_files_as_the_project_does(repo: Repo) -> None:
+    for name in ("top.txt", "sub/a.txt"):
+        repo.commit(name, "start\n")
+    for branch in ("one", "other"):
+        repo.git("checkout", "-q", "-b", branch, "main")
+        for name in ("top.txt", "sub/a.txt"):
+            repo.commit(name, f"{branch}\n")
+    repo.git("checkout", "-q", "main")
+    made = integration_of(repo.top, sub="sub")
+    made.merge("one", "m", _good)
+    conflict = made.merge("other", "m", _good)
+    assert isinstance(conflict, Conflict)
+    assert set(conflict.files) == {"a.txt", "../top.txt"}
+
+
 def test_unrelated_history_is_a_conflict_without_files(repo: Repo) -> None:
     repo.git("checkout", "-q", "--orphan", "lost")
     repo.commit("x")

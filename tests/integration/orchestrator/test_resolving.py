@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,13 +167,16 @@ def test_an_agent_merges_in_a_worktree_too(user: Shell) -> None:
     assert branches(user) == ["main"]
 
 
-def test_a_coordinator_that_is_killed_while_an_agent_merges_loses_nothing(
-    user: Shell, tmp_path: Path
+@pytest.mark.parametrize("signals", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGTERM)], ids=["kill", "stop"])
+def test_a_run_that_ends_while_an_agent_merges_loses_nothing(
+    user: Shell, tmp_path: Path, signals: tuple[signal.Signals, ...]
 ) -> None:
     gate = Gate(tmp_path, "merging")
     going = user.start_hypervisor(*begin(user, gate.words))
     gate.wait(1)
-    going.kill()
+    for number in signals:
+        going.send(number)
+    going.end()
     gate.open()
     batch = next((user.cwd / ".hypervisor/batches").iterdir()).name
     user.hypervisor("run", "--resume", batch).passed()
