@@ -38,6 +38,7 @@ from ..orchestrator.run import (
     bring_home,
     brought_up_to_date,
     deliver,
+    going_on,
     on_finish,
     run_agents,
     starting_point,
@@ -341,6 +342,8 @@ def _resumed(project: Project, options: Namespace) -> tuple[Batch, RunOptions]:
     if batch.store.shared:
         here = starting_point(project, kept)
         kept = brought_up_to_date(project, here, batch.store.settings)
+    else:
+        kept = going_on(project, batch, kept)
     _require_trust_of(project, batch, options)
     asked = {name: value for name in _BUDGETS if (value := getattr(options, name)) is not None}
     return batch, change_options(batch, kept, asked) if asked else kept

@@ -96,6 +96,17 @@ def brought_up_to_date(project: Project, options: RunOptions, settings: Mapping[
     return replace(options, start_commit=theirs) if moved.done else options
 
 
+def going_on(project: Project, batch: Batch, options: RunOptions) -> RunOptions:
+    """Return the *options* of a batch that is resumed: from where the user's branch is by now.
+
+    Not where its own branch is still there: that has work that the user's lacks, and goes on.
+    """
+    if options.isolation == "none" or batch.store.merges.of_batch(batch.record.id).tips():
+        return options
+    head = Git(project.root).commit(f"refs/heads/{options.start_branch}") if options.start_branch else ""
+    return replace(options, start_commit=head) if head else options
+
+
 def open_tasks(run: RunContext) -> list[schedule.QueuedTask]:
     """Return the tasks of the batch that have no result yet, in its order; their keys are their paths.
 

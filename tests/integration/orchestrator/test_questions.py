@@ -130,6 +130,19 @@ def test_an_answered_task_goes_on_from_its_work_so_far(user: Shell) -> None:
     assert "asks (question 1)" in shown["history"][0]["why"]
 
 
+def test_a_batch_that_is_resumed_begins_from_where_the_branch_is_by_now(user: Shell) -> None:
+    tasks(user, "t-1", "t-2", files="[src]")
+    tasks(user, "t-3", files="[src]", depends_on="[t-1]")
+    run(user, asking(f"test $HYPERVISOR_TASK_ID != t-3 || test -f mine.txt || exit 9\n{MIXED}"), "-j", "1")
+    (user.cwd / "mine.txt").write_text("mine\n")
+    git(user.cwd, "add", "mine.txt")
+    git(user.cwd, "commit", "--quiet", "-m", "Mine")
+    (asked,) = questions(user)
+    user.hypervisor("answer", "1", "blue").passed()
+    user.hypervisor("run", "--resume", asked["batch"]).passed()
+    assert {path.name for path in (user.cwd / "src").iterdir()} == {"t-1.txt", "t-2.txt", "t-3.txt"}
+
+
 def test_an_answer_is_taken_up_by_the_run_that_is_alive(user: Shell, tmp_path: Path) -> None:
     tasks(user, "t-1", "t-2", files="[src]")
     gate = Gate(tmp_path, "slow")

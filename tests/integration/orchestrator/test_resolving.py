@@ -167,7 +167,7 @@ def test_an_agent_merges_in_a_worktree_too(user: Shell) -> None:
     assert branches(user) == ["main"]
 
 
-@pytest.mark.parametrize("signals", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGTERM)], ids=["kill", "stop"])
+@pytest.mark.parametrize("signals", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGTERM)], ids=str)
 def test_a_run_that_ends_while_an_agent_merges_loses_nothing(
     user: Shell, tmp_path: Path, signals: tuple[signal.Signals, ...]
 ) -> None:
