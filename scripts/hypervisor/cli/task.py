@@ -198,15 +198,12 @@ def _wanted(options: Namespace) -> tuple[Wanted, int | None]:
     """Return which task is asked for, and the batch that it is to be of."""
     from ..tasks.eligibility import Wanted  # noqa: PLC0415
 
-    among = number = None
+    number = among = None
     if options.batch:
         from ..core.project import find_project  # noqa: PLC0415
-        from ..queue.batches import open_named  # noqa: PLC0415
+        from ..queue.batches import tasks_of  # noqa: PLC0415
 
-        with open_named(find_project(Path.cwd(), os.environ), options.batch) as batch:
-            number = batch.number
-            items = batch.store.batches.items(number)
-            among = frozenset(batch.ref_of(item.work).path for item in items)
+        number, among = tasks_of(find_project(Path.cwd(), os.environ), options.batch)
     complexity = options.complexity and Complexity(options.complexity)
     wanted = Wanted(
         project=options.project or "", complexity=complexity, among=among, has=frozenset(options.has)

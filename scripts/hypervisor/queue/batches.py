@@ -176,6 +176,17 @@ def open_named(project: Project, name: str, *, claims: Mapping[str, Any] | None 
     raise UsageError(f"{project.root} has no batch yet; `hypervisor preflight --all --batch` makes one")
 
 
+def tasks_of(project: Project, name: str) -> tuple[int, frozenset[str]]:
+    """Return the number of a batch of *project*, and the paths of its task files.
+
+    Raises:
+        UsageError: There is no such batch.
+    """
+    with open_named(project, name) as batch:
+        items = batch.store.batches.items(batch.number)
+        return batch.number, frozenset(batch.ref_of(item.work).path for item in items)
+
+
 def open_record(store: Store, record: BatchRecord, project: Project) -> Batch:
     """Return a batch of *project* whose row and store the caller has; the store stays the caller's."""
     return Batch(store, record, _absolute(record.folder, project), project)

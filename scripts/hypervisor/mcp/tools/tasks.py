@@ -8,7 +8,7 @@ from typing import Any
 from ...core.assignment import AssignedTask
 from ...core.errors import UsageError
 from ...core.model import Complexity, Outcome, Task, TaskStatus
-from ...queue.batches import open_named
+from ...queue.batches import tasks_of
 from ...report.answers import asked, changed, check_values, claim_answer, reported, task_details
 from ...report.listing import asked_of, index_stats, task_rows
 from ...report.plan import plan_answer
@@ -79,12 +79,8 @@ def _claim_next_task(context: ToolContext, arguments: Arguments) -> Any:
     name, complexity = caller_in(arguments["caller"]), arguments.get("complexity")
     if complexity and complexity not in list(Complexity):
         raise UsageError(f"claim_next_task: complexity must be one of {', '.join(Complexity)}")
-    among = number = None
-    if arguments.get("batch"):
-        with open_named(context.project, arguments["batch"]) as batch:
-            number = batch.number
-            items = batch.store.batches.items(number)
-            among = frozenset(batch.ref_of(item.work).path for item in items)
+    named = arguments.get("batch")
+    number, among = tasks_of(context.project, named) if named else (None, None)
     wanted = Wanted(
         project=arguments.get("project", ""),
         complexity=Complexity(complexity) if complexity else None,
