@@ -66,8 +66,8 @@ OPERATIONS: list[tuple[str, dict[str, Any], str]] = [
      "spawn 'Look around.' --strategy parallel"),
 ]  # fmt: skip
 
-#: What a command answers besides, by its first word: `status` names batches and claims too, and `preflight` what
-#: `hypervisor run` would execute.
+#: What a command answers besides, by its first word: `status` names batches and claims too, and `preflight`
+#: what `hypervisor run` would execute.
 MORE = {"status": {"batches", "claims"}, "preflight": {"sandbox", "commands"}}
 #: The values of these keys are times, or figures of this moment.
 OF_NOW = frozenset({
