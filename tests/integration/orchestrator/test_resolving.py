@@ -125,6 +125,23 @@ def test_what_the_agent_does_not_merge_waits_for_a_person(user: Shell, resolver:
     assert branches(user) == [found["blocked"]["branch"], "main"]
 
 
+@pytest.mark.parametrize("word", ["approve", "reject: it reads badly"])
+def test_a_task_that_is_reviewed_has_its_merge_reviewed(user: Shell, word: str) -> None:
+    # The other side's line is in the diff of the merge only.
+    reviewer = f"if grep -q '^ t-[12]' -; then echo 'REVIEW: {word}'; else echo 'REVIEW: approve'; fi"
+    command = script(user.home, "reviewer", reviewer)
+    settings = f'[review]\nall = true\nagent = "exec"\ncommand = "{command}"\n'
+    ended = run(user, KEEPS_BOTH, settings=settings)
+    assert ended.code == (0 if word == "approve" else 1)
+    (row,) = [one for one in json.loads(summary(user))["workers"] if "conflict" in one["evidence"]]
+    if word == "approve":
+        assert row["evidence"]["review"] == ["approve"]
+        assert sorted(lines(user)) == ["first", "t-1", "t-2"]
+    else:
+        assert f"exec could not merge it: review: {word}" in row["outcome"]
+        assert len(lines(user)) == 2
+
+
 def test_conflicts_of_several_are_resolved_one_after_another(user: Shell) -> None:
     ended = run(user, KEEPS_BOTH, count=4).passed()
     assert "4 queued = 4 success" in ended.out
