@@ -71,7 +71,7 @@ from .console import (
 )
 from .trust import require_trust
 
-#: Entries of a list that a notice has.
+#: Entries of a list that a notification has.
 _NEEDS = 100
 #: What may be raised for a run that is resumed.
 _BUDGETS = ("budget_usd", "budget_tokens", "budget_minutes", "budget_attempts")

@@ -39,11 +39,11 @@ def warn(line: str) -> None:
 
 @dataclass(slots=True)
 class Notifier:
-    """Sends notices from a thread of its own. Thread-safe."""
+    """Sends notifications from a thread of its own. Thread-safe."""
 
     #: The table ``[notify]`` of the settings.
     settings: Mapping[str, Any]
-    #: What every notice says: project and batch.
+    #: What every notification says: project and batch.
     about: Mapping[str, str]
     #: Prints a line.
     say: Callable[[str], None] = warn
@@ -54,7 +54,7 @@ class Notifier:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, what: What, text: str, **more: Any) -> None:
-        """Send a notice, without waiting for it.
+        """Send a notification, without waiting for it.
 
         Args:
             what: What happened.
@@ -67,11 +67,11 @@ class Notifier:
         with self._lock:
             self._waiting.put({"event": what, "text": line, **self.about, "at": now_text(), **more})
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="notices")
+                self._thread = threading.Thread(target=self._work, daemon=True, name="notifications")
                 self._thread.start()
 
     def close(self, text: str, **more: Any) -> None:
-        """Send the notice of the end, and wait for it; what could not be sent before is dropped."""
+        """Send the notification of the end, and wait for it; what could not be sent before is dropped."""
         dropped = 0
         with contextlib.suppress(queue.Empty):
             while True:
@@ -84,17 +84,17 @@ class Notifier:
         # The one that is being sent, and the last one; each by both ways.
         self._thread.join(4 * float(self.settings["seconds"]) + 1)
         if dropped or self._thread.is_alive():
-            self._fail(f"{dropped or 'the last'} notice(s) were not sent in time")
+            self._fail(f"{dropped or 'the last'} notification(s) were not sent in time")
 
     # ---------------------------------------------------------------- details
 
     def _work(self) -> None:
-        while (notice := self._waiting.get()) is not None:
-            data = json.dumps(notice, ensure_ascii=False).encode("utf-8", "replace")
+        while (notification := self._waiting.get()) is not None:
+            data = json.dumps(notification, ensure_ascii=False).encode("utf-8", "replace")
             for named, way in (("command", _by_command), ("url", _by_post)):
                 if to := self.settings[named]:
                     try:
-                        why = way(to, notice["event"], data, float(self.settings["seconds"]))
+                        why = way(to, notification["event"], data, float(self.settings["seconds"]))
                     except Exception as error:  # noqa: BLE001 - whatever it is, it costs a run one line
                         why = f"{type(error).__name__}: {error}"
                     if why:

@@ -1,4 +1,4 @@
-"""A run tells the user, by a command or a URL, of questions, failures and its end; that delays nothing."""
+"""A run tells its user, by a command or a URL, of questions, failures and its end; that delays nothing."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_command_that_hangs_is_ended_and_delays_only_the_end(tmp_path: Path) -
     one.close("the end")
     assert time.monotonic() - began < 5
     assert said[0] == "notify.command: did not end within 0.3 s"
-    assert "notice(s) were not sent in time" in said[-1]
+    assert "notification(s) were not sent in time" in said[-1]
     assert len((tmp_path / "pids").read_text().split()) <= 3
 
 
