@@ -111,7 +111,7 @@ def _written_here(
 
 def _own_changes(git: Git, names: frozenset[str]) -> list[tuple[str, str, str]]:
     """Return what commits made here changed of *names*: name, object before, object after."""
-    reflog = git.run("log", "--walk-reflogs", "--format=%H %gs", "HEAD", check=False).splitlines()
+    reflog = git.run("log", "-g", "--no-show-signature", "--format=%H %gs", "HEAD", check=False).splitlines()
     own = dict.fromkeys(
         line.partition(" ")[0] for line in reflog if line.partition(" ")[2].startswith(_MADE_HERE)
     )

@@ -21,6 +21,7 @@ from ..monitor.monitor import ResourceMonitor
 from ..monitor.processes import OURS, WITHIN
 from ..runners.base import Assignment
 from ..runners.child import ChildEnd, run_child
+from ..runners.pump import LINE_BYTES
 from .containment import Containment
 from .prompt import RUN_MARK
 from .verdict import Failed, Passed
@@ -84,6 +85,8 @@ class Checks:
             finally:
                 if self.monitor and watched:
                     self.monitor.leave(watched)
+            if not said[0] and _size(f"{place}.out") > LINE_BYTES:
+                said[0] = b"a line that is too long to show"
         if watched and watched.act is not None:
             return Failed(command=command, code=None, line=watched.act.why)
         if end.code == 0 and not end.ended_by:
@@ -100,3 +103,10 @@ class Checks:
         lines = end.stderr.strip().splitlines()
         line = lines[-1] if lines else said.decode("utf-8", "replace").strip()
         return Failed(command=command, code=end.code, line=line[:_LINE])
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
