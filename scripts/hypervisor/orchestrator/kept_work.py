@@ -62,6 +62,9 @@ def find_kept(service: TaskService, name: str) -> KeptWork:
     store = service.catalog.store
     cycles = reversed(store.claims.cycles(service.key(task))) if store is not None else ()
     for work in [work for work, _ in cycles if work.result]:
+        if store is not None and store.shared and work.state == Outcome.SUCCESS:
+            tip = _merged_elsewhere(service, task, work)
+            return KeptWork(task=task, branch="", base=git.commit(f"{tip}^1"), tip=tip)
         result = work.result or {}
         branch = str(result.get("branch") or "")
         tip = git.commit(f"refs/heads/{branch}") if branch.startswith("hypervisor/") else ""
@@ -97,6 +100,9 @@ def accept(project: Project, batch: Batch, service: TaskService, kept: KeptWork)
     asked = starting_point(project, RunOptions(agent="claude", merge="ff"))
     if service.store.shared:
         asked = brought_up_to_date(project, asked, settings)
+        latest = service.store.claims.latest(service.key(kept.task))
+        if latest is not None and latest.state == Outcome.SUCCESS:  # of another who accepts it at this moment
+            raise Refused(f"{task.id} is done already")
     folder = project.state / "worktrees" / batch.id
     repository = Repository.read(project.root)
     merges = batch.store.merges.of_batch(batch.record.id)
@@ -185,6 +191,22 @@ def _delivered(
     finally:
         integration.close()
         lock.close()
+
+
+def _merged_elsewhere(service: TaskService, task: TaskHead, work: Work) -> str:
+    """Return the commit of the remote's branch that a success was delivered with.
+
+    Raises:
+        Refused: It is not merged yet, or not fetched.
+    """
+    git, commit = Git(service.project.root), service.store.merges.delivered_with(work.id)
+    if not commit:
+        commit = _merge_of(git, work.result or {})  # by a worker in a session
+    if not commit:
+        raise Refused(f"{task.id} is done, and its work waits to be merged; a run of any machine does that")
+    if not git.exists(commit):
+        raise Refused(f"{task.id} is done and merged as {commit[:12]}, which is not here yet: `git pull`")
+    return commit
 
 
 def _fetched(service: TaskService, work: Work, branch: str) -> str:

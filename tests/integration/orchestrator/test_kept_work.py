@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -187,8 +188,33 @@ def test_another_machine_shows_and_accepts_kept_work_and_it_is_merged_on_the_rem
     assert (two / "src/t-1.txt").exists()  # its checkout was brought up to date
     assert git(remote, "branch", "--format=%(refname:short)").split() == ["main"]
     made.hypervisor("accept", "t-1", cwd=two).refused(3, "merged already")
+    made.hypervisor("accept", "t-1", cwd=one).refused(1, "is done and merged as", "`git pull`")
     git(one, "pull", "-q", "--ff-only")
-    made.hypervisor("accept", "t-1", cwd=one).refused(1, "is done already")
+    made.hypervisor("accept", "t-1", cwd=one).refused(3, "merged already")
+    assert "+work" in made.hypervisor("diff", "t-1", cwd=one).passed().lines
+    assert git(remote, "branch", "--format=%(refname:short)").split() == ["main"]
+
+
+@pytest.mark.slow
+def test_two_machines_that_accept_at_one_moment_make_one_merge(
+    clones: tuple[Shell, Path, Path, Path], postgres_db: Database
+) -> None:
+    made, remote, one, two = clones
+    git(one, "pull", "-q", "--ff-only")
+    (one / "allowed").touch()
+    git(one, "add", "allowed")
+    git(one, "commit", "-q", "-m", "Allow it")
+    git(one, "push", "-q")
+    git(two, "pull", "-q", "--ff-only")
+    made.hypervisor("trust", "--yes", cwd=two).passed()
+    real = Shell(made.home, one)
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda cwd: real.hypervisor("accept", "t-1", cwd=cwd), (one, two)))
+    assert sorted(one.code == 0 for one in ended) in ([False, True], [True, True]), ended
+    assert all("Traceback" not in one.err for one in ended)
+    assert git(remote, "log", "--format=%s", "main").splitlines().count("Task t-1") == 1
+    assert git(remote, "show", "main:tasks/t-1.md").count("accepted hypervisor/") == 1
+    assert postgres_db.open().engine.read("SELECT count(*) FROM work WHERE state = 'ready'") == [(0,)]
 
 
 def test_merge_asks_for_a_push_where_machines_share_a_store(clones: tuple[Shell, Path, Path, Path]) -> None:
