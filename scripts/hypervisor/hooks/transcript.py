@@ -36,14 +36,19 @@ def path_of_agent(session: str, agent: str) -> str:
 def tail(path: str, most: int) -> tuple[bytes, bool]:
     """Return the last whole lines of a transcript, *most* bytes of them, and whether there is more.
 
+    Of a last line that is longer it is the end.
+
     Raises:
         OSError: There is none.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        start = max(0, os.fstat(file.fileno()).st_size - most)
-        file.seek(start)
-        data = file.read(most)
-    return (data.partition(b"\n")[2] if start else data), start > 0
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        start = max(0, os.fstat(descriptor).st_size - most)
+        data = os.pread(descriptor, most, start)
+    finally:
+        os.close(descriptor)
+    whole = data.partition(b"\n")[2] if start else data
+    return whole or data, start > 0
 
 
 def shown(path: str, place: int, marks: Collection[str]) -> set[str] | None:

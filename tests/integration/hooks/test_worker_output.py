@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,33 @@ def test_of_a_long_transcript_whole_lines_of_the_end_are_kept(user: Shell, clien
     assert {len(line) for line in told.lines[:-1]} == {1000}
     assert 40 < len(told.lines) < 65
     assert "the end of its transcript" in told.err
+
+
+def test_of_a_last_line_that_is_longer_than_what_is_kept_its_end_is_shown(
+    user: Shell, client: TalkingClient
+) -> None:
+    with service(client) as tasks:
+        tasks.claim("t-1")
+    says(client, "short", "x" * 100_000)
+    client.hook("StopFailure", "a1", error="rate_limit")
+    assert user.hypervisor("log", "t-1").passed().out.startswith("xxx")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "bytes"])
+def test_what_is_no_transcript_costs_nobody_a_claim(user: Shell, client: TalkingClient, kind: str) -> None:
+    with service(client) as tasks:
+        tasks.claim("t-1")
+    path = client.transcript.parent / "s-1/subagents/agent-a1.jsonl"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"\xff\0\x1b[2J\n{\n[]\n")
+    client.hook("StopFailure", "a1", error="rate_limit")
+    told = user.hypervisor("log", "t-1")
+    assert "\x1b" not in told.out
+    assert "given back" in user.hypervisor("task", "show", "t-1").passed().out
 
 
 @pytest.mark.parametrize("agent", ["../../a1", "a1/../a1", "b" * 300])

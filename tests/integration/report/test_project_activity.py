@@ -58,6 +58,7 @@ def test_status_of_a_batch_names_tasks_and_what_they_wait_for(batch: Batch, serv
         ("t-2", "claude", 1)
     ]
     assert found["waiting"] == ["t-1"]
+    assert found["cost_usd"] is None  # not known is not 0
     assert "t-2" in found["not_ready"]["t-3"]
     assert not found["finished"]
 
