@@ -98,7 +98,7 @@ def _command(group: list[TroubledItem], batch: str) -> str:
     if first.task and len(group) == 1 and first.state == Outcome.BLOCKED:
         name = first.name if printable_line(first.name) == first.name else ""
         if name and first.kept:
-            return f"hypervisor diff {shlex.quote(name)}"
+            return f"hypervisor accept {shlex.quote(name)}"
         return f"hypervisor task update {shlex.quote(name)} --status active" if name else ""
     flag = "--blocked" if first.state == Outcome.BLOCKED else "--failed"
     # A name that cannot be typed is not offered for typing.

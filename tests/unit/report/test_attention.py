@@ -27,6 +27,12 @@ def test_a_task_is_set_back_by_its_id() -> None:
     assert found.type == "hypervisor task update t-1 --status active"
 
 
+def test_work_that_is_kept_is_accepted_by_its_id() -> None:
+    kept = item(1, "conflicts", name="t-1", task=True, state="blocked", kept=True)
+    (found,) = group_by_reason([kept], "B")
+    assert found.type == "hypervisor accept t-1"
+
+
 def test_a_name_that_cannot_be_typed_is_not_offered_for_typing() -> None:
     (quoted,) = group_by_reason([item(1, "x", item="it's; rm -rf ~")], "B")
     assert quoted.type == "hypervisor retry B --item 'it'\"'\"'s; rm -rf ~'"
