@@ -399,12 +399,17 @@ def test_preflight_says_what_would_run_and_counts_what_is_skipped(user: Shell) -
     ]
     assert told[3] == "  t-6: Task t-6 (medium, no complexity)"  # behind t-0, for which it waits
     assert told[4] == "2 skipped (already complete): t-2, t-3"
-    assert set(told[5:]) == {
+    assert set(told[5:8]) == {
         "1 skipped (cancelled): t-4",
         "1 skipped (assigned to zoe, a person): t-5",
         "1 skipped (held by gemini): t-7",
     }
+    assert told[8].startswith("commands, ")
+    assert told[9].startswith("  agent    claude -p ")
+    assert len(told) == 10
     data = user.hypervisor("preflight", "t-2", "T-0", "--json").passed().json
+    assert [one["kind"] for one in data.pop("commands")] == ["agent"]
+    assert data.pop("sandbox")["on"] is False
     assert data == {
         "run": ["t-0"],
         "skipped": {"already complete": ["t-2"]},
