@@ -24,13 +24,16 @@ MIB = 2**20
 #: A grandchild in a session of its own that TERM does not end; it says its pid on standard output.
 STUBBORN = """
 import os, signal, sys, time
+heard, said = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("pid", os.getpid(), flush=True)
+        os.write(said, b".")
         time.sleep(600)
     os._exit(0)
+os.read(heard, 1)
 os.wait()
 sys.stdout.flush()
 """

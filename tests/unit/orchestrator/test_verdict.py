@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hypervisor.core.model import Outcome, TaskStatus
@@ -239,7 +239,7 @@ ANY = st.builds(
 )
 
 
-@settings(max_examples=1500)
+@settings(max_examples=1500, suppress_health_check=[HealthCheck.too_slow])
 @given(ANY)
 @example(facts(**WORK))
 def test_false_successes_are_impossible(seen: Evidence) -> None:
