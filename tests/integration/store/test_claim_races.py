@@ -344,6 +344,7 @@ def test_an_event_is_not_read_before_one_that_may_still_precede_it(postgres_db: 
     def two_events(tx: Transaction) -> None:
         event = {"kind": "slow", "batch": batch, "work": None, "attempt": None, "detail": "{}"}
         tx.run(events.SQL.add, event)  # it has the lower id, and is committed later
+        tx.run(claim_rows.SQL.latest, {"key": ""})  # answered, so the server has that event
         tx.run(claim_rows.SQL.work, {"work": 0})
 
     paused = Paused(slow, claim_rows.SQL.work, lambda: slow.engine.write(two_events))
