@@ -69,5 +69,5 @@ def test_the_users_answer_in_the_client_is_what_the_checkpoint_is_told(
         terminal.choose("2. Archive")
         terminal.until("ALL SAID", seconds=240)
     assert decisions(git_project / "work")[:1] == [("revise", "Archive", "user")]
-    summary = json.loads((git_project / "work/chunks/chunk-01-summary.json").read_text("utf-8"))
+    summary = json.loads((git_project / "work/chunk-01-summary.json").read_text("utf-8"))
     assert (summary["categories"], summary["revision"]) == ({"Archive": 2}, 2)

@@ -22,7 +22,7 @@ from repositories import make_repo
 
 PACKAGE = str(ROOT / "scripts/hypervisor") + "/"
 #: How many modules a path may have.
-LINE, PULL, RUN = 8, 13, 15
+LINE, PULL, RUN = 8, 13, 16
 #: Named in the path of a run, and taken by real clients only, or on many machines only.
 ELSEWHERE = {"runners/claude", "orchestrator/delivery"}
 

@@ -195,3 +195,10 @@ def test_the_command_without_uv_says_what_to_type(tmp_path: Path) -> None:
         "hypervisor: preparing its environment in the cache folder, once\n"
         "ensure-uv: no python3 on PATH; install Python 3.11 or later, or uv (https://docs.astral.sh/uv/)\n"
     )
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    # Those in folders without an __init__.py are imported by their file's name alone.
+    folders = (ROOT / "tests/unit", ROOT / "tests/integration")
+    names = [path.name for folder in folders for path in folder.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
