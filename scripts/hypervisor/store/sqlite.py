@@ -186,7 +186,7 @@ class SqliteEngine(Engine):
         if mode != "wal":
             with self._turn():  # two that change it at once do not wait for each other: one fails
                 connection.pragma("page_size", _PAGE_BYTES)
-        mode = connection.pragma("journal_mode", "wal")  # makes the file; its log takes its mode
+                mode = connection.pragma("journal_mode", "wal")  # makes the file; its log takes its mode
         with contextlib.suppress(OSError):
             os.chmod(self.path, 0o600)
         if mode != "wal":  # SQLite says no by answering another mode

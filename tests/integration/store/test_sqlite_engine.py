@@ -288,3 +288,24 @@ def test_many_threads_may_share_one_store(sqlite_db: Database) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(work, range(4))) == 100
+
+
+def test_a_few_processes_that_make_the_file_at_one_moment_all_get_it_each_time(tmp_path: Path) -> None:
+    for number in range(60):
+        read, write = os.pipe()
+        children = []
+        for _ in range(6):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    os.close(write)
+                    os.read(read, 1)  # ends when the parent closes the other end
+                    SqliteEngine(tmp_path / f"{number}.db").close()
+                    code = 0
+                finally:
+                    os._exit(code)
+            children.append(child)
+        os.close(read)
+        os.close(write)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 6
