@@ -4,7 +4,7 @@
 # dependencies = [
 #     "apsw>=3.51.3", "pyyaml>=6.0.2", "filelock>=3.16", "psutil>=6.0", "rich>=13.9",
 #     "litequeue==0.9", "huey==3.5.4", "persist-queue==1.1.0", "python-frontmatter==1.3.0",
-#     "inotify-simple>=2.0", "mcp>=2,<3",
+#     "inotify-simple>=2.0", "mcp>=2,<3", "pytest>=8",
 # ]
 # ///
 """All figures of docs/performance.md: measured, kept as JSON, and rendered, by one command.

@@ -97,7 +97,7 @@ SECTIONS: dict[str, Section] = {
     ),
     "P7": Section(
         title="A task of a run that does nothing, without isolation",
-        text="Per task, two at once, durable.",
+        text="Per task, two at once, durable, without a sandbox.",
         limits=((r"run", "wall ms", 12),),
         why="A profile by CPU time, of 100 tasks in memory: two fifths of a task are its claim, a third its "
         "completion, a sixth the agent's process. Across these, a quarter is the two edits of its file (each "
@@ -116,7 +116,8 @@ SECTIONS: dict[str, Section] = {
     ),
     "P10": Section(
         title="A task of a run that commits, isolated",
-        text="Per task, two at once. The yardstick is a shell script: worktree add, commit, merge, remove.",
+        text="Per task, two at once, without a sandbox. The yardstick is a shell script: worktree add, commit, "
+        "merge, remove.",
         limits=((r"run", "ratio", 1.5),),
         why="In a clone a task has 13 git processes that are started by us or by the agent (its `add` and "
         "`commit`): three `status`, `read-tree`, `log`, a pack and its unpacking, `merge-tree`, "

@@ -129,7 +129,7 @@ def run_words(agent: str, isolation: str, place: Path) -> list[str]:
     script.write_text(f"#!/bin/sh\n{agent}\n")
     script.chmod(0o755)
     words = [sys.executable, str(SCRIPTS / "hypervisor_cli.py"), "run", "--all", "-j", str(_JOBS)]
-    return [*words, "--agent", "exec", "--exec", str(script), "--isolation", isolation]
+    return [*words, "--agent", "exec", "--exec", str(script), "--isolation", isolation, "--sandbox", "off"]
 
 
 def project(place: Path, tasks: int) -> None:
