@@ -116,7 +116,7 @@ SECTIONS: dict[str, Section] = {
     ),
     "P10": Section(
         title="A task of a run that commits, isolated",
-        text="Per task, two at once, without a sandbox. The yardstick is a shell script: worktree add, commit, "
+        text="Per task, two at once, no sandbox. The yardstick is a shell script: worktree add, commit, "
         "merge, remove.",
         limits=((r"run", "ratio", 1.5),),
         why="In a clone a task has 13 git processes that are started by us or by the agent (its `add` and "
