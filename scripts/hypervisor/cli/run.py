@@ -80,7 +80,7 @@ _BUDGETS = ("budget_usd", "budget_tokens", "budget_minutes", "budget_attempts")
 def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     """Add to ``run`` and ``merge`` what they take."""
     run = commands["run"]
-    run.add_argument("ids", nargs="*", metavar="ID")
+    run.add_argument("ids", nargs="*", metavar="ID", help="the tasks")
     run.add_argument("--all", action="store_true", help="all ready tasks of the project")
     run.add_argument("--parent", metavar="ID", help="all tasks below this one")
     run.add_argument(
@@ -127,7 +127,8 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
     run.add_argument("--canary", type=int, default=0, metavar="N", help="run N tasks first")
     run.add_argument("--halt", default="", metavar="fail=P%", help="stop starting at this share of failures")
     run.add_argument("--timeout", type=time_span, metavar="TIME", help="time limit of an agent: 30m, 1h")
-    run.add_argument("--retries", type=int, default=0, metavar="N")
+    run.add_argument("--retries", type=int, default=0, metavar="N",
+                     help="further attempts at a task whose agent failed (default: 0)")  # fmt: skip
     run.add_argument("--best-of", type=int, default=1, metavar="N",
                      help="N agents on each task at once, of which the best is merged; a task may say "
                      "`attempts: N` itself")  # fmt: skip
@@ -142,7 +143,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
                      help="run agents and `verify` in a sandbox of the kernel's; auto, the default: where "
                      "it works (run.sandbox in the settings)")  # fmt: skip
     run.add_argument("--trust", action="store_true",
-                     help="run the commands that came with the repository, from now on: `trust`")  # fmt: skip
+                     help="trust the commands that came with the repository, as `hypervisor trust` does")  # fmt: skip
     run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end with the batch's folder")
     run.add_argument("--no-scope-gate", action="store_true", help="run tasks with overlapping files too")
     run.add_argument("--json", action="store_true", help="print one JSON document")
