@@ -143,7 +143,7 @@ def add_commands(commands: Mapping[str, ArgumentParser]) -> None:
                      help="run agents and `verify` in a sandbox of the kernel's; auto, the default: where "
                      "it works (run.sandbox in the settings)")  # fmt: skip
     run.add_argument("--trust", action="store_true",
-                     help="trust the commands that came with the repository, as `hypervisor trust` does")  # fmt: skip
+                     help="trust the commands that came with the repository: `trust`")  # fmt: skip
     run.add_argument("--on-finish", default="", metavar="CMD", help="run at the end with the batch's folder")
     run.add_argument("--no-scope-gate", action="store_true", help="run tasks with overlapping files too")
     run.add_argument("--json", action="store_true", help="print one JSON document")
