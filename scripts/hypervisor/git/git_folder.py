@@ -96,7 +96,8 @@ class GitFolder:
         entries = self.repository.common / "worktrees"
         for name in sorted(os.listdir(entries)) if entries.is_dir() else ():
             where = _bytes(str(entries / name / "gitdir"), 4096).decode("utf-8", "replace")
-            if "/.hypervisor/worktrees/" not in where:
+            # One that names no place is being made by git, or is nothing to it.
+            if where and "/.hypervisor/worktrees/" not in where:
                 yield name
 
     def _content(self, path: str) -> str:

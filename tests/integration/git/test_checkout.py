@@ -226,6 +226,9 @@ def test_what_a_coordinator_does_in_the_git_folder_is_not_named_and_what_looks_l
         "remotes/origin",
     ):
         repo.git("update-ref", f"refs/{ours}/t-1-1", merged)
+    repo.write(".git/worktrees/t-1-1/HEAD", "")  # git is about to write where it is
+    assert watch.changed_since(before) == []
+    repo.write(".git/worktrees/t-1-1/gitdir", f"{repo.top}/.hypervisor/worktrees/t-1-1/.git")
     assert watch.changed_since(before) == []
     assert [line[:35] for line in _after(repo, watch, before, "update-ref", "refs/heads/main", merged)][-1:]
     known["home"].add(merged)
