@@ -8,6 +8,9 @@ events for each item, and fences; a raw claim does not.
 ``coordinators``: up to 1,000 coordinators, a thread and a connection each, claim an item, hold it for a
 while, renew its lease every two seconds, and complete it. The rate that they offer is known (coordinators
 by seconds held), so the curve shows where the server no longer keeps up.
+
+It is one module, though a long one, as both need the same server, the same store and the same count of what
+was done twice or never.
 """
 
 from __future__ import annotations

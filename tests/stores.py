@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -97,3 +98,26 @@ def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
 def kinds(events: Sequence[Any]) -> list[str]:
     """Return the kinds of events."""
     return [event.kind for event in events]
+
+
+def at_one_moment(count: int, act: Callable[[int], object]) -> list[int]:
+    """Let *count* processes call *act*, each with its number, at one moment; return their exit codes."""
+    read, write = os.pipe()
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(write)
+                os.read(read, 1)  # ends when the parent closes the other end
+                act(number)
+                code = 0
+            except BaseException:  # noqa: BLE001 - whatever it is, it is told
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(child)
+    os.close(read)
+    os.close(write)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ from hypervisor.store import batches, claim_rows, events
 from hypervisor.store.base import NO_PARAMETERS, Parameters, Row, Transaction
 from hypervisor.store.records import Accepted, Claim, Item
 from hypervisor.store.store import Store
-from stores import Database, a_worker, done, fill, kinds, rows, take
+from stores import Database, a_worker, at_one_moment, done, fill, kinds, rows, take
 
 
 class _Watched(Transaction):
@@ -157,27 +156,7 @@ def test_items_that_two_append_at_once_are_all_there(db: Database) -> None:
 
 
 def test_processes_that_create_the_store_at_one_moment_all_get_it(db: Database) -> None:
-    read, write = os.pipe()
-    children = []
-    for number in range(32):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.close(write)
-                os.read(read, 1)  # ends when the parent closes the other end
-                store = db.open()
-                fill(store, f"item-{number}")
-                code = 0
-            except BaseException:  # noqa: BLE001 - whatever it is, it is told
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(child)
-    os.close(read)
-    os.close(write)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert codes == [0] * 32
+    assert at_one_moment(32, lambda number: fill(db.open(), f"item-{number}")) == [0] * 32
     (batch,) = db.open().batches.all()
     assert db.open().batches.census(batch.id)["ready"] == 32
 

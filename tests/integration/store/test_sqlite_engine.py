@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -16,7 +17,7 @@ from hypervisor.core.errors import StoreDamaged, StoreNewer, StoreUnusable
 from hypervisor.store import batches, claim_rows, sqlite, statements
 from hypervisor.store.sqlite import FILE, SqliteEngine
 from hypervisor.store.store import Store
-from stores import Database, a_worker, done, fill, kinds, take
+from stores import Database, a_worker, at_one_moment, done, fill, kinds, take
 
 NOW = {"now": 0, "lease_now": 0}
 
@@ -291,21 +292,8 @@ def test_many_threads_may_share_one_store(sqlite_db: Database) -> None:
 
 
 def test_a_few_processes_that_make_the_file_at_one_moment_all_get_it_each_time(tmp_path: Path) -> None:
+    def make(place: Path, _: int) -> None:
+        SqliteEngine(place).close()
+
     for number in range(60):
-        read, write = os.pipe()
-        children = []
-        for _ in range(6):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    os.close(write)
-                    os.read(read, 1)  # ends when the parent closes the other end
-                    SqliteEngine(tmp_path / f"{number}.db").close()
-                    code = 0
-                finally:
-                    os._exit(code)
-            children.append(child)
-        os.close(read)
-        os.close(write)
-        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 6
+        assert at_one_moment(6, partial(make, tmp_path / f"{number}.db")) == [0] * 6
