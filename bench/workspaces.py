@@ -53,8 +53,7 @@ def make_project(folder: Path, tasks: int, files: int, *, reuse: bool) -> None:
     subprocess.run(npm, cwd=project, check=True)
     (project / ".hypervisor").mkdir()
     (project / ".hypervisor/config.toml").write_text(
-        '[worktree]\nsetup = ["npm ci --offline --no-audit --no-fund"]\n'
-        f"reuse = {str(reuse).lower()}\n"
+        f'[worktree]\nsetup = ["npm ci --offline --no-audit --no-fund"]\nreuse = {str(reuse).lower()}\n'
     )
     for words in (["init", "-q", "-b", "main"], ["add", "--all"], ["commit", "-qm", "Project"]):
         subprocess.run(["git", *words], cwd=project, check=True)
